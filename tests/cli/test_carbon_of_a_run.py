@@ -110,5 +110,5 @@ def test_what_was_a_series_of_the_run_is_none_of_a_later_command(base: Path) -> 
     assert run_tfkit(base, ["resume", str(base / "series")]).code == 0, "it is finished"
     scored = run_tfkit(base, ["evaluate", "--from", str(base / "series"), "evaluation.max_tokens=50", "--device", "cpu"]).exits(0)
     assert "now.csv: covers" in scored.err
-    assert "This command is charged without the series" in scored.err
+    assert "The emissions of this command are computed without the series" in scored.err
     run_tfkit(base, ["resume", str(base / "series"), "training.steps=14"]).exits(3)

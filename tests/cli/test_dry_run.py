@@ -212,4 +212,4 @@ def test_a_few_rows_for_a_quick_try_wherever_data_are_taken(place: Path) -> None
         lines = [json.loads(line) for line in command(name, "--from", "few", *WORDS[2:], "--rows", "6").exits(0).out.splitlines()]
         assert [line["text"] for line in lines] == [row["text"] for row in everything if row["text"] in {line["text"] for line in lines}]
         assert len(lines) == 6
-    run_tfkit(place, ["predict", "--from", "few", "--data", "-", "--rows", "2"]).exits(2, "choose them before")
+    run_tfkit(place, ["predict", "--from", "few", "--data", "-", "--rows", "2"]).exits(2, "select them before")

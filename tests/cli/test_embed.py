@@ -103,7 +103,9 @@ def test_all_files_of_a_folder_are_read() -> None:
     Path("texts").mkdir()
     for name in ("test", "train", "valid"):
         write_rows(Path(f"texts/{name}.jsonl"), [{"text": f"the {name} cat"}])
-    assert [line["text"] for line in parse_rows(embed("--data", "texts").out)] == ["the test cat", "the train cat", "the valid cat"]
+    for words in ([], ["data={sequence_length: 8}"]):
+        texts = [line["text"] for line in parse_rows(embed("--data", "texts", *words).out)]
+        assert texts == ["the test cat", "the train cat", "the valid cat"]
     Path("two.txt").write_text("the cat\na dog\n", encoding="utf-8")
     assert [line["text"] for line in parse_rows(embed("--data", "two.txt").out)] == ["the cat\na dog\n"]
     assert [line["text"] for line in parse_rows(embed("--data", "two.txt", "data.validation.0.format=lines").out)] == ["the cat", "a dog"]
@@ -221,6 +223,7 @@ def test_longer_texts_are_truncated_to_the_context() -> None:
     for words, limit, count in (
         ([], f"the model's context of {loaded.config.context_length}", 1),
         (["data.sequence_length=4"], "data.sequence_length, 4", 2),
+        (["data={sequence_length: 4}"], "data.sequence_length, 4", 2),
     ):
         done = embed("--data", rows, "--out", "v.npy", *words).exits(0, f"{count} of 2 rows are longer than {limit} tokens")
         assert f"truncated   {count}" in done.out
@@ -231,11 +234,12 @@ def test_longer_texts_are_truncated_to_the_context() -> None:
 def test_each_precision() -> None:
     """auto is float32, since a vector is no choice; bf16 and int8 give nearly the same."""
     rows, found = write_rows(Path("rows.jsonl"), ROWS), {}
+    for words in ("evaluation.precision=bfloat16", "evaluation={precision: bfloat16}"):
+        assert embed("--data", rows, "--out", "v.npy", "--json", words).document["precision"] == "bfloat16"
     for wanted, named in (("auto", "float32"), ("float32", "float32"), ("bf16", "bfloat16"), ("int8", "int8")):
         done = embed("--data", rows, "--out", "v.npy", "--json", "--precision", wanted)
         assert done.document["precision"] == named
         found[wanted] = np.load("v.npy")
-    assert embed("--data", rows, "--out", "v.npy", "--json", "evaluation.precision=bfloat16").document["precision"] == "bfloat16"
     np.testing.assert_array_equal(found["auto"], found["float32"])
     for wanted in ("bf16", "int8"):
         assert not np.array_equal(found[wanted], found["float32"])

@@ -147,6 +147,8 @@ def test_no_conversation_with_a_masked_language_model(folder):
     run("--from", folder, "--prompt", "a [MASK]", "--chat").exits(2, "leave --chat out")
 
 
-@pytest.mark.parametrize("words", [["--temperature", "0.5"], ["--num-beams", "3"], ["--stop", "x"], ["generation.top_k=3"]])
+@pytest.mark.parametrize(
+    "words", [["--temperature", "0.5"], ["--num-beams", "3"], ["--stop", "x"], ["generation.top_k=3"], ["generation={top_k: 3}"]]
+)
 def test_settings_that_nothing_would_read_are_refused(folder, words):
     run("--from", folder, "--prompt", "a [MASK]", *words).exits(2, "would have no effect")

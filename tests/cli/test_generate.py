@@ -301,9 +301,8 @@ def test_chat_shows_the_tools_and_their_calls(tmp_path):
     path = write_rows(tmp_path / "prompts.jsonl", [{"messages": talk, "tools": tools}])
     [row] = parse_rows(run("--from", folder, "--chat", "--input", path, *GREEDY).exits(0).out)
     assert (row["completion"], row["tools"], row["messages"]) == (wanted.text, tools, talk)
-    [same] = tfkit.generate(
-        [{"messages": talk, "tools": tools}], {"generation.temperature": 0, "generation.max_new_tokens": 9}, start=folder, chat=True
-    )
+    given = [{"messages": talk, "tools": tools, "source": tmp_path}]  # a value that JSON lacks
+    [same] = tfkit.generate(given, {"generation.temperature": 0, "generation.max_new_tokens": 9}, start=folder, chat=True)
     assert same.completion == wanted.text
     path = write_rows(tmp_path / "none.jsonl", [{"messages": talk, "tools": [3]}])
     run("--from", folder, "--chat", "--input", path, *GREEDY).exits(3, f"{path}:1: tools are a list of JSON Schemas of functions")

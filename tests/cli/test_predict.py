@@ -167,7 +167,7 @@ def test_what_is_wrong_with_the_command(answers: Path) -> None:
         (["training.steps=3"], 2, "training.steps: this command reads only the sections data, objective, evaluation, generation, carbon"),
         (["--out", "nowhere/out.jsonl"], 5, "the folder nowhere does not exist"),
         (["--out", answers / "test.jsonl"], 2, "is among the data that this command reads"),
-        (["data.validation=null"], 2, "the changes to the field data leave none of its rows"),
+        (["data.validation=null"], 2, "the override of data.validation replaces the given rows"),
     ]:
         predict(*start, *words).refuses(code, message)
     Path("empty.jsonl").touch()
@@ -315,13 +315,13 @@ def test_a_tagger_reads_plain_text_and_writes_conll(answers: Path) -> None:
 
 
 def test_conll_has_the_words_that_were_read(answers: Path) -> None:
-    """From a column of another name, beside one named tokens, and from a text; none of a row that cannot be read."""
+    """From a column of another name, beside one named tokens, and from a text; none of a row that cannot be read. A word has one line."""
     words = ["the", "cat", "sat"]
-    rows = [{"words": words, "tokens": [5, 6, 7]}, {"words": "the cat sat"}, {"words": 5}]
+    rows = [{"words": words, "tokens": [5, 6, 7]}, {"words": "the cat sat"}, {"words": ["c\na\tt"]}, {"words": 5}]
     start = ["--from", answers / "tags", "--data", write_rows(Path("rows.jsonl"), rows), "--columns", "tokens=words"]
     predict(*start, "data.on_bad_row=skip", "--out", "words.conll").exits(0)
     *sentences, unread = Path("words.conll").read_text(encoding="utf-8").split("\n\n")
-    assert [[line.split("\t")[0] for line in sentence.splitlines()] for sentence in sentences] == [words, words]
+    assert [[line.split("\t")[0] for line in sentence.splitlines()] for sentence in sentences] == [words, words, ["c a t"]]
     assert (sentences[0], unread) == (sentences[1], "\n")
 
 

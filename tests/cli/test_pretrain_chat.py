@@ -153,7 +153,7 @@ def test_the_template_that_a_tokenizer_has_is_trained_on_and_kept(place: Path) -
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["tokenizer.variant=gpt2"], 2, "special tokens of no format"),
+        (["tokenizer.variant=gpt2"], 2, "nor the special tokens of a format"),
         (["objective.format=gemma"], 2, 'tokenizer.special_tokens: ["<start_of_turn>", "<end_of_turn>"]'),
         (["objective.format=template"], 2, "the tokenizer has no chat template"),
         (["objective.format=mistral", "objective.system=Rhyme."], 2, "no system message: remove it"),

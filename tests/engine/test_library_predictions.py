@@ -52,7 +52,7 @@ def test_the_library_and_the_command_say_the_same(tmp_path: Path) -> None:
 
 def test_rows_of_a_call_are_not_drawn() -> None:
     for predict in (tfkit.load(CLASSES).predict, lambda rows, changes: [*tfkit.predict(rows, changes | UNMETERED, start=CLASSES)]):
-        with pytest.raises(UsageError, match="the rows of a call are all answered, and none are drawn"):
+        with pytest.raises(UsageError, match="all rows of a call are answered, and none are drawn"):
             predict(ROWS, {"data.rows": 2})
 
 
@@ -156,8 +156,12 @@ def test_a_model_is_saved_over_no_run_and_no_checkpoint(tmp_path: Path) -> None:
         loaded.save(tmp_path / "file")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "notes.txt").write_text("mine")
-    for _ in range(2):  # it may replace what it has saved
-        loaded.save(tmp_path / "model")
+    loaded.save(tmp_path / "model")
+    manifest = json.loads((tmp_path / "model" / "manifest.json").read_text())
+    manifest["files"]["chat_template.jinja"] = {"size": 4, "sha256": "0" * 64}  # as if an earlier model had been saved there
+    (tmp_path / "model" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "model" / "chat_template.jinja").write_text("mine")
+    loaded.save(tmp_path / "model")  # it may replace what it has saved
     assert tfkit.load(tmp_path / "model").config == loaded.config
     [verdict] = verify_path(tmp_path / "model", Silent()).verdicts
     assert (verdict.verdict, verdict.extra) == ("good", ["notes.txt"])

@@ -164,7 +164,7 @@ def test_the_format_follows_from_the_tokenizer() -> None:
     assert resolve_format("mistral", chat_codec("llama2"), None) == OURS["mistral"]
     assert resolve_format("auto", in_format("mistral").tokenizer, None) == OURS["mistral"]  # recognised by the template of its checkpoint
     assert resolve_format("auto", replace(chat_codec("chatml"), chat_template=TAGGED), None) is None
-    with pytest.raises(UsageError, match=r"no format; .* chatml, llama2, .*\. Where a run trains its tokenizer, chatml"):
+    with pytest.raises(UsageError, match=r"of a format; .* chatml, llama2, .*\. Where a run trains its tokenizer, chatml"):
         resolve_format("auto", chat_codec("llama2"), None)
     with pytest.raises(UsageError, match="no chat template"):
         resolve_format("template", chat_codec("chatml"), None)

@@ -195,7 +195,7 @@ def _converse(generator: "TextGenerator", as_json: bool) -> int:
             text, row = template.render(messages, add_generation_prompt=True), len(messages) - 1
             pressed.clear()
             with forwarded(lambda _: pressed.set(), (signal.SIGINT,)):
-                completion = _complete(generator, text, row, lambda: pressed.is_set() or session.should_stop(), live=not as_json)
+                completion = _complete(generator, text, row, lambda: pressed.is_set() or session.stop.should_stop(), live=not as_json)
             session.stop.raise_if_requested("the answer is not complete")
             if as_json:
                 console.json(json_line({"prompt": message} | line_of(completion)))

@@ -1,7 +1,7 @@
-"""Baselines without a Transformer for models of labels, tags, numbers or texts, scored on the same rows and by the same metrics.
+"""Baselines without a Transformer for models that predict labels, tags, numbers or texts. They are scored on the same rows as the model, by
+the same metrics.
 
-The scored rows are read once, and so are the training rows, up to MAX_CHARACTERS; at most MAX_WORDS distinct words are counted. A naive
-Bayes classifier that needs more than MAX_OPERATIONS is left out.
+The scored rows are read once, and so are the training rows, up to MAX_CHARACTERS.
 """
 
 import math
@@ -26,10 +26,10 @@ from tfkit.objectives.text_regression import label_value, regression_metrics
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 Baselines = dict[str, dict[str, float]]  # the metrics of each baseline, by name
-MAX_WORDS = 100_000  # distinct words; later ones are unknown
+MAX_WORDS = 100_000  # distinct words that are counted; further ones are treated as unknown
 MAX_CHARACTERS = 100_000_000  # characters of training rows that are read, which takes some ten seconds
-MAX_LABEL_SETS = 100_000  # training rows with sets of labels
-MAX_OPERATIONS = 200_000_000  # a naive Bayes classifier that needs more, some seconds, is left out
+MAX_LABEL_SETS = 100_000  # training rows with sets of labels that are read
+MAX_OPERATIONS = 200_000_000  # take some seconds; a naive Bayes classifier that needs more is left out
 _WORD = re.compile(r"\w+")
 
 
@@ -37,10 +37,10 @@ class NaiveBayes:
     """Multinomial naive Bayes over words with Laplace smoothing (McCallum and Nigam 1998), as scikit-learn's."""
 
     def __init__(self) -> None:
-        self.rows: Counter[str] = Counter()  # by class
-        self._numbers: dict[str, int] = {}  # by class
-        self._counts: defaultdict[str, Counter[int]] = defaultdict(Counter)  # each word's counts by class number
-        self._words: Counter[int] = Counter()  # the number of words by class number
+        self.rows: Counter[str] = Counter()  # the number of rows of each class
+        self._numbers: dict[str, int] = {}  # the index of each class
+        self._counts: defaultdict[str, Counter[int]] = defaultdict(Counter)  # the counts of each word by class index
+        self._words: Counter[int] = Counter()  # the number of words by class index
         self._gains: dict[str, tuple[Numbers, Numbers]] = {}
 
     def learn(self, words: Iterable[str], label: str) -> None:
@@ -66,7 +66,7 @@ class NaiveBayes:
             yield labels[int(scores.argmax())]
 
     def _gain(self, word: str) -> tuple[Numbers, Numbers]:
-        """Return the numbers of the classes in which a word occurs, and log(1 + its count) in each."""
+        """Return the indices of the classes in which a word occurs, and log(1 + its count) in each."""
         if word not in self._gains:
             counts = self._counts[word]
             self._gains[word] = np.array([*counts.keys()]), np.log1p([*counts.values()])
@@ -76,7 +76,7 @@ class NaiveBayes:
 class LabelNaiveBayes:
     """A naive Bayes classifier for each label, which separates the rows with this label from those without.
 
-    The word counts of the rows with each label, and of all rows, are stored.
+    It stores word counts of the rows with each label and of all rows; the counts of the rows without a label are the differences.
     """
 
     def __init__(self, labels: int) -> None:
@@ -116,26 +116,26 @@ class LabelNaiveBayes:
             yield np.flatnonzero(scores > 0).tolist()
 
     def _gain(self, word: str) -> tuple[Numbers | slice, Numbers]:
-        """Return the labels that rows with a word have, and how much more the word adds to their scores than to other labels' scores."""
+        """Return the labels of the rows with a word, and how much the word adds to their scores beyond what it adds to all scores."""
         if word not in self._gains:
             labels, counts = (np.array([*part], np.int64) for part in (self._counts[word], self._counts[word].values()))
             total = self._totals[word]
             gains = np.log1p(counts) - np.log1p(total - counts) + np.log1p(total)
             dense = np.zeros(len(self._rows))
             dense[labels] = gains
-            self._gains[word] = (slice(None), dense) if 2 * len(labels) > len(dense) else (labels, gains)  # whichever is faster
+            self._gains[word] = (slice(None), dense) if 2 * len(labels) > len(dense) else (labels, gains)  # the one that is added faster
         return self._gains[word]
 
 
 def has_baselines(section: ObjectiveSection, text_metrics: Sequence[str]) -> bool:
-    """Whether an objective has baselines; one that generates texts has them only if there are text metrics."""
+    """Whether an objective has baselines; an objective that generates texts has them only if there are text metrics."""
     return section.has_baselines or (section.kind == "text_to_text" and bool(text_metrics))
 
 
 def baselines(section: ObjectiveSection, train: Iterable[Row] | None, scored: Iterable[Row], text_metrics: Sequence[str] = ()) -> Baselines:
-    """Return the baselines of an objective; none for language models. `train`: the training rows, None if unknown.
+    """Return the baselines of an objective; none for language models. `train`: the training rows; None: they are unknown.
 
-    `text_metrics`: the metrics of generated texts.
+    `text_metrics`: the metrics by which generated texts are compared with their references.
     """
     if not has_baselines(section, text_metrics):
         return {}
@@ -148,7 +148,7 @@ def baselines(section: ObjectiveSection, train: Iterable[Row] | None, scored: It
 
 
 def _classes(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the most frequent class, and naive Bayes over the words of a text or of a pair."""
+    """Score the most frequent class, and naive Bayes over the words of a text or of a pair of texts."""
     rows = list(scored)
     targets = [str(row.values["label"]) for row in rows]
     if train is None:
@@ -163,7 +163,7 @@ def _classes(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
 
 
 def _label_sets(section: ObjectiveSection, train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the most frequent set of labels, and a naive Bayes classifier for each label; both learn from at most MAX_LABEL_SETS rows."""
+    """Score the most frequent set of labels, and a naive Bayes classifier for each label. At most MAX_LABEL_SETS training rows are read."""
     rows = list(_with_sets(section, scored))
     known = rows if train is None else list(_with_sets(section, islice(train, MAX_LABEL_SETS)))
     frequent = set(_most_frequent(Counter("\0".join(sorted(labels)) for _, labels in known), 1)[0].split("\0")) - {""}
@@ -183,7 +183,7 @@ def _label_sets(section: ObjectiveSection, train: Iterable[Row] | None, scored: 
 
 
 def _tags(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score two baselines: the most frequent tag of all words, and the most frequent tag of each word (of all words, if it is unknown)."""
+    """Score the most frequent tag of all words, and the most frequent tag of each word; an unknown word gets that of all words."""
     rows = list(_tagged(scored))
     targets = [tags for _, tags in rows]
     if train is None:
@@ -205,14 +205,14 @@ def _tags(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
 
 
 def _number(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the mean, which is the constant with the smallest squared error."""
+    """Score the mean of the labels as the prediction for all rows: the constant with the smallest squared error."""
     targets = np.array([*_numbers(scored)])
     name, known = ("mean_of_scored_rows", targets) if train is None else ("mean", np.fromiter(_numbers(train), float))
     return {name: {"rmse": regression_metrics(targets, np.full(len(targets), known.mean()))(unit_weights(len(targets)))["rmse"]}}
 
 
 def _choices(_: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score a random answer, and the longest one."""
+    """Score a random answer, and the longest answer."""
     chances, longest = [], []
     for row in scored:
         choices = row.values["choices"]
@@ -224,9 +224,9 @@ def _choices(_: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
 
 
 def _answers(_: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score as the answer the sentence of the context that has the most words of the question.
+    """Score the sentence of the context that has the most words of the question as the answer.
 
-    If some questions have no answer, an empty answer to all questions is scored, too.
+    If some questions have no answer, also score an empty answer to every question.
     """
     sentences, no_answers, some_have_none = [], [], False
     for row in scored:
@@ -261,14 +261,14 @@ _OF_KIND: Mapping[str, Callable[[Iterable[Row] | None, Iterable[Row]], Baselines
 
 
 def _is_affordable(operations: int) -> bool:
-    """Whether a naive Bayes classifier that needs this many operations is used; warn if not."""
+    """Whether a naive Bayes classifier that needs this many operations is computed; warn if it is not."""
     if operations > MAX_OPERATIONS:
         warnings.warn(f"naive Bayes is left out of the baselines: it would take {operations:,} operations", stacklevel=1)
     return operations <= MAX_OPERATIONS
 
 
 def _first(rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield the rows until they have MAX_CHARACTERS; warn if there are more."""
+    """Yield the rows up to MAX_CHARACTERS in total; warn if there are more."""
     left = MAX_CHARACTERS
     for number, row in enumerate(rows):
         if left < 0:
@@ -287,7 +287,7 @@ def _with_sets(section: ObjectiveSection, rows: Iterable[Row]) -> Iterator[tuple
 
 
 def _words(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lower-case words of a text; a word in a pair's second text is distinguished from the same word in the first."""
+    """Yield the lower-case words of a text. Words in the second text of a pair get a suffix, which distinguishes them from the first."""
     yield from _WORD.findall(values["text"].lower())
     yield from (f"{word} 2" for word in _WORD.findall((values.get("pair") or "").lower()))
 
@@ -297,7 +297,7 @@ def _numbers(rows: Iterable[Row]) -> Iterator[float]:
 
 
 def _tagged(rows: Iterable[Row]) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield the words and the tags of the rows that have a tag for each word."""
+    """Yield the words and the tags of each row that has a tag for each word; other rows are bad."""
     for row in rows:
         words, tags = row.values["tokens"], [str(tag) for tag in row.values["tags"]]
         if len(words) == len(tags):
@@ -310,7 +310,7 @@ def _references(target: str | Sequence[str]) -> list[str]:
 
 
 def _most_frequent(counts: Counter[str], times: int) -> list[str]:
-    """Return the most frequent key `times` times; of equally frequent ones the alphabetically first, so that row order is irrelevant."""
+    """Return the most frequent key `times` times; of equally frequent keys the alphabetically first, so that row order is irrelevant."""
     return [min(counts, key=lambda key: (-counts[key], key))] * times
 
 

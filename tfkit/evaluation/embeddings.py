@@ -18,7 +18,7 @@ from tfkit.tokenizer import Tokenizer
 
 
 def embed(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int) -> Tensor:
-    """Return the embeddings of texts as a tensor, (N, D); `embed_ids` says what an embedding is. Texts are truncated to the context.
+    """Return the embeddings of texts (see `embed_ids`) as a tensor (N, D), float32. Texts are truncated to the context.
 
     Raises DataError for a text without tokens.
     """
@@ -31,10 +31,11 @@ def embed(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], batch_
 def embed_ids(
     model: Transformer, tokenizer: Tokenizer, rows: Sequence[Sequence[int]], batch_size: int, deal: RankMap = serial_map
 ) -> NDArray[np.float32]:
-    """Return the embeddings of texts given as token ids: (N, D), float32, not normalised. `deal` distributes the batches over ranks.
+    """Return the embeddings of texts that are given as token ids: (N, D), float32, not normalised. `deal` distributes the batches over
+    ranks.
 
-    An embedding is the mean of the states after the last norm (of the encoder, if there is one), over all tokens of the text, including the
-    template's special tokens.
+    An embedding is the mean of the hidden states after the last norm (of the encoder, if there is one) over all tokens of the text,
+    including the special tokens that the tokenizer adds.
     """
     check_vocabulary(rows, model.config.vocab_size)
     both = model.encoder is not None and model.decoder is not None
@@ -43,7 +44,7 @@ def embed_ids(
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
 
     def mean_states(numbers: Sequence[int]) -> str:
-        """Return the vectors of a batch in hexadecimal digits, since ranks exchange texts."""
+        """Return the vectors of a batch as hexadecimal digits, since ranks exchange JSON values."""
         batch = [rows[number] for number in numbers]
         input_ids, mask = pad(batch, tokenizer.pad_id or 0).to(device), real_tokens(batch).to(device)  # (B, T)
         hidden = model(input_ids, padding_mask=mask).hidden if not both else model.encode(input_ids, mask)  # (B, T, D)

@@ -1,4 +1,4 @@
-"""Evaluation of rows by the likelihood of texts: a judge asks for values of log P(continuation | context), and scores each row by them."""
+"""Evaluation of rows by the likelihood of texts: a judge requests values of log P(continuation | context), and scores each row by them."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -20,18 +20,18 @@ from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 from tfkit.recipe.schema.label_sections import FewShotSection
 from tfkit.tokenizer import Tokenizer
 
-_BLOCK_ROWS = 256  # rows whose questions are sorted together, so that texts of similar lengths share batches
+_BLOCK_ROWS = 256  # rows whose questions are sorted by length together, so that a batch has similar lengths
 
 
 class Verdict(NamedTuple):
-    """The score of one row in each metric (usually 0 or 1), and its line in a file of predictions."""
+    """The score of one row in each metric (usually 0 or 1), and its line of --predictions."""
 
     scores: dict[str, float]
     prediction: dict[str, Any]
 
 
 class Judge(Protocol):
-    """A way to score rows by likelihood."""
+    """A method of scoring rows by likelihood. JUDGES lists the implementations."""
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
         """Return the questions about row `number` of its set, or the row's error."""
@@ -62,9 +62,9 @@ def judge_by_likelihood(
     skipped: dict[str, Skipped] | None = None,
     work: BatchWork = UNWATCHED,
 ) -> Judgement:
-    """Score all rows, or the first rows with at most `max_tokens` in total; the first row is always scored.
+    """Score all rows or, with `max_tokens`, the first rows that together have at most this many tokens; the first row is always scored.
 
-    `start_id`: the decoder's start token, in an encoder-decoder. Raises DataError for a bad row; with `on_bad_row` "skip", bad rows are
+    `start_id`: the decoder's start token in an encoder-decoder. Raises DataError for a bad row; with `on_bad_row` "skip", bad rows are
     counted in `skipped` instead.
     """
     judgement, numbered = Judgement(), enumerate(rows)
@@ -100,13 +100,13 @@ def judge_by_likelihood(
 
 
 def verdict_metrics(verdicts: Sequence[Verdict]) -> Scores:
-    """Return a function from the weights of the rows to the weighted mean of each metric over the rows that have the metric.
+    """Return a function from a weight for each row to the weighted mean of each metric over the rows that have the metric.
 
-    The mean is NaN if the weights of these rows are all 0.
+    A mean is NaN if the weights of these rows are all 0.
     """
     names = list(dict.fromkeys(name for verdict in verdicts for name in verdict.scores))
     table = [[verdict.scores.get(name, np.nan) for name in names] for verdict in verdicts]
-    known = np.array(table, np.float64).reshape(len(verdicts), len(names))  # (N, names), for no rows too
+    known = np.array(table, np.float64).reshape(len(verdicts), len(names))  # (N, names), also if N is 0
     has = (~np.isnan(known)).astype(np.float64)
     values = np.nan_to_num(known)
 
@@ -118,8 +118,8 @@ def verdict_metrics(verdicts: Sequence[Verdict]) -> Scores:
 
 
 class FewShot:
-    """Multiple choice by likelihood, with or without examples in the prompt (GPT-3, Brown et al. 2020, arXiv 2005.14165, 2.4): the
-    most probable answer under each normalization is chosen.
+    """A judge of multiple choice, with or without examples in the prompt (GPT-3, Brown et al. 2020, arXiv 2005.14165, section 2.4). Its
+    prediction is the answer with the highest likelihood, which is normalized in each of several ways.
 
         context and answer of row 17         each formatted by the template
         <separator>
@@ -129,11 +129,13 @@ class FewShot:
     """
 
     def __init__(self, section: FewShotSection, examples: Iterable[Row] = (), on_bad_row: OnBadRow = "error"):
-        """`examples`: the rows for prompts; not needed without shots. Raises DataError for a bad row that is not skipped."""
+        """`examples`: the rows from which the examples of prompts are drawn; not read if `section.shots` is 0. Raises DataError for a bad
+        row that is not skipped.
+        """
         self.section = section
         before, _, self._between = section.template.removesuffix("{answer}").partition("{context}")
         self._before = before
-        self._alone = self._between.lstrip() or self._between  # spaces alone are not stripped: they belong to the answer
+        self._alone = self._between.lstrip() or self._between  # if this is only spaces, they are not stripped, but belong to the answer
         self._examples: list[tuple[bytes, str]] = []  # the hash of each example's row, and the formatted example
         for row in examples if section.shots else ():
             right = self._right(row)
@@ -145,13 +147,12 @@ class FewShot:
         self._copies = Counter(text_hash for text_hash, _ in self._examples)
 
     def prompt(self, number: int, row: Row) -> str:
-        """Return the text before the answers of row `number` of its set: examples, drawn by seed and `number`, and the row's context."""
+        """Return the text before each answer: examples, drawn by the seed and the row's index `number`, and the row's context."""
         return self.section.separator.join([*self._drawn(number, row), self._question(row)])
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
-        """Return two questions per answer: after the prompt, and after only the template's text between context and answer.
-
-        The questions of the first kind, one for each answer, come first.
+        """Return two questions per answer: first each answer after the prompt, then each answer after only the template's text between
+        context and answer.
         """
         right = self._right(row)
         if isinstance(right, BadRow):
@@ -162,7 +163,7 @@ class FewShot:
         return [Question(context, choice) for context in (prompt, self._alone) for choice in choices]
 
     def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
-        """Return the scores of the answer that each normalization prefers; among equal answers the first."""
+        """Return an accuracy for each normalization, which predicts its most likely answer; of equally likely answers, the first."""
         choices, right = self._choices(row), self._right(row)
         assert isinstance(right, int)
         with_prompt, alone = answers[: len(choices)], answers[len(choices) :]
@@ -181,7 +182,7 @@ class FewShot:
         return Verdict(scores | {"chance": 1 / len(choices)}, prediction)
 
     def _drawn(self, number: int, row: Row) -> list[str]:
-        """Return the drawn examples, none of which has the text of `row`. Raises DataError if there are too few."""
+        """Return the examples of a prompt; rows with the text of `row` are never drawn. Raises DataError if there are too few."""
         section = self.section
         if not section.shots:
             return []
@@ -217,7 +218,7 @@ def _hash(row: Row) -> bytes:
 
 
 class MinimalPairs:
-    """A judge of pairs of sentences: a pair is right if log P(good) > log P(bad), as in BLiMP (Warstadt et al. 2020, arXiv 1912.00582).
+    """A judge of pairs of sentences: the model is right if log P(good) > log P(bad), as in BLiMP (Warstadt et al. 2020, arXiv 1912.00582).
 
     Rows with a group also have the metric `accuracy.<group>`.
     """
@@ -237,7 +238,8 @@ class MinimalPairs:
         return Verdict(scores, {"good": good, "bad": bad, "right": good > bad} | ({} if group is None else {"group": group}))
 
 
-# A judge by the kind of its section, made from the section, the rows of data.train if the judge reads them, and data.on_bad_row.
+# The constructor of each judge, by the kind of its section of the recipe. Its arguments are the section, the rows of data.train (empty if
+# the judge does not read them) and data.on_bad_row.
 JUDGES: dict[str, Callable[[Any, Iterable[Row], OnBadRow], Judge]] = {
     "minimal_pairs": lambda section, examples, on_bad_row: MinimalPairs(),
     "few_shot": FewShot,

@@ -1,8 +1,9 @@
 """The log-probability of a continuation given its context, for minimal pairs and multiple choice by likelihood.
 
 Text is split as in lm-evaluation-harness: spaces at the end of a context belong to the continuation. Context and continuation are encoded
-together, and the ids after the first n are the continuation, where n is the number of ids of the context alone. If a token spans both
-texts, the harness gives the model the ids of the context alone, without that token; here the model reads the ids of the whole text.
+together, and the ids after the first n are the continuation, where n is the number of ids of the context alone. If one token spans the end
+of the context and the beginning of the continuation, the harness' model reads the ids of the context alone; here it reads the ids of the
+whole text.
 
     ids        0 1 2 3 4 5 6        a context of 4 ids, a continuation of 3
     read       0 1 2 3 4 5
@@ -42,11 +43,11 @@ class Likelihood:
     tokens: int  # the number of tokens of the continuation
     bytes: int  # the continuation's length in UTF-8
     greedy: bool
-    cut: bool  # whether context and continuation together do not fit the model, so that the context was truncated on the left
+    cut: bool  # whether the context was truncated on the left, so that context and continuation fit the model
 
 
 class Ids(NamedTuple):
-    """The ids of a question; those from `first` on are scored. `source`: the encoder's input, empty for a decoder alone."""
+    """The ids of a question; those from index `first` on are scored. `source`: the encoder's input; empty for a decoder-only model."""
 
     ids: list[int]
     first: int
@@ -54,7 +55,7 @@ class Ids(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """A window of a question: the ids from `begin` to before `end`. The ids from `first` on are scored."""
+    """A window of a question: its ids [begin:end], of which [first:end] are scored."""
 
     question: int
     begin: int
@@ -63,10 +64,11 @@ class _Window(NamedTuple):
 
 
 def encode_questions(tokenizer: Tokenizer, questions: Sequence[Question], start_id: int | None = None) -> list[Ids]:
-    """Return the ids of each question; `start_id` is for an encoder-decoder, whose encoder reads the context as a whole text.
+    """Return the ids of each question. `start_id`: the decoder's start token in an encoder-decoder, whose encoder reads the context.
 
-    A text begins with the prefix of the tokenizer's template, as in training; if there is neither prefix nor context, with bos or else eos.
-    Without any of these, the first token of a continuation without a context is not scored, since it has no probability.
+    In a decoder-only model, the ids begin with the tokenizer's prefix, as in training; if there is neither a prefix nor a context, with bos
+    or else eos. If the tokenizer has none of these, the first token of a continuation without context is not scored, since it has no
+    probability.
     """
     moved = [_spaces_moved(question) for question in questions]
     if start_id is not None:
@@ -75,7 +77,7 @@ def encode_questions(tokenizer: Tokenizer, questions: Sequence[Question], start_
         begin = [start_id, *tokenizer.forced_ids]
         return [Ids([*begin, *target.tolist()], len(begin), source or [start_id]) for source, target in zip(sources, targets, strict=True)]
     opening = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
-    alone = list(tokenizer.prefix) or ([] if opening is None else [opening])  # before a continuation without context
+    alone = list(tokenizer.prefix) or ([] if opening is None else [opening])  # ids before a continuation without context
     wholes = tokenizer.encode_bare([context + continuation for context, continuation in moved])
     contexts = tokenizer.encode_bare([context for context, _ in moved])
     return [_split(alone, list(tokenizer.prefix), whole.tolist(), len(context)) for whole, context in zip(wholes, contexts, strict=True)]
@@ -84,19 +86,19 @@ def encode_questions(tokenizer: Tokenizer, questions: Sequence[Question], start_
 def score_questions(
     model: Transformer, questions: Sequence[Question], encoded: Sequence[Ids], batch_size: int, work: BatchWork = UNWATCHED
 ) -> list[Likelihood]:
-    """Return the answers to questions, given as texts and as ids; equal questions are computed once.
+    """Return the answers to questions, given as texts and, in `encoded`, as ids; equal questions are computed once.
 
-    Contexts that do not fit are truncated on the left; a continuation that does not fit is scored in windows, each with as much context as
-    fits. The batch size, in windows per forward pass, changes nothing beyond rounding. Raises ModelError if an id is outside the model's
-    vocabulary.
+    A context that does not fit the model is truncated on the left; a continuation that does not fit is scored in windows, each with as much
+    context as fits. The batch size, in windows per forward pass, changes results only by rounding. Raises ModelError if an id is outside
+    the model's vocabulary.
     """
     check_vocabulary([[*question.ids, *question.source] for question in encoded], model.config.vocab_size)
     length = model.config.context_length
-    numbers: dict[tuple[tuple[int, ...], int, tuple[int, ...]], int] = {}  # the numbers of distinct questions
+    numbers: dict[tuple[tuple[int, ...], int, tuple[int, ...]], int] = {}  # the index of each distinct question
     which = [numbers.setdefault((tuple(question.ids), question.first, tuple(question.source)), len(numbers)) for question in encoded]
     distinct = [Ids(list(ids), first, list(source)) for ids, first, source in numbers]
     windows = [window for number, one in enumerate(distinct) for window in _windows(number, one, length)]
-    windows.sort(key=lambda window: window.begin - window.end)  # longest first, so that a lack of memory shows at once
+    windows.sort(key=lambda window: window.begin - window.end)  # longest first, so that a lack of memory shows in the first batch
     sums, greedy = np.zeros(len(distinct)), np.ones(len(distinct), dtype=bool)
     batches = [windows[begin : begin + batch_size] for begin in range(0, len(windows), batch_size)]
     with inference(model):
@@ -130,13 +132,13 @@ def _spaces_moved(question: Question) -> Question:
 
 
 def _split(alone: list[int], prefix: list[int], whole: list[int], context: int) -> Ids:
-    """Return the ids `whole` of a context and its continuation, preceded by `prefix`, or by `alone` if no id of the context is left.
+    """Return the ids `whole` of a context and its continuation, preceded by `prefix`, or by `alone` if there is no context.
 
-    `context`: how many of the ids are the context's. At least the last id is scored, unless it is the only one.
+    `context`: how many of the ids belong to the context. At least the last id is scored, unless it is the only one.
     """
     context = max(0, min(context, len(whole) - 1))
     opening = prefix if context else alone
-    if opening and whole[:1] == opening[-1:]:  # the text itself begins with the opening
+    if opening and whole[:1] == opening[-1:]:  # the text itself begins with this token
         opening = []
     return Ids(opening + whole, max(len(opening) + context, 1), [])
 
@@ -151,7 +153,7 @@ def _windows(number: int, question: Ids, length: int) -> Iterator[_Window]:
 
 
 def _score(model: Transformer, questions: Sequence[Ids], windows: Sequence[_Window]) -> tuple[list[float], list[bool]]:
-    """Return the sum of each window's log-probabilities, in float64, and whether all its tokens are the likeliest."""
+    """Return the sum of the log-probabilities of each window, in float64, and whether all of its scored tokens are the likeliest."""
     device = next(model.parameters()).device
     pieces = [np.array(questions[window.question].ids[window.begin : window.end], np.int32) for window in windows]
     counts = [window.end - window.first for window in windows]

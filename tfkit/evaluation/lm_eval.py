@@ -1,13 +1,13 @@
 """tfkit's models for lm-evaluation-harness (the extra tfkit[lm-eval]).
 
-`python -m tfkit.evaluation.lm_eval` is the harness' own command, in which `--model tfkit --model_args checkpoint=RUN` selects a model of
-tfkit. `--model hf` of the harness gives the same numbers for checkpoints that transformers can read.
+`python -m tfkit.evaluation.lm_eval` is the harness' own command, and adds `--model tfkit --model_args checkpoint=RUN`. For checkpoints that
+transformers can read, the harness' `--model hf` gives the same numbers.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import lm_eval.models  # noqa: F401  # registers the harness' own models, which the harness does not do once others are registered
+import lm_eval.models  # noqa: F401  # registers the harness' own models; the harness itself does this only if no model is registered yet
 import torch
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.instance import Instance
@@ -32,7 +32,7 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
     def __init__(
         self, checkpoint: str, *, batch_size: int | str = _BATCH, device: str | None = None, dtype: str = "float32", max_gen_toks: int = 256
     ):
-        """`max_gen_toks`: the default largest number of new tokens. Raises ModelError if the checkpoint is not a language model."""
+        """`max_gen_toks`: the largest number of new tokens if a task sets none. Raises ModelError if this is no language model."""
         super().__init__()
         if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):  # the harness asks for cuda without checking
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -52,10 +52,10 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         return [(answer.log_prob, answer.greedy) for answer in answers]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Return the log-probability of whole texts after bos or eos.
+        """Return the log-probability of each whole text after bos or eos.
 
-        As in the harness' own models, the special tokens of the tokenizer's template are part of a text: if the template begins with bos,
-        a text begins with two, and the second one is scored.
+        As in the harness' own models, the special tokens that the tokenizer adds are part of the text: if it adds bos, the ids begin with
+        two bos, and the second one is scored.
         """
         if self.start_id is not None:
             raise UsageError(f"{self.loaded.folder}: an encoder-decoder has no probability of a whole text")
@@ -69,7 +69,7 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         return [answer.log_prob for answer in answers]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Continue each context up to one of the strings in `until`; greedily, unless the task configures sampling."""
+        """Continue each context up to one of the strings in `until`, greedily unless the task configures sampling."""
         completions: dict[int, str] = {}
         for settings, numbers in self._by_settings(requests):
             for begin in range(0, len(numbers), self.batch_size):
@@ -81,7 +81,7 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         return [completions[number] for number in range(len(requests))]
 
     def _by_settings(self, requests: Sequence[Instance]) -> Iterator[tuple[GenerationSection, list[int]]]:
-        """Yield each distinct set of settings with the numbers of its requests."""
+        """Yield each distinct set of settings with the indices of its requests."""
         kinds: dict[str, tuple[GenerationSection, list[int]]] = {}
         for number, request in enumerate(requests):
             settings = self._settings(dict(request.args[1]))

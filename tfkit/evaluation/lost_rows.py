@@ -1,4 +1,4 @@
-"""Lost rows of an evaluation, which the model cannot read or whose label it cannot predict: they count as wrong, and are reported."""
+"""Lost rows of an evaluation: rows that the model cannot read or whose label it cannot predict. They count as wrong, and are reported."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from tfkit.objectives.labelled import LabelledObjective, RowResult
 
 
 class LostRow(NamedTuple):
-    """A row that was not encoded, its reason, and the number of encoded rows before it."""
+    """A row that could not be encoded, the reason, and the number of encoded rows before it."""
 
     row: Row
     reason: str
@@ -25,15 +25,15 @@ class LostRow(NamedTuple):
 def scored_examples(
     source: Source, objective: LabelledObjective, on_bad_row: OnBadRow, progress: Callable[[int], None] | None = None
 ) -> ExampleSet:
-    """Return the examples of a source without its lost rows, which are no errors here. Raises DataError for other bad rows."""
+    """Return the examples of a source. Lost rows have none, and are no errors; raises DataError for other bad rows."""
     try:
         return example_set(source, objective, on_bad_row, progress)
-    except DataError:  # perhaps because of lost rows only
+    except DataError:  # if it was raised for a lost row, the second attempt succeeds
         return example_set(source, objective, on_bad_row, progress, keeps_lost=True)
 
 
 def lost_rows(source: Source, stored: ExampleSet, objective: LabelledObjective, count: int) -> list[LostRow]:
-    """Return the lost rows between the first `count` examples of a set; if these are all examples, also those after the last one."""
+    """Return the lost rows before the last of the first `count` examples of a set; if `count` is their number, all lost rows."""
     if not stored.skipped:
         return []
     missing = list(_missing(source, stored, count))
@@ -55,18 +55,20 @@ def _missing(source: Source, stored: ExampleSet, count: int) -> Iterator[tuple[R
 
 
 def within(lost: Sequence[LostRow], count: int, total: int) -> list[LostRow]:
-    """Return the lost rows between the first `count` of `total` examples; all lost rows if `count` is `total`."""
+    """Return the lost rows before the last of the first `count` of `total` examples; all lost rows if `count` is `total`."""
     return [row for row in lost if row.before < count or count == total]
 
 
 def wrong_answers(objective: LabelledObjective, lost: Sequence[LostRow], first: int) -> list[RowPrediction]:
-    """Return results that count lost rows as wrong, numbered from `first`; none for an objective without wrong answers, as regression."""
+    """Return results that count lost rows as wrong, with indices from `first` on. For an objective such as regression, in which no answer
+    is simply wrong, there are none.
+    """
     results = [objective.wrong(lost_row.row) for lost_row in lost]
     return [RowPrediction(first + number, *result) for number, result in enumerate(results) if result is not None]
 
 
 def completed(objective: LabelledObjective, source: Source, stored: ExampleSet, judged: Sequence[RowPrediction]) -> list[RowPrediction]:
-    """Return the results `judged`, completed so that the parts of answers that were truncated in the examples count as wrong."""
+    """Return the results `judged`, changed so that parts of answers which were truncated in the examples count as wrong."""
     if not (objective.cuts_answers and stored.truncated):
         return list(judged)
     by_number = {result.number: result for result in judged}
@@ -81,7 +83,7 @@ def reasons(lost: Sequence[LostRow]) -> dict[str, int]:
 
 
 def describe_lost(name: str, lost: Sequence[LostRow], *, by_loss: bool = False) -> str:
-    """Return a sentence about the lost rows of a set; empty without any. `by_loss`: the set's score is a loss, which leaves them out."""
+    """Return a sentence about the lost rows of a set; empty if there are none. `by_loss`: the set is scored by a loss, which omits them."""
     if not lost:
         return ""
     first = {row.reason: row.row.place for row in reversed(lost)}

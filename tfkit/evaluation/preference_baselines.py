@@ -1,4 +1,4 @@
-"""Baselines of preferences without a Transformer: the longer completion, and a logistic regression over words."""
+"""Baselines for models of preferences: choosing the longer completion, and a logistic regression over words."""
 
 import re
 from collections import Counter
@@ -16,24 +16,25 @@ from tfkit.objectives.conversation_texts import bare_text
 from tfkit.objectives.metrics import Numbers
 from tfkit.objectives.preference_rows import Preference, rate_right, read_preference
 
-MAX_PAIRS = 20_000  # for training
-MAX_WORDS = 20_000  # the most frequent words of these pairs
+MAX_PAIRS = 20_000  # the largest number of training pairs
+MAX_WORDS = 20_000  # the number of their most frequent words that are features
 _STEPS, _LR, _L2 = 200, 0.05, 1e-3  # steps, learning rate and weight decay of full-batch Adam
 _WORD = re.compile(r"\w+")
 
 
 class Pair(NamedTuple):
-    """The texts of two completions of a prompt, of which the first is preferred."""
+    """The texts of two completions of a prompt; `better` is the preferred one."""
 
     better: str
     worse: str
 
 
 def preference_baselines(train: Iterable[Row] | None, scored: Iterable[Row]) -> dict[str, dict[str, float]]:
-    """Return the accuracies over pairs of two baselines.
+    """Return the accuracies of two baselines over the pairs of the `scored` rows.
 
-    One chooses the longer completion (or the shorter one, if that is the better one in most training pairs). The other is a Bradley-Terry
-    model over the words that only one completion of a pair has; it needs `train`, the training rows (None: unknown).
+    The length baseline chooses the longer completion, or the shorter one if that is preferred in most training pairs. The other baseline is
+    a Bradley-Terry model over the words that only one completion of a pair has. `train`: the training rows; None: they are unknown, and
+    there is only the length baseline, with the better of both directions.
     """
     pairs = list(_pairs(scored))
     if not pairs:
@@ -64,7 +65,7 @@ def _pairs(rows: Iterable[Row]) -> Iterator[Pair]:
 
 
 def _by_words(train: Sequence[Pair], scored: Sequence[Pair]) -> Numbers:
-    """Train a weight per word on the pairs `train`, and return the margins of the pairs `scored`: (P,)."""
+    """Train a weight per word on the pairs `train`; return the margins of the pairs `scored` (P,), positive if the model is right."""
     words = [(_words(pair.better), _words(pair.worse)) for pair in train]
     counts = Counter(word for better, worse in words for word in better ^ worse)
     frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_WORDS]
@@ -78,7 +79,7 @@ def _by_words(train: Sequence[Pair], scored: Sequence[Pair]) -> Numbers:
     for _ in range(_STEPS):
         loss = torch.nn.functional.softplus(-features.margins(weights)).mean() + _L2 * weights.square().sum()
         gradients = torch.autograd.grad(loss, [weights])
-        with torch.no_grad():  # the functional form, since the optimizer's class imports PyTorch's compiler
+        with torch.no_grad():  # in its functional form, since importing the class Adam imports PyTorch's compiler
             adam([weights], [*gradients], [mean], [square], [], [step], amsgrad=False, maximize=False, **settings)
     scored_features = Features.of([(_words(pair.better), _words(pair.worse)) for pair in scored], columns)
     margins: Numbers = scored_features.margins(weights).detach().double().numpy()
@@ -95,7 +96,7 @@ class Features(NamedTuple):
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[set[str], set[str]]], columns: dict[str, int]) -> "Features":
-        """Return the features of pairs of sets of words; `columns`: the columns of known words."""
+        """Return the features of pairs of sets of words. `columns`: the column of each known word; other words are ignored."""
         entries = [
             (row, columns[word], 1.0 if word in better else -1.0)
             for row, (better, worse) in enumerate(pairs)

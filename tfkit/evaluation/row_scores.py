@@ -1,6 +1,6 @@
-"""Scores of an objective on held-out rows: each row once, in a fixed order, with the same random choices every time.
+"""Scores of an objective on held-out rows: each row is scored once, in a fixed order, with the same random choices every time.
 
-For labelled rows there are also the prediction and the right answer of each row, and the metrics computed from these.
+For labelled rows, this includes the prediction and the right answer of each row, and metrics that are computed from them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ Set = TypeVar("Set")
 def score_rows(
     model: Transformer, objective: Objective, rows: Rows, batch_size: int, *, max_tokens: int | None = None, work: BatchWork = UNWATCHED
 ) -> Mapping[str, Sum]:
-    """Return the objective's sums over all rows, or over the first rows with at most `max_tokens` in total, in float64. Raises Stopped."""
+    """Return the objective's sums over all rows, in float64; with `max_tokens`, over the rows of `first_rows`. Raises Stopped."""
     sums: dict[str, Sum] = {}
 
     def measure(batch: Batch) -> dict[str, Sum]:
@@ -47,10 +47,10 @@ def judged_batches(
     max_tokens: int | None,
     work: BatchWork,
 ) -> Iterator[tuple[NDArray[np.int64], Result]]:
-    """Yield the row numbers of each batch and the result of `compute`, in inference mode.
+    """Yield the row indices of each batch and the result of `compute`, which runs in inference mode.
 
-    `max_tokens`: only the first rows with at most this many tokens in total. The choice of rows depends only on their order in the data,
-    not on a seed or the batch size. Raises Stopped.
+    `max_tokens`: use only the rows of `first_rows`, which depend only on the order of the data, not on a seed or the batch size. Raises
+    Stopped.
     """
     device = next(model.parameters()).device
 
@@ -69,7 +69,7 @@ def judged_batches(
 
 
 def first_rows(rows: Rows, max_tokens: int | None) -> int:
-    """Return the number of first rows of the data with at most `max_tokens` in total; at least 1. None: all rows."""
+    """Return how many of the first rows have at most `max_tokens` tokens together; at least 1. None: all rows."""
     if max_tokens is None:
         return len(rows)
     if isinstance(rows, ExampleRows):
@@ -83,13 +83,13 @@ def tokens_of_first(rows: Rows, count: int) -> int:
 
 
 class TokenBudget:
-    """The number of tokens that may still be scored; None: unlimited. All sets of an evaluation share it, so the last may be skipped."""
+    """The number of tokens that may still be scored (`left`; None: unlimited). All sets of an evaluation share it."""
 
     def __init__(self, max_tokens: int | None):
         self.left = max_tokens
 
     def until_spent(self, sets: Iterable[Set]) -> Iterator[Set]:
-        """Yield sets while tokens are left; the caller calls `spend` after each."""
+        """Yield sets while tokens are left, and skip the others. The caller calls `spend` after each set."""
         for each in sets:
             if self.left is not None and self.left <= 0:
                 return
@@ -101,16 +101,16 @@ class TokenBudget:
             self.left -= tokens
 
 
-_PROBABILITIES = "label probabilities"
+_PROBABILITIES = "label probabilities"  # the key of packed LabelProbabilities (`_packed`)
 
 
 @dataclass(frozen=True)
 class RowPrediction:
-    """The result of one row: its number, its sums, and its line in a file of predictions."""
+    """The result of one row."""
 
-    number: int  # among the rows of its set
+    number: int  # the index of the row in its set
     sums: dict[str, Sum]  # the objective's sums over this row
-    prediction: dict[str, Any] = field(default_factory=dict)  # the prediction and the right answer, as in a file of predictions
+    prediction: dict[str, Any] = field(default_factory=dict)  # the prediction and the right answer, in the fields of --predictions
 
 
 def judge_rows(
@@ -135,7 +135,7 @@ def judge_rows(
 
 
 def _packed(prediction: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a prediction as JSON values, without loss of precision."""
+    """Return a prediction as JSON values, which ranks can exchange, without loss of precision."""
     return {
         name: {_PROBABILITIES: [value.labels, value.values.tolist()]} if isinstance(value, LabelProbabilities) else value
         for name, value in prediction.items()
@@ -152,7 +152,7 @@ def _unpacked(prediction: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def loss_metrics(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Scores:
-    """Return a function from the weights of the rows to the objective's metrics. `rows`: the sums of each row; a lost row may lack some."""
+    """Return a function from a weight for each row to the objective's metrics. `rows`: the sums of each row; a lost row may lack some."""
     names, zero = list(dict.fromkeys(name for row in rows for name in row)), Sum(0.0, 0)
     totals, targets = (
         np.array([[getattr(row.get(name, zero), part) for name in names] for row in rows], np.float64) for part in ("total", "targets")
@@ -166,7 +166,7 @@ def loss_metrics(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Sco
 
 
 def answer_metrics(objective: LabelledObjective, judged: Sequence[RowPrediction]) -> Scores:
-    """Return a function from the weights of the rows to the objective's metrics, including those that are not sums over rows."""
+    """Return a function from a weight for each row to the objective's metrics, including those that are not computed from sums."""
     of_sums = loss_metrics(objective, [result.sums for result in judged])
     return together([of_sums, *objective.answer_metrics([result.prediction for result in judged])])
 
@@ -174,10 +174,10 @@ def answer_metrics(objective: LabelledObjective, judged: Sequence[RowPrediction]
 def written_metrics(
     objective: LabelledObjective, judged: Sequence[RowPrediction], of_input: Numbers, text_metrics: Sequence[str], bleu_tokenize: str
 ) -> Scores:
-    """Return a function from the weights of the inputs to the metrics of the rows, and to the `text_metrics` of the generated texts.
+    """Return a function from a weight for each input to the metrics of the rows and the `text_metrics` of the generated texts.
 
-    `of_input` (N,): the number of each row's input; the row has the weight of this input. The text generated for an input is compared with
-    all references of the input.
+    `of_input` (N,): the index of each row's input; the row gets the weight of this input. The text that is generated for an input is
+    compared with all references of the input.
     """
     row_metrics, firsts = answer_metrics(objective, judged), np.unique(of_input, return_index=True)[1]
     texts = [judged[first].prediction for first in firsts]

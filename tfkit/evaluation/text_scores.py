@@ -27,12 +27,12 @@ from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.objectives.objective import perplexity
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
-BATCH_TOKENS = 16_384  # tokens per forward pass, but at least one piece: longer batches take gigabytes and are not faster
+BATCH_TOKENS = 16_384  # per forward pass; a single piece may have more. Larger batches take gigabytes and are no faster
 
 
 @dataclass(frozen=True)
 class TextScore:
-    """The losses of several texts: each array has one number for each text, in the order in which the texts were scored."""
+    """The losses of several texts: each array has one entry per text, in the order in which the texts were scored."""
 
     losses: Numbers  # float64, nats: the sum over a text's targets
     targets: Numbers  # int64: the number of predicted ids
@@ -48,7 +48,7 @@ class TextScore:
 
     @property
     def loss_sum(self) -> float:
-        """The loss in nats over all targets, a correctly rounded float64 sum, independent of the order of texts."""
+        """The loss in nats, summed over all targets: a correctly rounded float64, which does not depend on the order of texts."""
         return math.fsum(self.losses)
 
     @property
@@ -78,7 +78,7 @@ def text_metrics(loss_sum: float, target_tokens: float, text_bytes: float) -> di
 
 @dataclass(frozen=True)
 class _Pieces:
-    """The positions of pieces: piece i has the ids from starts[i] to before starts[i] + lengths[i] of text texts[i]."""
+    """The positions of pieces: piece i has the ids [starts[i] : starts[i] + lengths[i]] of the text with the index texts[i]."""
 
     texts: Numbers
     starts: Numbers
@@ -86,9 +86,8 @@ class _Pieces:
 
 
 def count_targets(stream: TokenStream, max_tokens: int | None = None) -> Numbers:
-    """Return the number of targets of each text to be scored, int64: of all texts, or of the first ones with at most `max_tokens` targets.
-
-    The first text is always scored.
+    """Return the number of targets of each text that is scored, int64. With `max_tokens`, only the first texts are scored, which together
+    have at most this many targets; but the first text is always scored.
     """
     targets = np.maximum(np.diff(np.asarray(stream.starts)) - stream.separator - 1, 0)
     if max_tokens is not None and len(targets):
@@ -107,8 +106,8 @@ def score_texts(
 ) -> TextScore:
     """Score each text of the stream separately, in pieces of at most `piece_length` ids, at most `batch_size` pieces per forward pass.
 
-    The result does not depend on the batch size beyond rounding. Progress counts scored targets. Raises Stopped, DataError if no
-    text has a target, ModelError if an id is outside the model's vocabulary.
+    The batch size changes the result only by rounding. `work.progress` counts scored targets. Raises Stopped, DataError if no text has a
+    target, ModelError if an id is outside the model's vocabulary.
     """
     check_ids(stream.name, stream.max_id, model.config.vocab_size)
     targets = count_targets(stream, max_tokens)
@@ -141,8 +140,8 @@ def score_streams(
     max_tokens: int | None = None,
     work: BatchWork = UNWATCHED,
 ) -> list[TextScore]:
-    """Return the result of `score_texts` for each stream. `max_tokens` limits all streams together, so the last ones may be left
-    out. Raises Stopped.
+    """Return the result of `score_texts` for each stream. `max_tokens` limits all streams together, so the last ones may be skipped. Raises
+    Stopped.
     """
     scores: list[TextScore] = []
     budget = TokenBudget(max_tokens)
@@ -153,11 +152,11 @@ def score_streams(
 
 
 def _cut(targets: Numbers, piece_length: int) -> _Pieces:
-    """Return the pieces, longest first, so that a lack of memory shows at once and batches need little padding."""
+    """Return the pieces, longest first, so that a lack of memory shows in the first batch and batches need little padding."""
     if piece_length < 2:
         raise ModelError(f"a piece of {piece_length} token has no room for a token and its target, so texts cannot be scored")
     stride = piece_length - 1
-    pieces = -(-targets // stride)  # a text without targets has none
+    pieces = -(-targets // stride)  # the number of pieces of each text; 0 for a text without targets
     texts = np.repeat(np.arange(len(targets)), pieces)
     starts = (np.arange(len(texts)) - np.repeat(pieces.cumsum() - pieces, pieces)) * stride
     lengths = np.minimum(stride, targets[texts] - starts) + 1
@@ -177,7 +176,7 @@ def _batches(pieces: _Pieces, batch_size: int) -> list[_Pieces]:
 
 
 def _score(model: Transformer, pieces: list[Numbers]) -> list[float]:
-    """Return the loss of each piece, in float64 and nats."""
+    """Return the loss of each piece in nats, summed in float64."""
     head = vocabulary_head(model.head)
     device = head.weight.device
     ids, real = pad(pieces, 0).to(device), real_tokens(pieces).to(device)  # padded on the right, so that causal attention ignores padding
@@ -191,5 +190,5 @@ def _score(model: Transformer, pieces: list[Numbers]) -> list[float]:
 
 
 def text_score_metrics(score: TextScore) -> Scores:
-    """Return a function from the weights of the texts to a language model's loss, perplexity and bits per byte over them."""
+    """Return a function from a weight for each text to the loss, perplexity and bits per byte of the weighted texts."""
     return lambda weights: text_metrics(*(float(weights @ part) for part in (score.losses, score.targets, score.bytes)))

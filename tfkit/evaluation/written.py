@@ -1,6 +1,6 @@
 """Generated texts for labelled rows: translations, summaries, answers.
 
-They are decoded greedily or by beam search, as configured in the recipe's `generation`, never by sampling.
+Texts are decoded greedily or by beam search, as the recipe's section `generation` says, but never by sampling.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from tfkit.tokenizer.conversations import end_ids
 
 
 def deterministic(settings: GenerationSection) -> GenerationSection:
-    """Return the recipe's settings without sampling, for evaluations."""
+    """Return the settings of generation with temperature 0, so that evaluations do not sample."""
     return settings.model_copy(update={"temperature": 0.0})
 
 
@@ -33,11 +33,11 @@ def write_texts(
     batch_size: int,
     work: BatchWork = UNWATCHED,
 ) -> list[str]:
-    """Generate the model's answer to each example."""
+    """Return the text that the model generates as the answer to each example, in order."""
     tokenizer = objective.tokenizer
     prompts = [objective.prompt_ids(example) for example in examples]
     ends, start_id, constraints = end_ids(tokenizer), objective.start_id, Constraints(forced_first=tokenizer.forced_first_id)
-    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))  # groups similar lengths, longest first
+    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))  # longest first, so that a batch has similar lengths
     texts = [""] * len(prompts)
 
     def write(numbers: Sequence[int]) -> list[str]:
@@ -54,9 +54,9 @@ def write_texts(
 
 
 def rows_of(source: Source, stored: ExampleSet) -> Iterator[Row]:
-    """Yield the row of each example. Examples are in the order of the rows; bad rows have none.
+    """Yield the row of each example. Examples have the order of the rows; bad rows have no example.
 
-    The source's files may lie in another folder than when the examples were stored.
+    The source's files may have been moved to another folder since the examples were stored.
     """
     rows = source.rows({})
     for number in range(len(stored)):
@@ -64,10 +64,10 @@ def rows_of(source: Source, stored: ExampleSet) -> Iterator[Row]:
 
 
 def is_row_of(row: Row, stored: ExampleSet, number: int) -> bool:
-    """Whether a row is the source of an example, judged by the name of its file, its line and its text."""
+    """Whether example `number` was made from a row: both have the same file name, line and text."""
     return _name(row) == PurePath(stored.place(number)).name and text_hash(row.text) == np.asarray(stored.texts[number], "<u8").tobytes()
 
 
 def _name(row: Row) -> str:
-    """Return a row's place without the folder, in the encoding of a stored set: `rows.jsonl:17`."""
+    """Return a row's place without the folder, as in `rows.jsonl:17`, in the encoding of stored examples."""
     return PurePath(row.place.encode(errors="replace").decode()).name

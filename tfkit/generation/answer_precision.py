@@ -1,5 +1,5 @@
-"""The arithmetic of models in inference: float32, bf16, or weights of 8 bits. The default is bf16 where it is faster and changes few
-answers to a sample of texts.
+"""The precision of models in inference: float32, bf16, or weights of 8 bits (int8). By default it is bf16 if that is faster and changes few
+of the model's answers to sample texts.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from tfkit.objectives.text_pairs import encode_texts
 
 Precision = Literal["auto", "float32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-_FEW_PARAMETERS = 10_000_000
-_MOST_CHANGED = 0.1  # the largest fraction of the sample's answers that may change
+_FEW_PARAMETERS = 10_000_000  # a model with fewer is not large (`is_large`)
+_MOST_CHANGED = 0.1  # the largest fraction of the answers to the sample texts that bf16 may change
 _SAMPLE = (
     "The cat sat on the mat and looked out of the window.",
     "On Monday morning the two ministers met in Berlin to discuss the new treaty.",
@@ -35,15 +35,15 @@ _SAMPLE = (
 
 
 class OpenedModel(NamedTuple):
-    """A loaded model and its arithmetic. Of the model's `answers` to a sample of texts, bf16 changed `changed`; both 0: no comparison."""
+    """A loaded model and its precision, and the result of comparing bf16 with float32, if they were compared."""
 
     loaded: Loaded
     precision: Literal["float32", "bf16", "int8"]
-    changed: int = 0
-    answers: int = 0
+    changed: int = 0  # how many answers to the sample texts differ in bf16
+    answers: int = 0  # the number of these answers; 0: no comparison
 
     def described(self) -> str:
-        """Describe what was decided and why; empty if nothing was compared."""
+        """Describe the precision that was chosen, and why; empty if nothing was compared."""
         if not self.answers:
             return ""
         compared = f"{self.changed:,} of {self.answers:,} answers to a sample of texts are not those of float32"
@@ -55,10 +55,11 @@ class OpenedModel(NamedTuple):
 def open_in_precision(
     load: Callable[[torch.dtype], Loaded], wanted: Precision, device: torch.device, agree: Callable[[bool], bool], *, has_bf16: bool
 ) -> OpenedModel:
-    """Load a model in the `wanted` arithmetic. `has_bf16`: whether the device multiplies in bf16; `agree(x)`: whether x holds on all ranks.
+    """Load a model in the `wanted` precision. `has_bf16`: whether the device multiplies in bf16; `agree(x)`: whether x is true on all
+    ranks.
 
-    auto is bf16 where that is faster and changes at most one in ten of the model's answers to a few sentences: the likeliest token at
-    each position, the class of each text, the tag of each token, or the ends of each span. Raises UsageError for an unknown arithmetic,
+    auto is bf16 if that is faster and changes at most one in ten of the model's answers to the sample texts: the likeliest token at each
+    position, the class of each text, the tag of each token, or the ends of each span. Raises UsageError for an unknown precision,
     MachineError for int8 on a device without products of 8 bits, ModelError for a tokenizer that does not belong to the model.
     """
     if wanted not in PRECISIONS:
@@ -84,19 +85,19 @@ def open_in_precision(
 
 
 def is_large(model: Transformer) -> bool:
-    """Whether reading the weights takes most of the time of an answer."""
+    """Whether the model is so large that reading its weights from memory takes most of the time of a forward pass."""
     return sum(parameter.numel() for parameter in model.parameters()) >= _FEW_PARAMETERS
 
 
 def _gains_by_bf16(loaded: Loaded) -> bool:
-    """Whether bf16 saves time, and the model's answers are choices among tokens or labels: an answer that is a number would lose digits."""
+    """Whether bf16 saves time and loses no digits: the model's answers are choices among tokens or labels, not numbers."""
     head = loaded.config.head
     gives_numbers = head.kind == "none" or (isinstance(head, ClassesHeadConfig) and head.count == 1)
     return loaded.codec is not None and is_large(loaded.model) and not gives_numbers
 
 
 def _answers(loaded: Loaded) -> Tensor:
-    """Return the numbers of the model's likeliest tokens, classes, tags or ends of spans for the sample, one after the other: (N,)."""
+    """Return the indices of the likeliest tokens, classes, tags or ends of spans for the sample texts, in one tensor (N,)."""
     model, codec = loaded.model, loaded.codec
     assert codec is not None
     encoded = [text.ids for text in encode_texts(codec, [(text, None) for text in _SAMPLE], loaded.config.context_length)]

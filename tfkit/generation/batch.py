@@ -1,10 +1,10 @@
 """The texts being generated: the inputs of the next step, the key-value cache, and the encoder's input.
 
 columns      0   1   2   3 | 4   5
-row 0        .   .   a   b | c   d      a decoder's prompts are padded on the left, so that all rows extend at the same column;
-row 1        p   q   r   s | t   eos    the model numbers positions by real tokens, so padding does not change a row's results
+row 0        .   .   a   b | c   d      a decoder's prompts are padded on the left, so that new tokens of all rows share a column;
+row 1        p   q   r   s | t   eos    positions count real tokens only, so padding does not change a row's results
 
-An encoder reads the prompts padded on the right, and the decoder's rows all begin with its start token.
+An encoder reads the prompts padded on the right, and each row of its decoder begins with the start token.
 """
 
 from collections.abc import Sequence
@@ -20,20 +20,21 @@ from tfkit.model.transformer import Transformer
 
 
 class GenerationBatch:
-    """The unfinished rows, their cache, and the mask of the cache's columns that hold real tokens."""
+    """A batch of texts, and their key-value cache. A row is a text; a column is a position in the padded texts."""
 
     def __init__(
         self, model: Transformer, input_ids: Tensor, real: Tensor, source: tuple[Tensor, Tensor] | None, room: int = 0, **sharing: int
     ):
-        """`input_ids`: those of the next step, (B, T). `real`: the mask of the columns so far, (B, columns). `source`: ids and mask of an
-        encoder's input, (prompts, M) each.
+        """`input_ids`: the input of the next step, (B, T). `real`: whether each column so far is a real token, (B, columns). `source`: ids
+        and mask of an encoder's input, (prompts, S) each. `room`: how many further columns the cache has space for.
 
-        `sharing`: the arguments `copies` and `shared` of the cache.
+        `sharing`: the arguments `copies` and `shared` of KeyValueCache.
         """
         self.model, self.input_ids, self.real, self.source = model, input_ids, real, source
         self.is_padded = not bool(real.all())
         weight = model.embedding.tokens.weight
-        # On a CPU torch's kernel takes several times as long for one query in bf16 as in float32. Training keeps the type of the weights.
+        # On a CPU, torch's attention kernel is several times as slow for one query in bf16 as in float32, so the cache of a model that is
+        # only used for inference is float32. A model that is also trained keeps the type of its weights.
         cache_type = torch.float32 if weight.device.type == "cpu" and model.only_answers else weight.dtype
         self.cache = KeyValueCache(model.config, len(real), real.shape[1] + room, cache_type, weight.device, **sharing)
 
@@ -41,18 +42,18 @@ class GenerationBatch:
     def begin(
         cls, model: Transformer, texts: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] | None = None, room: int = 0
     ) -> "GenerationBatch":
-        """Return a batch whose decoder begins with the ids `texts`, with cache space for `room` new ones. `sources`: an encoder's input."""
+        """Return a batch whose decoder begins with the ids `texts`, with space for `room` new ids. `sources`: ids of an encoder's input."""
         device = model.embedding.tokens.weight.device
         return cls(model, *_padded(texts, device, left=True), None if sources is None else _padded(sources, device, left=False), room)
 
     @classmethod
     def join(cls, parts: Sequence[tuple["GenerationBatch", Sequence[int]]], room: int, copies: int = 1) -> "GenerationBatch":
-        """Return a batch of the given rows of other batches; a row may be given more than once. The caches of these batches are emptied.
+        """Return a batch of some rows of other batches: `parts` has each batch and the indices of its rows, which may repeat. The caches of
+        the other batches are emptied.
 
-        `room`: the number of tokens to come, the next input included. `copies`: this many successive rows of one other batch share a
-        prompt, whose keys and values are kept once.
-        Leading columns that are then padding in all rows are left out: a batch that fills the context has room again once its longest row
-        has ended.
+        `room`: the number of tokens to come, including the next input. `copies`: if above 1, there is one other batch, and each group of
+        this many successive rows shares one prompt, whose keys and values are stored once. Leading columns that are padding in all rows are
+        left out, so that a batch that fills the context has room again once its longest row has ended.
         """
         first = parts[0][0]
         kept = [(one, torch.tensor(rows, dtype=torch.long, device=one.real.device)) for one, rows in parts]
@@ -72,19 +73,16 @@ class GenerationBatch:
 
     @property
     def full(self) -> bool:
-        """Whether the columns no longer fit the context, so that padding must be removed before the next step."""
+        """Whether there are more columns than the context holds, so that `join` must remove padding before the next step."""
         return self.real.shape[1] > self.model.config.context_length and self.model.config.position.kind != "relative"
 
     def next_logits(self) -> Tensor:
-        """Return the logits (B, V) after the last token of each row; those at other positions of a prompt are not computed.
-
-        Raises ModelError if they are not finite.
-        """
+        """Compute the next step; return the logits (B, V) after the last token of each row. Raises ModelError if they are not finite."""
         mask = self.real if self.is_padded else None
         if self.source is None:
             output = self.model(self.input_ids, padding_mask=mask, cache=self.cache)
         else:
-            ids, real = self.source  # the encoder runs in the first step only; then the cache holds its keys and values
+            ids, real = self.source  # the encoder runs in the first step only; later, its keys and values are in the cache
             output = self.model(ids, padding_mask=real, decoder_input_ids=self.input_ids, decoder_padding_mask=mask, cache=self.cache)
         logits: Tensor = self.model.head(output.hidden[:, -1])
         if not torch.isfinite(logits).all():
@@ -92,19 +90,19 @@ class GenerationBatch:
         return logits
 
     def append(self, tokens: Sequence[int], done: Sequence[bool]) -> None:
-        """Set the next input, one token per row; the token of a finished row is padding."""
+        """Set the next input, one token per row. `done`: finished rows, whose token is padding."""
         self.input_ids = torch.tensor(tokens, device=self.real.device)[:, None]  # (B, 1)
         self.real = torch.cat((self.real, ~torch.tensor(done, device=self.real.device)[:, None]), dim=1)
         self.is_padded = self.is_padded or any(done)
 
     def reorder_rows(self, rows: Sequence[int]) -> None:
-        """Reorder and repeat rows, keeping their number; each row must have the prompt of the row that it replaces."""
+        """Replace row i by row `rows[i]`, which must have the same prompt. A row may be repeated."""
         if list(rows) != list(range(len(rows))):
             self.cache.reorder_rows(torch.tensor(rows, device=self.real.device))
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool) -> tuple[Tensor, Tensor]:
-    """Return ids (B, width of the longest) and their mask, True = real token."""
+    """Return the ids (B, longest row), padded, and their mask, True = real token."""
     return pad(rows, 0, left=left).to(device), real_tokens(rows, left=left).to(device)
 
 

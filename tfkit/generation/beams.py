@@ -1,12 +1,12 @@
 """Beam search: an approximate search for the likeliest complete text, without sampling.
 
-Each step extends every beam by every token, and keeps the `num_beams` likeliest texts that have not ended:
+Each step extends every beam (an unfinished text) by every token, and keeps the `num_beams` likeliest of the extended texts:
 
     a             -> a b, a c
-    a b, a c      -> a c d, a b e        (both may come from one beam)      a b <eos> is complete: scored and stored
+    a b, a c      -> a c d, a b e        (or two from one beam)      a b <eos> is complete: it is scored and stored
 
-Complete texts are ranked by log-probability divided by a function of their length, without which short texts would win, as in
-transformers' generate(num_beams=...); the alternative function is GNMT's (Wu et al. 2016, arXiv 1609.08144, equation 14).
+Complete texts are ranked by their log-probability divided by a function of their length, since short texts would win otherwise. The
+function is that of transformers' generate(num_beams=...) or, alternatively, GNMT's (Wu et al. 2016, arXiv 1609.08144, equation 14).
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -44,7 +44,7 @@ class CompleteText:
 
 
 class BeamSearch:
-    """The search for the continuation of one prompt. `ended(ids)`: whether a text ends with its last token, which is not eos."""
+    """The search for the continuation of one prompt. `ended(ids)`: whether a text is complete although its last token is not eos."""
 
     def __init__(
         self,
@@ -66,14 +66,14 @@ class BeamSearch:
 
     @property
     def best(self) -> list[int]:
-        """The best text so far: a complete one, if there is any."""
+        """The ids of the best complete text so far, or of the likeliest beam if no text is complete."""
         return self.completed[0].ids if self.completed else self.running[0].ids
 
     def extend(self, candidates: Iterable[tuple[float, int, int]]) -> None:
-        """Extend the beams by candidates (log-probability of the extended text, beam, token), likeliest first.
+        """Extend the beams by candidates (log-probability of the extended text, index of the beam, token), likeliest first.
 
-        At least `num_beams` candidates must leave their text unfinished. Only the first `num_beams` candidates can complete a text, as in
-        transformers.
+        There must be enough candidates that `num_beams` of them leave their text unfinished. As in transformers, a text is only completed
+        by one of the first `num_beams` candidates.
         """
         beams, completed, running = self.settings.num_beams, self.completed, []
         for rank, (log_probability, parent, token) in enumerate(candidates):
@@ -104,7 +104,7 @@ class BeamSearch:
         if self.settings.early_stopping == "full":
             return True
         grows = self.settings.early_stopping == "never" and self.settings.length_penalty > 0
-        length = self.limit if grows else len(best.ids)  # the length at which the best unfinished text would have its highest score
+        length = self.limit if grows else len(best.ids)  # the length at which `best` would have its highest score
         return best.log_probability / self._divisor(length) <= self.completed[-1].score
 
     def _divisor(self, length: int) -> float:
@@ -131,7 +131,7 @@ def search(
         rows = [i * rows_per_search + beam.parent for i, one in unfinished for beam in one.running]
         if len(unfinished) == len(running) and rows_per_search == settings.num_beams:
             batch.reorder_rows(rows)
-        else:  # in the first step a prompt has one row; later, a search has ended
+        else:  # in the first step, each prompt has a single row; in later ones, a search has ended
             batch = GenerationBatch.join(
                 [(batch, rows)], max(one.limit - len(one.running[0].ids) for _, one in unfinished), settings.num_beams
             )
@@ -141,7 +141,7 @@ def search(
 
 
 def _extend(searches: Sequence[BeamSearch], logits: Tensor, settings: GenerationSection, constraints: Constraints) -> None:
-    """Extend all beams by the logits (B, V), which have the same number of rows for each search."""
+    """Extend the beams of all searches, given the logits (B, V), which have the same number of rows for each search."""
     vocabulary = logits.shape[-1]
     scores = logits.float().log_softmax(dim=-1)
     scores = without_repetition(scores, (text for one in searches for text in one.texts), settings)

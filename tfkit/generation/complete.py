@@ -1,4 +1,4 @@
-"""Text completion: encode prompts, generate, and return text as soon as it is final."""
+"""Text completion: encode prompts, generate ids, and decode them to text, which is passed on as soon as it is final."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tfkit.recipe.schema.output_sections import GenerationSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.template import encode_rendered
 
-OnText = Callable[[int, str], None]
+OnText = Callable[[int, str], None]  # called with the index of a prompt and the next piece of its text
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class TextCompletion:
 def encode_prompts(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[str], *, rendered: bool = False) -> list[list[int]]:
     """Return the model's input ids of each prompt.
 
-    The prompts are encoded by the tokenizer's template, as in training; for a model that is only a decoder, the template's suffix is left
-    out, since it would end the text. `rendered`: the prompts are conversations rendered by a chat template, in which special tokens are
-    spelled out.
+    The tokenizer adds its special tokens, as in training; for a decoder-only model, those after the text (such as eos) are left out, since
+    they would end the text. `rendered`: the prompts are conversations rendered by a chat template, which has already written the special
+    tokens into the text.
     """
     if rendered:
         return encode_rendered(tokenizer, prompts)
@@ -54,7 +54,7 @@ def complete(
 ) -> list[TextCompletion]:
     """Continue prompts, given as the ids of `encode_prompts`; an encoder-decoder generates a new text for each.
 
-    `on_text(i, piece)` is called with consecutive pieces of the text of completion i. See `generate` for the other parameters and errors.
+    See `generate` for the other parameters and errors.
     """
     check_vocabulary(prompt_ids, model.config.vocab_size)
     decode = partial(tokenizer.decode, skip_special_tokens=True)

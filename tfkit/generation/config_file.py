@@ -23,7 +23,7 @@ _SETTINGS = (
     *("max_new_tokens", "num_beams", "repetition_penalty", "no_repeat_ngram_size", "length_penalty", "early_stopping", "stop_strings"),
 )
 _EARLY_STOPPING = {True: "full", False: "likely", "never": "never"}
-# Keys that change a text in transformers and are not supported here, with their neutral values.
+# Keys that change the generated text in transformers and are not supported here, with their values that have no effect.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "constraints": (),
     "diversity_penalty": (0,),
@@ -48,15 +48,13 @@ _UNSUPPORTED_SAMPLING: dict[str, tuple[Any, ...]] = {"epsilon_cutoff": (0,), "et
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """The merged settings, the fields that the checkpoint changes, its constraints on every text, its unsupported keys, and the given
-    fields that beam search does not read.
-    """
+    """The settings of generation after merging those of the user, the run and the checkpoint's generation_config.json."""
 
     settings: GenerationSection
-    taken: dict[str, Any]
+    taken: dict[str, Any]  # the fields that generation_config.json has changed
     constraints: Constraints
-    unsupported: list[str]
-    unread: list[str]
+    unsupported: list[str]  # keys of generation_config.json that are ignored
+    unread: list[str]  # fields that the user has set and beam search ignores
 
 
 def checkpoint_settings(
@@ -64,9 +62,10 @@ def checkpoint_settings(
 ) -> CheckpointSettings:
     """Merge `content`, the content of generation_config.json, into the settings.
 
-    `given`: the fields that the command line sets, which take precedence. `encodes`: whether the model is an encoder-decoder.
+    `settings`: those of the run, with the user's changes. `given`: the names of the fields that the user has set, which take precedence.
+    `encodes`: whether the model is an encoder-decoder.
 
-    Raises ModelError, with the key, for an invalid value.
+    Raises ModelError, which names the key, for an invalid value.
     """
     values = {name: value for name, value in content.items() if value is not None}
     path = folder / "generation_config.json"
@@ -98,10 +97,10 @@ def checkpoint_settings(
 
 
 def stated_settings(settings: GenerationSection, base: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the keys and values of a trained model's generation_config.json, except its token ids.
+    """Return the content of a trained model's generation_config.json, except its token ids.
 
-    For a model from random weights, these are the recipe's sampling settings, and its other settings that differ from their defaults. For
-    a fine-tuned model, they are those of its `base`, changed by the fields of the recipe that differ from their defaults.
+    For a model from random weights, it has the recipe's sampling settings and those other settings that differ from their defaults. For a
+    fine-tuned model, it is `base`, the content of the base model's file, changed by the recipe's settings that differ from their defaults.
     """
     values = settings.model_dump()
     defaults = GenerationSection().model_dump()
@@ -112,7 +111,8 @@ def stated_settings(settings: GenerationSection, base: Mapping[str, Any] | None)
         stated = {name: value for name, value in stated.items() if name not in _SAMPLING} | {"do_sample": samples}
         stated |= {"temperature": settings.temperature, "top_k": settings.top_k or 0} if samples else {}
         stated |= {name: values[name] for name in changed & {"top_p", "min_p"} if samples}
-    names = {_RENAMED.get(name, name): name for name in _SETTINGS if name != "stop_strings"}  # in transformers these need a tokenizer
+    # stop_strings is left out, since transformers refuses to generate with it unless a tokenizer is passed.
+    names = {_RENAMED.get(name, name): name for name in _SETTINGS if name != "stop_strings"}
     stated |= {name: values[field] for field, name in names.items() if field in changed}
     if "early_stopping" in changed:
         stated["early_stopping"] = next(theirs for theirs, ours in _EARLY_STOPPING.items() if ours == settings.early_stopping)
@@ -122,7 +122,7 @@ def stated_settings(settings: GenerationSection, base: Mapping[str, Any] | None)
 
 
 def describe(settings: GenerationSection) -> str:
-    """Describe how tokens are chosen: `sampling at temperature 0.7 from the 50 likeliest tokens`."""
+    """Describe how tokens are chosen, as in `sampling at temperature 0.7 from the 50 likeliest tokens`."""
     if settings.num_beams > 1:
         return f"beam search with {settings.num_beams} beams"
     if settings.temperature == 0:
@@ -133,7 +133,7 @@ def describe(settings: GenerationSection) -> str:
 
 
 def _taken(values: Mapping[str, Any], given: Collection[str], encodes: bool) -> dict[str, Any]:
-    """Return the fields of GenerationSection that the file sets and the command line does not."""
+    """Return the fields of GenerationSection that generation_config.json sets and the user (`given`) does not."""
     taken = {_RENAMED.get(name, name): values[name] for name in _SETTINGS if name in values}
     if isinstance(taken.get("early_stopping"), bool | str):
         taken["early_stopping"] = _EARLY_STOPPING.get(taken["early_stopping"], taken["early_stopping"])
@@ -142,7 +142,7 @@ def _taken(values: Mapping[str, Any], given: Collection[str], encodes: bool) -> 
     if "max_length" in values and "max_new_tokens" not in values:
         taken["max_new_tokens"] = values["max_length"]
         if encodes and type(values["max_length"]) is int:
-            taken["max_new_tokens"] = max(1, values["max_length"] - 1)  # without the decoder's start token
+            taken["max_new_tokens"] = max(1, values["max_length"] - 1)  # max_length counts the decoder's start token
     if values.get("do_sample") is True:
         taken |= {"top_k": _DEFAULT_TOP_K} | {name: values[name] for name in _SAMPLING if name in values}
     elif not set(_SAMPLING) & set(given):

@@ -1,6 +1,6 @@
 """Tokens that a checkpoint excludes or forces, whatever the settings: bad words, suppressed and forced tokens, a minimum length.
 
-The constraints equal transformers' logits processors of the same names, and apply in the same order, after those against repetition.
+The constraints compute the same as transformers' logits processors of these names, in the same order, after those against repetition.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -14,7 +14,7 @@ _EXCLUDED = float("-inf")
 
 
 class UnfinishedText(NamedTuple):
-    """An unfinished text: the decoder's first ids (such as the prompt), the generated ids, and the most that may be generated."""
+    """An unfinished text: the decoder's first ids (such as the prompt), the generated ids, and the limit of their number."""
 
     text: Sequence[int]
     ids: Sequence[int]
@@ -23,7 +23,7 @@ class UnfinishedText(NamedTuple):
 
 @dataclass(frozen=True)
 class Constraints:
-    """A checkpoint's constraints. `min_length` and `max_length` count all ids of the decoder, including its prompt or start token."""
+    """A checkpoint's constraints. `min_length` and `max_length` count all ids of the decoder, including the prompt or the start token."""
 
     bad_words: tuple[tuple[int, ...], ...] = ()  # sequences of ids that never appear
     suppressed: tuple[int, ...] = ()
@@ -35,12 +35,12 @@ class Constraints:
     max_length: int | None = None
 
     def limit(self, length: int, limit: int) -> int:
-        """Return the largest number of new tokens after a text of `length`, at least 1. `limit`: what settings and context allow."""
+        """Return the largest number of new tokens after a text of `length` ids, at least 1. `limit`: the one of settings and context."""
         return limit if self.max_length is None else max(1, min(limit, self.max_length - length))
 
     def apply(self, scores: Tensor, rows: Iterable[UnfinishedText], eos_ids: Collection[int]) -> Tensor:
-        """Return the scores (B, V) of the next tokens, with -inf at excluded ones. `rows` is not iterated if there are none."""
-        if self in (_FREE, Constraints(max_length=self.max_length)):
+        """Return the scores (B, V) of the next tokens, with -inf at excluded ones. `rows` is iterated only if there are constraints."""
+        if self == Constraints(max_length=self.max_length):
             return scores
         scores = scores.clone()
         for row, unfinished in zip(scores, rows, strict=True):
@@ -67,12 +67,9 @@ class Constraints:
         for word in self.bad_words:
             *beginning, last = word
             tail = [*unfinished.text, *unfinished.ids][-len(beginning) :] if beginning else []
-            if beginning == tail and (beginning or last not in ends):  # an eos alone is no bad word
+            if beginning == tail and (beginning or last not in ends):  # like transformers, ignore a bad word that is one eos
                 tokens.append(last)
         return tokens
-
-
-_FREE = Constraints()
 
 
 def _force(row: Tensor, tokens: list[int]) -> None:

@@ -1,7 +1,7 @@
 """Decoding with a key-value cache: forward passes over prompts, then one token per step for every unfinished row.
 
-If there are many prompts, the longest begin first, prompts of similar lengths are read together, and waiting prompts take the places of
-rows that have ended: hardly anything is computed for padding, and a step has about as many rows as there are places.
+Continuous batching: if there are more prompts than rows that may run at the same time, the longest prompts begin first, those of similar
+lengths in one forward pass, and waiting prompts replace rows that have ended. So there is little padding, and batches stay full.
 """
 
 import sys
@@ -27,12 +27,12 @@ from tfkit.model.head import VocabularyHead
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.output_sections import GenerationSection
 
-AT_ONCE = 32  # rows; GPT-2 124M in bf16 on two cores decodes 385 tokens a second with 8, 574 with 16, 681 with 32, and 774 with 64
-_MOST_TOKENS = 16_384  # the cache's size: tokens of all rows that are continued, with padding; a single row may have more
-_TOKENS_READ = 512  # tokens of prompts that are read together; more are no faster
+AT_ONCE = 32  # rows in a batch; GPT-2 124M in bf16 on two cores decodes 385 tokens/s with 8 rows, 574 with 16, 681 with 32, 774 with 64
+_MOST_TOKENS = 16_384  # limit of the cache: tokens of all running rows, padding included; a single row may have more
+_TOKENS_READ = 512  # limit of the prompts' tokens in one forward pass; more are no faster
 
 Finish = Literal["stop", "length", "interrupted"]
-OnToken = Callable[[int, int], bool | None]
+OnToken = Callable[[int, int], bool | None]  # called with the index of the prompt and a new id; true ends the text
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Completion:
 class _Row:
     """A prompt that is being continued."""
 
-    index: int  # the number of its prompt
+    index: int  # the index of the prompt
     prompt: Sequence[int]
-    text: list[int]  # the prompt, or an encoder-decoder's start token
+    text: list[int]  # the decoder's first ids: the prompt or, for an encoder-decoder, the start token
     limit: int  # the largest number of new tokens
     random: np.random.Generator
     ids: list[int] = field(default_factory=list)
@@ -88,15 +88,17 @@ def generate(
 ) -> list[Completion]:
     """Continue each prompt, in order. The results do not depend on the batch (in float32, except for ties).
 
-    An encoder-decoder reads the prompt, and its decoder generates a text after `start_id`.
+    An encoder-decoder's encoder reads the prompt, and its decoder generates a text after `start_id`.
 
     A row ends with "stop" at one of `eos_ids` (not part of the result) or when `on_token(row, id)` returns true, and with "length" after
     `settings.max_new_tokens` or when prompt and continuation fill the model's context. Beam search calls `on_token` only at its end, when
-    its text is known, and `ended(row, ids)` for each candidate during the search. `should_stop` is called before every step, and before
-    every module while the prompts are read; once it returns true, the unfinished rows end as "interrupted". Row i is sampled with the
-    seed (settings.seed, first_row + i). `constraints`: the checkpoint's. Stop strings are handled by complete.py. Raises DataError for an
-    empty prompt or one that leaves no room, ModelError for a model that cannot generate. `at_once`: the largest number of rows, beams
-    included, that are continued at the same time, in any order; None: all rows, and their prompts are read in one forward pass.
+    its text is known; during the search, `ended(row, ids)` says whether a candidate is complete. `should_stop` is called before every step,
+    and before every module while the prompts are read; once it returns true, the unfinished rows end as "interrupted". Row i is sampled
+    with the seed (settings.seed, first_row + i). `constraints`: those of the checkpoint. `at_once`: the largest number of rows, beams
+    included, that run at the same time; None: all rows run, and their prompts are read in one forward pass.
+
+    Stop strings are not handled here, but in complete.py. Raises DataError for an empty prompt or one that leaves no room, ModelError for a
+    model that cannot generate.
     """
     if not prompts:
         return []
@@ -114,7 +116,10 @@ def generate(
 
 
 def _beginning(model: Transformer, start_id: int | None) -> list[int] | None:
-    """Return the first ids of an encoder-decoder's decoder; None for a decoder alone, which begins with the prompt."""
+    """Return the first ids of an encoder-decoder's decoder; None for a decoder-only model, whose text begins with the prompt.
+
+    Raises ModelError for a model that cannot generate.
+    """
     if model.decoder is None or not isinstance(model.head, VocabularyHead):
         what = "is an encoder" if model.decoder is None else f"has a head of the kind {model.config.head.kind}"
         raise ModelError(f"the model {what}: it reads text and cannot write any; generate needs a decoder with a language model's head")
@@ -129,9 +134,10 @@ def _beginning(model: Transformer, start_id: int | None) -> list[int] | None:
 
 
 def _context(model: Transformer, length: int = sys.maxsize) -> int:
-    """Return the largest number of tokens of a text whose prompt has `length` tokens; unlimited with relative positions.
+    """Return the largest number of tokens of a text, including its prompt of `length` tokens; sys.maxsize with relative positions.
 
-    With longrope, a text whose prompt fits the original context may not grow beyond this context: its cached keys and values would change.
+    With longrope, a text whose prompt fits the original context may not grow beyond that context: the rotation of positions would change,
+    and the cached keys and values would no longer be valid.
     """
     config = model.config
     scaling = config.position.scaling if isinstance(config.position, Rotary) else None
@@ -141,7 +147,7 @@ def _context(model: Transformer, length: int = sys.maxsize) -> int:
 
 
 def check_length(length: int, number: int, model: Transformer) -> None:
-    """Raise DataError if a prompt of `length` tokens is empty or leaves no room; `number`: its index, from 0."""
+    """Raise DataError if a prompt of `length` tokens is empty or leaves no room in the context; `number`: the prompt's index, from 0."""
     longest = _context(model) - (model.encoder is None)
     if length == 0:
         raise DataError(f"prompt {number + 1} has no tokens, so there is nothing to continue: give it some text")
@@ -153,16 +159,16 @@ def check_length(length: int, number: int, model: Transformer) -> None:
 
 
 class _Waiting:
-    """The rows whose generation has not begun. `at_once`: how many may run together, the longest prompts first; None: all, in order."""
+    """The rows whose generation has not begun. `at_once`: how many may run at the same time, longest first; None: all, in order."""
 
     def __init__(self, rows: list[_Row], at_once: int | None):
         self.at_once = at_once
         self.rows = deque(rows if at_once is None else sorted(rows, key=lambda row: -len(row.prompt)))
 
     def take(self, running: Sequence[_Row] = (), beams: int = 1) -> list[list[_Row]]:
-        """Return the rows that can begin beside those that run, in groups whose prompts are read together.
+        """Remove and return the rows that can begin now, in groups whose prompts are read in one forward pass. `running`: unfinished rows.
 
-        No row begins before a quarter of the `at_once` places is free, since all keys and values are copied when rows begin.
+        No row begins before a quarter of the `at_once` places is free, since the whole cache is copied whenever rows begin.
         """
         if self.at_once is None:
             groups = [[*self.rows]] if self.rows else []
@@ -186,19 +192,19 @@ def _begin(
 ) -> tuple[GenerationBatch, Tensor]:
     """Read the prompts of rows; return their batch, with space for `room` new tokens, and the logits (B, V) after them."""
     batch = GenerationBatch.begin(model, [row.text for row in rows], None if model.encoder is None else [row.prompt for row in rows], room)
-    with interruptible(model, should_stop):  # later steps, of one token a row, are short: checks between them suffice
+    with interruptible(model, should_stop):  # later steps compute one token a row, so a check before each step suffices
         return batch, batch.next_logits()
 
 
 def _decode(model: Transformer, waiting: _Waiting, options: _Options) -> None:
     """Generate one token per row and step, greedily or by sampling, until all rows end.
 
-    Finished rows are removed once they are at least half of the rows: so all copies of the cache together cost no more than one whole copy.
+    Finished rows are removed once they are at least half of the rows, so that each copy of the cache has at most half of the rows before.
     """
-    parts: list[tuple[GenerationBatch, list[_Row]]] = []  # the batch with its rows, and the batches that join it
+    parts: list[tuple[GenerationBatch, list[_Row]]] = []  # the running batch with its rows, and new batches, which are then joined to it
     while not (options.should_stop and options.should_stop()):
         groups = waiting.take([row for _, rows in parts for row in rows if not row.done])
-        is_alone = len(groups) == 1 and not parts  # then nothing is copied
+        is_alone = len(groups) == 1 and not parts  # this batch is not joined to others, so it needs space for all its tokens now
         for group in groups:
             batch, logits = _begin(model, group, options.should_stop, max(row.limit for row in group) if is_alone else 0)
             _extend(batch, logits, group, options)
@@ -263,4 +269,4 @@ def _search(model: Transformer, waiting: _Waiting, options: _Options) -> None:
             for token in one.best:
                 _accept(row, token, (), options.on_token)
             if one.done and not row.done:
-                row.end(one.completed[0].ending if one.completed else "stop")  # none complete: every next token was excluded
+                row.end(one.completed[0].ending if one.completed else "stop")  # no complete text: every next token was excluded

@@ -1,4 +1,4 @@
-"""Mask filling by a masked language model: one forward pass for up to 16 texts, and at each mask the likeliest token."""
+"""Mask filling by a masked language model: each mask is replaced by the likeliest token at its position."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,10 +38,10 @@ class Filling:
 
 
 def fill(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], *, top: int = 5, first_row: int = 0) -> list[Filling]:
-    """Fill every mask of each text, independently of its other masks; the rest of a text is unchanged.
+    """Fill each mask of each text, independently of the text's other masks; the rest of the text is unchanged.
 
-    The mask is the tokenizer's mask token, else [MASK]. `top`: the number of candidates per mask. `first_row`: the number of the first
-    text, for errors. Raises DataError for a text without a mask or beyond the context, ModelError for a tokenizer without a mask token.
+    A mask is the tokenizer's mask token, else [MASK]. `top`: the number of candidates per mask. `first_row`: the index of the first text,
+    for errors. Raises DataError for a text without a mask or beyond the context, ModelError for a tokenizer without a mask token.
     """
     mask, mask_id = _mask_of(tokenizer)
     rows = _encode(tokenizer, texts, mask, mask_id)
@@ -58,6 +58,7 @@ def fill(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], *, top:
 
 
 def _mask_of(tokenizer: Tokenizer) -> tuple[str, int]:
+    """Return the tokenizer's mask token and its id. Raises ModelError."""
     mask = token_text(tokenizer.settings.get("mask_token")) or _DEFAULT_MASK
     mask_id = tokenizer.backend.token_to_id(mask)
     if mask_id is None:
@@ -95,8 +96,8 @@ def _mask_probabilities(model: Transformer, rows: Sequence[Sequence[int]], mask_
 
 
 def _filling(tokenizer: Tokenizer, parts: Sequence[str], ids: list[int], mask_id: int, probabilities: Tensor, tokens: Tensor) -> Filling:
-    """Join the `parts` of a text by the likeliest token for each mask. `probabilities` and `tokens`, (N, top) each: the candidates for the
-    N masks, likeliest first.
+    """Join the `parts` of a text, split at its masks, by the likeliest token for each mask. `probabilities` and `tokens`, (N, top) each:
+    the candidates for the N masks, likeliest first.
     """
     positions = [position for position, token in enumerate(ids) if token == mask_id]
     filled, text = list(ids), ""
@@ -112,6 +113,6 @@ def _filling(tokenizer: Tokenizer, parts: Sequence[str], ids: list[int], mask_id
 
 
 def _token_text(tokenizer: Tokenizer, before: Sequence[int], token: int, text: str) -> str:
-    """Return a token as it appears after a text: ##s as s, and no second space after a text that ends in a space."""
+    """Return a token as it appears after `text`, which is decoded from the ids `before`: ##s becomes s, and a space is not doubled."""
     piece = complete_text_after(tokenizer.decode, context_of(tokenizer.decode, before), [token])
     return piece.lstrip(" ") if not text or text[-1].isspace() else piece

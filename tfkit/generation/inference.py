@@ -9,14 +9,14 @@ from torch import nn
 
 
 class Interrupted(Exception):
-    """A forward pass was interrupted."""
+    """Error of a forward pass that was interrupted (see `interruptible`)."""
 
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Disable dropout and gradients; the model's mode is restored afterwards.
+    """Disable dropout and gradients within the with block; the model's mode is restored afterwards.
 
-    With `no_grad` instead of `inference_mode`, tensors that a model caches remain usable in a training step.
+    This uses `no_grad`, not `inference_mode`, because tensors that a model caches meanwhile must remain usable in a training step.
     """
     training = model.training
     model.eval()
@@ -29,7 +29,7 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def interruptible(model: nn.Module, should_stop: Callable[[], bool] | None) -> Iterator[None]:
-    """Let forward passes raise Interrupted before their next module once `should_stop()` is true: long texts may take minutes."""
+    """Let forward passes within the with block raise Interrupted, before their next module, once `should_stop()` is true. None: never."""
 
     def check(module: nn.Module, arguments: Any) -> None:
         if should_stop is not None and should_stop():

@@ -1,21 +1,22 @@
-"""Decoding of ids to text during generation: never half a character, never text after a stop string."""
+"""Incremental decoding of ids to text during generation. It returns whole characters only, and no text after a stop string."""
 
 from collections.abc import Callable, Collection, Sequence
 
 Decode = Callable[[list[int]], str]
 
 _REPLACEMENT = "\ufffd"  # decoders return it for bytes that are not (yet) a character
-_WINDOW = 32  # the most ids that are decoded again with each new id
-_CONTEXT = 8  # ids that are decoded before a text; more if they have no text, or begin inside a character
+_WINDOW = 32  # the largest number of earlier ids that are decoded again with each new id
+_CONTEXT = 8  # the number of ids that are decoded before a text; more if these have no text, or begin inside a character
 
 
 class TextStream:
     """The text of one continuation, decoded id by id.
 
-    The ids are decoded after `context`, the end of the prompt (`context_of`), since some decoders (SentencePiece's) drop the space at the
-    beginning of a text. Text is held back while its last bytes are an incomplete character, and while it may begin a stop string.
-    `byte_ids`: the tokens of single bytes. A decoder turns a whole sequence of them into replacement characters if one byte is invalid, so
-    their text is final only after the sequence; but a stop string within such a sequence ends the text at once.
+    The ids are decoded together with `context`, the end of the prompt (`context_of`), because some decoders (SentencePiece's) drop the
+    space at the beginning of a text. Text is held back while its last bytes are an incomplete character, and while it may be the beginning
+    of a stop string. `byte_ids`: the ids of tokens that are single bytes. If one byte of a sequence of such tokens is invalid, a decoder
+    turns the whole sequence into replacement characters; so its text is final only when the sequence has ended. Only a stop string is
+    recognised immediately, within the sequence.
     """
 
     def __init__(self, decode: Decode, context: Sequence[int] = (), stop: Sequence[str] = (), byte_ids: Collection[int] = ()):
@@ -24,12 +25,12 @@ class TextStream:
         self._decode = decode
         self._stop = [string for string in stop if string]
         self._byte_ids = byte_ids
-        self._held = ""  # complete characters that may begin a stop string
-        self._read = 0  # characters of the window's text that were returned or held
+        self._held = ""  # complete characters that may be the beginning of a stop string
+        self._read = 0  # the number of characters of the window's text that were returned or held
         self._begin_window(context)
 
     def push(self, token: int) -> str:
-        """Add an id; return the text that is now final, possibly empty."""
+        """Add an id; return the text that has become final, possibly empty."""
         if self.stopped or not self._decode([token, token]):  # a special token, which decoding skips
             return ""
         self._window.append(token)
@@ -80,8 +81,8 @@ class TextStream:
 
 
 def context_of(decode: Decode, ids: Sequence[int]) -> list[int]:
-    """Return a suffix of the ids after which further ids decode as after all of them. The suffix has text, and begins with a whole
-    character.
+    """Return a suffix of the ids, after which further ids are decoded to the same text as after all ids. The suffix has text, and begins
+    with a whole character.
     """
     length = _CONTEXT
     while length < len(ids):
@@ -94,9 +95,7 @@ def context_of(decode: Decode, ids: Sequence[int]) -> list[int]:
 
 
 def text_after(decode: Decode, context: Sequence[int], ids: Sequence[int]) -> str:
-    """Return the text of a whole continuation, decoded after `context`, the `context_of` its prompt. Replacement characters take the place
-    of an incomplete character.
-    """
+    """Return the text of a continuation. `context`: `context_of` its prompt. An incomplete character becomes replacement characters."""
     before = _text_of(decode, context)
     return _decode_after(decode, context, before, ids)[len(before) :]
 
@@ -111,7 +110,7 @@ def _decode_after(decode: Decode, context: Sequence[int], before: str, ids: Sequ
     text = _text_of(decode, [*context, *ids])
     if text.startswith(before):
         return text
-    return before + decode(list(ids))  # the ids begin with an invalid byte, which would change the characters before it
+    return before + decode(list(ids))  # the ids begin with an invalid byte, which has changed the context's text
 
 
 def _text_of(decode: Decode, ids: Sequence[int]) -> str:

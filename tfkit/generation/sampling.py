@@ -1,7 +1,7 @@
-"""Sampling of tokens from logits, by pure functions on (..., V); excluded entries are -inf.
+"""Sampling of tokens from logits, by pure functions on (..., V); excluded tokens have the logit -inf.
 
-The order is that of transformers: repeated tokens and n-grams, temperature, top-k, top-p, min-p. Greedy decoding and beam search use only
-the first two.
+The order is that of transformers: repetition penalty, repeated n-grams, temperature, top-k, top-p, min-p. Greedy decoding and beam search
+use only the repetition penalty and the exclusion of repeated n-grams.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,11 +12,11 @@ from torch import Tensor
 from tfkit.recipe.schema.output_sections import GenerationSection
 
 _EXCLUDED = float("-inf")
-_LOW_TEMPERATURE = 1e-6  # below it only tokens whose logits are within about 1e-5 of the largest are ever sampled
+_LOW_TEMPERATURE = 1e-6  # below it, tokens whose logits are more than about 1e-5 below the largest are never sampled
 
 
 def penalize_repetition(scores: Tensor, texts: Sequence[Sequence[int]], penalty: float) -> Tensor:
-    """Multiply the scores (B, V) of tokens in their row's text by the penalty if negative, else divide them by it.
+    """Multiply the score of each token that occurs in its row's text by the penalty if it is negative, else divide it. `scores`: (B, V).
 
     CTRL (Keskar et al. 2019, arXiv 1909.05858), with the sign as in transformers' RepetitionPenaltyLogitsProcessor.
     """
@@ -28,7 +28,7 @@ def penalize_repetition(scores: Tensor, texts: Sequence[Sequence[int]], penalty:
 
 
 def exclude_repeated_ngrams(scores: Tensor, texts: Sequence[Sequence[int]], n: int) -> Tensor:
-    """Exclude the tokens from scores (B, V) that would repeat an n-gram of the row's text (transformers' NoRepeatNGramLogitsProcessor)."""
+    """Exclude each token that would repeat an n-gram of its row's text (transformers' NoRepeatNGramLogitsProcessor). `scores`: (B, V)."""
     scores = scores.clone()
     for row, text in zip(scores, texts, strict=True):
         end = list(text[len(text) - (n - 1) :]) if len(text) >= n - 1 else None
@@ -38,9 +38,9 @@ def exclude_repeated_ngrams(scores: Tensor, texts: Sequence[Sequence[int]], n: i
 
 
 def without_repetition(scores: Tensor, texts: Iterable[Sequence[int]], settings: GenerationSection) -> Tensor:
-    """Apply the settings against repetition to scores (B, V), or log-probabilities.
+    """Apply the settings against repetition to logits or log-probabilities (B, V).
 
-    `texts`: the ids of each row so far; it is not iterated if there are no such settings.
+    `texts`: the ids of each row so far. It is iterated only if there are such settings.
     """
     if settings.repetition_penalty == 1 and settings.no_repeat_ngram is None:
         return scores
@@ -53,7 +53,7 @@ def without_repetition(scores: Tensor, texts: Iterable[Sequence[int]], settings:
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Exclude all but the k likeliest tokens; ties with the last of them are kept (transformers' TopKLogitsWarper)."""
+    """Exclude all but the k likeliest tokens; tokens as likely as the k-th are kept (transformers' TopKLogitsWarper)."""
     threshold = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1:]  # (..., 1)
     return logits.masked_fill(logits < threshold, _EXCLUDED)
 
@@ -64,7 +64,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     Nucleus sampling (Holtzman et al. 2019, arXiv 1904.09751); transformers' TopPLogitsWarper.
     """
     ascending, order = logits.sort(dim=-1)
-    # Summed on the CPU: on a GPU the order of a running sum, and with it its last bits, may change from call to call.
+    # The cumulative sum is computed on the CPU, because on a GPU its order, and thus its last bits, may differ from call to call.
     tail = (ascending.softmax(dim=-1).cpu().cumsum(dim=-1) <= 1 - p).to(logits.device)  # (..., V)
     tail[..., -1] = False
     return logits.masked_fill(tail.scatter(-1, order, tail), _EXCLUDED)
@@ -79,7 +79,7 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 
 
 def probabilities(logits: Tensor, settings: GenerationSection) -> Tensor:
-    """Return the distribution to sample from, float32 (..., V). The temperature must not be 0, which is greedy decoding."""
+    """Return the probabilities to sample from, float32 (..., V). The temperature must be above 0; 0 is greedy decoding."""
     logits = logits.float()
     if settings.temperature < _LOW_TEMPERATURE:
         logits = logits - logits.amax(dim=-1, keepdim=True)  # otherwise the division may overflow, and the softmax of infinities is NaN
@@ -94,13 +94,14 @@ def probabilities(logits: Tensor, settings: GenerationSection) -> Tensor:
 
 
 def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """Return the tokens (B,) at which the cumulative sums of probabilities (B, V) exceed uniform numbers (B,) in [0, 1), on the CPU.
+    """Draw a token for each row: the first one at which the cumulative sum of the row's probabilities (B, V) exceeds its number in
+    `uniforms` (B,), which are in [0, 1). Return the tokens (B,), on the CPU.
 
-    As each row has its own uniform number, its sample depends neither on other rows nor on the device.
+    As each row has its own uniform number, its token depends neither on other rows nor on the device.
     """
     cumulative = probabilities.cpu().double().cumsum(dim=-1)  # (B, V); not every device has float64 or a fixed order of sums
     total = cumulative[:, -1:]
     tokens = torch.searchsorted(cumulative, uniforms.to(cumulative)[:, None] * total, right=True)  # (B, 1)
-    # A uniform number just below 1 may round up to the total; then take the last token with a probability above 0.
+    # `uniforms * total` may round up to the total; then the token is the last one with a probability above 0.
     last = (cumulative < total).sum(dim=-1, keepdim=True)
     return torch.minimum(tokens, last).squeeze(-1)

@@ -1,4 +1,4 @@
-r"""The chat formats of model families, as pure functions: messages become segments of text, some of which are training targets.
+r"""The chat formats of model families, as pure functions from messages to segments of text, some of which are training targets.
 
     chatml    <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n[Hello<|im_end|>]\n                          SmolLM2
     llama2    <s>[INST] <<SYS>>\n...\n<</SYS>>\n\nHi [/INST][ Hello </s>]                  arXiv 2307.09288, <s> in each exchange
@@ -7,8 +7,8 @@ r"""The chat formats of model families, as pure functions: messages become segme
     mistral   <s>[INST] Hi [/INST][ Hello</s>]                                                                    v0.1
     chatml_tools   as chatml, with the tools in the system message, and <tool_call>, <tool_response>   Nous Hermes 2 Pro, Qwen2.5
 
-Targets are in brackets. They include the token that ends a turn, so that the model learns to stop, but nothing after it. Each format has
-a chat template for checkpoints, which gives the same text in transformers and in `tfkit generate --chat`.
+Targets are in brackets. They include the token that ends a turn, so that the model learns to stop, but nothing after this token. Each
+format has a chat template for checkpoints, with which transformers and `tfkit generate --chat` write the same text.
 """
 
 import json
@@ -30,14 +30,14 @@ class Message(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A part of a conversation's text. The model is trained to generate targets."""
+    """A part of a conversation's text. `is_target`: whether the model is trained to generate this part."""
 
     text: str
     is_target: bool = False
 
 
 class Ends(NamedTuple):
-    """The texts of the tokenizer's bos and eos tokens, which some formats write; empty if it has none."""
+    """The texts of the tokenizer's bos and eos tokens, which some formats write; empty if the tokenizer has no such token."""
 
     bos: str
     eos: str
@@ -56,14 +56,14 @@ class UnfitError(ValueError):
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """A chat format. `special`: tokens that must be special tokens of the tokenizer; `markers`: markers written as plain text."""
+    """A chat format."""
 
     name: str
     write: Write
-    special: tuple[str, ...] = ()
-    markers: tuple[str, ...] = ()
+    special: tuple[str, ...] = ()  # tokens of the format that must be special tokens of the tokenizer
+    markers: tuple[str, ...] = ()  # texts of the format that are written as plain text
     turn_end: str | None = None  # None: the tokenizer's eos
-    bos: bool = True  # whether it writes the tokenizer's bos
+    bos: bool = True  # whether the format writes the tokenizer's bos
     has_system: bool = True
     has_tools: bool = False
     alternates: bool = False  # user and assistant must alternate, after an optional system message
@@ -72,7 +72,7 @@ class ChatFormat:
     def segments(
         self, messages: Sequence[Message], ends: Ends, system: str | None = None, tools: Sequence[Mapping[str, Any]] = ()
     ) -> list[Segment]:
-        """Return the segments of a conversation's text, in order. Raise UnfitError if the format cannot express the conversation.
+        """Return the segments of a conversation's text, in order. Raises UnfitError if the format cannot express the conversation.
 
         `system`: a system message for conversations without one. `tools`: functions that the assistant may call, from
         tool_calls.read_tools.
@@ -86,7 +86,7 @@ class ChatFormat:
         return list(self.write(_with_tools(messages, tools) if tools else messages, ends))
 
     def jinja(self, system: str | None = None) -> str:
-        """Return the chat template for a checkpoint, with a system message for conversations without one."""
+        """Return the chat template for a checkpoint. `system`: a system message for conversations without one."""
         system = system or self.system
         template = (_TEMPLATES / f"{self.name}.jinja").read_text(encoding="utf-8")
         if system is None:
@@ -161,7 +161,7 @@ def _mistral(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
 
 
 def _chatml_tools(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
-    """Write ChatML with calls and results of tools; consecutive results are one user turn."""
+    """Write ChatML with calls and results of tools. Consecutive results become one turn of the user."""
     for before, (role, content, calls), after in zip([None, *messages], messages, [*messages[1:], None], strict=False):
         if role == TOOL:
             begins, is_last = before is None or before.role != TOOL, after is None or after.role != TOOL
@@ -186,7 +186,7 @@ To call one, write its name and its arguments as JSON:
 
 
 def _with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Return the conversation with its tools described at the end of the system message, which is added if there is none."""
+    """Return the conversation with a description of its tools at the end of the system message, which is added if there is none."""
     schemas = "".join(["\n" + _json(tool) for tool in tools])
     system, rest = ([messages[0].content, ""], messages[1:]) if messages[0].role == "system" else ([], messages)
     return [Message("system", "\n".join([*system, f"{_TOOLS_BEGIN}{schemas}{_TOOLS_END}"])), *rest]
@@ -231,7 +231,7 @@ FORMATS = {
 
 
 def join_segments(segments: Iterable[Segment]) -> tuple[str, list[tuple[int, int]]]:
-    """Return the text of all segments, and the begin and end of each target in it."""
+    """Return the text of all segments, and the begin and the end of each target in this text."""
     text, spans = "", []
     for segment in segments:
         if segment.is_target:

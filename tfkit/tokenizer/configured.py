@@ -1,7 +1,7 @@
-"""The settings of tokenizer_config.json that change tokenizer.json, applied as transformers 5 applies them.
+"""The settings of tokenizer_config.json that change the tokenizer of tokenizer.json, applied as transformers 5 applies them.
 
-Tokens that the settings name and the vocabulary lacks are added after its entries, whatever the class. A class with its own pipeline, such
-as BertTokenizer, builds the pipeline from the settings and ignores tokenizer.json: if the two disagree, the folder is refused.
+Tokens that the settings name and the vocabulary lacks are added after its entries. A tokenizer class with its own pipeline, such as
+BertTokenizer, builds the pipeline from the settings and ignores that of tokenizer.json; if the two differ, the folder is refused.
 """
 
 import json
@@ -19,10 +19,10 @@ GENERIC = "PreTrainedTokenizerFast"
 
 
 class _Class(NamedTuple):
-    """A tokenizer class. `build` returns its pipeline without entries, given a tokenizer's normalizer; `roles`: its special tokens."""
+    """A tokenizer class of transformers with its own pipeline."""
 
-    build: Callable[[Mapping[str, Any]], Backend]
-    roles: Mapping[str, str]
+    build: Callable[[Mapping[str, Any]], Backend]  # returns the pipeline without entries, given the normalizer of tokenizer.json
+    roles: Mapping[str, str]  # its special tokens, such as {"bos_token": "<s>"}
 
 
 def _bert(normalizer: Mapping[str, Any]) -> Backend:
@@ -39,7 +39,7 @@ _CLASSES = {
 
 
 def class_settings(tokenizer_json: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `tokenizer_class` and the arguments of its constructor for tokenizer_config.json; `settings`: special tokens by role."""
+    """Return `tokenizer_class`, and the arguments of its constructor, for tokenizer_config.json. `settings`: the special tokens by role."""
     document = json.loads(tokenizer_json)
     roles = {role: token for role, token in settings.items() if role.endswith("_token")}
     normalizer = document.get("normalizer") or {}
@@ -50,7 +50,7 @@ def class_settings(tokenizer_json: str, settings: Mapping[str, Any]) -> dict[str
 
 
 def _pipeline(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of a tokenizer that a class builds itself: all but the entries."""
+    """Return the parts of a tokenizer.json that a class with its own pipeline builds: all but the entries and the template."""
     model = {name: value for name, value in document["model"].items() if name not in ("vocab", "merges")}
     return {"model": model, **{name: document.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")}}
 
@@ -68,7 +68,7 @@ _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_
 _LISTS = ("extra_special_tokens", "additional_special_tokens")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _BERT = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
-_DEFAULTS: dict[str, dict[str, bool]] = {  # defaults of the constructors
+_DEFAULTS: dict[str, dict[str, bool]] = {  # default arguments of the constructors of transformers' classes
     "BertTokenizer": {"do_lower_case": True, "tokenize_chinese_chars": True},
     "GPT2Tokenizer": {"add_prefix_space": False},
     "LlamaTokenizer": {"add_prefix_space": True},
@@ -80,7 +80,7 @@ class TokenError(ValueError):
 
 
 def find_conflict(document: Any, settings: Mapping[str, Any]) -> str:
-    """Describe the first setting with which transformers would build another pipeline than tokenizer.json has; empty if there is none."""
+    """Describe the first setting by which transformers would build another pipeline than that of tokenizer.json; empty if there is none."""
     name = str(settings.get("tokenizer_class") or "").removesuffix("Fast")
     if f"{name}Fast" == GENERIC or name == "TokenizersBackend" or not isinstance(document, dict):
         return ""
@@ -107,8 +107,8 @@ def find_conflict(document: Any, settings: Mapping[str, Any]) -> str:
 def add_configured_tokens(backend: Backend, settings: Mapping[str, Any], special: Mapping[str, Any], named: Mapping[str, Any]) -> bool:
     """Add the tokens that the settings name and the vocabulary lacks; return whether there were any.
 
-    `special` is special_tokens_map.json, `named` is added_tokens.json. Raise TokenError if the settings and tokenizer.json give a token
-    different ids or flags.
+    `special`: the content of special_tokens_map.json; `named`: that of added_tokens.json. Raises TokenError if the settings and
+    tokenizer.json give a token different ids or flags.
     """
     present = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     changed = False
@@ -116,7 +116,7 @@ def add_configured_tokens(backend: Backend, settings: Mapping[str, Any], special
         own_id = backend.token_to_id(token.content)
         if own_id is None and key in _LISTS and str(settings.get("tokenizer_class") or "Gemma").startswith("Gemma"):
             raise TokenError(
-                f"{key} names {token.content!r}, which tokenizer.json lacks, and GemmaTokenizer adds others before it; add it there"
+                f"{key} names {token.content!r}, which tokenizer.json lacks, and GemmaTokenizer adds other tokens first; add it there"
             )
         if own_id is None:
             backend.add_tokens([token])
@@ -138,7 +138,7 @@ def _differs(first: AddedToken, second: AddedToken) -> bool:
 def named_tokens(
     settings: Mapping[str, Any], special: Mapping[str, Any], named: Mapping[str, Any]
 ) -> Iterator[tuple[str, AddedToken, int | None]]:
-    """Yield, for each token that the settings name, the key under which it is named, the token, and its id (None if not given)."""
+    """Yield the key, the token and its id (None: not given) of each token that tokenizer_config.json and the other two files name."""
     decoder = settings.get("added_tokens_decoder") or {}
     if isinstance(decoder, dict):
         listed = ((int(number), token) for number, token in decoder.items() if number.isdecimal() and isinstance(token, dict))
@@ -161,7 +161,7 @@ def named_tokens(
 
 
 def _steps(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield every step of a pipeline, including those within sequences."""
+    """Yield every dict of a pipeline in JSON, which includes all of its steps, also those within sequences."""
     if isinstance(value, dict):
         yield value
         for inner in value.values():

@@ -1,7 +1,7 @@
 """Conversations as token ids, with the positions of the answers, for supervised fine-tuning.
 
 The text of a conversation is encoded as a whole, as in `tfkit generate --chat` and in transformers' apply_chat_template(tokenize=True):
-special tokens in it are parsed, and none is added. Character offsets show which ids belong to an answer.
+special tokens in the text are parsed, and none is added. The character offsets of the tokens show which ids belong to an answer.
 """
 
 import json
@@ -26,7 +26,7 @@ from tfkit.tokenizer.tool_calls import message_calls
 Spans = list[tuple[int, int]]  # the characters of each answer, including the token that ends it
 Json = Mapping[str, Any]
 ANSWER = ({"role": "assistant", "content": "Hello"},)  # an example of an answer
-TRAINING_DATE = "2024-07-26"  # the date in templates that write one, such as Llama 3's own, so that rows do not depend on the day
+TRAINING_DATE = "2024-07-26"  # for templates that write the current date, such as Llama 3's, so that rows do not depend on the day
 _SAMPLE = ({"role": "user", "content": "Hello"}, *ANSWER)  # a conversation that every format can express
 
 
@@ -34,13 +34,13 @@ class Render(Protocol):
     """A function that renders conversations as text."""
 
     def __call__(self, messages: Sequence[Json], place: str, tools: Sequence[Json] = (), /) -> tuple[str, Spans]:
-        """Return the text and the spans of its answers; `place` is for error messages. Raise UnfitError if the format cannot express the
-        messages.
+        """Return the text and the spans of its answers. `place`: of the conversation, for errors. Raises UnfitError if the format cannot
+        express the messages.
         """
 
 
 class ChatIds(NamedTuple):
-    """The ids of a conversation, and a mask of the targets."""
+    """The ids of a conversation, and which of them are training targets."""
 
     ids: NDArray[np.int64]  # (T,)
     targets: NDArray[np.bool_]  # (T,)
@@ -50,9 +50,10 @@ class Conversations:
     """Renders and encodes conversations in one chat format, or by the tokenizer's own template (`chat_format` None)."""
 
     def __init__(self, tokenizer: Tokenizer, chat_format: ChatFormat | None, system: str | None, folder: Path):
-        """`system`: a system message for conversations without one; `folder`: the folder of the tokenizer's template, for error messages.
+        """`system`: a system message for conversations without one. `folder`: the tokenizer's folder, for errors.
 
-        Raises UsageError if the tokenizer lacks tokens that the format writes, and ModelError if the chat template cannot be trained on.
+        Raises UsageError if the tokenizer lacks tokens that the format writes, and ModelError if no model can be trained on the template
+        (see `_find_end_id`).
         """
         self.tokenizer, self.format, self.system, self.folder = tokenizer, chat_format, system, folder
         self._backend = _with_plain_offsets(tokenizer)
@@ -66,7 +67,7 @@ class Conversations:
 
     @contextmanager
     def renderer(self) -> Iterator[Render]:
-        """Yield the function that renders conversations; the process that renders a template runs until the block ends."""
+        """Yield the function that renders conversations. With a template, its process runs until the block ends."""
         if self.format is not None:
             yield self._write
         else:
@@ -74,7 +75,7 @@ class Conversations:
                 yield partial(_render, template)
 
     def literal(self, text: str) -> str | None:
-        """Return the first special token in a text that would be parsed, or marker of the chat format; None if there is none."""
+        """Return the first part of a text that would be parsed as a special token, or is a marker of the chat format; None if none is."""
         return self._control_tokens.find(text)
 
     def encode(self, texts: Sequence[tuple[str, Spans]]) -> list[ChatIds]:
@@ -84,7 +85,7 @@ class Conversations:
         return [_to_chat_ids(encoding, spans) for encoding, (_, spans) in zip(encodings, texts, strict=True)]
 
     def ends_turn(self, chat: ChatIds) -> bool:
-        """Whether the last target of every answer is a special token: otherwise the model would not learn to stop."""
+        """Whether the last target of every answer is a special token, without which the model would not learn to stop."""
         last = chat.targets & ~np.append(chat.targets[1:], False)
         return all(int(token_id) in self._special for token_id in chat.ids[last])
 
@@ -112,7 +113,10 @@ class Conversations:
             )
 
     def _find_end_id(self) -> int:
-        """Return the id that ends an answer in a sample conversation. Raise ModelError if the template cannot be trained on."""
+        """Return the id that ends an answer in a sample conversation. Raises ModelError if no model can be trained on the template: it
+        refuses the sample, does not end answers with a special token, begins with two bos, or changes the ids of a prompt
+        that is followed by an answer.
+        """
         try:
             with self.renderer() as render:
                 text, spans = render(_SAMPLE, "")
@@ -138,10 +142,10 @@ def _remedy(formats: Iterable[str] = FORMATS) -> str:
 
 
 class ControlTokens:
-    """Finds special tokens in texts as the tokenizer matches them: `normalized` tokens after its normalizer, others before it."""
+    """Finds special tokens in texts as the tokenizer matches them: `normalized` tokens in the normalized text, others in the text."""
 
     def __init__(self, backend: tokenizers.Tokenizer, special: Sequence[tokenizers.AddedToken], markers: Sequence[str]):
-        """`markers`: further texts to find, matched literally."""
+        """`markers`: texts to find in addition to the special tokens."""
         self._normalizer = backend.normalizer
         by_normalized = {self._normalized(token.content): token for token in special if token.normalized and self._normalizer is not None}
         direct = {token.content: token for token in special if not (token.normalized and self._normalizer is not None)}
@@ -160,7 +164,9 @@ class ControlTokens:
 
 
 def _any_of(tokens: Mapping[str, tokenizers.AddedToken | None]) -> re.Pattern[str] | None:
-    """Return a pattern that matches any of the texts, preferring longer ones; `single_word` tokens match only as whole words."""
+    """Return a pattern that matches any of the texts, preferably a longer one; None: there are none. `single_word` tokens match only as
+    whole words.
+    """
     words = {text for text, token in tokens.items() if token is not None and token.single_word}
     ordered = sorted(filter(None, tokens), key=len, reverse=True)
     patterns = [rf"(?<!\w){re.escape(text)}(?!\w)" if text in words else re.escape(text) for text in ordered]
@@ -168,16 +174,16 @@ def _any_of(tokens: Mapping[str, tokenizers.AddedToken | None]) -> re.Pattern[st
 
 
 def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatFormat | None:
-    """Return the chat format that a recipe names; None for the tokenizer's own template. Raise UsageError if there is neither
-    a format nor a template to use.
+    """Return the chat format that a recipe names; None for the tokenizer's own template. Raises UsageError if there is neither a format nor
+    a template.
 
-    `auto`: the tokenizer's template if it has one, otherwise the format whose special tokens it has.
+    `auto` means the tokenizer's template if it has one, otherwise the format whose special tokens it has.
     """
     if name == "template" and tokenizer.chat_template is None:
         raise UsageError(f"objective.format: the tokenizer has no chat template; {_remedy()}")
     if name in FORMATS:
         return FORMATS[name]
-    if tokenizer.chat_template is not None:  # a template saved by tfkit is that of a format
+    if tokenizer.chat_template is not None:  # if tfkit has saved it, it is the template of a format
         saved = next((chat_format for chat_format in FORMATS.values() if chat_format.jinja(system) == tokenizer.chat_template), None)
         if saved is None and system is not None:
             raise UsageError(f"objective.system: the tokenizer's own chat template would ignore it; remove it, or {_remedy()}")
@@ -186,17 +192,17 @@ def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatF
         if chat_format.special and all(tokenizer.backend.token_to_id(token) is not None for token in chat_format.special):
             return chat_format
     raise UsageError(
-        f"objective.format: the tokenizer has no chat template, and the special tokens of no format; {_remedy()}. Where a run trains its "
-        "tokenizer, chatml, chatml_tools, llama3 and gemma need tokenizer.special_tokens"
+        f"objective.format: the tokenizer has neither a chat template nor the special tokens of a format; {_remedy()}. Where a run trains "
+        "its tokenizer, chatml, chatml_tools, llama3 and gemma need tokenizer.special_tokens"
     )
 
 
-@lru_cache(maxsize=2)  # since rendering a template starts a process
+@lru_cache(maxsize=2)  # rendering a template starts a process
 def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """Return the ids that end a generated text: eos, the id that ends a turn in the chat template, and the ids that the model's config.json
     and generation_config.json state.
 
-    A template that cannot be trained on has no known end.
+    If Conversations refuses the template, the id that ends its turns is unknown and left out.
     """
     ends = [tokenizer.eos_id]
     if tokenizer.chat_template is not None:
@@ -206,8 +212,8 @@ def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def chat_tokenizer(tokenizer: Tokenizer, chat_format: ChatFormat | None, system: str | None) -> Tokenizer:
-    """Return the tokenizer of a chat checkpoint: with the format's template, and with special tokens in texts parsed, since a template
-    writes them there.
+    """Return the tokenizer of a chat checkpoint. It has the format's template, and parses special tokens in texts, since a template writes
+    them into the text.
     """
     template = tokenizer.chat_template if chat_format is None else chat_format.jinja(system)
     return tokenizer.changed(tokenizer.tokenizer_json, {**tokenizer.settings, "split_special_tokens": False}, template)
@@ -216,7 +222,7 @@ def chat_tokenizer(tokenizer: Tokenizer, chat_format: ChatFormat | None, system:
 def _render(template: ChatTemplate, messages: Sequence[Json], place: str, tools: Sequence[Json] = ()) -> tuple[str, Spans]:
     """Return the text that a template renders, and the span of each answer, which begins where the generation prompt ends.
 
-    Raise UnfitError if the text of the messages up to an answer is not a prefix of the whole text.
+    Raises UnfitError if the text of the messages up to an answer is not a prefix of the whole text.
     """
     whole = template.render(messages, tools=tools, place=place)
     spans = []
@@ -235,15 +241,15 @@ def _render(template: ChatTemplate, messages: Sequence[Json], place: str, tools:
                 "the chat template rewrites earlier messages",
                 f"the text of the first {number + 1} messages is not a prefix of the whole text, so message {number + 1} is not in it",
             )
-        answer = after[len(before) :].rstrip()  # a line end after the turn is not generated
+        answer = after[len(before) :].rstrip()  # the line end after a turn is not part of the answer
         spans.append((len(before), len(before) + len(answer)))
     return whole, spans
 
 
 def _with_plain_offsets(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
-    """Return a copy of the backend that parses special tokens in texts, and whose offsets include a token's leading space.
+    """Return a copy of the backend that parses special tokens in texts, and whose offsets include the space at the beginning of a token.
 
-    GPT-2's post-processor excludes this space from the offsets.
+    The post-processor of GPT-2, which is removed, would exclude this space from the offsets.
     """
     document = json.loads(tokenizer.tokenizer_json) | {"post_processor": None}
     backend = tokenizers.Tokenizer.from_str(json.dumps(document))

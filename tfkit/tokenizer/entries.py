@@ -1,4 +1,4 @@
-"""Entries of a vocabulary: their readable form, and the number of UTF-8 bytes that an entry covers, for bits per byte."""
+"""The readable form of a vocabulary's entries, and the number of UTF-8 bytes that an entry covers, for bits per byte."""
 
 import re
 from collections.abc import Sequence
@@ -12,41 +12,41 @@ from tfkit.tokenizer.tokenizer_guard import tokenizer_errors
 
 _MARKS = {ord(" "): "Ġ", ord("\n"): "Ċ", ord("\t"): "ĉ", ord("\r"): "č"}  # the signs that the vocabulary uses for white space
 _BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-_HEAD = 256  # characters, in which a second token begins unless a word is very long
+_HEAD = 256  # characters of a text, within which the second token begins unless a word is very long
 
 
 def readable_entry(tokenizer: Tokenizer, token_id: int) -> str:
-    """Return the readable form of an entry. A byte-level entry is decoded if its bytes are whole characters; its white space keeps the
-    vocabulary's signs, such as Ġ.
+    """Return the readable form of an entry. A byte-level entry is decoded if its bytes are whole characters, but white space is shown by
+    the vocabulary's signs, such as Ġ.
     """
     entry = tokenizer.backend.id_to_token(token_id) or f"<{token_id}>"
     if entry.isascii() or not tokenizer.byte_level or any(character not in BYTE_OF for character in entry):
         return entry
     try:
         text = bytes(BYTE_OF[character] for character in entry).decode()
-    except UnicodeDecodeError:  # a part of a character
+    except UnicodeDecodeError:  # the entry has only some bytes of a character
         return entry
     return text.translate(_MARKS) if text.translate(_MARKS).isprintable() else entry
 
 
 def token_bytes(tokenizer: Tokenizer, token_id: int) -> int:
-    """Return how many UTF-8 bytes an id decodes to at the beginning of a text. Raise ValueError for an id outside the vocabulary."""
+    """Return the number of UTF-8 bytes to which an id is decoded at the beginning of a text. Raises ValueError for an unknown id."""
     token = tokenizer.backend.id_to_token(int(token_id))
     if token is None:
         raise ValueError(f"token id {token_id} is not in the vocabulary of {tokenizer.size} entries")
     if token in tokenizer.added_tokens:
         return len(token.encode())
     if tokenizer.byte_level:
-        return len(token)  # one character a byte, in GPT-2's alphabet
+        return len(token)  # each character represents a byte, in GPT-2's alphabet
     if _BYTE_FALLBACK.fullmatch(token):
         return 1
     return len(tokenizer.decode([int(token_id)]).encode())
 
 
 def opening_bytes(tokenizer: Tokenizer, text: str, ids: Sequence[int] | NDArray[np.uint32]) -> int:
-    """Return the number of UTF-8 bytes that a text's first id covers: all bytes if the text has no ids.
+    """Return the number of UTF-8 bytes of a text that its first id covers; all bytes if the text has no ids.
 
-    Unlike `token_bytes`, this is also exact for lossy tokenizers: with BERT's, the letters of an unknown word are counted.
+    Unlike `token_bytes`, this is also exact for lossy tokenizers such as BERT's, whose unknown token covers a whole word.
     """
     if len(ids) == 0:
         return len(text.encode())
@@ -60,7 +60,8 @@ def opening_bytes(tokenizer: Tokenizer, text: str, ids: Sequence[int] | NDArray[
         if len(head) == 0 and length >= len(text):
             return len(text.encode())
         if len(head) > 1 or length >= len(text):
-            # A separate ▁ that SentencePiece puts before a text has the offsets of the first character, at which the next token begins.
+            # The ▁ that SentencePiece puts before a text may be a token of its own. Its offsets are those of the first character, with
+            # which the second token begins, so that it covers no bytes.
             end = min([head.offsets[0][1], *(start for start, _ in head.offsets[1:2])])
             return len(text[:end].encode())
         length *= 2

@@ -1,4 +1,4 @@
-"""The GGUF form of a tokenizer: pieces with their types, the merges or scores of its BPE, and llama.cpp's name of its pre-tokenizer."""
+"""The vocabulary of a GGUF file: pieces with their types, the merges or scores of a BPE, and llama.cpp's name of the pre-tokenizer."""
 
 import json
 from collections.abc import Sequence
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # llama.cpp's token types
 _SPLITTERS = {"gpt2": "gpt-2", "smollm2": "smollm", "llama3": "dbrx"}  # llama.cpp's names of tfkit's splitters
-_QWEN2 = (  # in the tokenizer.json of Qwen 2 and later, after normalization to NFC, which llama.cpp omits; it changes hardly any text
+_QWEN2 = (  # the pattern of Qwen 2 and later. Their tokenizers also normalize to NFC, which llama.cpp omits; it changes hardly any text
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_WHOLE_WORDS = "llama-bpe"  # the splitter of dbrx, except that a word that is itself an entry is not split (`ignore_merges`)
+_WHOLE_WORDS = "llama-bpe"  # as dbrx, but a word that is an entry is not split into other entries (`ignore_merges`)
 
 
 @dataclass(frozen=True)
 class GgufVocabulary:
-    """The vocabulary, by id. `kind`: gpt2 (BPE over bytes, with merges) or llama (BPE over characters, with scores)."""
+    """A vocabulary as GGUF stores it. `pieces`, `types` and `scores` are lists by id."""
 
-    kind: str
-    splitter: str
+    kind: str  # gpt2: BPE over bytes, with `merges`; llama: BPE over characters, with `scores`
+    splitter: str  # llama.cpp's name of the pre-tokenizer
     pieces: list[str]
     types: list[int]
     merges: list[str]
     scores: list[float]
-    adds_space: bool
+    adds_space: bool  # whether a space is put before each text
 
     def describe(self, writer: "GGUFWriter", tokenizer: Tokenizer, end_ids: Sequence[int]) -> None:
-        """Write the vocabulary, the special tokens, the ids that end generation, and the chat template."""
+        """Write the vocabulary, the special tokens, the ids that end a generated text (`end_ids`), and the chat template."""
         writer.add_tokenizer_model(self.kind)
         writer.add_tokenizer_pre(self.splitter)
         writer.add_token_list(self.pieces)
@@ -63,7 +63,7 @@ def gguf_vocabulary(tokenizer: Tokenizer, rows: int) -> GgufVocabulary:
     document = json.loads(tokenizer.tokenizer_json)
     model = document["model"]
     if model["type"] != "BPE":
-        raise ModelError(f"a tokenizer of the type {model['type']} has no counterpart among llama.cpp's for such a model; only BPE has")
+        raise ModelError(f"a tokenizer of the type {model['type']} has no counterpart in llama.cpp for such a model; only BPE has one")
     pieces, types = [f"[PAD{number}]" for number in range(rows)], [_UNUSED] * rows
     for piece, number in model["vocab"].items():
         pieces[number], types[number] = piece, _NORMAL
@@ -115,7 +115,7 @@ def _without_offsets(step: Any) -> Any:
 
 
 def _check_merges(vocab: dict[str, int], merges: list[str]) -> None:
-    """Raise ModelError if two entries form an entry without a merge: llama.cpp merges whatever pair forms an entry."""
+    """Raise ModelError if two entries, joined, form a third one, but have no merge: llama.cpp merges every such pair."""
     known = {*merges}
     for piece in sorted({merge.replace(" ", "") for merge in merges}):
         for left, right in ((piece[:i], piece[i:]) for i in range(1, len(piece))):
@@ -127,7 +127,7 @@ def _check_merges(vocab: dict[str, int], merges: list[str]) -> None:
 
 
 def _scores(pieces: Sequence[str], merges: Sequence[str]) -> list[float]:
-    """Return a score for each piece: the higher, the earlier its merge; the lowest for pieces without a merge."""
+    """Return a score for each piece, which is higher for an earlier merge, and lowest for a piece without a merge."""
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(merges):
         ranks.setdefault(merge.replace(" ", ""), rank)

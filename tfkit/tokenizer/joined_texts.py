@@ -1,6 +1,4 @@
-"""Encoding of pairs of texts, and of sentences given as words, with the tokenizer's template, truncated to a length; and of questions with
-their contexts: a long context is divided into overlapping windows, each encoded with the question.
-"""
+"""Encoding of pairs of texts, of sentences that are given as words, and of questions with their contexts, with the tokenizer's template."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,9 +13,9 @@ from tfkit.tokenizer.tokenizer_guard import tokenizer_errors
 def encode_pairs(
     tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], length: int | None = None
 ) -> list[tuple[list[int], list[int], bool]]:
-    """Return for each pair its ids in the template for pairs, the segment (0 or 1) of each id, and whether it was truncated.
+    """Return for each pair its ids in the template for pairs, the segment (0 or 1) of each id, and whether the pair was truncated.
 
-    With `length`, the longer text loses its last ids until both fit, as in BERT's own fine-tuning. None: no truncation.
+    `length`: the largest number of ids: the longer text loses its last ids until both fit, as in BERT's own fine-tuning. None: unlimited.
     """
     backend = tokenizer.backend if length is None else tokenizer.truncating(length)
     with tokenizer_errors():
@@ -26,7 +24,7 @@ def encode_pairs(
 
 
 def joins_pairs(tokenizer: Tokenizer) -> bool:
-    """Whether the template puts a token between two texts; GPT's and GPT-2's do not."""
+    """Whether the template for pairs puts a token between the two texts; those of GPT and GPT-2 do not."""
     with tokenizer_errors():
         pair, single = tokenizer.backend.encode("x", "x"), tokenizer.backend.encode("x", add_special_tokens=False)
     return len(pair) > 2 * len(single) + len(tokenizer.prefix) + len(tokenizer.suffix)
@@ -34,12 +32,12 @@ def joins_pairs(tokenizer: Tokenizer) -> bool:
 
 def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], length: int) -> list[tuple[list[int], list[int | None], bool]]:
     """Return for each sentence its ids, at most `length`, with the template; the word index of each id (None for the template's ids); and
-    whether it was truncated.
+    whether the sentence was truncated.
 
-    Equals transformers' `is_split_into_words=True`, except that a word that gives no token (a symbol of a private font, in BERT's
-    vocabulary) is read as the unknown token, if there is one, so that no word of a sentence is without a tag. If tokens include the space
-    before a word (GPT-2's `Ġ`), every word gets a space, also the first, as with transformers' `add_prefix_space=True`: otherwise the
-    words would run together.
+    The ids are those of transformers' `is_split_into_words=True`, except that a word without tokens (such as a symbol of a private font,
+    with BERT's tokenizer) becomes the unknown token, if there is one, so that each word gets a tag. If tokens include the space before a
+    word (GPT-2's `Ġ`), every word gets a space, also the first, as with transformers' `add_prefix_space=True`; otherwise the words would be
+    joined.
     """
     if _runs_words_together(tokenizer):
         sentences = [[f" {word}" for word in words] for words in sentences]
@@ -58,19 +56,19 @@ def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], lengt
 
 
 def _runs_words_together(tokenizer: Tokenizer) -> bool:
-    """Whether words given separately need a space before them, since the tokenizer does not separate them itself."""
+    """Whether words that are given separately need a space before them, since the tokenizer would join them otherwise."""
     with tokenizer_errors():
         words = tokenizer.backend.encode(["x", "x"], is_pretokenized=True, add_special_tokens=False)
         return words.ids != tokenizer.backend.encode("x x", add_special_tokens=False).ids
 
 
 class Window(NamedTuple):
-    """The ids of one window, their segments, and the span of context characters that each id covers, (-1, -1) outside the context."""
+    """A question with a part of its context, as ids."""
 
     ids: list[int]
-    segments: list[int]
-    spans: list[tuple[int, int]]
-    question_tokens: int
+    segments: list[int]  # 0 or 1 for each id
+    spans: list[tuple[int, int]]  # the characters of the context that each id covers; (-1, -1) for ids outside the context
+    question_tokens: int  # the number of ids of the question
 
 
 class QuestionWindows(NamedTuple):
@@ -81,18 +79,21 @@ class QuestionWindows(NamedTuple):
 
 
 class WindowEncoder:
-    """Encodes questions and contexts with the tokenizer's template for pairs, as transformers does with `stride` and `only_second`."""
+    """Encodes questions and contexts with the tokenizer's template for pairs. A long context is divided into overlapping windows, each of
+    which is encoded with the question, as by transformers with `stride` and `only_second`.
+    """
 
     def __init__(self, tokenizer: Tokenizer, length: int, overlap: int):
-        """Windows have at most `length` ids; successive windows share `overlap` ids of the context, at most half of the room for it.
+        """`length`: the largest number of ids of a window. `overlap`: how many ids of the context successive windows share; it is reduced
+        to half of the ids that fit into a window beside the question.
 
         Raises ValueError for a length without room for both texts.
         """
         special = len(encode_pairs(tokenizer, [("", "")])[0][0])
-        self.length, self.overlap, self.room = length, overlap, length - special  # room: ids of question and context
+        self.length, self.overlap, self.room = length, overlap, length - special  # room: for the ids of question and context
         if self.room < 4:
             raise ValueError(f"a length of {length} has no room for a question and its context")
-        self._backend = tokenizer.copy_backend()  # truncation is a setting of the whole backend
+        self._backend = tokenizer.copy_backend()  # a copy, since truncation is a setting of the whole backend
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> list[QuestionWindows]:
         """Return the windows of each question and its context; a question is truncated to half of the room."""
@@ -116,7 +117,9 @@ class WindowEncoder:
 
 
 def _end_of(encoding: tokenizers.Encoding, count: int) -> int:
-    """Return the place at which the first `count` tokens of a longer text end, before a character of which they have only some bytes."""
+    """Return the index of the character at which the first `count` tokens of a longer text end. A character of which they have only some
+    bytes is excluded.
+    """
     return int(min(encoding.offsets[count - 1][1], encoding.offsets[count][0]))
 
 
@@ -129,7 +132,7 @@ def _window(encoding: tokenizers.Encoding, context: str) -> Window:
 
 
 def _skip_space(text: str, start: int, end: int) -> int:
-    """Return the start of a token's text without the leading space that some tokenizers include."""
+    """Return the start of a token in the text, without the space before it, which some tokenizers include."""
     while start < end and text[start].isspace():
         start += 1
     return start

@@ -1,4 +1,4 @@
-"""Training of tokenizers of all kinds (pipelines.py), as a recipe describes them."""
+"""Training of tokenizers of all kinds (pipelines.py) from the section `tokenizer` of a recipe."""
 
 import json
 import re
@@ -19,15 +19,15 @@ from tfkit.tokenizer.pipelines import PREFIX, SPACE, SUFFIX
 from tfkit.tokenizer.tokenizer import Tokenizer
 from tfkit.tokenizer.tokenizer_guard import interruptible
 
-# The text on which a tokenizer is trained, split so that training takes bounded memory and time, and has a reproducible result.
-
-
-_COVERAGE = 0.9999  # the fraction of the characters that is covered, `character_coverage` in SentencePiece (default 0.9995, Llama 0.99995)
-_GAP = "\0"  # in place of a character without an entry
+_COVERAGE = 0.9999  # the fraction of characters that get entries; SentencePiece's `character_coverage` (default 0.9995, Llama 0.99995)
+_GAP = "\0"  # replaces a character without an entry
 
 
 class Corpus:
-    """Texts that are read more than once. `progress` is called with the bytes of each text, in another thread, and may raise to stop."""
+    """The training texts, which are read more than once. They are split so that training takes bounded memory and time.
+
+    `progress` is called with the number of bytes of each text, in another thread, and may raise to stop.
+    """
 
     def __init__(self, texts: Iterable[str], progress: Callable[[int], None] | None = None):
         self._texts, self._progress = texts, progress
@@ -37,8 +37,7 @@ class Corpus:
     ) -> list[str]:
         """Return the most frequent characters, which make up 99.99% of the normalized texts; at most `most`, sorted by code point.
 
-        Rarer characters would take entries that parts of words need. `excluded` characters are not counted, such as white space for
-        kinds whose words have none.
+        Rarer characters get no entries, so that more entries are left for parts of words. `excluded`: which characters are not counted.
         """
         counts: Counter[str] = Counter()
         for text in self._texts:
@@ -56,7 +55,7 @@ class Corpus:
         normalizer: normalizers.Normalizer | None = None,
         alphabet: Collection[str] | None = None,
     ) -> None:
-        """Train the backend on the normalized texts. With an alphabet, characters that are not in it separate words."""
+        """Train the backend on the normalized texts. `alphabet`: if given, all other characters separate words."""
         others, abandoned = None, threading.Event()
         if alphabet is not None:
             others = re.compile(f"[^{''.join(map(re.escape, alphabet))}]" if alphabet else "(?s:.)")
@@ -70,7 +69,7 @@ class Corpus:
         interruptible(lambda: backend.train_from_iterator(parts(), trainer), abandoned)
 
     def _parts(self, abandoned: threading.Event) -> Iterator[str]:
-        """Yield the texts in pieces that end between words (pieces.py); only very long words are cut. The trainer holds 200 B a word."""
+        """Yield the texts in pieces that end between words (pieces.py); only very long words are cut. `abandoned`: once set, raise."""
         for text in self._texts:
             for piece in pieces(text):
                 if abandoned.is_set():
@@ -80,8 +79,8 @@ class Corpus:
                 self._progress(len(text.encode()))
 
 
-# Training takes quadratic time in the length of a word: it would not finish for a megabyte of letters without a space. Runs of one class
-# of characters that are longer than any word of a language are therefore cut.
+# The time of training is quadratic in the length of a word, so it would not finish for a megabyte of letters without a space. Therefore
+# runs of one class of characters (letters, digits, spaces, signs) are cut if they are longer than any word of a language.
 _MAX_WORD = 1024  # characters
 _CLASSES = (r"[^\W\d_]", r"\d", r"\s", r"[^\w\s]|_")
 _LONG_WORD, _HALF_WORD = (re.compile("|".join(f"(?:{kind}){{{length}}}" for kind in _CLASSES)) for length in (_MAX_WORD, _MAX_WORD // 2))
@@ -101,25 +100,25 @@ _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 
 class _Task(NamedTuple):
-    """Input of a kind's trainer. `fixed`: the entries that the kind has without training; `first`: the untrained entries from id 0 on."""
+    """The arguments of the function that trains one kind of tokenizer."""
 
     section: TokenizerSection
     variant: str | None
-    fixed: Vocabulary
-    first: list[str]
+    fixed: Vocabulary  # the entries that tokenizers of this kind have without training
+    first: list[str]  # the untrained entries from id 0 on
     corpus: Corpus
 
     def max_characters(self, forms: int = 1) -> int:
-        """Return how many characters may get entries: as many as fill half of the free entries, with `forms` entries for each character."""
+        """Return how many characters may get entries: so many that they fill half of the free entries, if each has `forms` entries."""
         free = self.section.vocab_size - len(self.first) - len(self.fixed.last)
         return max(1, free // 2 // forms)
 
 
 def train_tokenizer(section: TokenizerSection, texts: Iterable[str], progress: Callable[[int], None] | None = None) -> Tokenizer:
-    """Train a tokenizer; the same section and texts always give the same one. All kinds but byte_bpe read the texts twice.
+    """Train a tokenizer. The same section and texts always give the same tokenizer. All kinds but byte_bpe read the texts twice.
 
-    Texts with few distinct words give fewer entries than requested: `size` is then smaller than `vocab_size`, for the caller to report.
-    `progress` is called with the bytes of each text, in another thread, and may raise to stop.
+    Texts with few distinct words may give fewer entries than the section's `vocab_size`. `progress` is called with the number of bytes of
+    each text, in another thread, and may raise to stop.
     """
     variant = variant_of(section.kind, section.variant)
     fixed = VOCABULARIES[section.kind][variant]
@@ -136,7 +135,7 @@ def train_tokenizer(section: TokenizerSection, texts: Iterable[str], progress: C
 
 
 def train_byte_bpe(texts: Iterable[str], vocab_size: int, add_bos: bool, progress: Callable[[int], None] | None = None) -> Tokenizer:
-    """Train a tokenizer of GPT-2's kind: `<|endoftext|>`, id 0, is bos and eos. It has no pad token: batches are masked by length."""
+    """Train a tokenizer like GPT-2's. Its token `<|endoftext|>`, id 0, is bos and eos; it has no pad token."""
     return train_tokenizer(TokenizerSection(vocab_size=vocab_size, add_bos=add_bos), texts, progress)
 
 
@@ -156,24 +155,25 @@ def _bpe_eow(task: _Task) -> Backend:
 
 
 def _learn_words(task: _Task, normalizer: normalizers.Normalizer, **affix: str) -> dict[str, Any]:
-    """Learn entries from texts that are split into words as by BERT; each character has two entries, one of them with the affix."""
+    """Learn entries from texts that are split into words as BERT does. Each character gets two entries: with and without the affix."""
     alphabet = task.corpus.alphabet(task.max_characters(forms=2), normalizer)
     splitter, size = pre_tokenizers.BertPreTokenizer(), task.section.vocab_size
     return _learn_bpe(task.corpus, splitter, task.first, size, normalizer=normalizer, alphabet=alphabet, **affix)
 
 
-# SentencePiece's split of its training text: a word includes the space before it, digits and punctuation are separate from letters, and
-# runs of spaces are separate from words. Without this split, merges would cross words. New lines are separate, too.
+# The words between which no merge is learned, as in SentencePiece: a word includes the space before it; digits, punctuation, new lines and
+# runs of spaces are separate from letters.
 _WORDS = rf"\n+|{SPACE}+(?={SPACE})|{SPACE}?[\p{{L}}\p{{M}}]+|\p{{N}}|{SPACE}?[^\p{{L}}\p{{M}}\p{{N}}{SPACE}\n]+|{SPACE}"
 
 
 def _bpe_byte_fallback(task: _Task) -> Backend:
     normalizer = normalizers.Replace(" ", SPACE)
     first = [*task.first, *_BYTES]
-    # Llama's training text was read by line, so its new line is a byte token; Gemma has entries for new lines.
+    # Llama's tokenizer was trained on single lines, so it has no entry for a new line, which is encoded as a byte; Gemma's has such
+    # entries.
     free, bytes_only = task.section.vocab_size - len(first), "" if task.variant == "gemma" else "\n"
     alphabet = task.corpus.alphabet(free // 2, normalizer, excluded=lambda character: character in bytes_only)
-    if free:  # also in Chinese, say: a ▁ of three byte tokens would be decoded as ▁, not as a space
+    if free:  # ▁ always gets an entry, even if texts have no spaces: if ▁ were encoded as three bytes, decoding would not make it a space
         alphabet = sorted({*alphabet, SPACE})
     splitter = pre_tokenizers.Split(Regex(_WORDS), "isolated")
     learned = _learn_bpe(task.corpus, splitter, first, task.section.vocab_size, normalizer=normalizer, alphabet=alphabet)
@@ -212,12 +212,12 @@ def _learn_bpe(
     prefix: str = "",
     suffix: str = "",
 ) -> dict[str, Any]:
-    """Train on the words into which the splitter divides normalized texts; return `vocab` and `merges` for a `tokenizers` model.
+    """Learn byte pair encoding (Sennrich et al. 2016, arXiv 1508.07909), or the entries of WordPiece, from the words into which `splitter`
+    divides normalized texts. Return `vocab` and `merges` for a `tokenizers` model.
 
-    Byte pair encoding (Sennrich et al. 2016, arXiv 1508.07909); the entries of WordPiece are learned the same way.
-
-    `first` holds the entries from id 0 on. The characters of the alphabet follow, each also with `prefix` (its form inside a word) or
-    `suffix` (its form at the end of one): the trainer itself would number them in the order of a hash table, which differs in every run.
+    `first`: the entries from id 0 on. The characters of the alphabet follow, each also with `prefix` (its form inside a word) or `suffix`
+    (its form at the end of a word). They are listed here, since the trainer itself would number them in the order of a hash table, which
+    differs in every run.
     """
     forms = [form for character in alphabet or () for form in dict.fromkeys((character, prefix + character + suffix))]
     affixes: dict[str, Any] = {"continuing_subword_prefix": prefix, "end_of_word_suffix": suffix}
@@ -235,10 +235,10 @@ def _learn_bpe(
 
 
 def _stable_scores(learned: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Return the pieces with scores that are the same in every run.
+    """Return the learned pieces with scores that are the same in every run, sorted by score.
 
-    The trainer sums in the order of a hash table, which differs in every run and changes scores by 1e-11. It also gives the unused
-    characters scores that rise, in the order of that table, from the lowest score up; here all of them get the lowest.
+    The trainer adds numbers in the order of a hash table, which differs in every run and changes scores by about 1e-11. It also gives
+    unused characters different scores just above the lowest one, in the order of that table; here all of them get the lowest score.
     """
     lowest = min((score for _, score in learned), default=0.0)
     unused = lowest + 1e-4 * sum(len(piece) == 1 for piece, _ in learned)

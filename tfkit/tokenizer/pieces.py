@@ -1,6 +1,7 @@
-"""Splitting of long texts where the pre-tokenizer splits anyway: ids stay the same, memory is bounded, and all threads have work.
+"""Splitting of long texts before encoding, only where the pre-tokenizer splits anyway, so that the ids stay the same.
 
-The `tokenizers` library needs about 200 bytes a token while it encodes, so a text of 100 MB in one call would take many GB.
+The `tokenizers` library needs about 200 bytes per token while it encodes, so encoding a text of 100 MB in one call would take many GB. It
+encodes pieces in parallel threads.
 """
 
 import re
@@ -9,11 +10,11 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
-PIECE = 1 << 18  # characters
-BATCH = 1 << 22  # characters, for which encoding takes about 150 MB; a larger batch is no faster
+PIECE = 1 << 18  # characters of a piece
+BATCH = 1 << 22  # characters of a batch, whose encoding takes about 150 MB; a larger batch is no faster
 
-# GPT-2's pattern begins a new token wherever a run of letters or of digits ends, which is found easily in ASCII; so do Llama 3's and
-# SmolLM2's patterns. For the pre-tokenizers of BERT and T5, only white space always ends a word.
+# GPT-2's, Llama 3's and SmolLM2's patterns end a token wherever a run of letters or of digits ends; LETTER_BORDER finds such places in
+# ASCII. For the pre-tokenizers of BERT and T5, only white space always ends a word.
 LETTER_BORDER = re.compile(r"[A-Za-z](?=[\0-@\[-`{-\x7f])|[0-9](?=[\0-/:-\x7f])")
 SPACE_BORDER = re.compile(r"[A-Za-z0-9](?=[ \n])")
 
@@ -21,9 +22,9 @@ SPACE_BORDER = re.compile(r"[A-Za-z0-9](?=[ \n])")
 def safe_border(tokenizer_json: Mapping[str, Any], split_special_tokens: bool) -> re.Pattern[str] | None:
     """Return a pattern whose matches always end at the end of a token, so that texts may be cut there. None if no such pattern is known.
 
-    No token may cross a border. If an added token has white space in it, or also matches white space around it, the result is None. If
-    LETTER_BORDER matches inside an added token, only spaces are borders; special tokens count if they are parsed in texts
-    (`split_special_tokens` is false).
+    Added tokens must not be cut either. If one contains white space, or also matches the white space around it, the result is None. If
+    LETTER_BORDER matches inside one that is parsed in texts, the result is SPACE_BORDER. `split_special_tokens`: special tokens are not
+    parsed in texts.
     """
     added = tokenizer_json.get("added_tokens") or []
     if any(token["lstrip"] or token["rstrip"] or token["single_word"] or re.search(r"\s", token["content"]) for token in added):
@@ -42,7 +43,7 @@ def safe_border(tokenizer_json: Mapping[str, Any], split_special_tokens: bool) -
 
 
 def _splits_as_gpt2(steps: list[dict[str, Any]]) -> bool:
-    """Whether a token ends at the end of every run of letters or of digits, by the last step, ByteLevel, or a step before it."""
+    """Whether a pre-tokenizer whose last step is ByteLevel ends a token wherever a run of letters or of digits ends."""
     *before, byte_level = steps
     if byte_level.get("add_prefix_space", True):
         return False
@@ -52,13 +53,13 @@ def _splits_as_gpt2(steps: list[dict[str, Any]]) -> bool:
     return all(step.get("type") == "Digits" for step in before) and byte_level.get("use_regex", True)
 
 
-# Meta's llama-models, tokenizer.py: GPT-2's pattern, but digits are in groups of three, a word may begin with any mark in place of a
-# space, and new lines are separate.
+# From Meta's llama-models, tokenizer.py. It differs from GPT-2's pattern: digits form groups of three, a word may begin with any sign in
+# place of a space, and new lines are separate.
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def pieces(text: str, length: int = PIECE, border: re.Pattern[str] = LETTER_BORDER) -> Iterator[str]:
-    """Yield the text in pieces that end at the first border after `length` characters; without such a border, the rest is one piece."""
+    """Yield the text in pieces, each of which ends at the first border after `length` characters or, without one, at the text's end."""
     start = 0
     while len(text) - start > length:
         match = border.search(text, start + length - 1)
@@ -71,7 +72,7 @@ def pieces(text: str, length: int = PIECE, border: re.Pattern[str] = LETTER_BORD
 
 
 def batches(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
-    """Yield the items in lists; a list ends with the item that brings its total size to `limit`."""
+    """Yield the items in lists; a list ends with the item by which its total size reaches `limit`."""
     batch: list[Item] = []
     total = 0
     for item in items:

@@ -1,4 +1,4 @@
-"""The pipeline of each kind of tokenizer, built as `transformers` builds it for the models of that kind.
+"""The pipeline (normalizer, pre-tokenizer, model, decoder) of each kind of tokenizer, as `transformers` builds it for models of that kind.
 
 byte_bpe           BPE over bytes (as 256 characters), within words; lossless       GPT-2 (Radford et al. 2019, 2.2), RoBERTa, Llama 3
 wordpiece          longest entries of a word, from the left; ## inside a word       BERT (Devlin et al. 2018, arXiv 1810.04805)
@@ -17,7 +17,8 @@ from tfkit.tokenizer.pieces import LLAMA3
 SPACE = "▁"  # U+2581, SentencePiece's sign for a space
 SUFFIX, PREFIX = "</w>", "##"
 
-# GPT-2's alphabet: printable bytes are written as the same characters, the other bytes as the characters from U+0100 on.
+# GPT-2's alphabet, in which a character represents a byte: printable bytes are the same characters, and the other bytes are the characters
+# from U+0100 on.
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _OTHERS = sorted({*range(256)} - {*_PRINTABLE})
 BYTE_OF = dict(zip(map(chr, [*_PRINTABLE, *range(256, 256 + len(_OTHERS))]), [*_PRINTABLE, *_OTHERS], strict=True))
@@ -32,7 +33,7 @@ BYTE_SPLITTERS: dict[str, pre_tokenizers.PreTokenizer] = {
 
 
 def byte_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], splitter: pre_tokenizers.PreTokenizer) -> Backend:
-    """Build a byte-level BPE pipeline, without normalizer or unknown token: every text can be encoded, and decoding restores its bytes."""
+    """Build a byte-level BPE pipeline. It needs no normalizer and no unknown token: decoding restores the bytes of any text."""
     backend = Backend(models.BPE(vocab=vocab, merges=merges))
     backend.pre_tokenizer = splitter
     backend.decoder = decoders.ByteLevel()
@@ -45,7 +46,7 @@ def bert_normalizer(lowercase: bool = True, strip_accents: bool | None = None, c
 
 
 def wordpiece(vocab: dict[str, int], normalizer: normalizers.Normalizer, unk_token: str = "[UNK]") -> Backend:
-    """Build BertTokenizer's pipeline: words end at white space and punctuation; a word with an unknown character becomes [UNK]."""
+    """Build BertTokenizer's pipeline: words end at white space and punctuation; a word with an unknown character becomes `unk_token`."""
     backend = Backend(models.WordPiece(vocab=vocab, unk_token=unk_token))
     backend.normalizer = normalizer
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -64,7 +65,7 @@ def bpe_eow(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
 
 
 def unigram(scores: Sequence[tuple[str, float]], unknown: int = 2) -> Backend:
-    """Build T5Tokenizer's pipeline; `unknown`: the id of unknown text. A run of white space and new lines becomes one space."""
+    """Build T5Tokenizer's pipeline, in which each run of white space becomes one space. `unknown`: the id of unknown characters."""
     backend = Backend(models.Unigram(list(scores), unk_id=unknown, byte_fallback=False))
     backend.pre_tokenizer = word_splitter()
     backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
@@ -72,15 +73,15 @@ def unigram(scores: Sequence[tuple[str, float]], unknown: int = 2) -> Backend:
 
 
 def word_splitter() -> pre_tokenizers.PreTokenizer:
-    """Build T5's pre-tokenizer: words with ▁ before them."""
+    """Build T5's pre-tokenizer, which splits at white space and puts ▁ before each word."""
     words = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
     return pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
 
 
 def llama_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], unk_token: str | None = None) -> Backend:
-    """Build LlamaTokenizer's pipeline: the text is one long word with ▁ added before it; decoding removes one leading space.
+    """Build LlamaTokenizer's pipeline: a text is one long word, with ▁ added before it; decoding removes one leading space.
 
-    A model with all byte tokens needs no unknown token.
+    `unk_token`: not needed if the vocabulary has all bytes.
     """
     backend = Backend(models.BPE(vocab=vocab, merges=merges, unk_token=unk_token, fuse_unk=True, byte_fallback=True))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="first", split=False)
@@ -90,7 +91,7 @@ def llama_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], unk_token: s
 
 
 def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
-    """Build GemmaTokenizer's pipeline: without ▁ before a text, so it is lossless. Its splitter has no effect: all spaces are ▁ by then."""
+    """Build GemmaTokenizer's pipeline, which is lossless, as no ▁ is added. The splitter finds no spaces: they are ▁ by then."""
     backend = Backend(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     backend.normalizer = normalizers.Replace(" ", SPACE)
     backend.pre_tokenizer = pre_tokenizers.Split(pattern=" ", behavior="merged_with_previous", invert=False)
@@ -99,8 +100,8 @@ def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
 
 
 def template_parts(roles: dict[str, str], add_bos: bool) -> tuple[str, str] | None:
-    """Return the templates for one text and for two: RoBERTa's or BERT's, else bos before each text, else eos after it. None if there are
-    no special tokens.
+    """Return the templates for one text and for a pair: RoBERTa's (with cls and bos) or BERT's (with cls), else bos before each text if
+    `add_bos`, else eos after each text. None: no special tokens are added. `roles`: the special tokens, such as {"bos_token": "<s>"}.
     """
     bos, eos, cls, sep = (roles.get(f"{role}_token") for role in ("bos", "eos", "cls", "sep"))
     if cls and bos:

@@ -1,6 +1,7 @@
-"""SentencePiece's model file, read as data: its pieces and the table of its normalizer (google/sentencepiece, sentencepiece_model.proto).
+"""A reader of SentencePiece's model files: their pieces, and the table of their normalizer.
 
-The file is a message of protocol buffers; the few fields that are needed are read here, without the libraries protobuf and sentencepiece.
+Such a file is a message of protocol buffers (google/sentencepiece, sentencepiece_model.proto). The few fields that are needed are read here
+without the libraries protobuf and sentencepiece.
 """
 
 import struct
@@ -12,11 +13,11 @@ from tfkit.errors import ModelError
 from tfkit.run.model_files import MIB
 
 _LIMIT = 64 * MIB
-_UNIGRAM, _NORMAL, CONTROL, USER_DEFINED = 1, 1, 3, 4  # a value of TrainerSpec.ModelType, and three of SentencePiece.Type
+_UNIGRAM, _NORMAL, CONTROL, USER_DEFINED = 1, 1, 3, 4  # UNIGRAM of TrainerSpec.ModelType; three values of SentencePiece.Type
 
 
 class Piece(NamedTuple):
-    """An entry of the vocabulary; `kind`: normal, unknown, CONTROL, USER_DEFINED, ..."""
+    """An entry of the vocabulary. `kind`: a value of SentencePiece.Type, such as CONTROL."""
 
     text: str
     score: float
@@ -24,7 +25,7 @@ class Piece(NamedTuple):
 
 
 class PieceModel(NamedTuple):
-    """A unigram model. `replacements`: the compiled table of the normalizer, empty if it replaces nothing."""
+    """A unigram model. `unknown`: the id of the unknown piece; `replacements`: the compiled table of the normalizer, or empty."""
 
     pieces: tuple[Piece, ...]
     unknown: int
@@ -32,12 +33,12 @@ class PieceModel(NamedTuple):
 
 
 def read_model(path: Path) -> PieceModel:
-    """Read a model file. Raise ModelError if it is damaged, or not of the unigram kind."""
+    """Read a model file. Raises ModelError if it is damaged, or has another model than a unigram model."""
     if path.stat().st_size > _LIMIT:
         raise ModelError(f"{path}: over {_LIMIT // MIB} MiB, so it is no vocabulary; copy the model's own file again")
     try:
         pieces, trainer, normalizer = [], {}, {}
-        for number, value in _fields(path.read_bytes()):
+        for number, value in _fields(path.read_bytes()):  # 1: pieces, 2: trainer_spec, 3: normalizer_spec
             if number == 1:
                 pieces.append(_piece(dict(_fields(_bytes(value)))))
             elif number == 2:
@@ -64,7 +65,7 @@ def _bytes(value: int | bytes) -> bytes:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield the number and the value of each field of a message: integers as such, all others as bytes."""
+    """Yield the number and the value of each field of a message. A value is an integer (varint) or bytes (any other type)."""
     place = 0
     while place < len(data):
         key, place = _varint(data, place)
@@ -88,7 +89,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """Return the integer that begins at this place, 7 bits a byte, and the place after it."""
+    """Return the integer (7 bits per byte) that begins at this place, and the place after it."""
     value = 0
     for shift in range(0, 70, 7):
         byte = data[place]

@@ -1,7 +1,7 @@
-"""Rendering of a checkpoint's chat template, which turns messages into the text format that the model was trained on.
+"""Rendering of a checkpoint's chat template, which converts messages to the text format that the model was trained on.
 
 The text equals that of transformers' `apply_chat_template(messages, tokenize=False)`. The template is rendered in a separate process
-(template_worker.py), which is started once, has limited resources, and is killed if it takes too long.
+(template_worker.py). The process is started once, has limited resources, and is killed if it takes too long.
 """
 
 import contextlib
@@ -22,26 +22,25 @@ from tfkit.run.verified import find_named
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
 from tfkit.tokenizer.tokenizer_files import CONFIG, ROLES, TEMPLATE
 
-SECONDS = 2.0  # for one conversation
-_START_SECONDS = 30.0  # for Python and jinja2, on a slow disk; usually 0.1
+SECONDS = 2.0  # the time limit of one conversation
+_START_SECONDS = 30.0  # the time limit for starting Python and jinja2, which usually takes 0.1 s, but more on a slow disk
 _MAX_LENGTH = 1 << 20  # characters of a template; real ones have at most about 20,000
-_MAX_REPLY = 8 << 20  # bytes: 1 MiB of text as JSON with every character escaped
+_MAX_REPLY = 8 << 20  # bytes of the worker's reply: 1 MiB of text as JSON with every character escaped
 _WORKER = Path(__file__).with_name("template_worker.py")
-# The worker can import the standard library and the folders of jinja2, and nothing else: -I and -S exclude all others.
+# The worker can import only the standard library and the folders of jinja2 and markupsafe; -I and -S exclude all other folders.
 _START = "import runpy, sys; worker = sys.argv.pop(1); sys.path += sys.argv[1:]; runpy.run_path(worker, run_name='__main__')"
-
-
-# No secrets: only the time zone, and variables that some systems need to start Python.
+# The environment variables that the worker gets: none with secrets, only the time zone, and those that some systems need to start Python.
 _ENVIRONMENT = ("TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-_MAX_ERROR = 300  # characters
+_MAX_ERROR = 300  # characters of the worker's error that a message shows
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # the names under which data sets store the reasoning before an answer
 
 
 class ChatTemplate:
-    """A template and the process that renders it; a context manager, which ends the process.
+    """A template and the process that renders it. The context manager ends the process.
 
-    `file`: the template's file, for error messages; `special_tokens`: the texts of bos_token, eos_token and so on in the template;
-    `date`: the current date in the template (ISO 8601); None: today. Raises ModelError for a template of over 2^20 characters.
+    `file`: the template's file, for error messages. `special_tokens`: the texts of bos_token, eos_token and so on, which the template may
+    use. `date`: the date (ISO 8601) that the template gets as the current one; None: today. Raises ModelError for a template of over 2^20
+    characters.
     """
 
     def __init__(self, text: str, file: Path, special_tokens: Mapping[str, str], date: str | None = None):
@@ -58,12 +57,11 @@ class ChatTemplate:
         add_generation_prompt: bool = False,
         place: str = "",
     ) -> str:
-        """Return the text of a conversation with its special tokens; `add_generation_prompt`: with the beginning of the next answer.
+        """Return the text of a conversation with its special tokens. `add_generation_prompt`: append the beginning of the next answer.
 
-        A message has "role" and "content", and any other fields that the template reads; fields that are None are left out, and reasoning
-        has the names that templates read. `tools`: functions that may be called, from tool_calls.read_tools; `place` names the conversation
-        in errors. Raise ModelError, with the line in the template, if it fails, rejects the conversation, takes over 2 s or renders over
-        1 MiB.
+        A message has "role" and "content", and any other fields that the template reads; fields that are None are left out. `tools`:
+        functions that may be called, from tool_calls.read_tools. `place`: of the conversation, for errors. Raises ModelError, with the line
+        in the template, if the template fails, rejects the conversation, takes over 2 s or renders over 1 MiB.
         """
         present = [_with_reasoning({name: value for name, value in message.items() if value is not None}) for message in messages]
         variables = {
@@ -91,7 +89,7 @@ class ChatTemplate:
         return text
 
     def close(self) -> None:
-        """End the process; the next `render` starts a new one."""
+        """End the process. The next call of `render` starts a new one."""
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.kill()
@@ -109,7 +107,7 @@ class ChatTemplate:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         reply, pipe = None, subprocess.PIPE
         with contextlib.suppress(OSError):  # no memory, or too many open files
-            # In a session of its own, so that Ctrl-C in the terminal does not reach it.
+            # The worker gets a session of its own, so that Ctrl-C in the terminal does not end it.
             self._worker = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
             )
@@ -119,7 +117,7 @@ class ChatTemplate:
             raise MachineError("the process that renders chat templates did not start: check the memory, and the installation of jinja2")
 
     def _exchange(self, line: bytes, seconds: float) -> tuple[dict[str, Any] | None, bool]:
-        """Send a line to the worker; return its reply, None if it gave none, and whether it was killed because its time was up."""
+        """Send a line to the worker; return its reply (None: no valid one), and whether the worker was killed at the time limit."""
         worker, late = self._worker, threading.Event()
         assert worker is not None
         assert worker.stdin is not None
@@ -137,7 +135,7 @@ class ChatTemplate:
             reply = worker.stdout.readline(_MAX_REPLY)
         except BrokenPipeError:
             reply = b""
-        except BaseException:  # interrupted: the next reply would belong to this line
+        except BaseException:  # after an interruption, the worker's next reply would belong to this line
             self.close()
             raise
         finally:
@@ -149,8 +147,8 @@ class ChatTemplate:
 
 
 def open_template(tokenizer: Tokenizer, folder: Path, date: str | None = None) -> ChatTemplate:
-    """Open the chat template of a tokenizer loaded from `folder`. `date`: the current date in the template; None: today. Raise ModelError
-    if the tokenizer has none.
+    """Open the chat template of a tokenizer that was loaded from `folder`. `date`: see ChatTemplate. Raises ModelError if the tokenizer has
+    no template.
     """
     if tokenizer.chat_template is None:
         raise ModelError(
@@ -163,18 +161,18 @@ def open_template(tokenizer: Tokenizer, folder: Path, date: str | None = None) -
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a message whose reasoning also has the two names that templates read, as in transformers."""
+    """Return the message, with its reasoning, if it has any, also under the two names that templates read, as in transformers."""
     reasoning = next((message[name] for name in _REASONING if name in message), None)
     return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
 def reads_reasoning(template: str | None) -> bool:
-    """Whether a chat template reads the reasoning of a message, whose name in a data set may be another."""
+    """Whether a chat template reads the reasoning of a message, under any of its names."""
     return template is not None and any(name in template for name in _REASONING)
 
 
 def encode_rendered(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of rendered conversations. No special token is added, since the texts already have all of them."""
+    """Return the ids of rendered conversations. No special token is added, since the texts already contain them."""
     before, after = len(tokenizer.prefix), len(tokenizer.suffix)
     return [ids[before : len(ids) - after] for ids in tokenizer.encode_texts(texts)]
 
@@ -198,7 +196,7 @@ def _is_valid_unicode(text: str) -> bool:
 
 
 def _folders(*libraries: str) -> list[str]:
-    """Return the folders from which these libraries are imported."""
+    """Return the folders from which Python imports these libraries."""
     specs = [find_spec(library) for library in libraries]
     return list(dict.fromkeys(str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin is not None))
 

@@ -1,9 +1,10 @@
 """The process that renders a chat template. template.py starts it and exchanges lines of JSON with it.
 
 A template comes with a checkpoint, so it is untrusted code. jinja2's sandbox blocks access to Python's internals; the limits of this
-process bound its cost, and the harm if the template escapes. This file is run as a script, and imports jinja2 and nothing of tfkit.
+process bound the template's time and memory, and the harm if it escapes the sandbox. This file is run as a script: it imports jinja2, but
+nothing of tfkit.
 
-                                                                             <- {} once it has started, then for each line:
+                                                                             <- {} after the start; then for each line:
     {"template": "...", "variables": {"messages": [...]}, "date": null} ->   <- {"text": "..."} or {"error": "...", "line": 3 or null}
 """
 
@@ -28,12 +29,12 @@ from jinja2.utils import Namespace
 
 MAX_TEXT = 1 << 20  # bytes of one rendered conversation
 MEMORY = 256 << 20  # bytes of address space, including Python's own 30 MB
-SECONDS = 3  # the limit of processor time for one line; template.py stops earlier, unless it has died
-NOBODY = 65534
+SECONDS = 3  # limit of the processor time for one line; template.py kills this process earlier, unless tfkit itself has died
+NOBODY = 65534  # the user id of `nobody`
 
 
 class _Dict:
-    """`dict` in a template: creates dictionaries without giving access to the type."""
+    """The name `dict` in a template, which creates dictionaries without giving access to the type."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -44,9 +45,9 @@ class _Dict:
 
 
 class _Namespace(Namespace):
-    """`namespace` in a template, without names that begin with an underscore."""
+    """The name `namespace` in a template, which refuses names that begin with an underscore."""
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # without the parameter `self`: a template's variable may have this name
+    def __init__(*args: Any, **kwargs: Any) -> None:  # no parameter `self`, since a template may use this name for a keyword
         self, *rest = args
         values = dict(*rest, **kwargs)
         for name in values:
@@ -64,7 +65,7 @@ def _check_name(name: object) -> None:
 
 
 class _Generation(jinja2.ext.Extension):
-    """The block `{% generation %}` around an answer, which marks training targets; it renders as its content."""
+    """The block `{% generation %}`, which marks an answer as a training target. It is rendered as its content."""
 
     tags = {"generation"}  # noqa: RUF012, an instance variable to jinja2
 
@@ -79,7 +80,7 @@ def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-_today: datetime | None = None  # None: the current day
+_today: datetime | None = None  # the date of the current request; None: the day on which it is rendered
 
 
 def _strftime_now(form: str) -> str:
@@ -92,7 +93,7 @@ def _tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separato
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """Build transformers' template environment (utils/chat_template_utils.py in version 5). It has no loader: nothing can be included."""
+    """Build the environment of transformers' utils/chat_template_utils.py (version 5). Without a loader, templates cannot include files."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now, "dict": _Dict(), "namespace": _Namespace}
@@ -123,7 +124,7 @@ def _answer(compile_template: Callable[[str], jinja2.Template], request: dict[st
         return {"error": str(error.message), "line": error.lineno}
     except jinja2.TemplateError as error:
         return {"error": str(error), "line": _line(error)}
-    except Exception as error:  # operations of the template on Python values
+    except Exception as error:  # of an operation of the template on Python values
         return {"error": f"{type(error).__name__}: {error}", "line": _line(error)}
 
 
@@ -133,7 +134,7 @@ def _line(error: Exception) -> int | None:
 
 
 def _drop_privileges() -> None:
-    """Drop privileges: no file can be opened, no process started, and memory is bounded, as far as the system supports such limits."""
+    """Limit this process: no file can be opened, no process started, and memory is bounded, as far as the system supports such limits."""
     os.chdir("/")
     if os.geteuid() == 0:  # root is exempt from most limits
         with contextlib.suppress(OSError):
@@ -147,7 +148,7 @@ def _drop_privileges() -> None:
 
 
 def _limit_seconds() -> None:
-    """Limit processor time, so that the kernel ends this process if rendering the next line of JSON takes too long, even if tfkit died."""
+    """Limit processor time, so that the kernel ends this process if the next line takes too long, even if tfkit has died."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     limit = int(used.ru_utime + used.ru_stime) + SECONDS + 1
     with contextlib.suppress(OSError, ValueError):  # a lower limit exists already
@@ -155,7 +156,7 @@ def _limit_seconds() -> None:
 
 
 def _warm_up(environment: ImmutableSandboxedEnvironment) -> None:
-    """Import the modules that jinja2 and Python import on first use, and read the time zone, while files can still be opened."""
+    """Make jinja2 and Python import modules that they import on first use, and read the time zone, while files can still be opened."""
     time.localtime()
     _answer(
         environment.from_string,

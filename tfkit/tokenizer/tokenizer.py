@@ -1,9 +1,9 @@
 """The tokenizer of every command: a `tokenizers.Tokenizer` with its special ids, and the text of its tokenizer.json.
 
-A text may contain special tokens literally (`<|endoftext|>` in a file about GPT-2): transformers parses them as special tokens unless
-tokenizer_config.json has `split_special_tokens: true`; the setting is not part of tokenizer.json. tfkit follows the setting, so its ids
-always equal AutoTokenizer's. Tokenizers trained by tfkit set it, so that no text can end a document, except wordpiece and unigram:
-prompts for these may contain [MASK] or a sentinel.
+A text may contain special tokens literally (`<|endoftext|>` in a file about GPT-2). transformers parses them as special tokens unless
+tokenizer_config.json has `split_special_tokens: true`, which is not part of tokenizer.json. tfkit does the same, so its ids always equal
+AutoTokenizer's. Tokenizers that tfkit trains have this setting, so that no text can end a document; only those of the kinds wordpiece and
+unigram do not, since prompts for their models may contain [MASK] or a sentinel.
 """
 
 import hashlib
@@ -25,29 +25,29 @@ from tfkit.tokenizer.tokenizer_guard import interruptible, tokenizer_errors
 
 @dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """An immutable tokenizer, which threads may share. Compare fingerprints for equality. `size`: the largest id + 1."""
+    """An immutable tokenizer, which threads may share. To compare two tokenizers, compare their fingerprints."""
 
     backend: tokenizers.Tokenizer
     bos_id: int | None
     eos_id: int | None
     pad_id: int | None
-    size: int
+    size: int  # the largest id + 1
     tokenizer_json: str = field(repr=False)  # the content of the file
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)  # tokenizer_config.json, without the chat template
     chat_template: str | None = field(default=None, repr=False)
     decoder_start_id: int | None = None  # from the model's config.json; None: see `start_id`
-    forced_first_id: int | None = None  # begins each text of an encoder-decoder after `start_id`: forced_bos_token_id, as in BART
+    forced_first_id: int | None = None  # the id after `start_id` in each text of an encoder-decoder: forced_bos_token_id, as in BART
     stated_end_ids: tuple[int, ...] = ()  # from the model's config.json and generation_config.json; see conversations.end_ids
-    unk_id: int | None = None  # text that the vocabulary cannot express; None if there is none, as for the ids below
-    cls_id: int | None = None  # before an encoder's text: its hidden state is the input of classification heads
+    unk_id: int | None = None  # for text that the vocabulary cannot express; None, as for the ids below: there is no such token
+    cls_id: int | None = None  # before an encoder's text; the hidden state at this token is the input of classification heads
     sep_id: int | None = None  # after each text of an encoder
     mask_id: int | None = None  # replaces a masked token
 
     @classmethod
     def from_json(cls, text: str, settings: Mapping[str, Any], chat_template: str | None = None) -> "Tokenizer":
-        """Build a tokenizer from a tokenizer.json and the values of a tokenizer_config.json (special tokens as strings or dicts).
+        """Build a tokenizer from the text of a tokenizer.json and the values of a tokenizer_config.json.
 
-        Raise ValueError if bos, eos or pad is not in the vocabulary; the `tokenizers` library raises Exception for a damaged text.
+        Raises ValueError if bos, eos or pad is not in the vocabulary; the `tokenizers` library raises Exception for a damaged text.
         """
         return cls.from_backend(tokenizers.Tokenizer.from_str(text), text, settings, chat_template)
 
@@ -55,8 +55,8 @@ class Tokenizer:
     def from_backend(
         cls, backend: tokenizers.Tokenizer, text: str, settings: Mapping[str, Any], chat_template: str | None = None
     ) -> "Tokenizer":
-        """Build a tokenizer as `from_json` does, from a backend that was made from this text and has no other user."""
-        # tokenizer.json may contain a past caller's padding and truncation; AutoTokenizer resets them, too.
+        """Build a tokenizer as `from_json` does, from a backend that was made from `text` and is used nowhere else."""
+        # tokenizer.json may contain the padding and truncation of an earlier program; AutoTokenizer resets them, too.
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = bool(settings.get("split_special_tokens", False))
@@ -66,42 +66,42 @@ class Tokenizer:
         return cls(backend, size=size, tokenizer_json=text, settings=dict(settings), chat_template=chat_template, **ids)
 
     def changed(self, text: str, settings: Mapping[str, Any], chat_template: str | None) -> "Tokenizer":
-        """Build a tokenizer for the same model from changed files: it keeps the ids of the model's configuration."""
+        """Build a tokenizer for the same model from changed files; the ids from the model's configuration are kept."""
         changed = Tokenizer.from_json(text, settings, chat_template)
         ids = {name: getattr(self, name) for name in ("decoder_start_id", "forced_first_id", "stated_end_ids")}
         return replace(changed, **ids)
 
     @property
     def forced_ids(self) -> tuple[int, ...]:
-        """The ids between `start_id` and the text that the decoder of an encoder-decoder reads."""
+        """The ids between `start_id` and the text in the input of an encoder-decoder's decoder."""
         return () if self.forced_first_id is None else (self.forced_first_id,)
 
     @cached_property
     def prefix(self) -> tuple[int, ...]:
-        """The ids that the template adds before every text."""
+        """The ids that the template of tokenizer.json (its post-processor, not the chat template) adds before every text."""
         return self._template[0]
 
     @cached_property
     def suffix(self) -> tuple[int, ...]:
-        """The ids that the template adds after every text."""
+        """The ids that the template of tokenizer.json adds after every text."""
         return self._template[1]
 
     @property
     def reads_openings_twice(self) -> bool:
-        """Whether the ids of a text that begins with a special token may begin with that token twice: the template adds one, and the one in
-        the text is parsed.
+        """Whether a text that literally begins with the template's first special token gets the id of this token twice: the template adds
+        it, and the one in the text is parsed.
         """
         return bool(self.prefix) and not self.backend.encode_special_tokens
 
     @property
     def start_id(self) -> int | None:
-        """The first id of an encoder-decoder's decoder: the one in the model's config.json, else bos, else pad (as in T5 and Marian)."""
+        """The first id that an encoder-decoder's decoder reads: `decoder_start_id`, else bos, else pad (as in T5 and Marian)."""
         if self.decoder_start_id is not None:
             return self.decoder_start_id
         return self.pad_id if self.bos_id is None else self.bos_id
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, with the special tokens of the template (for those in texts, see this module's docstring)."""
+        """Return the ids of each text, with the special tokens that the template adds."""
         return [ids.tolist() for ids in self.encode_arrays(texts)]
 
     def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
@@ -110,13 +110,13 @@ class Tokenizer:
         return [np.concatenate([prefix, ids, suffix]) for ids in self.encode_bare(texts)]
 
     def encode_bare(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """Return the ids of each text without those of the template; long texts are encoded in pieces (pieces.py)."""
+        """Return the ids of each text without the template's special tokens. Long texts are encoded in pieces (pieces.py)."""
         split = [[text] if self._border is None else list(pieces(text, border=self._border)) for text in texts]
         encoded = _encode(self.backend, (piece for parts in split for piece in parts))
         return [next(encoded) if len(parts) == 1 else np.concatenate(list(islice(encoded, len(parts)))) for parts in split]
 
     def with_special_tokens(self, tokens: Sequence[str]) -> "Tokenizer":
-        """Return this tokenizer with the tokens that it lacks added as special tokens, after its own entries."""
+        """Return a tokenizer that also has these special tokens; those that this tokenizer lacks get the ids after its own."""
         lacking = [token for token in tokens if self.backend.token_to_id(token) is None]
         if not lacking:
             return self
@@ -130,20 +130,20 @@ class Tokenizer:
             return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def fingerprint(self) -> str:
-        """Return a hash of tokenizer.json and the settings that affect encoding; tokenizers with equal fingerprints give equal ids."""
+        """Return a hash of tokenizer.json and of the settings that affect encoding: equal fingerprints mean equal ids for every text."""
         digest = hashlib.blake2b(self.tokenizer_json.encode(), digest_size=16)
         digest.update(json.dumps([self.backend.encode_special_tokens, self.bos_id, self.eos_id]).encode())
         return digest.hexdigest()
 
     def truncating(self, length: int) -> tokenizers.Tokenizer:
-        """Return a copy of the backend that truncates to `length` ids: as a setting of the shared backend, it would affect all callers."""
+        """Return a copy of the backend that truncates to `length` ids; this setting of the shared backend would affect all callers."""
         if length not in self._truncating_backends:
             backend = self._truncating_backends[length] = self.copy_backend()
             backend.enable_truncation(length, strategy="longest_first")
         return self._truncating_backends[length]
 
     def copy_backend(self) -> tokenizers.Tokenizer:
-        """Return a copy of the backend, to change its settings."""
+        """Return a copy of the backend, whose settings may be changed."""
         return Tokenizer.from_json(self.tokenizer_json, self.settings).backend
 
     @cached_property
@@ -154,7 +154,7 @@ class Tokenizer:
     def _template(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         with tokenizer_errors():
             probe = self.backend.encode("x")
-            if 0 not in probe.special_tokens_mask:  # a vocabulary without x, such as one of bases of DNA
+            if 0 not in probe.special_tokens_mask:  # the vocabulary has no x, as one for DNA
                 entries = map(self.backend.encode, self.backend.get_vocab())
                 probe = next((entry for entry in entries if 0 in entry.special_tokens_mask), probe)
         first = next((i for i, special in enumerate(probe.special_tokens_mask) if not special), len(probe.ids))
@@ -163,17 +163,19 @@ class Tokenizer:
 
     @cached_property
     def added_tokens(self) -> frozenset[str]:
-        """The texts of the tokens added to the vocabulary, including special tokens."""
+        """The texts of all added tokens, which include the special tokens."""
         return frozenset(added.content for added in self.backend.get_added_tokens_decoder().values())
 
     @cached_property
     def byte_level(self) -> bool:
-        """Whether the entries of the vocabulary are byte strings, written in GPT-2's alphabet."""
+        """Whether the vocabulary's entries are byte strings, in which a character represents a byte (pipelines.BYTE_OF)."""
         return "ByteLevel" in self._decoder_types
 
     @cached_property
     def byte_ids(self) -> frozenset[int]:
-        """The ids of single bytes, such as <0x0A>, for characters that the vocabulary lacks; empty without byte fallback."""
+        """The ids of the entries for single bytes, such as <0x0A>, by which characters that the vocabulary lacks are encoded; empty if the
+        tokenizer has no such byte fallback.
+        """
         if "ByteFallback" not in self._decoder_types:
             return frozenset()
         ids = (self.backend.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
@@ -205,7 +207,7 @@ def _special_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], role
 
 
 def _encode(backend: tokenizers.Tokenizer, texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
-    """Yield the ids of each text without those of the template; each batch is encoded by parallel Rust threads."""
+    """Yield the ids of each text without the template's special tokens; each batch is encoded by parallel Rust threads."""
 
     def encode(batch: list[str]) -> list[tokenizers.Encoding]:
         # encode_batch_fast computes no offsets, and is 1.6 times as fast.

@@ -1,4 +1,4 @@
-"""Loading and saving of tokenizers in Hugging Face folders: tokenizer.json is kept unchanged; other files name the special tokens."""
+"""Loading and saving of tokenizers in Hugging Face folders. tokenizer.json is kept unchanged."""
 
 import json
 import math
@@ -20,10 +20,10 @@ TOKENIZER_FILES = (TOKENIZER, CONFIG, SPECIAL, TEMPLATE, *VOCABULARY_FILES)
 ADDED = "added_tokens.json"
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _TOKENIZER_LIMIT, _SETTINGS_LIMIT, _TEMPLATE_LIMIT = 64 * MIB, 16 * MIB, MIB  # the largest known tokenizer.json has 33 MiB
-_MAX_EXPANSION = 1000  # characters that may replace one; real tokenizers have 1 to 3
+_MAX_EXPANSION = 1000  # the largest number of characters that may replace one; real tokenizers have 1 to 3
 UNLIMITED = 10**30  # transformers' value of model_max_length for "no limit"
 
-# auto_map names remote code; the others are set when saving, or have a file of their own.
+# Settings that are not kept: auto_map names remote code; the others are set when saving, or are in other files.
 _NOT_KEPT = (
     *("auto_map", "chat_template", "tokenizer_class", "tokenizer_file", "name_or_path", "is_local", "local_files_only", "backend"),
     "added_tokens_decoder",
@@ -31,14 +31,15 @@ _NOT_KEPT = (
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer | None:
-    """Load the tokenizer of a folder; return None if it has neither a tokenizer.json nor another known vocabulary file.
+    """Load the tokenizer of a folder; return None if the folder has neither a tokenizer.json nor another known vocabulary file.
 
-    Raise ModelError if a file is damaged, or if transformers would build another tokenizer than tokenizer.json describes (configured.py).
-    The template in tokenizer.json alone decides whether a text begins with bos: `add_bos_token` of the config is not read.
+    Whether a text begins with bos is determined by the template in tokenizer.json; `add_bos_token` of tokenizer_config.json is not read.
+    Raises ModelError if a file is damaged, or if transformers would build another tokenizer than tokenizer.json describes (configured.py).
     """
     folder = Path(folder)
     path = find_named(folder, TOKENIZER)
-    settings, special, named = _read_settings(folder), _read_object(folder, SPECIAL), _read_object(folder, ADDED)
+    special, named = _read_object(folder, SPECIAL), _read_object(folder, ADDED)
+    settings = _read_settings(folder, special)
     if path is None:
         from tfkit.tokenizer.vocabulary_files import read_vocabulary  # few folders need this import
 
@@ -70,7 +71,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
 def save_tokenizer(tokenizer: Tokenizer, folder: Path | str) -> None:
     """Write the files that `transformers.AutoTokenizer` reads into an existing folder.
 
-    They name the specific class of `transformers` that builds exactly this tokenizer, if there is one (configured.py).
+    If a class of `transformers` with its own pipeline builds exactly this tokenizer, tokenizer_config.json names it (configured.py).
     """
     folder = Path(folder)
     special = {role: token_text(tokenizer.settings[role]) for role in ROLES if tokenizer.settings.get(role) is not None}
@@ -79,19 +80,20 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str) -> None:
     settings.setdefault("model_max_length", UNLIMITED)
     settings["clean_up_tokenization_spaces"] = False
     _write(folder / TOKENIZER, tokenizer.tokenizer_json)
-    _write_json(folder / CONFIG, settings | of_class | special)  # in the same order each time that the tokenizer is saved
+    _write_json(folder / CONFIG, settings | of_class | special)  # always in the same order
     _write_json(folder / SPECIAL, special)
     if tokenizer.chat_template is not None:
         _write(folder / TEMPLATE, tokenizer.chat_template)
 
 
 def _expansion(tokenizer_json: Any) -> int:
-    """Return the largest number of characters into which replacements can expand one character. Rust aborts if memory runs out."""
+    """Return the largest number of characters into which the pipeline can expand one. If memory ran out, Rust would abort the process."""
     steps = (tokenizer_json.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")) if isinstance(tokenizer_json, dict) else ()
     return max([1, *map(_expansion_factor, steps)])
 
 
 def _expansion_factor(step: Any) -> int:
+    """Return the largest number of characters into which a step of a pipeline, or a list of steps, can expand one."""
     if isinstance(step, list):
         return math.prod(map(_expansion_factor, step))
     if not isinstance(step, dict):
@@ -101,9 +103,9 @@ def _expansion_factor(step: Any) -> int:
     return math.prod(map(_expansion_factor, inner)) * (len(text) + 1 if isinstance(text, str) and len(text) > 1 else 1)
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
-    """Read tokenizer_config.json, and the special tokens that only special_tokens_map.json names."""
-    settings, special = (_read_object(folder, name) for name in (CONFIG, SPECIAL))
+def _read_settings(folder: Path, special: dict[str, Any]) -> dict[str, Any]:
+    """Read tokenizer_config.json, and add the special tokens that only special_tokens_map.json (`special`) names."""
+    settings = _read_object(folder, CONFIG)
     for role in ROLES:
         if settings.get(role) is None and special.get(role) is not None:
             settings[role] = special[role]
@@ -113,7 +115,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _read_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """Read chat_template.jinja, else the template in the config; if the config has several, the one called default."""
+    """Read chat_template.jinja, else the template in tokenizer_config.json; if that has several, the template named default."""
     path = find_named(folder, TEMPLATE)
     if path is not None:
         return read_text(path, _TEMPLATE_LIMIT)

@@ -14,7 +14,7 @@ from tfkit.errors import ModelError
 
 @contextmanager
 def tokenizer_errors(place: str = "tokenizer.json") -> Iterator[None]:
-    """Convert errors of the library (a bare Exception, a ValueError or a Rust panic) into ModelErrors."""
+    """Convert errors of the library (a bare Exception, a ValueError or a Rust panic) into ModelErrors. `place`: the file, for errors."""
     try:
         yield
     except BaseException as error:
@@ -23,17 +23,14 @@ def tokenizer_errors(place: str = "tokenizer.json") -> Iterator[None]:
         raise ModelError(f"{place}: not a usable tokenizer ({error}); copy the folder again or take the original tokenizer") from error
 
 
-# Python runs signal handlers between bytecodes of its main thread, and so not during a call into Rust. Here such a call runs in a thread
-# of its own, and the main thread waits for it, so that a handler can run, and raise.
-
-
 Result = TypeVar("Result")
 
 
 def interruptible(call: Callable[[], Result], abandoned: threading.Event | None = None) -> Result:
-    """Return or raise what `call` returns or raises. An exception in a signal handler propagates at once.
+    """Return or raise what `call` returns or raises, but let a signal handler run, and raise, in the meantime.
 
-    The event `abandoned` is then set, at which Python code in `call` should raise. Rust code in `call` continues until it or the process
+    Python runs signal handlers in its main thread, but not during a call into Rust; therefore `call` runs in a thread of its own. If a
+    handler raises, `abandoned` is set, and Python code in `call` should then raise. Rust code in `call` continues until it or the process
     ends, and its result is discarded.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -59,11 +56,11 @@ def interruptible(call: Callable[[], Result], abandoned: threading.Event | None 
     return future.result()
 
 
-_JOIN_SECONDS = 0.5  # a signal interrupts a join at once on most platforms; on others the handler runs after this time
+_JOIN_SECONDS = 0.5  # on most platforms a signal interrupts a join immediately; on others the handler runs after this time
 
 
 def _leave(thread: threading.Thread, code: int) -> None:
-    """End the process if the thread is still running: Python kills threads that return during its shutdown, and Rust then aborts."""
+    """End the process without Python's shutdown if the thread is still running; if it returned during the shutdown, Rust would abort."""
     thread.join(_JOIN_SECONDS)
     if thread.is_alive():
         for stream in (sys.stdout, sys.stderr):

@@ -1,7 +1,8 @@
 """Tools and tool calls, normalized to the form of OpenAI's API and of Hugging Face's chat templates.
 
-A tool is {"type": "function", "function": {"name", "description", "parameters": a JSON Schema}}; a call, in `tool_calls` of an assistant
-message, is {"type": "function", "function": {"name", "arguments": an object}}. Data sets may store either as JSON text.
+A tool is {"type": "function", "function": {"name", "description", "parameters": a JSON Schema}}. A call, an item of `tool_calls` of an
+assistant's message, is {"type": "function", "function": {"name", "arguments": an object}}. Data sets may store tools and calls as JSON
+text.
 """
 
 import json
@@ -12,16 +13,16 @@ from tfkit.tokenizer.chat_formats import UnfitError
 
 
 def read_tools(value: Any) -> list[dict[str, Any]]:
-    """Return the tools of a conversation, given as a list or as JSON text, as JSON values. Raise UnfitError for anything else."""
+    """Return the tools of a conversation as JSON values. `value`: a list, or its JSON text; raises UnfitError for anything else."""
     tools = _parse(value)
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise UnfitError("tools that are none", "tools are a list of JSON Schemas of functions, or the text of one")
     plain: list[dict[str, Any]] = json.loads(json.dumps([_normalize(tool, "a tool") for tool in tools], default=str))
-    return plain  # Parquet has further types, such as dates
+    return plain  # JSON values only: rows of Parquet may have other types, such as dates
 
 
 def read_calls(value: Any) -> list[dict[str, Any]]:
-    """Return the calls of a message, given as a list, as a single call, or as JSON text. Raise UnfitError for anything else."""
+    """Return the calls of a message. `value`: a list, a single call, or its JSON text; raises UnfitError for anything else."""
     parsed = _parse(value)
     calls = [parsed] if isinstance(parsed, Mapping) else parsed
     if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
@@ -30,13 +31,13 @@ def read_calls(value: Any) -> list[dict[str, Any]]:
 
 
 def message_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the calls of a message, which may have none. Raise UnfitError for malformed calls."""
+    """Return the calls of a message; empty if it has none. Raises UnfitError for malformed calls."""
     value = message.get("tool_calls")
     return read_calls(value) if value else []
 
 
 def with_plain_calls(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a message with its calls as objects, and with empty content if it has only calls. Raise UnfitError for malformed calls."""
+    """Return the message with normalized calls, and with empty content if it has only calls. Raises UnfitError for malformed calls."""
     calls = message_calls(message)
     rest = {name: value for name, value in message.items() if name != "tool_calls"}
     return {**rest, "content": message.get("content") or "", "tool_calls": calls} if calls else rest
@@ -52,15 +53,15 @@ def _normalize_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _normalize(item: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Return a tool or a call as {"type": "function", "function": ...}; some data sets store the inner object alone."""
+    """Return a tool or a call as {"type": "function", "function": ...}; `item` may be the inner object alone. `what`: for errors."""
     outer = dict(item) if "function" in item else {"function": dict(item)}
     if not isinstance(outer["function"], Mapping) or not isinstance(outer["function"].get("name"), str):
-        raise UnfitError(f"{what} without a name", f"{what} is {{function: {{name, ...}}}}, and one here has no name")
+        raise UnfitError(f"{what} without a name", f"{what} is {{function: {{name, ...}}}}, and one of them has no name")
     return {"type": "function", **outer}
 
 
 def _parse(value: Any) -> Any:
-    """Return the value of a JSON text; any other value, and a text that is not JSON, unchanged."""
+    """Return the value of a JSON text. Any other value, and a text that is not JSON, is returned unchanged."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):

@@ -1,6 +1,6 @@
-"""The vocabulary files of older folders, which have no tokenizer.json, converted to the tokenizer.json of transformers' class.
+"""Conversion of the vocabulary files of older folders, which have no tokenizer.json, to a tokenizer.json as transformers makes it.
 
-vocab.txt               a line for each entry of WordPiece; its number is the id         BERT, DistilBERT, ELECTRA, MPNet
+vocab.txt               a line for each entry of WordPiece; its index is the id          BERT, DistilBERT, ELECTRA, MPNet
 vocab.json, merges.txt  the ids of a byte-level BPE, and its merges by priority          GPT-2, RoBERTa, BART
 *.model                 pieces with scores (sentencepiece_file.py)                       T5, mT5, XLM-R, CamemBERT, mBART, DeBERTa v3
 none                    the bytes themselves                                             ByT5
@@ -31,27 +31,24 @@ _LANGUAGES = (
     *("lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN", "zh_CN"),
 )
 Settings = Mapping[str, Any]
-Made = tuple[Backend, Sequence[AddedToken]]  # a tokenizer, and tokens that its class adds
+Made = tuple[Backend, Sequence[AddedToken]]  # a tokenizer, and its entries that are also added tokens in transformers' class
 
 
 class _Class(NamedTuple):
-    """A tokenizer class of transformers. `files`: the files that it needs, each by its possible names; `roles`: its special tokens by role;
-    `build`: the function that builds its tokenizer.
+    """A tokenizer class of transformers, and how its tokenizer is built."""
 
-    `template`: for one text and for two; None: the one that follows from the roles (pipelines.template_parts).
-    """
-
-    files: tuple[tuple[str, ...], ...]
-    roles: Mapping[str, str]
-    build: Callable[[Sequence[Path], Settings, Mapping[str, str]], Made]
-    template: Callable[[Settings], tuple[str, str]] | None = None
+    files: tuple[tuple[str, ...], ...]  # the files that it needs, each by its possible names
+    roles: Mapping[str, str]  # its special tokens, such as {"bos_token": "<s>"}
+    build: Callable[[Sequence[Path], Settings, Mapping[str, str]], Made]  # called with the files, the settings and the special tokens
+    template: Callable[[Settings], tuple[str, str]] | None = None  # for one text and for a pair; None: pipelines.template_parts(roles)
 
 
 def read_vocabulary(folder: Path, settings: Settings, config: Settings, special: Settings, named: Settings) -> tuple[str, Settings] | None:
     """Return the tokenizer.json for a folder's vocabulary files, and the settings, to which the class and missing special tokens are added.
 
-    The class is that of tokenizer_config.json, else that of config.json's model_type. `special`: special_tokens_map.json; `named`:
-    added_tokens.json. None: the folder has no such files, or they are of another class. Raise ModelError for damaged files.
+    `settings`, `config`, `special`, `named`: the contents of tokenizer_config.json, config.json, special_tokens_map.json and
+    added_tokens.json. The tokenizer class is that of tokenizer_config.json, else that of config.json's model_type. None: the class is
+    unknown, or its files are missing. Raises ModelError for damaged files.
     """
     name = str(settings.get("tokenizer_class") or _OF_TYPES.get(str(config.get("model_type", "bert")))).removesuffix("Fast")
     kind = _CLASSES.get(name)
@@ -99,7 +96,7 @@ def _byte_bpe(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str
     vocab, lines = read_object(paths[0], _LIMIT), read_text(paths[1], _LIMIT).split("\n")
     merges = [tuple(line.split(" ")) for line in (line.removesuffix("\r") for line in lines) if line and not line.startswith("#version")]
     if not all(type(number) is int for number in vocab.values()) or not all(len(merge) == 2 for merge in merges):
-        raise ModelError(f"{paths[0].parent}: vocab.json maps an entry to no id, or merges.txt joins no pair; copy both again")
+        raise ModelError(f"{paths[0].parent}: vocab.json has an entry without an id, or merges.txt a line that is no pair; copy both again")
     pairs = [(first, second) for first, second in merges]
     return pipelines.byte_bpe(vocab, pairs, pre_tokenizers.ByteLevel(add_prefix_space=bool(settings.get("add_prefix_space", False)))), ()
 
@@ -107,7 +104,7 @@ def _byte_bpe(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str
 def _of_pieces(
     first: Sequence[str], skipped: int, last: Callable[[Settings], Sequence[str]]
 ) -> Callable[[Sequence[Path], Settings, Mapping[str, str]], Made]:
-    """Return the builder of a class that skips a model's first pieces, and puts entries before and after the others."""
+    """Return the `build` of a class that skips a SentencePiece model's first pieces, and puts entries before and after the others."""
 
     def build(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
         model = sentencepiece_file.read_model(paths[0])
@@ -122,14 +119,14 @@ def _of_pieces(
 
 
 def _mbart(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
-    """Build mBART's tokenizer, without the SentencePiece model's normalizer, as transformers' class does."""
+    """Build mBART's tokenizer. As in transformers' class, the normalizer of the SentencePiece model is not used."""
     backend, added = _of_pieces(("<s>", "<pad>", "</s>", "<unk>"), 3, lambda _: (*_LANGUAGES, "<mask>"))(paths, settings, roles)
     backend.normalizer = None
     return backend, added
 
 
 def _deberta(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
-    """Build DeBERTa v2's and v3's tokenizer, with the normalizer of transformers' class instead of the SentencePiece model's."""
+    """Build DeBERTa v2's and v3's tokenizer. As in transformers' class, its normalizer is not that of the SentencePiece model."""
     model = sentencepiece_file.read_model(paths[0])
     backend = Backend(models.Unigram([(piece.text, piece.score) for piece in model.pieces], unk_id=model.unknown, byte_fallback=False))
     steps: list[normalizers.Normalizer] = [normalizers.Lowercase()] if settings.get("do_lower_case", False) else []
@@ -146,7 +143,7 @@ def _deberta(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]
 
 
 def _bytes(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
-    """Build ByT5's tokenizer: id 3 + b for the byte b, then the sentinels, here in ascending order."""
+    """Build ByT5's tokenizer: byte b has the id 3 + b, and the sentinels follow, in ascending order (T5's are in descending order)."""
     first = [roles[f"{name}_token"] for name in ("pad", "eos", "unk")]
     signs = {byte: sign for sign, byte in pipelines.BYTE_OF.items()}
     vocab = {token: number for number, token in enumerate([*first, *(signs[byte] for byte in range(256))])}

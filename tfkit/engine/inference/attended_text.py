@@ -1,4 +1,4 @@
-"""A text as a model reads it: what each head attends to at each token, and which token the model expects next."""
+"""Attention weights of each head at each token of a text, and the probabilities of the next token at each position."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,13 +21,13 @@ from tfkit.model.head import VocabularyHead
 from tfkit.model.transformer import Transformer
 from tfkit.tokenizer.entries import readable_entry
 
-_MOST_WEIGHTS = 1 << 28  # of all layers and heads, 1 GiB in float32
-_DIGITS = 6  # of a weight in JSON
+_MOST_WEIGHTS = 1 << 28  # the largest number of attention weights of all layers and heads: 1 GiB in float32
+_DIGITS = 6  # decimal places of a weight in JSON
 
 
 @dataclass(frozen=True)
 class NextTokens:
-    """The likeliest tokens after a position, with their probabilities; and the token that follows in the text, with its probability."""
+    """The likeliest tokens after a position and the token that follows there in the text, with their probabilities."""
 
     likeliest: list[tuple[str, float]]
     actual: str | None  #: None: the text ends here
@@ -36,12 +36,13 @@ class NextTokens:
 
 @dataclass(frozen=True)
 class AttendedText:
-    """The weights of all heads for one text. Entry [layer, head, to, from] of a map: how much the token `to` takes from the token `from`.
+    """The attention weights of all heads for one text.
 
-    `tokens`: the text that the encoder reads or, without an encoder, the decoder; `target_tokens`: what the decoder of an encoder-decoder
-    reads, its start token first. `maps`: those of "encoder", "decoder" and "cross" (to the target from the text) that the model has,
-    float32. `visible`: by the same names, which token sees which, (layers, to, from); the weight of a token that is not seen is exactly 0.
-    `next_tokens`: what the model expects after each token that the decoder reads; None if this was not requested.
+    `tokens`: the tokens that the encoder reads or, without an encoder, the decoder. `target_tokens`: the tokens that the decoder of an
+    encoder-decoder reads, its start token first. `maps`: for each of "encoder", "decoder" and "cross" (to the target from the text) that
+    the model has, the weights (layers, heads, to, from), float32: how much the token `to` takes from the token `from`. `visible`: by the
+    same names, whether `to` may attend to `from`, (layers, to, from); the weight of a masked token is exactly 0. `next_tokens`: an entry
+    for each token that the decoder reads; None if this was not requested.
     """
 
     tokens: list[str]
@@ -69,7 +70,7 @@ class AttendedText:
             )
 
     def to_dict(self, layer: int | None = None, head: int | None = None) -> dict[str, Any]:
-        """Return the document of --json; with a layer and a head, with the weights of that head alone."""
+        """Return the document of --json. `layer`, `head`: return only the maps of this layer, of this head; None: all."""
         chosen = slice(layer, None if layer is None else layer + 1), slice(head, None if head is None else head + 1)
         maps = {name: np.round(map_[chosen].astype(np.float64), _DIGITS).tolist() for name, map_ in self.maps.items()}
         return {
@@ -86,17 +87,17 @@ class AttendedText:
 
 
 def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int = 0) -> AttendedText:
-    """Read a text with a model, and record the weights of its attention. `target`: what the decoder of an encoder-decoder reads; None: only
-    its start token and the tokens that it is forced to write first.
+    """Run a model on a text, and record its attention weights. `target`: the text that the decoder of an encoder-decoder reads; None: the
+    decoder reads only its start token and the tokens that it is forced to generate first.
 
-    `next_tokens`: how many of the likeliest next tokens are kept. Raises DataError for a text without tokens, one with half a character (a
-    surrogate), or one that is too long, UsageError for a target if the model is no encoder-decoder, ModelError for next tokens of a model
-    that predicts none.
+    `next_tokens`: how many of the likeliest next tokens are returned for each position. Raises DataError for a text without tokens, with
+    half a character (a surrogate), or too long; UsageError for a target if the model is no encoder-decoder; ModelError for next tokens if
+    the model predicts none.
     """
     model, codec = loaded.model, loaded.require_tokenizer()
     both = model.encoder is not None and model.decoder is not None
     if target is not None and not both:
-        raise UsageError(f"{argument('target')}: only an encoder-decoder reads a second text; leave it out, or put it after the first one")
+        raise UsageError(f"{argument('target')}: only an encoder-decoder reads a second text; leave it out, or append it to the first text")
     if next_tokens and (model.decoder is None or not isinstance(model.head, VocabularyHead)):
         raise ModelError(f"{loaded.folder}: the model predicts no next token; only a language model with a decoder does")
     for name, given in (("text", text), ("target", target or "")):
@@ -122,8 +123,8 @@ def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int 
 
 @contextmanager
 def record_weights(model: Transformer) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
-    """Yield a dict that records the attention of the forward passes within the with block; their outputs stay the same. For each of
-    "encoder", "decoder" and "cross" that the model has, it lists each layer's weights and which keys are visible, both (B, H, T, S).
+    """Record the attention of forward passes within the with block, whose outputs stay the same. The yielded dict gets, for "encoder",
+    "decoder" and "cross", a list with an item per layer: the weights and which keys are visible, both (B, H, T, S).
     """
     layers: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
@@ -145,8 +146,8 @@ def record_weights(model: Transformer) -> Iterator[dict[str, list[tuple[Tensor, 
 
 
 def _target_ids(loaded: Loaded, target: str) -> list[int]:
-    """Return what the decoder of an encoder-decoder reads: the start token, the tokens that it is forced to write first, and the target
-    without an end token.
+    """Return the ids that the decoder of an encoder-decoder reads: its start token, the tokens that it is forced to generate first, and the
+    target without an end token.
     """
     if loaded.start_id is None:
         raise ModelError(
@@ -158,7 +159,7 @@ def _target_ids(loaded: Loaded, target: str) -> list[int]:
 
 
 def _require_room(loaded: Loaded, ids: Sequence[int], target_ids: Sequence[int]) -> None:
-    """Raise DataError if a text has no token, does not fit the context, or would give more weights than are kept."""
+    """Raise DataError if a text has no token, does not fit the context, or would give more than _MOST_WEIGHTS attention weights."""
     config = loaded.config
     if not ids:
         raise DataError("the text gives no token, and so there is nothing to attend to; give a longer one")
@@ -182,7 +183,7 @@ def _entries(loaded: Loaded, ids: Sequence[int]) -> list[str]:
 
 
 def _next_tokens(loaded: Loaded, probabilities: Tensor, ids: Sequence[int], count: int) -> list[NextTokens]:
-    """Return what the model expects after each of the ids, given its probabilities (T, V)."""
+    """Return the likeliest tokens after each of the ids, given the model's probabilities (T, V). `count`: how many of them."""
     best = probabilities.topk(min(count, probabilities.shape[1]))
     tokens = _entries(loaded, ids)
     following = [*ids[1:], None]

@@ -1,4 +1,4 @@
-"""Evaluation by objectives that no model is trained for: minimal pairs, and multiple choice with examples in the prompt."""
+"""Evaluation by objectives that are only for evaluation: minimal pairs, and multiple choice with examples in the prompt."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 
 def evaluate_likelihood(evaluation: Evaluation) -> Scored:
-    """Judge the rows of data.validation. Raises ModelError if the model gives no likelihoods, UsageError if there are no rows."""
+    """Score the rows of data.validation by the likelihoods of texts. Raises ModelError if the model gives none, UsageError without rows."""
     settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
     section = settings.objective
     if problems := fitting_problems(section, loaded.config):
@@ -37,7 +37,7 @@ def evaluate_likelihood(evaluation: Evaluation) -> Scored:
         judge = JUDGES[section.kind](section, _examples(section, data, settings.seed) if section.reads_training else (), data.on_bad_row)
         for name, source in budget.until_spent(zip(names, sources, strict=True)):
             skipped: dict[str, Skipped] = {}
-            total = sum(1 for _ in source.rows({})) if budget.left is None else None  # not known if the tokens are limited
+            total = sum(1 for _ in source.rows({})) if budget.left is None else None  # unknown with a limit on tokens
             with session.listener.progress(f"judging {source.name}", total, "rows") as bar:
                 judgement = judge_by_likelihood(
                     loaded.model,
@@ -66,6 +66,7 @@ def evaluate_likelihood(evaluation: Evaluation) -> Scored:
 
 
 def _examples(section: ObjectiveSection, data: DataSection, seed: int) -> Iterator[Row]:
+    """Yield the rows of data.train, which are the examples in the prompts. Raises DataError."""
     try:
         for source in training_sources(data, section.roles, seed):
             yield from source.rows()
@@ -76,7 +77,7 @@ def _examples(section: ObjectiveSection, data: DataSection, seed: int) -> Iterat
 
 
 def _report(source: Source, judgement: Judgement, skipped: dict[str, Skipped], length: int, listener: Listener) -> None:
-    """Warn of rows that were skipped, and of those that were truncated."""
+    """Warn about skipped and truncated rows. `length`: the model's context length."""
     if note := describe_skipped(source.name, skipped):
         listener.warn(note)
     if judgement.cut:

@@ -1,4 +1,4 @@
-"""Evaluation by sampled responses: one to each prompt of data.validation, as in the evaluations during a training."""
+"""Evaluation of sampled responses, one to each prompt of data.validation, as in the evaluations during a training."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,8 +22,8 @@ from tfkit.hub import Loaded, content_hash
 def evaluate_rollouts(evaluation: Evaluation, code: CodePermission) -> Scored:
     """Sample and reward a response to each prompt.
 
-    `code`: which reward functions may be run. The KL divergence from the initial model of the run is a metric if that model can still be
-    read. Raises UsageError if there are no prompts.
+    `code`: the files of reward functions that may be run. The metrics include the KL divergence from the initial model of the run if that
+    model can still be read. Raises UsageError if there are no prompts.
     """
     settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
     objective, tokenizer = open_finished(settings.objective.trained_for, loaded, settings)
@@ -65,7 +65,7 @@ def _reference(loaded: Loaded, session: Session) -> FrozenReference | None:
         if run is None or run.model.start is None:
             return None
         start, weight = run.model, next(loaded.model.parameters())
-        # A head that the initial checkpoint lacks, or that differs from its own, was drawn with the run's seed.
+        # If the initial checkpoint lacks this head, or has another one, the run drew a new head with its seed; draw the same head.
         head, seed = loaded.config.head, run.training.seed
         initial = load(run.model.start, head=head, seed=seed, device=weight.device, dtype=weight.dtype)
         if start.sha256 is not None and content_hash(initial.folder) != start.sha256:
@@ -77,7 +77,7 @@ def _reference(loaded: Loaded, session: Session) -> FrozenReference | None:
 
 
 def _lines(sets: Sequence[ValidationSet], judged: Sequence[Sequence[JudgedResponse]]) -> list[dict[str, Any]]:
-    """Return a line for each prompt: its place, the response, its reward and length, and whether it ended; or why it has no response."""
+    """Return a line for each prompt: its place, its response and the sums of the response (reward, length, ...), or why it was lost."""
     lines = []
     for held_out, responses in zip(sets, judged, strict=True):
         for number, response in enumerate(responses):

@@ -1,4 +1,4 @@
-"""Evaluation by an objective that is scored on rows of its own: on labelled rows, or on rows that it cuts from texts."""
+"""Evaluation by an objective that defines its own rows: labelled rows, or pieces that it cuts from texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -55,8 +55,8 @@ class Scored:
     examples: int
     tokens: int
     stored: Sequence[Stored | ReadSet]
-    scores: Scores | None = None  # the metrics of all labelled rows or texts as a function of weights, for their intervals
-    units: int = 0  # the number of these weights: of rows, or of the inputs for which texts were generated
+    scores: Scores | None = None  # computes the metrics of all labelled rows or texts from a weight for each unit, for bootstrap intervals
+    units: int = 0  # the number of units: of rows or texts or, if texts are generated, of inputs
     predictions: list[dict[str, Any]] = field(default_factory=list)  # one for each labelled row
     facts: dict[str, Any] = field(default_factory=dict)  # further fields of the result, such as how texts were generated
     texts: Sequence[Hashes] = ()  # the hashes of the scored texts of each set
@@ -65,7 +65,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model that is evaluated. `each`: also return a prediction for every row that has an answer."""
+    """A model to evaluate. `each`: also return a prediction for every row that has an answer."""
 
     settings: EvaluationSettings
     loaded: Loaded
@@ -73,7 +73,7 @@ class Evaluation:
     each: bool
 
     def sources(self, roles: tuple[Role, ...], what: str) -> tuple[DataSection, list[Source]]:
-        """Return the sources that are scored. Raises UsageError if there are none; `what`: for the message, as in "rows to score"."""
+        """Return the data section and its sources to score. Raises UsageError if there are none. `what`: their name in this error."""
         data = self.settings.data
         sources = validation_sources(data, roles, self.settings.seed) if data is not None else []
         objective = self.settings.objective
@@ -87,7 +87,7 @@ class Evaluation:
         return data, sources
 
     def sets(self, roles: tuple[Role, ...], what: str, objective: Objective, tokenizer: Tokenizer) -> tuple[list[ValidationSet], SetScorer]:
-        """Return the set of each source, without its lost rows (see `scored_sets`), and the scorer of the sets."""
+        """Return the set of each source, without the rows that cannot be encoded (`scored_sets` adds them), and the scorer of the sets."""
         settings, listener, config = self.settings, self.session.listener, self.loaded.config
         data, sources = self.sources(roles, what)
         for source in sources:
@@ -102,7 +102,7 @@ class Evaluation:
         return sets, SetScorer(settings.evaluation, order, objective)
 
     def scored_sets(self, scorer: SetScorer, sets: Sequence[ValidationSet]) -> tuple[list[ValidationSet], list[int]]:
-        """Return the sets of labelled rows that are scored, with their lost rows, and how many rows of each are scored."""
+        """Return the sets of labelled rows with their lost rows (evaluation/lost_rows.py), and how many rows of each are scored."""
         labelled, listener, counts = scorer.objective.labelled, self.session.listener, scorer.counts(sets)
         assert labelled is not None
         scored = [with_lost(held_out, labelled, listener, count) for held_out, count in zip(sets, counts, strict=False)]
@@ -111,7 +111,7 @@ class Evaluation:
 
 
 def evaluate_rows(evaluation: Evaluation) -> Scored:
-    """Score the rows of data.validation by the objective; after a distillation, by the student's own objective.
+    """Score the rows of data.validation by the objective; for a distillation, by the objective of the student alone.
 
     Raises ModelError if the model does not fit the objective or its classes are not known, UsageError if there are no rows.
     """
@@ -209,7 +209,7 @@ def _metrics(
     judged: Sequence[Sequence[RowPrediction]],
     inputs: Sequence[Sequence[SharedInput]],
 ) -> tuple[dict[str, float], Scores, int]:
-    """Return the metrics, a function that computes them from a weight for each unit, and the number of units.
+    """Return the metrics of all sets, the function that computes those of all rows from a weight for each unit, and the number of units.
 
     A unit is a row or, if texts are generated, an input: rows with the same input share one generated text.
     """
@@ -229,7 +229,7 @@ def _metrics(
 def _prediction_lines(
     section: ObjectiveSection, objective: LabelledObjective, sets: Sequence[ValidationSet], judged: Sequence[Sequence[RowPrediction]]
 ) -> list[dict[str, Any]]:
-    """Return a line for each row that was judged, or is lost; the sources are read again for the inputs."""
+    """Return a line for each judged row and each lost row. The sources are read again, since examples do not keep the input columns."""
     lines = []
     for held_out, results in zip(sets, judged, strict=True):
         rows = [row for _, row in zip(results, rows_of(held_out.source, held_out.examples), strict=False)]

@@ -1,4 +1,4 @@
-"""Evaluation of a causal language model: how well it predicts whole texts."""
+"""Evaluation of a causal language model by its loss on whole texts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from tfkit.recipe.schema.roles import TEXT
 
 
 def evaluate_texts(evaluation: Evaluation) -> Scored:
-    """Score the texts of data.validation; `each`: also return the scores of every text.
+    """Score the texts of data.validation.
 
     Raises ModelError if the model is no language model, UsageError if there are no texts.
     """
@@ -51,6 +51,7 @@ def evaluate_texts(evaluation: Evaluation) -> Scored:
 
 
 def _streams(sources: list[Source], loaded: Loaded, session: Session) -> list[TokenStream]:
+    """Return the tokens of each source, from the cache if it has them; report sources and skipped rows."""
     assert loaded.codec is not None
     streams = []
     for source in sources:
@@ -63,7 +64,7 @@ def _streams(sources: list[Source], loaded: Loaded, session: Session) -> list[To
 
 
 def _targets_within(streams: Sequence[TokenStream], limit: int | None) -> int:
-    """Return the number of tokens that will be scored: those of whole texts, within the limit."""
+    """Return the number of tokens that will be scored. Only whole texts are scored, as many as fit the limit."""
     budget, total = TokenBudget(limit), 0
     for stream in budget.until_spent(streams):
         count = int(count_targets(stream, budget.left).sum())
@@ -76,7 +77,7 @@ def _text_predictions(sources: list[Source], scores: list[TextScore]) -> list[di
     """Return for each text, in order, its place, its loss (nats per token; None without a target), its target tokens and their bytes."""
     lines = []
     for source, score in zip(sources, scores, strict=False):
-        places = (row.place for row in source.rows() if row.text)  # a row without text is no document of the stream
+        places = (row.place for row in source.rows() if row.text)  # the token stream has no document for an empty text
         for place, loss, tokens, size in zip(places, score.losses, score.targets, score.bytes, strict=False):
             mean = float(loss / tokens) if tokens else None
             lines.append({"place": place, "loss": mean, "tokens": int(tokens), "bytes": int(size)})

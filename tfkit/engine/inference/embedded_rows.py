@@ -1,4 +1,4 @@
-"""Compute a vector for the text of each row, for tfkit embed; loaded.embed gives the same vectors."""
+"""Vectors for the texts of rows, for tfkit embed; loaded.embed gives the same vectors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +17,8 @@ from tfkit.evaluation.embeddings import embed_ids
 from tfkit.generation.answer_precision import Precision
 from tfkit.hub import find_checkpoint
 from tfkit.objectives.text_pairs import encode_texts
-from tfkit.recipe.reading.overrides import Overrides
+from tfkit.recipe.reading.overrides import Overrides, within_sections
+from tfkit.recipe.reading.tree import flatten
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.roles import TEXT, Role
 
@@ -25,7 +26,7 @@ _SECTIONS = ("data", "evaluation", "carbon")
 
 
 class Embedder(RowAnswers):
-    """Answers rows with the vectors of their texts. `field`: the column of the text; None: not named by the user."""
+    """Answers rows with the vectors of their texts. `field`: the column of the text, if the user named it."""
 
     name = "embedding"
 
@@ -34,7 +35,7 @@ class Embedder(RowAnswers):
         self.field, self.role = field, _text_role(settings.objective.trained_for)
 
     def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
-        """Return the column of the text: that in `named`, else that of the role that the model was trained on."""
+        """Return the column of the text: the one in `named`, else the one from which the model was trained."""
         read = TEXT[0] if "text" in named else self.role
         own = {read.name: named[read.name]} if read.name in named else {}
         return PredictionColumns((read,), own, option=argument("field"), takes_lines=self.field in (None, "text"))
@@ -66,20 +67,20 @@ def open_embedder(
 ) -> Embedder:
     """Return an Embedder whose settings are read and checked; no model is loaded yet. Raises UsageError.
 
-    `field`: the column of the text; None: the one that the checkpoint was trained on, else `text`. `needs_all`:
-    every row needs a vector, so bad rows cannot be skipped. `precision`: auto is float32, since every digit of a vector is returned.
+    `field`: the column of the text; None: the one that the checkpoint was trained on, else `text`. `needs_all`: every row needs a vector,
+    so bad rows cannot be skipped. `precision`: auto is float32, since every digit of a vector is returned.
     """
     finalize_killed_run(checkpoint)
     folder = find_checkpoint(checkpoint)
-    settings = read_settings(None, folder, {"data.validation.0.files": "all", **overrides}, _SECTIONS, data)
-    assert settings.data is not None  # set by `data`
+    settings = read_settings(None, folder, within_sections({"data.validation.0.files": "all"}, overrides), _SECTIONS, data)
+    assert settings.data is not None  # the argument `data` gives it a source
     if needs_all and settings.data.on_bad_row == "skip":
         raise UsageError(
             f"data.on_bad_row=skip: a row without a vector has no place in the file of {argument('out')}; leave {argument('out')} "
-            "away, for JSON lines"
+            "out, for JSON lines"
         )
     update: dict[str, Any] = {}
-    if "data.sequence_length" not in overrides:  # the training's length is for its own rows
+    if "data.sequence_length" not in flatten(dict(overrides)):  # the length that the training has chosen for its own rows does not apply
         update["sequence_length"] = None
     if field is not None:
         assert isinstance(settings.data.validation, list)
@@ -90,6 +91,6 @@ def open_embedder(
 
 
 def _text_role(section: ObjectiveSection) -> Role:
-    """Return the role that is embedded: the first required text of the objective's rows; its column may also be named `text`."""
+    """Return the role whose text is embedded: the first required text in rows of the objective. Its column may also be named `text`."""
     role = next((role for role in section.asked_roles if role.form == "text" and role.required and role.shape is None), TEXT[0])
     return role._replace(columns=tuple(dict.fromkeys((*role.columns, "text"))))

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.by_row import Scored
 
 _SEED = 1  # of the bootstrap
-_MANY_TRAINED = 0.05  # if more than this fraction of the scored texts was trained on, the metrics say little about unseen texts
+_MANY_TRAINED = 0.05  # if the model was trained on more than this fraction of the scored texts, the warning is stronger
 
 
 class Evaluator:
-    """An evaluation whose settings are read and checked; nothing is loaded before `score`.
+    """An evaluation whose settings are read and checked; no model is loaded before `score`.
 
-    `recipe`: None: that of the run that made the checkpoint or, without one, the task that its files show. `data`: a file, folder or glob
-    in place of data.validation. `code`: which reward functions may be run. Raises UsageError if the recipe names another
-    one.
+    `recipe`: None: the recipe of the run that made the checkpoint or, if it has none, a task inferred from its files. `data`: a file,
+    folder or glob in place of data.validation. `code`: the files of reward functions that may be run; UsageError if the recipe names
+    others.
     """
 
     def __init__(self, checkpoint: str, recipe: RecipeText | None, overrides: Overrides, data: str | None, code: CodePermission):
@@ -39,7 +39,7 @@ class Evaluator:
         self.inputs: Inputs = settings_inputs(self.settings, self.folder, checkpoint)
 
     def gates(self, texts: Sequence[str]) -> list[Gate]:
-        """Parse gates over the metrics that the evaluation may have. Raise UsageError for others; groups of rows are checked later."""
+        """Parse gates over the metrics that this evaluation may have. Raises UsageError for others. Groups of rows are checked later."""
         from tfkit.evaluation.baselines import has_baselines
 
         section = self.settings.objective.trained_for
@@ -51,10 +51,10 @@ class Evaluator:
         return parse_gates(texts, metrics_of_sets(names, self.settings.data))
 
     def score(self, session: Session, *, each: bool = False) -> tuple[dict[str, Any], list[dict[str, Any]], Reading]:
-        """Return the result (docs/cli.md), a prediction for each row if `each`, and the energy. Raises Stopped, without a result."""
+        """Return the result (docs/cli.md), a prediction for each row if `each`, and the meter's reading. Raises Stopped after a signal."""
         loaded, scored = self.compute(session, each=each)
         with session.stop.at_once(WHOLE):
-            reading = session.reading(last=True)  # waits for a first measurement
+            reading = session.reading(last=True)  # a short command waits here for its first measurement
             result = self._result(loaded, scored, reading)
         if result["trained_on"]:
             trained_on, all_texts = result["trained_on"], sum(map(len, scored.texts))
@@ -66,22 +66,19 @@ class Evaluator:
 
     def compute(self, session: Session, *, each: bool = False) -> "tuple[Loaded, Scored]":
         """Return the loaded model and its scores: the part of `score` that all ranks compute."""
-        with session.stop.at_once():
-            loaded = open_model(self.folder, session, self.inputs, own_precision(self.settings), packs=False).loaded
-            loaded.require_tokenizer()
-        return loaded, self._scored(loaded, session, each=each)
-
-    def _scored(self, loaded: Loaded, session: Session, *, each: bool) -> "Scored":
         from tfkit.engine.inference.by_likelihood import evaluate_likelihood
         from tfkit.engine.inference.by_row import Evaluation, evaluate_rows
         from tfkit.engine.inference.by_text import evaluate_texts
 
+        with session.stop.at_once():
+            loaded = open_model(self.folder, session, self.inputs, own_precision(self.settings), packs=False).loaded
+            loaded.require_tokenizer()
         evaluation, scored_by = Evaluation(self.settings, loaded, session, each), self.settings.objective.trained_for.scored_by
         if scored_by == "rollout":
             from tfkit.engine.inference.by_rollout import evaluate_rollouts
 
-            return evaluate_rollouts(evaluation, self.code)
-        return {"text": evaluate_texts, "likelihood": evaluate_likelihood, "row": evaluate_rows}[scored_by](evaluation)
+            return loaded, evaluate_rollouts(evaluation, self.code)
+        return loaded, {"text": evaluate_texts, "likelihood": evaluate_likelihood, "row": evaluate_rows}[scored_by](evaluation)
 
     def _result(self, loaded: Loaded, scored: "Scored", reading: Reading) -> dict[str, Any]:
         from tfkit.engine.assembly.training_rows import count_trained_rows

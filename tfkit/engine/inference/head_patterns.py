@@ -1,6 +1,6 @@
-"""Rules that name what a head attends to, by the mean weight of a kind of key: the token before the query, the query's own, the first one.
+"""Rules that name what an attention head attends to, by its mean weight on a kind of key, such as the previous or the first token.
 
-Heads of trained models are often of one such kind (Clark et al. 2019, arXiv 1906.04341; Vig and Belinkov 2019, arXiv 1906.04284).
+A trained head often attends to one such kind (Clark et al. 2019, arXiv 1906.04341; Vig and Belinkov 2019, arXiv 1906.04284).
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MIXED = "mixed"
-# The kinds, with the meaning of their scores. A score is a mean over the queries for which the kind is defined and differs from the others.
+# The meaning of each kind's score. A score is a mean over the queries that have a key of this kind (see `_targets`).
 KINDS = {
     "previous token": "weight of the token before",
     "next token": "weight of the token after",
@@ -23,12 +23,13 @@ KINDS = {
     "spread": "evenness of the weights: 1 if all visible tokens have the same",
     MIXED: "none of these",
 }
-_CLEAR, _EVEN = 0.5, 0.75  # the scores from which a head belongs to a kind; evenness is high even if a few tokens get more than the others
+# The scores from which a head belongs to a kind, and to "spread": evenness is high even if a few tokens get more weight than the others.
+_CLEAR, _EVEN = 0.5, 0.75
 
 
 @dataclass(frozen=True)
 class HeadPattern:
-    """A head with its score, 0 to 1, for each kind that applies, and its kind."""
+    """A head's kind, and its score, 0 to 1, for each kind that is possible in its attention map."""
 
     layer: int
     head: int
@@ -51,7 +52,7 @@ class KindSummary:
 
 
 def summarize(patterns: Sequence[HeadPattern], clearest: int) -> list[KindSummary]:
-    """Return the kinds that apply to the heads of a map, each with this many of its clearest heads; `mixed` has none."""
+    """Summarize the heads of a map by kind. `clearest`: how many heads with the highest scores a kind lists; `mixed` lists none."""
 
     def best(kind: str) -> list[HeadPattern]:
         return sorted(patterns, key=lambda pattern: -pattern.scores[kind])[:clearest] if kind != MIXED else []
@@ -68,7 +69,7 @@ def head_patterns(
     *,
     cross: bool,
 ) -> list[HeadPattern]:
-    """Return the pattern of each head. `weights` (L, H, T, S); `visible` (L, T, S); `queries`, `keys`: the T and the S tokens."""
+    """Return the pattern of each head. `weights`: (L, H, T, S); `visible`: (L, T, S); `queries`, `keys`: the T and the S tokens."""
     same = np.array(queries)[:, None] == np.array(keys)[None, :]  # (T, S)
     patterns = []
     for layer, (heads, seen) in enumerate(zip(weights, visible, strict=True)):
@@ -90,10 +91,9 @@ def _kind(scores: Mapping[str, float]) -> str:
 
 
 def _targets(visible: NDArray[np.bool_], same: NDArray[np.bool_], *, cross: bool) -> dict[str, NDArray[np.bool_]]:
-    """Return the keys of each kind for each query, (T, S); a query that has none is not counted.
+    """Return a mask (T, S) for each kind, True for the keys of this kind. A query without such a key does not count in the score.
 
-    Queries near an end, for which the first or last token is also the previous token, the next token or the query's own, are left out of
-    these kinds.
+    Queries near an end are left out of kinds that coincide there: for the second token, for instance, the first token is the previous one.
     """
     count, length = visible.shape
     if cross:
@@ -123,7 +123,7 @@ def _mean_weight(weights: NDArray[np.float32], target: NDArray[np.bool_]) -> flo
 
 
 def _evenness(weights: NDArray[np.float32], visible: NDArray[np.bool_]) -> float:
-    """Return the mean entropy of the weights, as a fraction of the largest that the number of visible keys allows."""
+    """Return the mean entropy of the weights of a query, as a fraction of the largest possible entropy for its number of visible keys."""
     seen = visible.sum(1)
     several = seen > 1
     if not several.any():
@@ -133,6 +133,7 @@ def _evenness(weights: NDArray[np.float32], visible: NDArray[np.bool_]) -> float
 
 
 def _order(weights: NDArray[np.float32]) -> float:
+    """Return the mean of the largest weights, times the correlation of their places with the places of the queries; at least 0."""
     places = weights.argmax(1)
     if len(places) < 3 or places.min() == places.max():
         return 0.0

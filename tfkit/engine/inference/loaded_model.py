@@ -11,9 +11,8 @@ import torch
 
 from tfkit.data.columns.forms import find_surrogate
 from tfkit.engine.inference.attended_text import AttendedText, attend_text
-from tfkit.engine.inference.pipe import require_iterable
 from tfkit.engine.listener import Silent
-from tfkit.engine.request.call_arguments import Prompts, plain_columns, plain_overrides
+from tfkit.engine.request.call_arguments import Prompts, plain_columns, plain_overrides, require_iterable
 from tfkit.engine.request.inputs import Inputs
 from tfkit.engine.results import Completion
 from tfkit.errors import DataError, UsageError
@@ -21,13 +20,13 @@ from tfkit.hub import Loaded
 from tfkit.recipe.reading.overrides import Overrides, scored_overrides
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.run.manifest import NAME as MANIFEST
-from tfkit.run.manifest import write_manifest
+from tfkit.run.manifest import read_manifest, write_manifest
 from tfkit.run.signals import interrupts
 from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.training.isolation import isolated
 
-_TEXTS_AT_ONCE = 32  # in a batch of `embed`
-# How `attention` lets an encoder-decoder write its answer, whatever the settings of its run: greedily, and not for long.
+_TEXTS_AT_ONCE = 32  # the batch size of `embed`
+# Settings with which `attention` generates the answer of an encoder-decoder, in place of those of its run.
 _OWN_ANSWER = {"generation.temperature": 0.0, "generation.num_beams": 1, "generation.max_new_tokens": 64}
 
 
@@ -43,21 +42,24 @@ class LoadedModel(Loaded):
     def save(self, folder: str | Path) -> None:
         """Write a model folder as training does: float32 weights, configuration, tokenizer, lineage of the loaded model, and manifest.
 
-        Raises UsageError for a folder of a run or of a checkpoint, which would be lost, and ModelError for weights of 8 bits.
+        A model that was saved in the folder before is replaced. Raises UsageError for a folder of a run or of a checkpoint, which would be
+        lost, and ModelError for weights of 8 bits.
         """
         target = Path(folder)
         Inputs().refuse_output(target, "folder")
         if target.is_file():
             raise UsageError(f"{target}: is a file, and a model is a folder; give another one")
         held = next((name for name in ("run.json", "manifest.json") if (target / name).exists()), None)
-        if held == "run.json" or (held and read_tfkit_json(target).objective is not None):  # that of a saved model names no objective
+        if held == "run.json" or (held and read_tfkit_json(target).objective is not None):  # a folder that `save` wrote names no objective
             raise UsageError(f"{target}: holds a {held}, so it is a run or a checkpoint, which is never overwritten; give another folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target if target.is_dir() else target.parent, prefix=f".{target.name}.") as made:
             super().save(made)
             write_manifest(Path(made))
             target.mkdir(exist_ok=True)
-            for path in sorted(Path(made).iterdir(), key=lambda path: path.name == MANIFEST):  # which is written last
+            for name in read_manifest(target) if held else ():  # files such as a chat template, which this model may not have
+                (target / name).unlink(missing_ok=True)
+            for path in sorted(Path(made).iterdir(), key=lambda path: path.name == MANIFEST):  # the manifest last
                 shutil.move(path, target / path.name)
 
     def predict(
@@ -70,13 +72,13 @@ class LoadedModel(Loaded):
     ) -> list[dict[str, Any]]:
         """Return each row, a dict or a string, with its `prediction`. No energy is measured.
 
-        For more rows than fit into memory, `tfkit.predict` yields the same, one after another.
+        For more rows than fit into memory, use `tfkit.predict`, which yields the same rows one after another.
         """
         from tfkit.engine.inference.predicting import open_predictor
 
         changes = scored_overrides(plain_columns(columns), plain_overrides(overrides))
         predictor = open_predictor(self.folder, changes, all_labels=all_labels)
-        given = [*predictor.given_rows(rows)]  # in the caller's state: an iterator may draw random numbers
+        given = [*predictor.given_rows(rows)]  # before `isolated`, since the caller's iterator may use its random state
         with isolated():
             predictor.use(self)
             return [row for window in predictor.windows(given) for row in window]
@@ -121,7 +123,7 @@ class LoadedModel(Loaded):
 
         The text has the special tokens of the tokenizer, but no chat template. `target`: what the decoder of an encoder-decoder reads;
         None: the model's own answer, decoded greedily. `next_tokens`: keep this many of the likeliest next tokens of each position. Raises
-        DataError for a text that does not fit the model's context, UsageError for a target of a model that reads none.
+        DataError for a text that does not fit the model's context, UsageError for a target if the model is no encoder-decoder.
 
         Example:
 

@@ -1,41 +1,33 @@
-"""Read lines of a pipe, a terminal or a socket as they arrive, and detect whether a read would wait; also check rows given in Python."""
+"""Read lines of a pipe, a terminal or a socket as they arrive, without waiting for a full block."""
 
 import io
 import os
 import select
 from collections import deque
-from collections.abc import Iterable
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from tfkit.errors import DataError, UsageError
+from tfkit.errors import DataError
 
-_BLOCK = 1 << 16  # bytes of a read
+_BLOCK = 1 << 16  # bytes that are read at a time
 _LONGEST_LINE = 16 << 20  # bytes: more than any row or prompt
 
 
-def require_iterable(given: object, call: str, remedy: str) -> Iterable[Any]:
-    """Return `given`. Raises UsageError if it is not iterable, or is a table, whose iteration yields the names of its columns."""
-    if not isinstance(given, Iterable) or hasattr(given, "columns"):
-        raise UsageError(f"{call}, and this is of type {type(given).__name__}; give {remedy}")
-    return given
-
-
 class Pipe(io.BufferedIOBase):
-    """A stream of bytes whose `readline` waits only until the line is complete, and whose `is_ready` never waits. `name`: for errors."""
+    """A stream of bytes whose `readline` waits only until the line is complete. `name`: of the stream, for errors."""
 
     def __init__(self, raw: BinaryIO, name: str):
         self._raw, self.name = raw, name
         self._lines: deque[bytes] = deque()  # complete lines that were not returned yet
         self._rest = b""  # the beginning of the next line
         self._ended = False
-        self._number = 0  # how many complete lines were read
+        self._number = 0  # the number of complete lines that were read
 
     def readable(self) -> bool:
         """Return True."""
         return True
 
     def is_ready(self) -> bool:
-        """Whether the next line, or the end, can be read without waiting."""
+        """Whether the next line, or the end, can be read without waiting. This check itself never waits."""
         while not self._lines and not self._ended and _can_read(self._raw):
             self._fill()
         return bool(self._lines) or self._ended
@@ -64,7 +56,7 @@ class Pipe(io.BufferedIOBase):
 
     def _fill(self) -> None:
         try:
-            while (block := self._raw.read(_BLOCK)) is None:  # there is nothing yet, and another program has set the stream not to wait
+            while (block := self._raw.read(_BLOCK)) is None:  # no data yet, and another program has made the stream non-blocking
                 select.select([self._raw], [], [])
         except OSError as error:
             raise DataError(f"{self.name}: cannot be read: {error.strerror or error}; check that it exists and its permissions") from error
@@ -83,5 +75,5 @@ def _can_read(file: BinaryIO) -> bool:
     """Return whether reading would not wait."""
     try:
         return bool(select.select([file], [], [], 0)[0])
-    except (OSError, ValueError):  # bytes in memory; or Windows, where select takes no pipes
+    except (OSError, ValueError):  # a stream in memory, which never waits; or Windows, where select takes no pipes
         return not hasattr(file, "fileno") or os.name != "nt"

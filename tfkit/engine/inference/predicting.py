@@ -1,4 +1,4 @@
-"""Predictions of a checkpoint for rows that need no label, for tfkit predict, tfkit.predict and loaded.predict."""
+"""Predictions for rows without labels, for tfkit predict, tfkit.predict and loaded.predict."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ from tfkit.recipe.reading.overrides import Overrides
 
 
 class Predictor(RowAnswers):
-    """Answers rows with predictions. `all_labels`: with the probability of every label."""
+    """Answers rows with predictions. `all_labels`: add the probability of every label."""
 
     name = "prediction"
 
@@ -39,10 +39,10 @@ class Predictor(RowAnswers):
         return PredictionColumns(self.section.asked_roles, named)
 
     def use(self, loaded: Loaded, deal: RankMap = serial_map) -> None:
-        """Use a loaded model for the objective; `deal` computes the model's batches. Raises ModelError if the two do not fit together."""
+        """Use a loaded model; `deal` computes its batches. Raises ModelError if the model does not fit the objective."""
         super().use(loaded, deal)
         objective = open_finished(self.section, loaded, self.settings)[0].labelled
-        assert objective is not None  # it reads rows
+        assert objective is not None  # open_predictor refuses objectives without rows
         self.objective = objective
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
@@ -50,7 +50,7 @@ class Predictor(RowAnswers):
         return self.objective.encode_unlabelled(rows)
 
     def answer(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
-        """Return the prediction for each row; batches have rows of similar lengths."""
+        """Return the prediction for each row. Rows of similar lengths are computed together."""
         model, objective, size = self.loaded.model, self.objective, self.settings.evaluation.batch_size
         examples = [one.example() for one in encoded]
         check_vocabulary([example[name].tolist() for example in examples for name in objective.ids], self.loaded.config.vocab_size)
@@ -83,8 +83,8 @@ def open_predictor(
 ) -> Predictor:
     """Return a Predictor with the checkpoint's objective and the columns that its training read; no model is loaded. Raises UsageError.
 
-    `overrides`: for example data.validation.0.columns. `data`: a file, folder or glob; "-": the rows are given in another way.
-    `precision`: auto: evaluation.precision if it is among the overrides, else chosen for the model when it is loaded.
+    `overrides`: for example data.validation.0.columns. `data`: a file, folder or glob; "-": the rows come from stdin or from a call.
+    `precision`: auto: evaluation.precision if the overrides set it, else chosen for the model when it is loaded.
     """
     finalize_killed_run(checkpoint)
     folder = find_checkpoint(checkpoint)

@@ -1,9 +1,10 @@
-"""Write predictions, a line for each row of the data, as JSON lines or a table. The path is checked before anything is computed."""
+"""Write predictions, a line for each row of the data, as JSON lines, a table or CoNLL; and check paths of outputs beforehand."""
 
 import csv
 import errno
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
@@ -21,13 +22,14 @@ from tfkit.run.strict_json import finite
 
 WriteLine = Callable[[Mapping[str, Any]], None]
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # of tables, by the suffix of the file
-CONLL = (".conll", ".bio", ".iob", ".iob2")
+CONLL = (".conll", ".bio", ".iob", ".iob2")  # suffixes of files with a word and its tag per line
 _JSON_LINES = ("", ".jsonl", ".ndjson")
+_BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")  # tabs and line breaks in a word, which would end its column or line
 _SEPARATORS = {ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"}  # some readers split lines at these characters
 
 
 def require_writable(path: Path, option: str) -> None:
-    """Raise MachineError for a path that cannot be written."""
+    """Raise MachineError for a path that cannot be written. `option`: the name of the option that gave the path, for the message."""
     try:
         folder = path.absolute().parent
         if not folder.is_dir():
@@ -44,14 +46,14 @@ def require_writable(path: Path, option: str) -> None:
 
 
 def require_suffix(path: Path, *, of_tags: bool) -> None:
-    """Raise UsageError for a file of answers whose suffix names no format; `of_tags`: the answers are tags of words."""
+    """Raise UsageError if the suffix of a file of answers names no known format. `of_tags`: the answers are tags of words."""
     suffix, known = path.suffix.lower(), (*_JSON_LINES[1:], *DELIMITERS, *(CONLL if of_tags else ()))
     if suffix not in ("", *known) and is_replaceable(path):
         raise UsageError(f"{argument('out', path)}: nothing is written in the format {suffix}; name a file in {', '.join(known)}")
 
 
 def require_json_lines(path: Path) -> None:
-    """Raise UsageError for a file of an evaluation's predictions, which are JSON lines, whose suffix names another format of answers."""
+    """Raise UsageError if the suffix names another format than JSON lines, in which an evaluation writes its predictions."""
     if (suffix := path.suffix.lower()) in (*DELIMITERS, *CONLL):
         raise UsageError(
             f"{argument('predictions', path)}: nothing is written in the format {suffix}, only JSON lines; name a file in .jsonl, or write "
@@ -60,7 +62,7 @@ def require_json_lines(path: Path) -> None:
 
 
 def write_predictions(path: Path, predictions: Iterable[Mapping[str, Any]], stop: StopRequest) -> None:
-    """Write a JSON line for each prediction, in order, until a pipe is closed by its reader."""
+    """Write a JSON line for each prediction, in order. If `path` is a pipe whose reader has closed it, stop writing without an error."""
     with suppress(BrokenPipeError), lines_file(path, stop, argument("predictions")) as write:
         for prediction in predictions:
             write(prediction)
@@ -70,11 +72,12 @@ def write_predictions(path: Path, predictions: Iterable[Mapping[str, Any]], stop
 def lines_file(
     path: Path, stop: StopRequest, option: str, delimiter: str | None = None, further_columns: tuple[str, ...] = ()
 ) -> Iterator[WriteLine]:
-    """Open a file, and yield a function that writes a row: as a line of a table if there is a `delimiter`, else as JSON or as CoNLL.
+    """Open a file, and yield a function that writes a row: as a line of a table if there is a `delimiter`, else, by the suffix, as CoNLL or
+    JSON.
 
-    A new file gets its name when the block ends; after an error there is none. A device, a pipe or a link is written directly: a pipe may
-    have no reader yet, or a slow one, and a signal ends the wait. `further_columns`: columns of a table that its first rows may lack.
-    Raises MachineError, and BrokenPipeError if a pipe has no reader any more.
+    A new file gets its name when the block ends; after an error there is no file. A device, a pipe or a link is written directly; a signal
+    ends the wait for a pipe's reader. `further_columns`: columns of a table in addition to the fields of its first rows. Raises
+    MachineError, and BrokenPipeError if a pipe has no reader any more.
     """
     is_new = is_replaceable(path)
     waiting = nullcontext if is_new else partial(stop.at_once, "the predictions are not all written")
@@ -97,7 +100,7 @@ def lines_file(
 def output_file(
     path: Path, option: str, waiting: Callable[[], AbstractContextManager[None]] = nullcontext, mode: str = "", **settings: str
 ) -> Iterator[IO[Any]]:
-    """Open a file that gets its name when the block ends; a device, a pipe or a link is opened itself, in the context `waiting()`.
+    """Open a file that gets its name when the block ends; a device, a pipe or a link is opened directly, in the context `waiting()`.
 
     `mode`, `settings`: arguments for Python's `open`. Raises MachineError, and BrokenPipeError if a pipe has no reader any more.
     """
@@ -123,8 +126,8 @@ def output_file(
 
 
 def json_line(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a line for JSON: null for a number that is not finite, a list for an array, and text for other types that JSON lacks. Raises
-    DataError for a value that is nested too deeply.
+    """Return the fields of a line as JSON values: None for a number that is not finite, a list for an array, and text for types that JSON
+    lacks. Raises DataError for a value that is nested too deeply.
     """
     with _nesting():
         return finite({name: _plain(value) for name, value in line.items()})
@@ -132,6 +135,7 @@ def json_line(line: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _nesting() -> Iterator[None]:
+    """Raise DataError in place of the RecursionError of a value that is nested too deeply."""
     try:
         yield
     except RecursionError:
@@ -154,19 +158,22 @@ def _write_json(file: IO[str], line: Mapping[str, Any]) -> None:
 
 
 def _write_conll(file: IO[str], line: Mapping[str, Any]) -> None:
-    """Write the words of a row, its field `tokens`, one a line, with their tags ("_" for a word without one), and an empty line."""
+    """Write a line for each word of the field `tokens`, with its tag ("_" for a word without one), and an empty line after the row. Tabs
+    and line breaks in a word become a space.
+    """
     words, tags = line.get("tokens") or [], line.get("prediction") or []
     for word, tag in zip_longest(words, tags[: len(words)]):
-        file.write(f"{word}\t{tag or '_'}\n")
+        file.write(f"{_BREAKS.sub(' ', str(word))}\t{tag or '_'}\n")
     file.write("\n")
 
 
 class _Table:
-    """Writes rows under a header: the fields of the first row with a prediction, and `further_columns`. Earlier rows wait for that row."""
+    """Writes rows under a header: the fields of the first row with a prediction, and `further_columns`. Earlier rows are held back."""
 
     def __init__(self, file: IO[str], delimiter: str, further_columns: tuple[str, ...]):
         rows = SimpleNamespace(write=lambda row: file.write(row.removesuffix("\r\n") + "\n"))
-        self.writer = csv.writer(rows, delimiter=delimiter)  # with its line end \r\n, it quotes fields that have either
+        # csv quotes a field with a character of its line end, so the line end is \r\n here; `rows` writes \n.
+        self.writer = csv.writer(rows, delimiter=delimiter)
         self.further_columns = further_columns
         self.header: list[str] | None = None
         self.waiting: list[Mapping[str, Any]] = []
@@ -177,12 +184,12 @@ class _Table:
             self._write_waiting(line)
 
     def finish(self) -> None:
-        """Write the rows that are still held back, since no row has a prediction."""
+        """Write the rows that are still held back because no row has a prediction."""
         if self.waiting:
             self._write_waiting(self.waiting[0])
 
     def _write_waiting(self, first: Mapping[str, Any]) -> None:
-        """Write the rows that are held back; if the table has no header yet, write one first, with the fields of the row `first`."""
+        """Write the rows that are held back, after the header if it is not written yet. `first`: the row whose fields become the header."""
         if self.header is None:
             self.header = [*first, *(name for name in self.further_columns if name not in first)]
             self.writer.writerow(self.header)
@@ -196,7 +203,7 @@ class _Table:
 
 
 def _cell(value: Any) -> Any:
-    """Return a value for a cell of a table: lists and mappings as JSON. Raises DataError for a value that is nested too deeply."""
+    """Return the value of a table's cell: lists and mappings become JSON. Raises DataError for a value that is nested too deeply."""
     with _nesting():
         value = _plain(value)
         return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

@@ -1,6 +1,6 @@
 """Prompts, read from a file or a pipe as JSON lines or a text per line, and answered with a JSON line each, in order.
 
-Batches of the available prompts are divided among the ranks.
+Prompts are answered in batches of those that have arrived; the ranks compute different batches.
 """
 
 import json
@@ -13,7 +13,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
 
 from tfkit import errors
-from tfkit.engine.inference.pipe import Pipe, require_iterable
+from tfkit.engine.inference.pipe import Pipe
+from tfkit.engine.request.call_arguments import require_iterable
 from tfkit.errors import DataError, ModelError, Stopped, UsageError, argument
 
 if TYPE_CHECKING:
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
     from tfkit.tokenizer.template import ChatTemplate
 
 _JSON, _TABLES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv", ".parquet")
-_FEWEST_PROMPTS, MOST_PROMPTS = 16, 128  # at most, in the first batch and in later ones
+_FEWEST_PROMPTS, MOST_PROMPTS = 16, 128  # the largest number of prompts in the first batch, and in any batch
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text to continue; with --chat a user's message, or all messages of a conversation. `place`: for errors.
+    """A text to continue; with --chat a user's message, or all messages of a conversation.
 
-    `given`: the fields of the prompt's JSON line, which are repeated in the line of the answer.
+    `place`: file and line, for errors. `given`: the fields of the prompt's JSON line, which are repeated in the line of the answer.
     """
 
     place: str
@@ -49,8 +50,8 @@ def prompt_of(place: str, text: str) -> Prompt:
 
 
 def given_prompts(prompts: object, chat: bool) -> list[Prompt]:
-    """Return the prompts of a call in Python, or its single prompt: texts, or dicts with the fields of a JSON line; in a chat also lists
-    of messages. Raises UsageError for anything else, DataError for a dict without a prompt.
+    """Return the prompts of a call in Python. A prompt is a text or a dict with the fields of a JSON line; in a chat also a list of
+    messages. Raises UsageError for anything else, DataError for a dict without a prompt.
     """
     given = [prompts] if isinstance(prompts, str | Mapping) else prompts
     each = require_iterable(given, "generate takes prompts", "a list of texts, such as [*table['prompt']]")
@@ -69,10 +70,10 @@ def _read_given(prompt: object, place: str, chat: bool) -> Prompt:
 
 
 def prompt_batches(file: BinaryIO, place: str, chat: bool) -> Iterator[list[Prompt]]:
-    """Yield batches of prompts, one for each line that is not empty; a batch from a pipe has the lines that are available.
+    """Yield the prompts in batches, a prompt for each line that is not empty. A batch from a pipe has the lines that have arrived.
 
-    If the first line is a JSON object, or the name is that of a JSON file, all lines must be JSON objects; else each line is a prompt as it
-    is. An error in a line is raised after the batch of the lines before it. Raises DataError.
+    If the first line is a JSON object, or `place` is the name of a JSON file, all lines must be JSON objects; else each line is the text of
+    a prompt. Raises DataError for a bad line, after the batch of the lines before it.
     """
     suffix = PurePath(place).suffix.lower()
     if suffix in _TABLES:
@@ -97,14 +98,14 @@ def prompt_batches(file: BinaryIO, place: str, chat: bool) -> Iterator[list[Prom
 
 
 def prompts_in_batch(number: int) -> int:
-    """Return the largest number of prompts in batch `number`, from 0: few at first, for quick first answers, and doubled after every second
-    batch, since two ranks take turns.
+    """Return the largest number of prompts in batch `number`, counted from 0. It is small at first, for quick first answers, and is doubled
+    after every second batch only, so that two ranks get batches of the same size.
     """
     return min(_FEWEST_PROMPTS << number // 2, MOST_PROMPTS)
 
 
 def _lines(pipe: Pipe) -> Iterator[list[tuple[int, bytes]]]:
-    """Yield batches of the lines that are not empty, with their numbers: at least one line, and those that need no waiting."""
+    """Yield batches of the lines that are not empty, with their line numbers. A batch waits for one line only."""
     lines: list[tuple[int, bytes]] = []
     batches = 0
     for number, line in enumerate(pipe, 1):
@@ -134,7 +135,9 @@ def _read_row(row: Any, place: str, chat: bool) -> Prompt:
     if not isinstance(row.get("prompt"), str):
         hint = f"; messages are read with {argument('chat', True)}" if "messages" in row else ""
         hint = '; a message is an item of the list "messages"' if chat and "role" in row else hint
-        found = f"it is {json.dumps(row['prompt'])[:60]}" if "prompt" in row else f"its fields are {', '.join(map(str, row)) or 'none'}"
+        found = f"its fields are {', '.join(map(str, row)) or 'none'}"
+        if "prompt" in row:
+            found = f"it is {json.dumps(row['prompt'], default=str)[:60]}"  # a call in Python may give values that JSON lacks
         raise DataError(f'{place}: no text under "prompt"; {found}{hint}')
     return Prompt(place, row, _without_surrogates(row["prompt"], place))
 
@@ -154,7 +157,7 @@ def _read_messages(messages: Any, place: str) -> list[dict[str, Any]]:
 
 
 def _without_surrogates(text: str, place: str, what: str = "the prompt") -> str:
-    """Return the text. Raise DataError if it has half a character (a surrogate), as JSON and the command line allow."""
+    """Return the text. Raises DataError for half a character (a surrogate), which JSON and the command line allow."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -169,11 +172,12 @@ def _value(line: bytes) -> Any:
         return None
 
 
-_Answer = Callable[[Sequence[Prompt], int], Sequence[dict[str, Any] | None]]  # None: interrupted by a signal
+# Answers a batch, given the index of its first prompt, with a JSON line for each prompt; None: interrupted by a signal.
+_Answer = Callable[[Sequence[Prompt], int], Sequence[dict[str, Any] | None]]
 
 
 class _Answered(TypedDict):
-    """The lines of a batch. `error`: the class and the message of an error that ended it early; `signal`: a signal's number, or 0."""
+    """The answers to a batch, as a JSON value. `error`: class and message, if an error ended it; `signal`: a signal's number, or 0."""
 
     lines: list[dict[str, Any] | None]
     error: tuple[str, str] | None
@@ -183,15 +187,15 @@ class _Answered(TypedDict):
 def answer_prompts(
     generator: "TextGenerator", template: "ChatTemplate | None", batches: Iterator[list[Prompt]]
 ) -> Generator[tuple[Prompt, dict[str, Any]]]:
-    """Yield each prompt with the fields of its JSON line (docs/cli.md), as soon as its batch is answered.
+    """Yield each prompt with the fields that its answer adds to its JSON line, as soon as its batch is answered.
 
-    `template`: the chat template, if prompts are conversations. An error in a prompt is raised after the lines of the prompts before it,
+    `template`: the chat template, if prompts are conversations. Raises the error of a prompt after the answers to the prompts before it,
     and Stopped after a signal.
     """
     session, done = generator.session, "filled" if generator.fills_masks else "continued"
     answer: _Answer = partial(_fill_lines, generator) if generator.fills_masks else partial(_continue_lines, generator, template)
     count = 0
-    pending: deque[list[Prompt]] = deque()  # batches whose lines were not yielded yet
+    pending: deque[list[Prompt]] = deque()  # batches whose answers were not yielded yet
 
     def numbered() -> Iterator[tuple[int, list[Prompt]]]:
         first = 0
@@ -218,7 +222,7 @@ def answer_prompts(
     with session.listener.progress("generating", None, "prompts") as bar:
         for answered in session.deal(answer_batch, numbered()):
             batch, number = pending.popleft(), answered["signal"]
-            for prompt, line in zip(batch, answered["lines"], strict=False):  # those before an error
+            for prompt, line in zip(batch, answered["lines"], strict=False):  # after an error, there are fewer lines
                 if line is None:
                     raise Stopped(f"stopped by {signal.Signals(number).name}: {count:,} prompts were {done}", number)
                 yield prompt, line
@@ -245,7 +249,7 @@ def line_of(completion: "TextCompletion") -> dict[str, Any]:
 def _answer_lines(batch: Sequence[Prompt], first: int, answer: _Answer) -> Iterator[dict[str, Any] | None]:
     try:
         lines = answer(batch, first)
-    except (DataError, ModelError):  # of one of the prompts: those before it are answered
+    except (DataError, ModelError):  # one of the prompts is bad: halve the batch, in order to answer the prompts before the bad one
         if len(batch) == 1:
             raise
         half = len(batch) // 2

@@ -1,4 +1,4 @@
-"""Rows that a checkpoint answers, read in windows and answered in order: what predict and embed share."""
+"""The common part of predict and embed: rows are read in windows, and a checkpoint answers them in order."""
 
 import csv
 import re
@@ -17,8 +17,9 @@ from tfkit.data.formats.readers import Layout
 from tfkit.data.sources.derived_rows import draw, select
 from tfkit.data.sources.open_sources import open_source
 from tfkit.data.sources.prediction_rows import PredictionColumns, PredictionInput, prediction_rows, prediction_stream
-from tfkit.engine.inference.pipe import Pipe, require_iterable
+from tfkit.engine.inference.pipe import Pipe
 from tfkit.engine.inference.session import Session, open_model
+from tfkit.engine.request.call_arguments import require_iterable
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, settings_inputs
 from tfkit.errors import DataError, UsageError, argument
 from tfkit.parallel.rank_map import RankMap, serial_map
@@ -28,43 +29,43 @@ if TYPE_CHECKING:
     from tfkit.generation.answer_precision import Precision
     from tfkit.hub import Loaded
 
-_NAME = re.compile(r"[A-Za-z_]\w*")  # of a column; a line of such names only is a header
-_MOST_BATCHES = 32  # of a window, whose rows are sorted by length
-_MOST_CHARACTERS = 1 << 24  # of the texts of a window
+_NAME = re.compile(r"[A-Za-z_]\w*")  # a name of a column; a line that has only such names is a header
+_MOST_BATCHES = 32  # the largest number of batches in a window, within which rows are sorted by length
+_MOST_CHARACTERS = 1 << 24  # the largest number of characters in a window's texts
 
 
 @dataclass
 class Counts:
-    """Counts of the rows that were read so far, of their tokens, and of those that were truncated or skipped."""
+    """Counts of the rows that were answered so far."""
 
     rows: int = 0
     tokens: int = 0
     truncated: int = 0
     first_truncated: str = ""  # place of the first truncated row
     skipped: dict[str, Skipped] = field(default_factory=dict)  # rows without an answer, by reason
-    replaced: set[str] = field(default_factory=set)  # fields of the rows that a field of the answer replaces
+    replaced: set[str] = field(default_factory=set)  # names of fields that a row had and its answer has replaced
 
 
 class RowAnswers(ABC):
-    """Answers the rows of a command with a checkpoint. The subclasses are Predictor and Embedder.
+    """Answers rows with a checkpoint. The subclasses are Predictor and Embedder.
 
-    Nothing is loaded before `load` or `use`. `precision`: auto: chosen for the model when it is loaded.
+    The model is loaded by `load`, or handed over to `use`. `precision`: auto: chosen for the model when it is loaded.
     """
 
-    name: ClassVar[str]  # of the answer, and of its field, which is None for a row that cannot be read
-    adds_words = False  # whether the field `tokens` of each answered row holds the words that were read, whatever their column
+    name: ClassVar[str]  # the field of the answer, which is None for a row that cannot be read
+    adds_words = False  # whether each answered row also gets a field `tokens`, with the words that were read from any column
 
     def __init__(self, checkpoint: str | Path, folder: Path, settings: EvaluationSettings, precision: "Precision"):
         self.folder, self.settings, self.precision = folder, settings, precision
         if settings.data is None or not isinstance(settings.data.validation, list):
-            raise UsageError(f"{argument('data')}: the changes to the field data leave none of its rows; leave them out")
+            raise UsageError(f"{argument('data')}: the override of data.validation replaces the given rows; leave this override out")
         self.sources, self.on_bad_row, self.drawn = settings.data.validation, settings.data.on_bad_row, settings.data.rows
         self.inputs = settings_inputs(settings, folder, checkpoint)
         self.counts = Counts()
 
     @abstractmethod
     def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
-        """Return the columns that are read from a source; `named`: those that its section in the recipe gives, by role."""
+        """Return the columns that are read from a source; `named`: the columns that its section of the recipe gives, by role."""
 
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
@@ -72,22 +73,22 @@ class RowAnswers(ABC):
 
     @abstractmethod
     def answer(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
-        """Return the fields that the answer adds to each row, from the loaded model, whose batches `deal` computes."""
+        """Return the fields that the answer adds to each row. The batches are computed by `deal`, on all ranks."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Return the fields of the result that other commands do not have."""
+        """Return the fields of the result that only this command has."""
 
     def open_rows(self, pipe: Pipe | None = None) -> Iterator[PredictionInput]:
-        """Find the sources now, and return their rows, which are read lazily; those of "-" come from `pipe`. Raises DataError."""
+        """Open the sources, and return an iterator over their rows. `pipe`: the rows of the source "-". Raises DataError."""
         return chain.from_iterable([self._open(section, pipe) for section in self.sources])
 
     def given_rows(self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> Iterator[PredictionInput]:
         """Yield the rows of a call in Python, or its single row: mappings of fields, or texts. Raises UsageError for anything else, and
-        for data.rows.
+        if data.rows is set.
         """
         if self.drawn is not None:
-            raise UsageError("data.rows: the rows of a call are all answered, and none are drawn; choose them before: rows[:10]")
+            raise UsageError("data.rows: all rows of a call are answered, and none are drawn; select them before the call, as rows[:10]")
         given = [rows] if isinstance(rows, Mapping | str) else rows
         each = require_iterable(given, "predict takes rows", "a list of them, as table.to_dict('records') of pandas")
         columns = self._source_columns(self.sources[0])
@@ -108,7 +109,8 @@ class RowAnswers(ABC):
         self.loaded, self.deal = loaded, deal
 
     def windows(self, rows: Iterable[PredictionInput], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
-        """Yield windows of rows, in order: the fields of each row with its answer. A window ends early if `is_ready()` is False.
+        """Yield windows of rows, in order: the fields of each row with its answer. A window ends early if the next row has not arrived yet
+        (`is_ready()` is False).
 
         Raises DataError for a row that cannot be read, after the rows before it; with data.on_bad_row: skip, such a row gets an `error` and
         no answer.
@@ -121,11 +123,11 @@ class RowAnswers(ABC):
                 raise refusal
 
     def unanswered(self, rows: Iterable[PredictionInput], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[PredictionInput]]:
-        """Yield the windows of rows that `windows` answers."""
+        """Yield the rows in windows, without answers."""
         return _windows(rows, self.settings.evaluation.batch_size, is_ready)
 
     def answered(self, window: list[PredictionInput]) -> tuple[list[dict[str, Any]], DataError | None]:
-        """Return the fields of each row with its answer, up to a row that cannot be read, and the error for this row."""
+        """Return the fields and the answer of each row before the first one that cannot be read, and the error for that one."""
         encoded = self._encode_window(window)
         if self.on_bad_row == "error":
             for number, example in enumerate(encoded):
@@ -168,10 +170,10 @@ class RowAnswers(ABC):
         if section.path == "-" and pipe is not None:
             if self.drawn is not None:
                 raise UsageError(
-                    "data.rows: rows from stdin are answered as they arrive, and none are drawn; choose them before: head -n 10"
+                    "data.rows: rows from stdin are answered as they arrive, and none are drawn; select them before, as with head -n 10"
                 )
             return _from_pipe(pipe, columns, section)
-        # A bad row is reported when it is read, after the rows before it are answered.
+        # "skip": a bad row is no error yet; `answered` raises it after the rows before it are answered.
         source = open_source(section, "all", None, "skip", columns=columns)
         if self.drawn is None:
             return prediction_rows(source)
@@ -211,7 +213,7 @@ def _words(asked: PredictionInput) -> list[str]:
 def _windows(rows: Iterable[PredictionInput], batch_size: int, is_ready: Callable[[], bool]) -> Iterator[list[PredictionInput]]:
     """Yield rows in windows: the first has one batch, for quick first answers, and each next one is twice as large, up to a limit.
 
-    An error in the source is raised after the rows before it.
+    An error of the source is raised after the window of the rows before it.
     """
     window: list[PredictionInput] = []
     most, characters = batch_size, 0
@@ -242,10 +244,10 @@ def _from_pipe(pipe: Pipe, columns: PredictionColumns, section: SourceSection) -
 
 
 def _format_of(line: bytes, columns: PredictionColumns) -> tuple[str, str | None]:
-    """Return the format of data that begin with this line, and the delimiter of a table.
+    """Return the format of data whose first line is `line`, and its delimiter if it is a table.
 
-    The formats are JSON lines, a table whose header has the columns that are read, and a text per line. A line that consists of other names
-    only is taken for the header of a table, which is refused when it is read.
+    The formats are JSON lines, a table whose header has the columns that are read, and a text per line. A line of column names without the
+    required ones is also taken for a header, so that reading the table raises an error about the missing column.
     """
     text = line.removeprefix(BOM).decode(errors="replace").strip()
     if text.startswith("{"):

@@ -1,4 +1,4 @@
-"""The session of a command that does not train: its meter, its listener, its stop request, its model and, if it has one, its run folder."""
+"""The session of a command that does not train, such as evaluate or generate: energy meter, stop request, ranks, run folder and model."""
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +16,7 @@ from tfkit.errors import DataError
 from tfkit.parallel.rank_map import BatchWork, PeerDoneError, RankMap, serial_map
 from tfkit.parallel.ranks import ONE_PROCESS, Ranks
 from tfkit.recipe.reading.overrides import Overrides
+from tfkit.recipe.reading.tree import flatten
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.run.folder import RunFolder
 
@@ -25,49 +26,46 @@ if TYPE_CHECKING:
     from tfkit.generation.answer_precision import OpenedModel, Precision
 
 
-WHOLE = "there is no result, since it needs all rows"
+WHOLE = "there is no result, since it needs all rows"  # the message of a stop during an evaluation
 
 
 @dataclass(frozen=True)
 class Session:
-    """The state of a running command that does not train: its meter, its stop request, its device and its ranks."""
+    """The state of a running command that does not train. The fields have the values of this rank."""
 
     stop: StopRequest
     listener: Listener
     meter: Meter
     folder: RunFolder | None
     before: Reading  # what earlier commands in the same run folder used
-    metered: bool
-    device: str | None = None  # of this rank; None: the best one
-    threads: int | None = None  # of this rank; None: PyTorch's default
+    metered: bool  # whether energy is measured
+    device: str | None = None  # None: the best available one
+    threads: int | None = None  # None: PyTorch's default
     ranks: Ranks = ONE_PROCESS
     deal: RankMap = serial_map  # computes a list of batches, together with the other ranks
     exchange: Callable[[Any], list[Any]] = lambda value: [value]  # returns the values of all ranks
-    first_alone: Callable[[], AbstractContextManager[None]] = nullcontext  # encloses the filling of a cache: rank 0 enters first
-    # Waits until other machines' meters have stopped; returns their readings, or none if there is a run folder, which has their ledgers.
+    first_alone: Callable[[], AbstractContextManager[None]] = nullcontext  # for filling a cache: others enter after rank 0 has left
+    # Waits until the meters of other machines have stopped, and returns their readings; with a run folder it returns none, since rank 0
+    # then reads the ledgers of these machines itself.
     end_of_other_meters: Callable[[], list[Reading]] = list
 
-    def should_stop(self) -> bool:
-        """Whether the command should stop."""
-        return self.stop.should_stop()
-
     def batches(self, bar: ProgressBar) -> BatchWork:
-        """Return a BatchWork that computes this command's batches and advances a progress bar. A signal ends it within `stop.at_once`."""
+        """Return how this command's batches are computed, with a progress bar. A signal ends them only within `stop.at_once`."""
         return BatchWork(bar.advance, deal=self.deal)
 
     def own(self, reading: Reading) -> Reading:
-        """Return the part of a meter's reading that this command used."""
+        """Return the part of a meter's reading that this command used, without earlier commands in the same run folder."""
         if not self.metered:
             return Reading()
         return replace(reading, **{name: max(0.0, getattr(reading, name) - getattr(self.before, name)) for name in SUMS})
 
     def reading(self, *, last: bool = False) -> Reading:
-        """Return what this command used, on all of its machines; to be called once, after the last batch. `last`: stop the meter."""
+        """Return the energy and time of this command on all of its machines. Call it once, after the last batch. `last`: stop the meter."""
         others = self.end_of_other_meters()
         return add_readings(self.own(self.meter.stop() if last else self.meter.fresh_reading()), others)
 
     def finish(self, result: dict[str, Any], **facts: Any) -> None:
-        """Record the result, and facts about its inputs, in the run folder, if there is one."""
+        """Record the result and further fields of run.json (`facts`, such as `data`) in the run folder, if there is one."""
         if self.folder is not None:
             self.folder.end_attempt("finished", result=result, **facts)
 
@@ -85,8 +83,8 @@ def open_session(
     words: Sequence[str] = (),
     ranks: Ranks = ONE_PROCESS,
 ) -> Iterator[Session]:
-    """Open the session of a command, and meter it under the command's name. `words`: the command line, for run.json; `ranks`: this process
-    is rank 0, whose command the others follow.
+    """Open the session of a command, and meter its energy under the command's name. `words`: the command-line arguments, for run.json.
+    `ranks`: if there are several, this process must be rank 0, and the others call `follow_command`.
 
     Raises UsageError for an unknown country, MachineError for a bad run folder. A series of carbon intensities that does not cover the
     present, such as that of an earlier run, is ignored with a warning.
@@ -116,7 +114,7 @@ def open_session(
             is_complete = True
         finally:
             reading = meter.stop()
-            if is_complete and (warning := meter.warning()):  # a command that fails at once has nothing to measure
+            if is_complete and (warning := meter.warning()):  # a command that fails may end before the first measurement
                 listener.warn(warning)
             if folder is not None:
                 record_totals(folder, reading, {})
@@ -127,15 +125,16 @@ def _with_current_series(carbon: CarbonSection, listener: Listener) -> CarbonSec
     try:
         resolve_place(carbon)
     except DataError as error:
-        listener.warn(f"{error}. This command is charged without the series")
+        listener.warn(f"{error}. The emissions of this command are computed without the series")
         carbon = carbon.model_copy(update={"intensity_file": None})
         resolve_place(carbon)
     return carbon
 
 
 def follow_command(ranks: Ranks, stop: StopRequest, device: str | None, threads: int | None, follow: Callable[[Session], object]) -> None:
-    """Follow rank 0 through a command, without a run folder and without reports. The session's `deal` exchanges the results of batches. The
-    first rank of each other machine measures that machine's energy.
+    """Compute a rank's part of the command that rank 0 leads. `follow`: computes the same batches as rank 0, with the session's `deal`.
+
+    This rank has no run folder and reports nothing. The first rank of each further machine measures the energy of that machine.
     """
     place = rank_device(device, ranks), rank_threads(threads, ranks)
     alone = Session(stop, Silent(), Meter(), None, Reading(), False, *place)
@@ -145,10 +144,10 @@ def follow_command(ranks: Ranks, stop: StopRequest, device: str | None, threads:
 
 @contextmanager
 def _joined(alone: Session, ranks: Ranks, metered: dict[str, Any] | None = None) -> Iterator[Session]:
-    """Join the other ranks, and yield the session that computes with them. `metered`: on rank 0, the facts with which the meters of other
-    machines are started.
+    """Join the other ranks, and yield the session that computes with them. `metered`: given on rank 0 only: the arguments with which other
+    machines start their meters (`Meter.on_node`).
     """
-    from tfkit.parallel.collectives import ProcessGroup  # which imports torch
+    from tfkit.parallel.collectives import ProcessGroup  # this module imports torch
     from tfkit.parallel.common_work import CommonWork
 
     with alone.stop.at_once():
@@ -163,15 +162,15 @@ def _joined(alone: Session, ranks: Ranks, metered: dict[str, Any] | None = None)
         try:
             yield replace(joined, end_of_other_meters=lambda: [Reading(**one) for one in work.exchange(None) if one is not None])
             if not ranks.is_first:
-                reading = meter.stop()  # with a run folder rank 0 reads the ledger
+                reading = meter.stop()  # with a run folder, this reading is in its ledgers, which rank 0 reads
                 work.exchange(asdict(reading) if ranks.meters_its_node and facts["folder"] is None else None)
         finally:
             meter.stop()
 
 
 def open_model(folder: Path, session: "Session", inputs: "Inputs", precision: "Precision", *, packs: bool = True) -> "OpenedModel":
-    """Load a model in this precision, on the device and with the threads of the session, after checking that all ranks have the same
-    inputs. `packs`: lay out the weights of a large model for a CPU; sums are then rounded in another order.
+    """Load a model in this precision, on the session's device, after checking that all ranks have the same inputs. `packs`: lay out the
+    weights of a large model for faster products on a CPU, which changes the order of sums and thus the last digits.
 
     Raises ModelError, DataError, and MachineError for a precision that the device does not have.
     """
@@ -210,4 +209,4 @@ def own_precision(settings: "EvaluationSettings") -> "Precision":
 
 def named_precision(settings: "EvaluationSettings", overrides: Overrides, precision: "Precision") -> "Precision":
     """Return the precision of a command: `precision` or, in place of auto, the overrides' evaluation.precision, if they have one."""
-    return own_precision(settings) if "evaluation.precision" in overrides and precision == "auto" else precision
+    return own_precision(settings) if precision == "auto" and "evaluation.precision" in flatten(dict(overrides)) else precision

@@ -18,7 +18,7 @@ from tfkit.parallel.rank_map import BatchWork
 
 @dataclass(frozen=True)
 class SharedInput:
-    """One input: the numbers of its rows in their set, in order, and the distinct answers of these rows."""
+    """One input: the indices of its rows in their set, in order, and the distinct answers of these rows."""
 
     rows: list[int]
     references: list[str]
@@ -27,7 +27,7 @@ class SharedInput:
 def shared_inputs(objective: WritingObjective, held_out: ValidationSet, count: int) -> list[SharedInput]:
     """Return the inputs of the first `count` rows of a set, in the order of their first rows.
 
-    Rows share an input if the model reads the same tokens for them, and if what was cut off to fit the context is the same, too.
+    Rows share an input if the model reads the same tokens for them, and if the same text was cut off to fit the context.
     """
     inputs, stored = dict[object, SharedInput](), held_out.examples
     for number, row in zip(range(count), rows_of(held_out.source, stored), strict=False):
@@ -66,4 +66,4 @@ def with_texts(
         for shared, text in zip(inputs, texts, strict=True)
         for number in shared.rows
     }
-    return [replace(shared, prediction=predictions[shared.number]) for shared in judged]
+    return [replace(row, prediction=predictions[row.number]) for row in judged]

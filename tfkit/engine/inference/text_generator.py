@@ -1,8 +1,7 @@
-"""Text generation with a checkpoint: it continues texts, answers conversations, or fills the masks of a masked language model."""
+"""Text generation with a checkpoint, which continues texts, answers conversations or, if it is a masked language model, fills masks."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from tfkit.generation.decoding import AT_ONCE
 from tfkit.generation.fill import Filling, fill
 from tfkit.hub import Loaded, find_checkpoint
 from tfkit.recipe.reading.overrides import Overrides, given_sections
+from tfkit.recipe.reading.tree import flatten
 from tfkit.tokenizer.chat_formats import UnfitError
 from tfkit.tokenizer.template import ChatTemplate, open_template
 from tfkit.tokenizer.tool_calls import read_tools, with_plain_calls
@@ -35,9 +35,9 @@ _PURPOSES = {
 
 
 class TextGenerator:
-    """Generates text with the settings of the run that made the checkpoint, or those in generation_config.json, changed by overrides.
+    """Generates text with the settings of the checkpoint's run, changed by its generation_config.json and then by the overrides.
 
-    Nothing is loaded before `load`. `chat`: prompts are conversations. `files`: those with the prompts.
+    The model is loaded by `load`, or handed over to `use`. `chat`: prompts are conversations. `files`: the files with the prompts.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TextGenerator:
         self.inputs = inputs_of(files, [], [self.folder, checkpoint])
 
     def load(self, session: Session) -> None:
-        """Load the model. Raises ModelError for one that writes no text, UsageError for settings that it would not use."""
+        """Load the model. Raises ModelError for a model that generates no text, UsageError for settings that the model would ignore."""
         self.use(open_model(self.folder, session, self.inputs, self.precision).loaded, session)
 
     def use(self, loaded: Loaded, session: Session) -> None:
@@ -68,7 +68,7 @@ class TextGenerator:
     def complete(
         self, texts: Sequence[str], first_row: int = 0, on_text: OnText | None = None, should_stop: Callable[[], bool] | None = None
     ) -> list[TextCompletion]:
-        """Continue each text; in a chat it is a rendered conversation. `first_row`: number of the first text; random draws depend on it."""
+        """Continue each text; in a chat, texts are rendered conversations. `first_row`: see `generate`."""
         return complete(
             self.loaded.model,
             self.codec,
@@ -77,14 +77,14 @@ class TextGenerator:
             constraints=self.decided.constraints,
             eos_ids=self.loaded.eos_ids,
             start_id=self.loaded.start_id,
-            should_stop=should_stop or self.session.should_stop,
+            should_stop=should_stop or self.session.stop.should_stop,
             first_row=first_row,
             on_text=on_text,
             at_once=AT_ONCE,
         )
 
     def all_completions(self, prompts: object) -> list[Completion]:
-        """Continue the prompts of a call, in batches. Raises Stopped between two batches, and the errors of `given_prompts`."""
+        """Continue the prompts of a call in Python, in batches. Raises Stopped between two batches, and the errors of `given_prompts`."""
         everything = given_prompts(prompts, self.chat)
         completions: list[Completion] = []
         for first in range(0, len(everything), MOST_PROMPTS):
@@ -96,14 +96,12 @@ class TextGenerator:
         """Fill the masks of each text."""
         return fill(self.loaded.model, self.codec, texts, first_row=first_row)
 
-    @contextmanager
-    def template(self) -> Iterator[ChatTemplate]:
-        """Open the checkpoint's chat template. Raises ModelError if it has none."""
-        with open_template(self.codec, self.loaded.folder) as template:
-            yield template
+    def template(self) -> ChatTemplate:
+        """Return the checkpoint's chat template, to be used in a with block. Raises ModelError if the checkpoint has none."""
+        return open_template(self.codec, self.loaded.folder)
 
     def conversation_text(self, template: ChatTemplate, messages: Sequence[Mapping[str, Any]], tools: Any, place: str) -> str:
-        """Return the text of a conversation up to the answer; `tools`: those that may be called; None: none.
+        """Return the text of a conversation up to the answer. `tools`: the descriptions of the functions that may be called, or None.
 
         Raises DataError for invalid tools or calls, ModelError if the template refuses the conversation or shows no tools.
         """
@@ -113,11 +111,11 @@ class TextGenerator:
             raise DataError(f"{place}: {error}") from None
         text = template.render(plain, tools=functions, add_generation_prompt=True, place=place)
         if functions and template.render(plain, add_generation_prompt=True, place=place) == text:
-            raise ModelError(f"{self.folder}: the chat template does not show tools; take a checkpoint that was trained with some")
+            raise ModelError(f"{self.folder}: the chat template does not show tools; take a checkpoint that was trained with tools")
         return text
 
     def _completions(self, prompts: Sequence[Prompt], first: int) -> list[Completion]:
-        shown = [json.dumps(one.given or one.messages, ensure_ascii=False) if one.messages else one.text for one in prompts]
+        shown = [json.dumps(one.given or one.messages, ensure_ascii=False, default=str) if one.messages else one.text for one in prompts]
         if self.fills_masks:
             filled = zip(shown, self.fill(shown, first), strict=True)
             return [Completion(prompt, one.text, len(one.candidates), "stop") for prompt, one in filled]
@@ -140,7 +138,7 @@ class TextGenerator:
             raise UsageError(
                 f"this is a masked language model: it fills each [MASK] of a text, and does not answer; leave {argument('chat', True)} out"
             )
-        unread = [name for name in self.overrides if name.startswith("generation.")]
+        unread = [name for name in flatten(dict(self.overrides)) if name.startswith("generation.")]
         if kind == "masked_lm" and unread:
             raise UsageError(
                 f"this is a masked language model: it does not sample, so {', '.join(unread)} would have no effect; leave that out"
@@ -148,7 +146,7 @@ class TextGenerator:
         return kind == "masked_lm"
 
     def _decide(self) -> CheckpointSettings:
-        """Return the checkpoint's settings, changed by its run and the overrides; report which are used and which are ignored."""
+        """Return the merged settings; report which are used and which are ignored."""
         decided = checkpoint_settings(
             self.loaded.generation,
             self.settings.generation,

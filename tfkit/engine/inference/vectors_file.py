@@ -21,16 +21,15 @@ def require_vectors_file(path: Path) -> None:
             f"{argument('out', path)}: vectors are written to F.npy or F.parquet; without {argument('out')} they are JSON lines on stdout"
         )
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise UsageError(
-            f"{argument('out', path)}: is a device or a pipe, and such a file is not written from its beginning to its end; give a name"
-        )
+        raise UsageError(f"{argument('out', path)}: is a device or a pipe, to which such a file cannot be written; name a file")
 
 
 @contextmanager
 def vectors_file(path: Path, dim: int) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
-    """Open a file for rows with vectors of this size. It gets its name when the block ends; after an error there is no file.
+    """Open a file, and yield a function that writes rows with vectors of length `dim`. The file gets its name when the block ends; after
+    an error there is no file.
 
-    The file that a link leads to is replaced. Raises MachineError, and DataError for rows that do not fit a table.
+    If `path` is a link, the file that it leads to is replaced. Raises MachineError, and DataError for rows that do not fit a table.
     """
     with output_file(path.resolve(), argument("out"), mode="b") as file, ExitStack() as stack:
         if path.suffix.lower() == ".npy":
@@ -41,7 +40,7 @@ def vectors_file(path: Path, dim: int) -> Iterator[Callable[[Sequence[Mapping[st
 
 @contextmanager
 def _array(file: IO[bytes], dim: int) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
-    """Write vectors after an array's header, which is rewritten at the end with their number: NumPy reserves room for more digits."""
+    """Write vectors after an array's header, which is rewritten at the end, with their number: NumPy reserves space for its digits."""
     rows = 0
 
     def write_header() -> None:
@@ -61,8 +60,8 @@ def _array(file: IO[bytes], dim: int) -> Iterator[Callable[[Sequence[Mapping[str
 
 
 class _ParquetRows:
-    """Writes a row group for each window. The first window decides the columns and their types: a field that is not a number, a truth
-    value or a time in all of its rows is text, and those of its values that are no text are written as JSON.
+    """Writes a row group for each window. The first window determines the columns and their types. A field whose values in this window are
+    not all numbers, all booleans or all times is a column of text; values of such a column that are no text are written as JSON.
     """
 
     def __init__(self, file: IO[bytes], dim: int, stack: ExitStack):
@@ -101,7 +100,7 @@ class _ParquetRows:
 
 
 def _type_of(values: Sequence[Any]) -> Any:
-    """Return the type of a column with these values: a type of numbers, truth values or times if it fits all, else text."""
+    """Return the type of a column with these values: a type of numbers, booleans or times if it fits all of them, else text."""
     import pyarrow as pa
 
     try:
@@ -112,7 +111,7 @@ def _type_of(values: Sequence[Any]) -> Any:
 
 
 def _text(value: Any) -> str | None:
-    """Return a value as text: a text itself, and anything else as JSON."""
+    """Return a text itself, and any other value as JSON; None stays None."""
     if value is None:
         return None
     text = value if isinstance(value, str) else json.dumps(json_line({"": value})[""], ensure_ascii=False)

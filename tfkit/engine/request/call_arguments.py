@@ -79,3 +79,12 @@ def plain_columns(columns: object) -> dict[str, Any]:
     if not isinstance(columns, Mapping | None):
         raise UsageError(f"columns={columns!r}: give a dict with the column of each role, such as {{'text': 'question'}}")
     return plain_overrides(columns)
+
+
+def require_iterable(given: object, call: str, remedy: str) -> Iterable[Any]:
+    """Return an iterable argument. A table is refused, since iterating over it yields the names of its columns. `call` and `remedy`: the
+    beginning and the end of the message.
+    """
+    if not isinstance(given, Iterable) or hasattr(given, "columns"):
+        raise UsageError(f"{call}, and this is of type {type(given).__name__}; give {remedy}")
+    return given
