@@ -48,7 +48,9 @@ def test_a_learning_rate_of_zero_leaves_the_bits(tmp_path: Path) -> None:
     before = bits(made)
     reports = [made.stepper.take(step + 1, made.loader.step(step), 0.0) for step in range(8)]
     assert bits(made) == before
-    assert {one.largest["largest_ratio"] for one in reports} == {1.0}
+    ratios = [one.largest["largest_ratio"] for one in reports]
+    assert ratios[0:2] + ratios[4:6] == [1.0] * 4  # the first pass over the responses of each iteration
+    assert ratios == pytest.approx([1.0] * 8, abs=1e-6)  # the second one has other micro-batches, which some processors round otherwise
     assert made.loader.observed()["kl"] == 0.0
 
 
