@@ -198,3 +198,4 @@ def test_splits_and_classes_of_an_archive_are_those_of_its_folder(tmp_path: Path
         assert {row["text"].split()[name == "tables"] for row in found[0][2]} == {"test"}
         assert {row["label"] for row in found[0][2]} == {"a", "b"}
     assert "train.csv to train on" in opened(tmp_path / f"tables{suffix}", "train", 0.5).describe()
+    assert len({opened(tmp_path / f"tables{suffix}", files=split).fingerprint() for split in ("train", "test")}) == 2

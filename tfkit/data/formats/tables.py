@@ -5,7 +5,7 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from itertools import count, islice
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow
@@ -43,9 +43,6 @@ class _PlainReader:
         self._ahead: deque[_Line] = deque()  # lines that were read and not yet consumed
         self._bad_lines = bad_lines
         self._has_plain_quotes = False
-
-    def __iter__(self) -> Self:
-        return self
 
     def __next__(self) -> list[str]:
         text = self._take()
