@@ -191,6 +191,7 @@ def test_what_is_refused_before_the_first_trial(whole: Any) -> None:
         ("with `trials`", {"optimizer.lr": "1e-4..1e-2"}, {"run": "none"}),
         ("a single value cannot be varied in a sweep", {"optimizer": 4}, {"run": "none"}),
         ("a single value cannot be varied in a sweep", {"optimizer": {"kind": "adamw"}}, {"run": "none"}),
+        ("optimizer.lr: the list of its values is empty", {"optimizer.lr": []}, {"run": "none"}),
         ("too many", {"training.seed": range(40), "optimizer.lr": [0.1 / n for n in range(1, 41)]}, {"run": "none"}),
     ):
         with pytest.raises(UsageError, match=message):

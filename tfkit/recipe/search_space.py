@@ -168,9 +168,12 @@ def _axis_of(key: str, values: object) -> Axis | None:
     if isinstance(values, Mapping) or not isinstance(values, Iterable):
         return None
     try:
-        return Axis(key, tuple(plain_value(value) for value in values))
+        axis = Axis(key, tuple(plain_value(value) for value in values))
     except ValueError as error:
         raise UsageError(f"{key}: {error}") from None
+    if not axis.values:
+        raise UsageError(f"{key}: the list of its values is empty; give the values to try")
+    return axis
 
 
 def _split_at_commas(text: str) -> list[str]:

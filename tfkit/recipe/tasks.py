@@ -170,7 +170,7 @@ def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
         raise _task_error(seen, model, f"this may be {' or '.join(possible)}", *lines)
     if seen.flag and model.stacks == "decoder" and possible in ([], ["chat"]):
         what = f"the column {seen.flag!r} may say whether a completion is good or bad"
-        alike = ["objective.kind=chat to learn all completions alike"] if possible else []
+        alike = ["objective.kind=chat to learn all of them alike"] if possible else []
         raise _task_error(seen, model, what, "objective.kind=dpo to prefer the good completions of a prompt", *alike)
     if fitting and not possible:
         kind = fitting[0]

@@ -44,7 +44,7 @@ def _start(recipe: Recipe) -> Iterator[tuple[Path, str]]:
             f"{kind} trains a finished model, never random weights: set model.from, or give {argument('start', 'CKPT')}",
         )
     if recipe.model.start is not None and recipe.tokenizer != TokenizerSection():
-        yield ("tokenizer",), "the tokenizer of the checkpoint in model.from is used: remove this section"
+        yield ("tokenizer",), "the checkpoint of model.from has its own tokenizer, which is used: remove this section"
 
 
 def _adapter(recipe: Recipe) -> Iterator[tuple[Path, str]]:
@@ -52,7 +52,7 @@ def _adapter(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     if recipe.training.adapter is None:
         return
     if recipe.model.start is None:
-        yield ("training", "adapter"), "an adapter updates the weights of a checkpoint: give model.from, or remove the adapter"
+        yield ("training", "adapter"), "an adapter updates the weights of a checkpoint: give model.from, or remove it"
     if recipe.training.frozen:
         yield ("training", "frozen"), "with an adapter all weights but its own and those of a new head are frozen already: remove it"
     if recipe.training.unfreeze_every is not None:

@@ -158,7 +158,7 @@ class MultipleChoiceSection(ObjectiveSection):
         """Check that the head scores choices, and that a tokenizer that is to be trained has the special tokens."""
         head = values.get("head")
         if "head" in model.changes and isinstance(head, dict) and not head.get("choices"):
-            yield ("model", "head"), "the objective multiple_choice needs a head that scores choices: add choices: true"
+            yield ("model", "head"), "the objective multiple_choice needs the score of a choice: add choices: true"
         if tokenizer.path is not None or model.start is not None:
             return
         vocabulary = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)]

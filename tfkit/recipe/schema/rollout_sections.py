@@ -206,7 +206,7 @@ class PPOSection(RolloutSection):
         if self.kl_target is None and self.kl_horizon != fields["kl_horizon"].default:
             yield ("objective", "kl_horizon"), "only objective.kl_target reads it: set that, or remove this"
         if self.kl_target is not None and not self.beta:
-            yield ("objective", "beta"), "objective.kl_target only multiplies beta, which would stay 0: give an initial beta above 0"
+            yield ("objective", "beta"), "objective.kl_target multiplies it, so it would stay 0: give an initial beta"
 
 
 class _EvaluatedPPO(PPOSection):
