@@ -43,9 +43,7 @@ def base_folder(folder: Path) -> Path:
 
 
 def describe(path: str | Path) -> Described:
-    """Describe a model folder without reading its weights; for an adapter, describe the model that it forms with its base. Raise ModelError
-    for an invalid folder.
-    """
+    """Describe a model folder without reading weights; an adapter is described as one model with its base. Raise ModelError if invalid."""
     folder = find_checkpoint(path)
     if not is_adapter(folder):
         return hub.describe(folder)

@@ -77,10 +77,7 @@ def to_peft(tensors: Mapping[str, Tensor], family: str, config: ModelConfig) -> 
 
 
 def _stack_factors(factors: Mapping[str, Tensor], rows: Mapping[str, int]) -> Tensor:
-    """Return B (sum of rows, sum of ranks) of a fused matrix: each factor is in the rows of its own matrix, and no two share columns.
-
-    `rows`: the number of rows of each of the fused matrices, in order.
-    """
+    """Return B (sum of rows, sum of ranks) of fused matrices of `rows` rows each: a factor is in its matrix's rows, in its own columns."""
     width = sum(factor.shape[1] for factor in factors.values())
     stacked = next(iter(factors.values())).new_zeros(sum(rows.values()), width)
     row = column = 0
@@ -178,9 +175,7 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
 
 
 def _missing_prefix(weights: Mapping[str, Weight], rules: Mapping[str, object]) -> str:
-    """Return the prefix that the tensors' names lack, such as "bert.", if the adapter was trained on the class without a head, but the base
-    has one; else "".
-    """
+    """Return the prefix, such as "bert.", that the names of an adapter for the class without a head lack if the base has one; else ""."""
     first = next((name.removesuffix(_A) for name in weights if name.endswith(_A)), None)
     if first is None or f"{first}.weight" in rules:
         return ""

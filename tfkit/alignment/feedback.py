@@ -74,7 +74,8 @@ class FeedbackEncoder:
 
 
 def _ranked(row: Row, responses: Sequence[SampledResponse]) -> Encoded | BadRow:
-    """Return the example of a prompt: equal responses appear once, and equal scores share a rank. If all scores are equal, return an error.
+    """Return the example of a prompt: equal responses appear once, and equal scores share a rank. If all scores are equal, return an
+    error.
 
     Responses without a finite score are left out.
     """

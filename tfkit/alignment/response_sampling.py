@@ -118,9 +118,7 @@ def _scores(
 
 
 def _rewarded(prompt: list[int], ids: list[int], row: PromptRow, score: float, rollouts: Rollouts, rules: Rules) -> SampledResponse:
-    """Return the response with its reward: the rules' value for the text before the end token, plus `score`; or, for a response without an
-    end token, `no_eos_reward`, if that is set.
-    """
+    """Return the response with its reward: the rules' value plus `score` or, without an end token, `no_eos_reward`, if that is set."""
     ended, penalty = ids[-1] in rollouts.end_ids, rollouts.section.no_eos_reward
     reward = rules(row, response_text(rollouts, prompt, ids[:-1] if ended else ids))
     value = reward.value + score if ended or penalty is None else penalty

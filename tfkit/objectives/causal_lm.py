@@ -85,8 +85,8 @@ class CausalLM(Objective):
 
 
 def _first_end(stream: TokenStream, tokenizer: Tokenizer) -> int:
-    """Return the position of the first id that ends a text: the first text's last id or, if one id both ends and begins texts, the second
-    text's first id.
+    """Return the position of the first id that ends a text: the last id of text 1 or, if one id ends and begins texts, the first of text
+    2.
     """
     last = int(stream.starts[1]) - 1
     ends = {tokenizer.eos_id, *tokenizer.suffix[-1:]}

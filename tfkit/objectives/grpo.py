@@ -19,8 +19,7 @@ _LARGEST_DIFFERENCE = 20.0  # the bound to which differences of log-probabilitie
 class GRPO(RolloutObjective):
     """max(-A r, -A clip(r)) of each token, where A is its advantage, and r its probability divided by its probability when it was sampled.
 
-    The sum over the tokens of all responses of a step, end tokens included, is divided once by the number of these tokens (DAPO, arXiv
-    2503.14476).
+    The sum over all response tokens of a step, end tokens included, is divided once by the number of these tokens (DAPO, arXiv 2503.14476).
     """
 
     terms: Mapping[str, float] = {"policy": 1.0}

@@ -79,10 +79,7 @@ class LabelledObjective(Objective, Encoder, Protocol):
         return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in self.means}}
 
     def reference_values(self, model: Transformer, batch: Batch) -> Tensor:
-        """Return the reference model's value of each sequence of the batch, (sequences,), such as its log-probability.
-
-        The values are computed once, and stored in the array `reference` of the examples.
-        """
+        """Return the reference model's value of each sequence, (C,), such as its log-probability; examples store it as `reference`."""
         raise AssertionError("the objective has no reference model")
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:

@@ -245,9 +245,7 @@ def _example(row: Row, encoded: QuestionWindows, answers: Answers) -> Encoded | 
 
 
 def _ends(windows: Sequence[Window], start: int, end: int) -> list[tuple[int, int]] | None:
-    """Return the first and the last token of an answer in each window, (0, 0) if a window lacks a part of the answer; None if no token is
-    part of the answer.
-    """
+    """Return an answer's first and last token in each window, (0, 0) if a part of it is outside; None if the answer has no tokens."""
     tokens = [[place for place, (first, last) in enumerate(window.spans) if first < end and last > start] for window in windows]
     covered = [(window.spans[places[0]][0], window.spans[places[-1]][1]) for window, places in zip(windows, tokens, strict=True) if places]
     if not covered:

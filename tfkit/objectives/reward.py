@@ -56,9 +56,7 @@ class Reward(EncoderObjective):
         return self.encoder.encode_unlabelled(rows)
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """Return one sequence per completion, with ranks as labels (C,), 1 for the best; `extras` also has `prompts`, the size of each
-        sequence's prompt (C,).
-        """
+        """Return one sequence per completion, with ranks as labels (C,), 1 for the best; the extra `prompts` has the prompt sizes (C,)."""
         assert self.tokenizer.pad_id is not None  # ensured by `fit_tokenizer`
         batch = self.encoder.collate(rows, self.tokenizer.pad_id)
         ranks = np.concatenate([example["ranks"] for example in rows.single()])
@@ -104,8 +102,7 @@ class Reward(EncoderObjective):
     def facts(self, model: Transformer, stored: Sequence[Stored], batch_size: int) -> dict[str, Any]:
         """Return the mean score of the demonstrations, the best completions of the first 4,096 training rows.
 
-        The mean is exact, except for an adapter trained in bf16: its base model's weights are rounded here, but not when the adapter is
-        loaded.
+        The mean is exact, except for an adapter trained in bf16: its base model is rounded here, but not when the adapter is loaded.
         """
         best = [example for part in stored if isinstance(part, ExampleSet) for example in _best(part)][:MAX_DEMONSTRATIONS]
         best.sort(key=lambda example: -int(example["sizes"][0]))  # to reduce padding

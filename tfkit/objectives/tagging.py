@@ -48,9 +48,7 @@ class Tagging(LabelledObjective):
         return digest("tagging", self.labels, self.tokenizer.fingerprint(), self.row_length)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the truncated input_ids and the labels of each row, or its error. A label is a tag's index at the first token of a word,
-        else IGNORED.
-        """
+        """Return the truncated input_ids and the labels of each row, tag indices at first tokens of words, else IGNORED; or its error."""
         problems = [self._problem(row) for row in rows]
         good = [row for row, problem in zip(rows, problems, strict=True) if problem is None]
         encoded = iter(zip(good, encode_words(self.tokenizer, [row.values["tokens"] for row in good], self.row_length), strict=True))
