@@ -52,16 +52,14 @@ def _control_group_files() -> list[tuple[Path, Path, Path]]:
         for line in (_ROOT / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers == "":
-                root, names = _ROOT / "sys/fs/cgroup", ("memory.max", "memory.current", "memory.stat")
+                root, limit, usage = _ROOT / "sys/fs/cgroup", "memory.max", "memory.current"
             elif "memory" in controllers.split(","):
-                root, names = _ROOT / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat")
+                root, limit, usage = _ROOT / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
             else:
                 continue
             group = root / path.lstrip("/")
-            for folder in (group, *group.parents):
-                if folder == root.parent:
-                    break
-                files.append((folder / names[0], folder / names[1], folder / names[2]))
+            folders = [folder for folder in (group, *group.parents) if folder.is_relative_to(root)]
+            files += [(folder / limit, folder / usage, folder / "memory.stat") for folder in folders]
     return files
 
 
