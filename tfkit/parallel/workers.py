@@ -35,9 +35,7 @@ _MOVED = b"\0"  # the first byte of that file if the output goes to the run fold
 
 @dataclass
 class Workers:
-    """The processes of the ranks. If this process is rank 0 itself, rank 0 is not among them; otherwise rank 0 writes to this process's
-    output.
-    """
+    """The processes of the ranks, without rank 0 if this process is rank 0 itself; otherwise rank 0 writes to this process's output."""
 
     size: int
     port: int

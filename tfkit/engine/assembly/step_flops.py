@@ -93,9 +93,7 @@ def flops_per_token(recipe: Recipe, data: TrainingData, model: Transformer, load
 
 
 def sampled_batches(data: TrainingData, loader: Loader[Any], steps: int) -> Iterator[tuple[Batch, int]]:
-    """Yield the micro-batches of a sample of steps in the first epoch, each with its number of rows. Prompts get responses of the maximum
-    length.
-    """
+    """Yield the micro-batches of some steps of the first epoch, each with its number of rows. Prompts get responses of maximum length."""
     last = max(1, min(steps, loader.sizes.steps(len(loader.rows))))
     tokens = 0
     for step in dict.fromkeys(index * last // _SAMPLED_STEPS for index in range(_SAMPLED_STEPS)):
@@ -120,9 +118,7 @@ def _with_responses(objective: Objective, batch: Batch) -> Batch:
 
 
 def _companion_flops(objective: Objective, companion: Companion, batch: Batch) -> float:
-    """Return the FLOPs of a companion in a step: a forward pass and, if the companion is trained, a backward pass. A reward model has none:
-    it reads responses before the step.
-    """
+    """Return the FLOPs of a companion in a step: forward and, if trained, backward; 0 for a reward model, which reads before the steps."""
     if objective.rollouts is not None and not companion.trained:
         return 0.0
     config, states = companion.model.config, objective.companion_states(batch)

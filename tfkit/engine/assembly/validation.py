@@ -27,9 +27,7 @@ _MOST_COUNTS = 400  # elements of a confusion matrix; a larger one would make th
 
 @dataclass(frozen=True)
 class SetScores:
-    """The metrics of the validation sets, and the confusion matrix: counts by target class and predicted class; None without classes, or if
-    it is too large for the log.
-    """
+    """The metrics of the validation sets, and the confusion matrix, by target and predicted class; None with no or too many classes."""
 
     metrics: dict[str, float]
     confusion: dict[str, dict[str, int]] | None = None

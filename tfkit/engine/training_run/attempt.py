@@ -243,9 +243,7 @@ class _Attempt:
         return run
 
     def _decide_by_data(self, run: "Run") -> RequestRecord:
-        """Check the gates, and choose the number of steps and the learning rate if they are left open. Return the record of the request,
-        with the number of steps that was chosen.
-        """
+        """Check the gates; choose the number of steps and the learning rate if they are left open. Return the completed request record."""
         options, given = self.options, self.given
         run.budget = self.budget
         for gate in self.gates:

@@ -21,9 +21,7 @@ class BestCheckpoint:
         self.metric = run.recipe.evaluation.metric or run.recipe.objective.trained_for.best_by
 
     def score(self, metrics: Mapping[str, float | None]) -> float:
-        """Return the value by which checkpoints are compared: NaN, which is never best, if `metrics` lack it, or if the objective excludes
-        the checkpoint (objective.kl_limit).
-        """
+        """Return the value by which checkpoints are compared; NaN, which is never best, if `metrics` lack it or exceed kl_limit."""
         value = metrics.get(self.metric)
         known = {name: number for name, number in metrics.items() if number is not None}
         return value if value is not None and self.run.recipe.objective.may_be_best(known) else math.nan

@@ -86,9 +86,7 @@ class Checkpointer:
         return sum_inherited(self.run.ancestry.ancestors)
 
     def lineage(self) -> Lineage:
-        """Return the run's energy, its parents and its ancestors. A save does not wait for the meter, so the energy is that of the latest
-        reading.
-        """
+        """Return the run's energy by the meter's latest reading (a save does not wait for a new one), its parents and its ancestors."""
         own = OwnTotals.of(self.run.meter.reading(), intensity_of(self.run.recipe.carbon))
         return Lineage(self.kind, tuple(ParentEntry(**parent.document()) for parent in self.run.parents), own, self.run.ancestry.ancestors)
 

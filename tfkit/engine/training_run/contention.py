@@ -62,9 +62,7 @@ class Contention:
             self._step_seconds, self._used = 0.0, 0.0
 
     def _judge(self, used: float) -> None:
-        """Warn if more processes than cores are ready to run, and the run's threads get less than one core each. `used`: the processor time
-        of the steps, in cores.
-        """
+        """Warn if more processes than cores are ready to run, and this run gets less than a core per thread. `used`: the cores it got."""
         load = os.getloadavg()[0]
         if load <= self.machine + _MARGIN or used >= min(self.threads, self.cores) - _LOST:
             return

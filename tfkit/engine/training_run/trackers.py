@@ -27,9 +27,7 @@ class Tracker(Protocol):
     """Sends metrics to another program. It runs on the thread of its queue, and may raise, hang or exit there."""
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Store the values of one step so that they survive if the run is killed. If this raises, the values are lost, and `add` is still
-        called for the next step.
-        """
+        """Store the values of one step so that a kill does not lose them. If this raises, they are lost; the next step is still added."""
 
     def close(self) -> None:
         """Send the added values that are not sent yet, and finish."""
