@@ -152,6 +152,8 @@ def test_tools_that_are_none(value: Any, kind: str) -> None:
 def test_tools_are_json_values() -> None:
     """Parquet has further types."""
     [tool] = read_tools([{"name": "f", "parameters": {"default": datetime.date(2024, 5, 1)}}])
+    [call] = read_calls([{"name": "f", "arguments": {"day": datetime.date(2024, 5, 1)}}])
+    assert call["function"]["arguments"] == {"day": "2024-05-01"}
     assert tool == {"type": "function", "function": {"name": "f", "parameters": {"default": "2024-05-01"}}}
 
 

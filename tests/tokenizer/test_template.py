@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,11 @@ def test_what_a_template_finds(theirs, name):
     with ours(PARTS[name]) as template:
         for messages in CONVERSATIONS.values():
             assert template.render(messages) == theirs.apply_chat_template(messages, tokenize=False)
+
+
+def test_a_message_may_have_values_that_json_lacks():
+    with ours("{{ messages[0].content }} {{ messages[0].day }}") as template:
+        assert template.render([{"content": "a", "day": date(2024, 5, 1)}]) == "a 2024-05-01"
 
 
 def test_one_process_for_many_conversations_and_another_after_a_failure():

@@ -73,9 +73,9 @@ class ChatTemplate:
         }
         if self._worker is None:
             self._start()
-        reply, late = self._exchange(
-            json.dumps({"template": self._text, "variables": variables, "date": self._date}).encode() + b"\n", SECONDS
-        )
+        request = {"template": self._text, "variables": variables, "date": self._date}
+        # Rows of Parquet may have values that JSON lacks, such as dates; most templates do not read them.
+        reply, late = self._exchange(json.dumps(request, default=str).encode() + b"\n", SECONDS)
         if reply is None:
             self.close()
             reply = {"error": f"it takes longer than {SECONDS:g} s" if late else "it crashes the process that renders it"}

@@ -17,8 +17,7 @@ def read_tools(value: Any) -> list[dict[str, Any]]:
     tools = _parse(value)
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise UnfitError("tools that are none", "tools are a list of JSON Schemas of functions, or the text of one")
-    plain: list[dict[str, Any]] = json.loads(json.dumps([_normalize(tool, "a tool") for tool in tools], default=str))
-    return plain  # JSON values only: rows of Parquet may have other types, such as dates
+    return [_normalize(tool, "a tool") for tool in tools]
 
 
 def read_calls(value: Any) -> list[dict[str, Any]]:
@@ -53,11 +52,15 @@ def _normalize_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _normalize(item: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Return a tool or a call as {"type": "function", "function": ...}; `item` may be the inner object alone. `what`: for errors."""
+    """Return a tool or a call as {"type": "function", "function": ...}, in JSON values; `item` may be the inner object alone. `what`: for
+    errors.
+    """
     outer = dict(item) if "function" in item else {"function": dict(item)}
     if not isinstance(outer["function"], Mapping) or not isinstance(outer["function"].get("name"), str):
         raise UnfitError(f"{what} without a name", f"{what} is {{function: {{name, ...}}}}, and one of them has no name")
-    return {"type": "function", **outer}
+    # Rows of Parquet may have values that JSON lacks, such as dates.
+    plain: dict[str, Any] = json.loads(json.dumps({"type": "function", **outer, "function": dict(outer["function"])}, default=str))
+    return plain
 
 
 def _parse(value: Any) -> Any:
