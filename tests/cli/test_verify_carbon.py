@@ -141,7 +141,7 @@ def with_a_folder_for_a_table(run: Path) -> None:
         (without_ledgers, r"carbon: has no ledger of this run, and \S+run\.json has totals\.energy_kwh"),
         (without_the_first_ledger, r"0-2\.jsonl:1: refers to a line that no other ledger has"),
         (without_an_end, r"emissions\.csv: (\w+ of the row|has a row \S+ that is in no ledger)"),  # the last line may be a phase of its own
-        (with_a_headless_ledger, r"1-9\.jsonl:1: has no header, so that its energy is not counted"),
+        (with_a_headless_ledger, r"1-9\.jsonl:1: has no header, so its energy is not counted"),
         (with_a_folder_for_a_table, r"emissions\.csv: cannot be read \(.*; the next start of the run derives it from the ledgers"),
         (rewritten, r"0-2\.jsonl:1: refers to a line that no other ledger has"),
     ],

@@ -69,7 +69,7 @@ def test_f11_a_file_is_missing_or_empty(saved: Base, tmp_path: Path, name: str, 
 def test_f11_a_file_too_many_is_reported_and_does_no_harm(saved: Base, tmp_path: Path) -> None:
     extra = saved.copy_killed(tmp_path / "run") / "step-000004" / "notes.txt"
     extra.touch()
-    assert f"{extra}: not in the manifest" in tfkit(tmp_path, "verify", str(tmp_path / "run")).exits(0).out
+    assert f"{extra}: is not in the manifest" in tfkit(tmp_path, "verify", str(tmp_path / "run")).exits(0).out
     saved.run(tmp_path / "run", "--resume", "--exact").exits(0)
     assert resumed_from(tmp_path / "run") == "step-000004"
     saved.assert_same(tmp_path / "run")

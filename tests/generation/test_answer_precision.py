@@ -151,6 +151,8 @@ def test_the_answers_of_a_large_model_are_those_of_a_small_one(words, monkeypatc
     monkeypatch.setattr(answer_precision, "_FEW_PARAMETERS", 0)
     large = run_here([*words, "--precision", "float32"])
     assert len(packed) == can_pack(torch.device("cpu"))
+    assert run_here([*words, "--precision", "bf16"]).code == 0
+    assert len(packed) == can_pack(torch.device("cpu")) + can_pack(torch.device("cpu"), torch.bfloat16)
     rows, others = (parse_rows(done.out) if words[0] == "predict" else [done.out] for done in (large, small))
     for row, other in zip(rows, others, strict=True):
         numbers = {"probability": pytest.approx(other["probability"], abs=1e-4)} if "probability" in other else {}

@@ -13,6 +13,7 @@ from tfkit.recipe import model_config
 from tfkit.recipe.schema.sections import ModelSection
 
 packs = pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="this PyTorch has no oneDNN")
+packs_bf16 = pytest.mark.skipif(not can_pack(torch.device("cpu"), torch.bfloat16), reason="oneDNN has no bf16 for this processor")
 int8 = pytest.mark.skipif(not has_int8(torch.device("cpu")), reason="this processor has no products of 8 bits")
 
 
@@ -55,7 +56,7 @@ def test_a_model_keeps_its_predictions(family: str) -> None:
 
 
 @packs
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=packs_bf16)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1, 3, 200])
 def test_a_packed_product_is_the_product(rows: int, bias: bool, dtype: torch.dtype) -> None:

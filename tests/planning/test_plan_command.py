@@ -61,7 +61,7 @@ def test_the_table_lists_the_largest_parts_first(capsys: pytest.CaptureFixture[s
     ("words", "message"),
     [
         (["plain.yaml", "--fail-if", "loss > 3"], "unknown metric 'loss'"),
-        (["chain.yaml", "--fail-if", "sft.seconds > 3"], "unknown metric 'sft.seconds'.*as in base.seconds .base, scores, ppo"),
+        (["chain.yaml", "--fail-if", "sft.seconds > 3"], "unknown metric 'sft.seconds'.*as in base.seconds .stages: base, scores, ppo"),
         (["plain.yaml", "--stages", "a"], "--stages a: the recipe has no stages"),
         ([], "which training"),
         (["plain.yaml", "training.stepz=1"], "stepz"),

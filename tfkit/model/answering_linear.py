@@ -77,9 +77,11 @@ class Int8Linear(nn.Module):
         return product.mul_(scale) if self.bias is None else torch.addcmul(self.bias, product, scale)
 
 
-def can_pack(device: torch.device) -> bool:
-    """Whether PyTorch has oneDNN for this device."""
-    return device.type == "cpu" and torch.backends.mkldnn.is_available()
+def can_pack(device: torch.device, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether PyTorch has oneDNN for this device, and oneDNN has products of weights of type `dtype`: bf16 needs a newer processor."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def has_int8(device: torch.device) -> bool:

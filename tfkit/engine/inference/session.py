@@ -197,8 +197,9 @@ def open_model(folder: Path, session: "Session", inputs: "Inputs", precision: "P
     )
     for sentence in [*opened.loaded.notes(), *filter(None, [opened.described()])]:
         session.listener.say(sentence)
-    if packs and opened.precision != "int8" and can_pack(device) and is_large(opened.loaded.model):
-        pack(opened.loaded.model)
+    model = opened.loaded.model
+    if packs and opened.precision != "int8" and is_large(model) and can_pack(device, next(model.parameters()).dtype):
+        pack(model)
     return opened
 
 
