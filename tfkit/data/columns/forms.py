@@ -50,7 +50,7 @@ def with_class_names(value: str | list[str] | Unfit, names: Sequence[str]) -> An
 
 
 def kind_of(value: Any) -> str:
-    """Return the kind of a value that does not fit, for messages."""
+    """Return `null` or the name of a value's Python type, for messages."""
     return "null" if value is None else type(value).__name__
 
 

@@ -102,7 +102,7 @@ class Columns:
         self.check_one_text(names, place)
 
     def check_unique(self, available: Sequence[str], place: str) -> None:
-        """Raise DataError if a column that is read occurs twice: only one of the two would be used."""
+        """Raise DataError if a column that is read occurs twice in `available`, since only one of the two would be used."""
         read = () if self.beyond_roles else self.select_kept(available)
         if duplicate := next((name for name in read if available.count(name) > 1), None):
             raise DataError(f"{place}: two columns are called {duplicate!r}, and only one would be used; rename one")
@@ -212,7 +212,7 @@ class Columns:
         return [inner for name in (self._given_names(role) or role.columns) for inner in columns_of(name)]
 
     def _find(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
-        """Return a record's raw value for a role, or MISSING, and the name of the column."""
+        """Return a record's value for a role before it is read by form, or MISSING, and the name of the column or columns."""
         if isinstance(names := self.named.get(role.name), list):
             items = [value_of(name, values) for name in names]
             value: Any = items

@@ -21,7 +21,7 @@ from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.roles import normalized
 
 LABEL_MARK = "__label__"  # before each label of a line, in fastText's files
-_LINES = 200  # lines that are examined
+_LINES = 200  # the largest number of first lines that are examined
 _MAX_JSON_LINE = 1 << 20  # bytes; a JSON file with a longer first line is taken for a single JSON value
 _DELIMITERS = ",;\t|"
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -92,8 +92,8 @@ def detect_tabbed(content: Content) -> bool:
 
 
 def detect_table(content: Content, columns: Columns, default: str, *, numbered: bool = False) -> Table:
-    """Return the layout of a table. `default`: the delimiter by the file's suffix; `numbered`: columns without a header are named by
-    their numbers.
+    """Return the layout of a table. `default`: the delimiter by the file's suffix; `numbered`: columns without a header are named 0,
+    1 and so on.
     """
     allow_long_fields()
     lines = [*_first_lines(content)]
@@ -104,7 +104,7 @@ def detect_table(content: Content, columns: Columns, default: str, *, numbered: 
 
 def detect_header(rows: Sequence[Sequence[str]], columns: Columns, *, numbered: bool = False) -> tuple[str, ...]:
     """Return names for the columns of a table without a header; empty if the first row is a header, or the only row. `numbered`: the names
-    are numbers only.
+    are 0, 1 and so on.
     """
     choices = _name_choices(rows)
     if len(rows) < 2 or not (choices or not _has_header(rows, columns)):
@@ -113,7 +113,7 @@ def detect_header(rows: Sequence[Sequence[str]], columns: Columns, *, numbered: 
 
 
 def _first_lines(content: Content) -> Iterator[str]:
-    """Yield the first lines, up to a line that is not UTF-8: that line raises an error when the file is read."""
+    """Yield the first lines, up to a line that is not UTF-8: that line becomes a BadRow when the file is read."""
     for line in islice(raw_lines(content), _LINES):
         text = decode(line)
         if not isinstance(text, str):

@@ -55,7 +55,7 @@ def read_json(
     """Read an array of objects or of arrays, or an object with one array of objects among its values. Places count items from 1.
 
     `keys`: if the file is an object, the keys of the arrays that are read, one after the other. `header`: the column names of an array of
-    arrays; if empty, they are detected. `numbered`: the detected names are numbers only. Raises DataError if the file is not JSON, or
+    arrays; if empty, they are detected. `numbered`: the detected names are 0, 1 and so on. Raises DataError if the file is not JSON, or
     has no such array or several.
     """
     with opened(content) as file:

@@ -44,7 +44,7 @@ class Layout:
     keys: tuple[str, ...] = ()
     array_columns: tuple[str, ...] = ()  # the column names of the arrays under `keys`, detected from all these arrays
     recognises: bool = True
-    numbered: bool = False  # whether the recipe names columns by number; if so, detected headers are numbers only
+    numbered: bool = False  # whether the recipe names columns by number; if so, columns without a header are named 0, 1 and so on
     by_folder: bool = False
     only: tuple[str, ...] = ()
 

@@ -109,7 +109,7 @@ class StepLoader(Protocol[Batch]):
         return {}
 
     def state(self, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what step n needs from earlier steps, for a checkpoint: tensors by name, and values for state.json."""
+        """Return the state that step n needs from earlier steps, for a checkpoint: tensors by name, and values for state.json."""
         return {}, {}
 
     def restore(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:

@@ -186,6 +186,8 @@ class _Documents:
 
 
 def fit(first: int, second: int, most: int) -> tuple[int, int]:
-    """Return the lengths of two texts after truncation to at most `most` ids in all: the longer text loses ids (the second, if equal)."""
+    """Return the lengths of two texts after truncation to at most `most` ids in all: the longer text loses ids, or the second of equal
+    texts.
+    """
     kept = min(first, max(most - second, most - most // 2))
     return kept, min(second, most - kept)

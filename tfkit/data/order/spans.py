@@ -87,7 +87,7 @@ class SpanRows:
         return self._rows.order(epoch)
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> SpanBatch:
-        """Return the rows with these row numbers, with the spans drawn in these epochs."""
+        """Return the rows with these row numbers, with the spans drawn for these epochs (for epoch 0 if `static`)."""
         raw, noise, spans = self.lengths
         parts = []
         for epoch, number in zip(np.zeros_like(epochs) if self.static else epochs, numbers, strict=True):

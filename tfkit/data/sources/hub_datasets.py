@@ -46,7 +46,7 @@ class HubSource:
 
     @property
     def size_bytes(self) -> int:
-        """The bytes of all columns, times the part's fraction."""
+        """The Arrow bytes of all columns, times the part's fraction of the rows."""
         return int((self.dataset.data.nbytes or 0) * self.part.expected_fraction)
 
     def describe(self) -> str:
@@ -280,7 +280,7 @@ def load_dataset(name: str, config: str | None, split: str, revision: str | None
         def load() -> Any:
             return datasets.load_dataset(name, config, split=split, revision=revision, streaming=streamed)
 
-        if Path(name).is_dir() or streamed:  # without `fetch`, since `datasets` itself retries the reads of a stream
+        if Path(name).is_dir() or streamed:  # without the retries of `fetch`, since `datasets` itself retries the reads of a stream
             return load()
         return fetch(load, Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset"), _discard)
     except DataError:

@@ -142,7 +142,9 @@ class FileSource:
 
 
 def find_beside(pattern: str, paths: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the files of a pattern that are parallel to `paths`, in order. Raise DataError if their number is not that of `paths`."""
+    """Return the files of a pattern that are parallel to `paths`, in order. Raise DataError if there are more or fewer, or one is an
+    archive.
+    """
     parallel = find_files(pattern)
     if len(parallel) != len(paths):
         raise DataError(

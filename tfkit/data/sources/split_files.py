@@ -128,8 +128,8 @@ def json_arrays(paths: Sequence[Path]) -> Arrays:
 
 
 def siblings(path: Path, *, of_column: bool) -> list[str]:
-    """Return the names of the validation and test files beside a file that is called train. `of_column`: the file is one of several
-    parallel files, so only files with the same column are returned.
+    """Return the names of the validation and test files beside a file that is called train, if they differ from it only in numbers and in
+    the word for the split. `of_column`: the file is one of several parallel files, so only files with the same column are returned.
     """
     if split_of(PurePath(path.name)) != "train":
         return []

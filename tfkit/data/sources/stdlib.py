@@ -150,7 +150,7 @@ class StdlibTask:
             yield self.columns.take(Record(record["values"], f"{record['path']}:{record['line']}"))
 
     def _kept(self) -> Iterator[dict[str, Any]]:
-        """Yield the records of the part, but only one record for each input, and in the training part none whose input is held out."""
+        """Yield the records of the part, but only the first for each input, and in the training part none whose input is held out."""
         held_out = Part("held_out", self.part.fraction)
         seen = set()
         if self.part.name == "train":

@@ -23,7 +23,7 @@ from tfkit.errors import DataError
 from tfkit.units import format_number_of
 
 EXAMPLES_VERSION = 2  # part of the fingerprint: raise it when the same rows and encoder give other examples
-_BATCH = 512  # rows encoded together
+_BATCH = 512  # rows encoded in one call of the encoder
 _RESERVED = frozenset({"lengths", "texts", "places"})  # names of files that no array of the examples may have
 
 
@@ -46,13 +46,13 @@ class Encoded(NamedTuple):
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Turns rows into examples."""
+    """An objective's encoder, which turns rows into examples."""
 
     def fingerprint(self) -> str:
         """Return a hash that is equal only if equal rows give equal examples."""
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the example of each row, or its error."""
+        """Return the encoded row for each row, or a BadRow if it cannot be encoded."""
 
     @property
     def ids(self) -> tuple[str, ...]:

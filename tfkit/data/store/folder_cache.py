@@ -144,8 +144,8 @@ def _put_in_place(temporary: Path, folder: Path, is_whole: Callable[[Path], bool
                 raise
             if is_whole(folder) and find_damage(folder) is None:
                 return False  # another process was faster
-            with contextlib.suppress(FileNotFoundError):  # another process replaces the folder, too
-                os.rename(folder, _sibling_name(folder))  # no process locks the folder, so it is removed as a leftover
+            with contextlib.suppress(FileNotFoundError):  # another process has already moved the folder away
+                os.rename(folder, _sibling_name(folder))  # under this name no process locks it, so _remove_leftovers deletes it
             continue
         _remove_leftovers(folder.parent)
         return True
@@ -216,7 +216,7 @@ def _writable(folder: Path) -> bool:
         if os.access(folder, os.W_OK | os.X_OK):
             return True
         if folder.exists():
-            break  # the folder is read-only; if it does not exist, it was just deleted, and is made again
+            break  # the folder is read-only; a folder that was just deleted is made again instead
     return False
 
 

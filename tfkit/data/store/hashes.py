@@ -133,7 +133,7 @@ def _hash(block: bytes | memoryview) -> str:
 
 
 def digest(*about: object) -> str:
-    """Return a hash of these values, for a fingerprint."""
+    """Return a hash of the values as text, for a fingerprint."""
     return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
 
 

@@ -214,8 +214,8 @@ def split_sentences(text: str) -> list[str]:
     text.
 
     A sentence ends at the end of its line, after Chinese or Japanese final punctuation, or after other final punctuation if white space and
-    no lower-case letter follow (`e.g. this` is not split). Lines of code are sentences, too. Texts are cut before white space, where BERT's
-    tokenizer begins a new word anyway.
+    no lower-case letter follow (`e.g. this` is not split). Lines of code are sentences, too. Texts are cut before white space or after
+    Chinese or Japanese punctuation, where BERT's tokenizer begins a new word anyway.
     """
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     starts = [0, *(end for end in ends if end < len(text))]
