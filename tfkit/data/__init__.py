@@ -1,6 +1,6 @@
 """The data path from text to batches: sources of rows, the cache, token streams, and rows in an order drawn from a seed.
 
-This package imports neither torch nor tfkit.model, and `datasets` and `pyarrow` only when a source needs them.
+This package imports neither torch nor tfkit.model. It imports `datasets` and `pyarrow` only when a source needs them.
 """
 
 from tfkit.data.columns.rows import Row as Row

@@ -1,4 +1,6 @@
-"""Labelled rows for the tasks on Python's standard library: the function of a task yields the examples in one source file."""
+"""Labelled rows made from Python's standard library, for three tasks: to summarise a function (`docstrings`), to tag tokens with their
+roles (`token_roles`), and to name the package of a piece of code (`packages`).
+"""
 
 import ast
 import warnings
@@ -8,14 +10,14 @@ from typing import Any, NamedTuple
 from tfkit.data.code.docstrings import docstrings
 from tfkit.data.code.token_roles import token_roles
 
-_LINES = 30  # the smallest number of lines in a chunk of `packages`; the chunk ends at the first blank line after them
-_MIN_LAST_LINES = 8  # lines that are not blank; a last chunk with fewer is left out, since it has too little information
+_LINES = 30  # a chunk of `packages` ends at the first blank line from its 30th line on
+_MIN_LAST_LINES = 8  # lines that are not blank; the last chunk of a file is left out if it has fewer, since it has too little information
 
 
 def packages(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the first line number and the columns of each chunk of code: its `text`, and as its `label` the package of the module.
+    """Yield the first line number and the columns of each chunk of a module: its `text`, and as its `label` the top-level package.
 
-    A module outside any package gives no chunks. Import statements are removed, since most of them name the package.
+    A module outside any package gives no chunks. Import statements are removed, since they may name the package.
     """
     label, slash, _ = path.partition("/")
     if not slash:
@@ -43,7 +45,9 @@ def packages(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict
 
 
 class Task(NamedTuple):
-    """A task. `find` takes the path, the text and the syntax tree of a file, and yields the line and the columns of each example in it."""
+    """A task: `find` takes the path, the text and the syntax tree of a file, and yields the first line number and the columns of each
+    example in the file; `input_column` is the column that the model reads.
+    """
 
     find: Callable[[str, str, ast.Module], Iterator[tuple[int, dict[str, Any]]]]
     input_column: str
@@ -57,7 +61,7 @@ TASKS = {
 
 
 def parse(content: bytes) -> tuple[str, ast.Module] | None:
-    """Return a file's text, with its line ends as \\n, and its syntax tree; None if this Python version cannot parse it."""
+    """Return a file's text, with its line ends as \\n, and its syntax tree; None if it is not UTF-8, or no code of this Python version."""
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
         with warnings.catch_warnings():

@@ -1,4 +1,5 @@
-"""Examples of functions and their summaries: the code without docstrings, and the first sentence of the function's own docstring.
+"""Examples for summarising functions: the source is the code without docstrings, and the target the first sentence of the function's own
+docstring.
 
 The docstrings of nested definitions are removed too, so that no row contains another row's target. Functions whose body is only a
 docstring are excluded, as are functions whose code contains the target literally (in a comment or a message).
@@ -31,7 +32,7 @@ def docstrings(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, di
 
 
 def summary(docstring: str) -> str | None:
-    """Return the first sentence of the first paragraph, on one line; None if it is too short, too long or a doctest."""
+    """Return the first sentence of a docstring, on one line; None if it has fewer or more words than `_WORDS` allows, or is a doctest."""
     paragraph = re.split(r"\n\s*\n", inspect.cleandoc(docstring), maxsplit=1)[0]
     sentence = " ".join(paragraph.split())
     if end := _END.search(sentence):
@@ -58,12 +59,12 @@ def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDe
 
 def _strip_docstrings(lines: list[str], node: ast.stmt, cuts: list[tuple[ast.stmt, bool]]) -> str:
     """Return a function's source, dedented, without the docstrings inside. `cuts`: each docstring, and whether it is the whole body of its
-    definition; then it becomes `pass`.
+    definition; a docstring that is the whole body becomes `pass`.
     """
     first = node.lineno - 1
     code = lines[first : node.end_lineno]
     indent = code[0][: len(code[0]) - len(code[0].lstrip())]
-    for docstring, alone in sorted(cuts, key=lambda cut: -cut[0].lineno):  # from the end, so that earlier lines keep their numbers
+    for docstring, alone in sorted(cuts, key=lambda cut: -cut[0].lineno):  # backwards, so that earlier lines keep their numbers
         start, end = docstring.lineno - 1 - first, (docstring.end_lineno or docstring.lineno) - 1 - first
         before = _slice_bytes(code[start], None, docstring.col_offset)
         after = _slice_bytes(code[end], docstring.end_col_offset, None).lstrip()

@@ -16,20 +16,20 @@ import tokenize
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-_MAX_TOKENS = 48  # in a row of several lines
-_MAX_LINE_TOKENS = 96  # in a row of a single line
-_MIN_TOKENS = 4
-_MAX_STRING = 60  # characters
+_MAX_TOKENS = 48  # tokens in a row of several lines
+_MAX_LINE_TOKENS = 96  # tokens in a row of a single line; a longer line is left out
+_MIN_TOKENS = 4  # tokens in a row; a shorter row is left out
+_MAX_STRING = 60  # characters in a token; a line with a longer token is left out
 _KEPT = {tokenize.NAME: "variable", tokenize.NUMBER: "number", tokenize.STRING: "string", tokenize.OP: "operator"}
 # Since Python 3.12 an f-string is several tokens; Python 3.14 added t-strings.
 _PARTS_OF_STRINGS = [getattr(tokenize, name) for name in dir(tokenize) if name.startswith(("FSTRING_", "TSTRING_"))]
 _KEPT |= dict.fromkeys(_PARTS_OF_STRINGS, "string")
 
-Position = tuple[int, int]  # line, from 1, and column, from 0, in UTF-8 bytes
+Position = tuple[int, int]  # line number, from 1, and column, from 0, counted in UTF-8 bytes
 
 
 class _Line(NamedTuple):
-    """A logical line."""
+    """A logical line: the number of its first line, its tokens, and the role of each token."""
 
     number: int
     tokens: list[str]
@@ -37,7 +37,9 @@ class _Line(NamedTuple):
 
 
 def token_roles(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the first line number, and the columns `tokens` and `tags`, of each short run of lines; a definition begins a new run."""
+    """Yield the first line number, and the columns `tokens` and `tags` (roles), of each row. A row has successive lines, with at most
+    `_MAX_TOKENS` tokens or only one line; a line that begins with def, class, async or @ begins a new row, unless a decorator precedes it.
+    """
     roles = dict(_roles(tree, text.split("\n")))
     run: list[_Line] = []
     for line in _lines(text, roles):
@@ -56,7 +58,7 @@ def _row(run: list[_Line]) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _lines(text: str, roles: dict[Position, str]) -> Iterator[_Line]:
-    """Yield the logical lines, without docstrings, overlong lines, and lines with a long or multi-line string."""
+    """Yield the logical lines except docstrings, overlong lines, and lines with a long or multi-line string."""
     number, tokens, tags = 0, list[str](), list[str]()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.NEWLINE:
@@ -76,8 +78,8 @@ def _lines(text: str, roles: dict[Position, str]) -> Iterator[_Line]:
 
 
 def _role_of_name(name: str, known: str | None, before: list[str]) -> str:
-    """Return a name's role. `known`: its role in the syntax tree, which has no position for the name after `def` or `class`; `before`: the
-    token before the name, if any.
+    """Return a name's role. `known`: its role in the syntax tree, if it has one there; the tree has no position for the name after `def` or
+    `class`. `before`: the token before the name, if any.
     """
     if keyword.iskeyword(name):
         return "keyword"
@@ -87,7 +89,9 @@ def _role_of_name(name: str, known: str | None, before: list[str]) -> str:
 
 
 def _roles(tree: ast.Module, lines: list[str]) -> Iterator[tuple[Position, str]]:
-    """Yield the position and the role of each name in the tree. Callees come last, so that `call` replaces the role `attribute`."""
+    """Yield the position and the role of each name to which the tree gives a role; other names are variables. Callees come last, so that
+    `call` replaces the role `attribute`.
+    """
     called = []
     for node in _walk(tree):
         match node:

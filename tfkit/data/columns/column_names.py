@@ -8,20 +8,20 @@ from typing import Any
 from tfkit.data.columns.forms import Unfit, read_literal, read_text
 from tfkit.recipe.schema.roles import Role, normalized
 
-# An alias is a column name of common public data sets (`later` in recipe/schema/roles.py). It is recognised, in upper or lower case, only
-# if a row has none of the role's standard names (`columns` there), so that rows are read as in earlier versions.
+# An alias of a role is a column name of common public data sets (`Role.later` in recipe/schema/roles.py). It is recognised, in upper or
+# lower case, only if a row has none of the role's standard names (`Role.columns`), so that rows are read as in earlier versions.
 
 
 @lru_cache(256)
 def find_alias(role: Role, names: tuple[str, ...]) -> str | None:
-    """Return the column whose name is, in upper or lower case, an alias or a standard name of a role; None if there is none."""
+    """Return the column whose name is, in upper or lower case, a standard name or an alias of a role; None if no name is."""
     by_normalized = {normalized(name): name for name in reversed(names)}
     return next((by_normalized[alias] for alias in map(normalized, (*role.columns, *role.later)) if alias in by_normalized), None)
 
 
 def uses_alias(roles: Sequence[Role], named: Mapping[str, object], names: Iterable[str]) -> bool:
-    """Whether a required role is read from an alias; optional roles may then be read from aliases, too. `named`: the roles whose columns
-    the user names; `names`: the columns of a record.
+    """Whether a required role is read from an alias; only if one is, may optional roles be read from aliases, too. `named`: the roles whose
+    columns the user names; `names`: the columns of a record.
     """
     names = {*names}
     return any(
@@ -38,17 +38,17 @@ _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 
 def columns_of(name: str) -> list[str]:
-    """Return the columns that a template names; for a plain name, only that name."""
+    """Return the columns, or paths into columns, that a template names; for a name that is no template, only that name."""
     return [match[1] for match in _FIELD.finditer(name) if match[1] is not None] if "{" in name else [name]
 
 
 def value_of(name: str, values: Mapping[str, Any]) -> Any:
-    """Return a record's value for a name: a column, a path or a template. MISSING if the record lacks it."""
+    """Return a record's value for a name: a column, a path or a template. MISSING if the record lacks a column or key in it."""
     return _fill(name, values) if "{" in name else look_up(name, values)
 
 
 def look_up(name: str, values: Any) -> Any:
-    """Return the value of a column, or the value at a path of keys and list indices. MISSING if there is none."""
+    """Return the value of a column, or the value at a dotted path of keys and list indices. MISSING if there is no such value."""
     if isinstance(values, Mapping) and name in values:
         return values[name]
     first, dot, rest = name.partition(".")
@@ -63,8 +63,8 @@ def _at(values: list[Any], index: str) -> Any:
 
 
 def _fill(template: str, values: Mapping[str, Any]) -> Any:
-    """Return a template with its values filled in; MISSING if a column is missing. A value that cannot be written as text is returned
-    itself, so that the reader of the role reports it.
+    """Return a template with its values filled in; MISSING if a column is missing. If a value cannot be written as text, that value
+    is returned in place of the template, so that the reader of the role finds it unfit.
     """
     parts, end = [], 0
     for match in _FIELD.finditer(template):

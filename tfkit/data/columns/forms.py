@@ -1,4 +1,5 @@
-"""Readers of a column of texts or labels, one for each form of a role (recipe/schema/roles.py). Each returns the role's value, or Unfit.
+"""Readers of the values in a column of texts or labels: one for each form, the type of value that a role needs (recipe/schema/roles.py).
+A reader returns the value for the role, or Unfit.
 
 structured_forms.py and preference_forms.py have the readers of other values, such as messages and votes.
 """
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from tfkit.recipe.schema.roles import Form
 
 Part = TypeVar("Part")
-_MAX_DIGITS = 20  # digits of a class's number; int() refuses more than 4300
+_MAX_DIGITS = 20  # digits of a class's number: a longer text is no such number, and int() refuses more than 4300
 
 
 class Unfit(NamedTuple):
@@ -38,7 +39,7 @@ def by_number(value: Any) -> Any:
 
 
 def with_class_names(value: str | list[str] | Unfit, names: Sequence[str]) -> Any:
-    """Return a label, or a list of labels, with a class's number replaced by its name; Unfit if a label is no class's number or name."""
+    """Return a label, or a list of labels, with each class number replaced by the name (ClassName); Unfit for other labels."""
     if isinstance(value, list):
         labels = [with_class_names(label, names) for label in value]
         return next((label for label in labels if isinstance(label, Unfit)), labels)
@@ -49,7 +50,7 @@ def with_class_names(value: str | list[str] | Unfit, names: Sequence[str]) -> An
 
 
 def kind_of(value: Any) -> str:
-    """Return the kind of a value that does not fit, for messages."""
+    """Return `null` or the name of a value's Python type, for messages."""
     return "null" if value is None else type(value).__name__
 
 
@@ -61,7 +62,7 @@ def read_text(value: Any) -> str | Unfit:
 
 
 def read_literal(value: Any) -> str | Unfit:
-    """Read a text or number as text: 1 for 1 and 1.0, true for True."""
+    """Read a text, a finite number or a boolean as text: 1 for 1 and 1.0, true for True."""
     match value:
         case str():
             return value
@@ -75,7 +76,7 @@ def read_literal(value: Any) -> str | Unfit:
 
 
 def _read_label(value: Any) -> str | Unfit:
-    """Read a label as text. Blank text is no label: in a table it means that the row is unlabelled."""
+    """Read a label as text. Blank text is no label: in a table, blank text means that the row is unlabelled."""
     label = read_literal(value)
     return Unfit("an empty text", "a label") if isinstance(label, str) and not label.strip() else label
 
@@ -140,7 +141,7 @@ def texts_of(value: Any) -> Iterable[str]:
 
 
 def find_surrogate(texts: Iterable[str]) -> str:
-    """Return the position of the first unpaired surrogate in these texts; empty if all can be encoded as UTF-8."""
+    """Return `character N`, the offset of the first unpaired surrogate in its text; empty if all texts can be encoded as UTF-8."""
     for text in texts:
         if not text.isascii():
             try:

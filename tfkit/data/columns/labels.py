@@ -7,15 +7,15 @@ from typing import Any
 from tfkit.data.columns.rows import Source
 from tfkit.errors import DataError
 
-_MIN_ROWS, _MAX_DISTINCT = 20, 0.9  # if over 90 % of at least 20 rows have different labels, these are names or numbers, not classes
+_MIN_ROWS, _MAX_DISTINCT = 20, 0.9  # if over 90 % of at least 20 rows have different labels, the labels are names or numbers, not classes
 _NUMBER = re.compile(r"-?[0-9]{1,1000}")  # int() refuses more than 4300 digits
 
 
 def find_labels(sources: Sequence[Source], labels_in: Callable[[Any], Iterable[str]] = tuple) -> list[str]:
     """Return the distinct labels of the rows, sorted: first numbers, by value, then words, alphabetically.
 
-    `labels_in` returns the labels in the value of the role `labels`, as the objective reads it. Raises DataError if there are fewer
-    than two labels, or almost as many as rows.
+    `labels_in` returns the labels in a value of the role `labels`, which the objective may split. Raises DataError if there are fewer
+    than two labels, or, in 20 or more rows with a `label`, almost as many labels as rows.
     """
     labels: set[str] = set()
     labelled = 0

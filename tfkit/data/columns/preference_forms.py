@@ -17,7 +17,8 @@ HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 _FLAGS = dict.fromkeys(("true", "1", "yes", "good", "positive", "desirable", "chosen"), True)
 _FLAGS |= dict.fromkeys(("false", "0", "no", "bad", "negative", "undesirable", "rejected"), False)
 _TIES = {"tie", "ties", "both", "bothbad", "neither", "equal", "same", "draw"}
-_SIDES = ({"a", "1", "first", "left", *_TIES}, {"b", "2", "second", "right", *_TIES})  # the words of a vote for each of two completions
+# The words of a vote for the first, and for the second, of two completions; a tie is a vote for both.
+_SIDES = ({"a", "1", "first", "left", *_TIES}, {"b", "2", "second", "right", *_TIES})
 
 
 def read_turns(value: Any) -> str | list[dict[str, Any]] | Unfit:
@@ -33,7 +34,7 @@ def read_turns(value: Any) -> str | list[dict[str, Any]] | Unfit:
 
 
 def _read_finite(value: Any) -> float | None:
-    """Read a number, or a text that is one; None for anything else, for infinity and for NaN."""
+    """Read a number, or a text that is a number; None for other values, for infinity and for NaN."""
     try:
         number = read_number(value) if isinstance(value, str) else float(value) if isinstance(value, int | float) else None
     except OverflowError:  # an integer of hundreds of digits
@@ -47,10 +48,10 @@ def _read_item(value: Any) -> float | Unfit:
 
 
 def read_votes(value: Any) -> list[float] | Unfit:
-    """Return the votes for the first and the second of two completions. `value`: one vote, a list of votes, or the count of each vote.
+    """Return the votes for the first and the second of two completions. `value`: one vote, a list of votes, or the count of each, by vote.
 
     A vote is `a`, `1`, `first` or `left`; `b`, `2`, `second` or `right`; a name whose last word is one of these (model_a); or a tie, which
-    is half a vote for each.
+    is half a vote for each completion. Other values are Unfit.
     """
     votes = [0.0, 0.0]
     pairs = value.items() if isinstance(value, Mapping) else [(vote, 1) for vote in (value if isinstance(value, list) else [value])]
@@ -66,7 +67,7 @@ def read_votes(value: Any) -> list[float] | Unfit:
 
 
 def _sides_of(vote: object) -> list[int]:
-    """Return the indices of the completions that a vote is for, by its last word: [0], [1], or for a tie [0, 1]; empty if it is no vote.
+    """Return the indices of the completions that a vote is for, by its last word: [0], [1], or for a tie [0, 1]; empty for other texts.
 
     A comparison such as A>B is no vote: its last word is the side that lost.
     """
@@ -109,8 +110,8 @@ def is_whole(messages: Sequence[Mapping[str, object]]) -> bool:
 
 
 def opening(turns: str | list[dict[str, Any]]) -> Any:
-    """Return the part of a conversation whose hash decides whether its row is held out: all up to and including the first user turn. A text
-    that is no dialogue is returned whole.
+    """Return the part of a conversation whose hash decides whether its row is held out: all turns up to and including the first one of the
+    user. A text that is no dialogue is returned whole.
     """
     if isinstance(turns, list):
         return first_turn(turns)

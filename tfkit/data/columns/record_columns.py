@@ -1,4 +1,4 @@
-"""Mapping of a record's columns to the roles of a row: by the names in a recipe, else by recognised names.
+"""Mapping of a record's columns to roles (the parts of a row that an objective reads): by the names in a recipe, else by recognised names.
 
 A name is a column, a path into a column (`instances.0.input`), or a template of several columns (`translate English to French: {en}`);
 a list of names (`[sol1, sol2]`) gives the list of their values.
@@ -35,18 +35,18 @@ _GOLD = "gold_label"  # SNLI and similar data sets write "-" in this column if t
 
 @dataclass(frozen=True)
 class Columns:
-    """A mapping from roles to columns. `named`: the columns that the recipe names, by role; `beside`: columns read from parallel files;
-    `class_names`: the names of the classes 0, 1 and so on.
+    """A mapping from roles to columns. `named`: the columns that the recipe names, by role; `beside`: columns read from parallel files,
+    whose line n belongs to row n; `class_names`: the names of the classes 0, 1 and so on.
     """
 
     roles: tuple[Role, ...] = TEXT
     named: Mapping[str, str | list[str]] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
-    beyond_roles: ClassVar[tuple[str, ...]] = ()  # not empty: columns without a role are kept, too; part of the key of cached records
+    beyond_roles: ClassVar[tuple[str, ...]] = ()  # not empty: columns without a role are kept, too; part of the cache key of streamed rows
 
     def take(self, record: Record) -> Row | BadRow:
-        """Return the row of a record, or a BadRow if a column is missing or does not fit its role."""
+        """Return the row of a record, or a BadRow if a required column is missing, or a value is damaged or does not fit its role."""
         values: dict[str, Any] = {}
         roles = self._roles_of(record.values)
         if roles is None:
@@ -63,7 +63,7 @@ class Columns:
                     problem,
                     f"{record.place}: column {column!r} holds {problem}; name another column with {self.remedy(role)}, remove the row",
                 )
-            labels = value if isinstance(value, Mapping) else ()  # in a label_set, a mapping from labels to flags
+            labels = value if isinstance(value, Mapping) else ()  # the value of a `label_set` may be a mapping from labels to flags
             if position := find_surrogate(chain(labels, texts_of(value))):
                 return BadRow(
                     "half a surrogate pair", f"{record.place}: column {column!r} holds half a surrogate pair at {position}; repair the row"
@@ -73,7 +73,7 @@ class Columns:
         return Row(_row_text(self.roles, values), record.place, values, frozenset(self.named), key, _input_key(self.roles, values))
 
     def read_of(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """Return the column from which each role is read in a record; roles that the record lacks are left out."""
+        """Return the column from which each role is read in a record; roles that have no column in the record are left out."""
         reads = {role.name: self._read(role, values) for role in self._roles_of(values) or ()}
         return {name: column for name, (value, column) in reads.items() if value is not MISSING}
 
@@ -102,15 +102,15 @@ class Columns:
         self.check_one_text(names, place)
 
     def check_unique(self, available: Sequence[str], place: str) -> None:
-        """Raise DataError if a column that is read occurs twice: only one of the two would be used."""
+        """Raise DataError if a column that is read occurs twice in `available`, since only one of the two would be used."""
         read = () if self.beyond_roles else self.select_kept(available)
         if duplicate := next((name for name in read if available.count(name) > 1), None):
             raise DataError(f"{place}: two columns are called {duplicate!r}, and only one would be used; rename one")
 
     def check_one_text(self, names: Mapping[str, Any], place: str) -> None:
-        """Raise DataError if several columns could be the text, and none is the pair, because all but one of them would be ignored.
+        """Raise DataError if several columns could be the role `text`, and none is the role `pair`: all but one of them would be ignored.
 
-        Called for each record if the columns of a source are not known in advance.
+        This method is called for each record if the columns of a source are not known in advance.
         """
         text, pair = (next((role for role in self.roles if role.name == name), None) for name in ("text", "pair"))
         if text is None or pair is None or {"text", "pair"} & self.named.keys():
@@ -136,7 +136,7 @@ class Columns:
         return self.select_read(available)
 
     def missing(self, role: Role, available: Mapping[str, Any], place: str) -> BadRow:
-        """Error for a record that lacks a role's column. For a template or a list, the error names only the missing columns."""
+        """Return the error for a record that lacks a role's column. For a template or a list, the error names only the missing columns."""
         names = self._names(role)
         if is_named := role.name in self.named:
             absent = [name for name in names if name not in available and _root(name) not in available]
@@ -151,7 +151,7 @@ class Columns:
         )
 
     def _no_shape(self, available: Mapping[str, Any], place: str) -> BadRow:
-        """Error for a record whose columns match none of the roles' shapes (`_shapes`)."""
+        """Return the error for a record whose columns match none of the roles' shapes (`_shapes`)."""
         needed = [[role.name for role in roles if role.required] for roles in self._shapes()]
         wanted = ", nor for ".join(" and ".join(names) for names in needed)
         remedies = " or ".join("columns: {" + ", ".join(f"{name}: NAME" for name in names) + "}" for names in needed)
@@ -177,12 +177,14 @@ class Columns:
         return "\0".join([*(f"{role.name}={self.named.get(role.name) or role.columns}" for role in roles), *names])
 
     def _roles_of(self, values: Mapping[str, Any]) -> tuple[Role, ...] | None:
-        """Return the roles of the first shape that a record matches; None if it matches no shape."""
+        """Return the roles to read from a record: those of the first shape that it matches, and those without a shape; None if no shape
+        fits.
+        """
         return self._matching_roles(lambda role: self._find(role, values)[0] is not MISSING)
 
     def _shapes(self) -> list[tuple[Role, ...]]:
-        """Return the roles of each shape, such as a conversation, or a prompt with its completion. If the recipe names columns of some
-        shapes, only the roles of these shapes are returned. Empty if no role has a shape.
+        """Return the roles of each shape, a group of roles that occur together, such as a prompt and its completion. If the recipe names
+        columns of some shapes, only the roles of these shapes are returned. Empty if no role has a shape.
         """
         by_shape: dict[str, list[Role]] = {}
         for role in self.roles:
@@ -192,7 +194,9 @@ class Columns:
         return [tuple(by_shape[shape]) for shape in chosen or by_shape]
 
     def _matching_roles(self, has: Callable[[Role], bool]) -> tuple[Role, ...] | None:
-        """Return the roles of the first shape whose required columns exist, and the roles outside any shape; None if no shape fits."""
+        """Return the roles of the first shape of which `has` accepts all required roles, and the roles without a shape. If no role has a
+        shape, all are returned; if no shape fits, None.
+        """
         shapes = self._shapes()
         if not shapes:
             return self.roles
@@ -208,7 +212,7 @@ class Columns:
         return [inner for name in (self._given_names(role) or role.columns) for inner in columns_of(name)]
 
     def _find(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
-        """Return a record's raw value for a role, or MISSING, and the name of the column."""
+        """Return a record's value for a role before it is read by form, or MISSING, and the name of the column or columns."""
         if isinstance(names := self.named.get(role.name), list):
             items = [value_of(name, values) for name in names]
             value: Any = items
@@ -225,7 +229,9 @@ class Columns:
         return (MISSING, "") if alias is None else (values[alias], alias)
 
     def _alias(self, role: Role, names: Iterable[str]) -> str | None:
-        """Return the column that is an alias of a role; for an optional role only if a required role is read from an alias, too."""
+        """Return the column that is an alias of a role, or None. An optional role has an alias only if a required role is read from one,
+        too.
+        """
         if role.name in self.named or not (role.required or uses_alias(self.roles, self.named, names)):
             return None
         return find_alias(role, tuple(names))
@@ -233,9 +239,9 @@ class Columns:
     def _read(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
         """Return a role's value in a record, or Unfit or MISSING, and the name of the column.
 
-        An optional role is missing if its column holds null. If the recipe does not name the column, the role is also missing if the
-        column holds unrelated data under the same name: an object or a list (the `context` of HotpotQA), or a text that is no list of
-        tools.
+        An optional role is MISSING if its column holds null and its reader does not accept null. If the recipe does not name the column,
+        the role is also MISSING if the column holds unrelated data under the same name: an unfit object or list (the `context` of
+        HotpotQA), or, for the role `tools`, anything that is no list of tools.
         """
         raw, column = self._find(role, values)
         if raw is MISSING:
@@ -264,7 +270,7 @@ def _root(name: str) -> str:
 
 
 def _row_text(roles: Sequence[Role], values: Mapping[str, Any], bare: bool = False) -> str:
-    """Return all texts of a row, each on a line, with the words of a sentence joined by spaces. `bare`: strip white space from each text.
+    """Return all texts of a row, each on a line; a list of words, or of choices, is one line. `bare`: strip white space from each text.
 
     Labels are excluded, so rows that differ only in their labels have equal texts.
     """
@@ -274,7 +280,7 @@ def _row_text(roles: Sequence[Role], values: Mapping[str, Any], bare: bool = Fal
 
 
 def _input_key(roles: Sequence[Role], values: Mapping[str, Any]) -> str | None:
-    """Return the stripped text of a row's input, which in a conversation ends with the first user turn; None if the whole row is input."""
+    """Return the stripped text of a row's input, which in a conversation ends with the first user turn; None if it is the whole row."""
     inputs = {role.name: values[role.name] for role in roles if role.is_input and role.name in values}
     if "messages" in inputs:
         inputs["messages"] = first_turn(inputs["messages"])

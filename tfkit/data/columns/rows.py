@@ -14,7 +14,7 @@ SplitBy = Literal["input", "row"]
 OnBadRow = Literal["error", "skip"]
 BAD_ROWS_VERSION = 3  # part of the fingerprint if bad rows are skipped: raise it when the criteria for bad rows change
 FIRST_ROWS = 1000  # rows that are checked before anything is built from a source
-_MAX_CHECKED = 4_000_000  # characters, which are read in a tenth of a second
+_MAX_CHECKED = 4_000_000  # characters of text that are checked at most: they are read in a tenth of a second
 
 
 class Row(NamedTuple):
@@ -25,9 +25,9 @@ class Row(NamedTuple):
 
     text: str
     place: str
-    values: Mapping[str, Any] = MappingProxyType({})  # empty if the row is only a text
+    values: Mapping[str, Any] = MappingProxyType({})  # by role (recipe/schema/roles.py); empty if the row is only a text
     named: frozenset[str] = frozenset()
-    key: str = ""  # the text, with each value stripped of white space
+    key: str = ""  # the text, with each value stripped of white space at its ends
     input_key: str | None = None  # the key of the model's input alone; None: the input is the whole row
 
 
@@ -35,8 +35,8 @@ class BadRow(NamedTuple):
     """A row that cannot be used: the kind of error, by which rows are counted (`not UTF-8`), and the full message, with place and remedy.
 
     `lost`: the row is valid, but too long for the model, or the model cannot give its answer: an evaluation counts it as wrong.
-    `dropped`: the row has no information, such as a tie between completions or an empty text: it is skipped and counted, but is never an
-    error.
+    `dropped`: the row has no information, such as a tie between completions or an empty text: it is skipped and counted, and never
+    raises an error.
     """
 
     kind: str
@@ -126,7 +126,7 @@ def fingerprint_of(on_bad_row: OnBadRow) -> str:
 
 
 class Source(Protocol):
-    """Rows in a fixed order, read as a stream with one row in memory at a time."""
+    """Rows in a fixed order, read as a stream. Only a source that joins rows (`joined_rows`) holds all of them in memory."""
 
     @property
     def name(self) -> str:
@@ -137,20 +137,20 @@ class Source(Protocol):
         """The approximate bytes of the rows, for progress bars; None if unknown, as for compressed files and for a sample of rows."""
 
     def describe(self) -> str:
-        """Return a description of the data that were found, for messages: the number of files, their megabytes, and the part."""
+        """Return a description of the data found, for messages: the number of files, their megabytes, and the training or held-out part."""
 
     def fingerprint(self) -> str:
-        """Return a hash of all content and of the settings that select from it, equal only for equal rows. Reads all data once."""
+        """Return a hash of all content and of the settings that select from it, equal only for equal rows. It may read all data."""
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Yield every row of this part of the data. Raises DataError with file, row and remedy. Bad rows that are skipped are counted by
-        kind in `skipped`, for all parts together, since a row that cannot be read belongs to no part.
+        """Yield every row of this part of the data. Raises DataError for a bad row, unless bad rows are skipped. Skipped rows are counted
+        by kind in `skipped`, for all parts together, since a row that cannot be read belongs to no part.
         """
 
 
 @dataclass(frozen=True)
 class Part:
-    """The training or the held-out part of a source. Without a fraction, each part is the whole source.
+    """The training or the held-out part of a source. Called `all`, or without a fraction, the part is the whole source.
 
     The hash of a row's key decides its part, so the split is the same on every machine, in every order, and after rows are added. Rows
     with equal keys land in the same part. The key is the row's input, or all its text (`by="row"`, as in tfkit 0.1).
@@ -161,7 +161,7 @@ class Part:
     by: SplitBy = field(default="input", repr=False)  # the repr is part of cache fingerprints, and must stay as it was in tfkit 0.1
 
     def select(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Yield the rows that are in the part."""
+        """Yield those of the rows that are in the part."""
         return (row for row in rows if self.keeps(self.key_of(row).encode()))
 
     def key_of(self, row: Row) -> str:
@@ -171,7 +171,7 @@ class Part:
     def fingerprint(self, rows: Iterable[Row | BadRow]) -> str:
         """Return the part's contribution to the fingerprint of a source with these rows.
 
-        If a rule of an earlier version would put a row into the other part, a word for that rule is added, so that caches of that version
+        If a rule of an earlier version would put a row into the other part, a name of that rule is added, so that caches of that version
         are not used: `keys` for version 0.1.0, which hashed texts with leading and trailing white space; `inputs` for later versions, which
         hashed whole texts.
         """
@@ -186,7 +186,7 @@ class Part:
 
     @property
     def is_split(self) -> bool:
-        """Whether this is one of two parts of a source, not the whole source."""
+        """Whether the part is one of two parts of a source, not the whole source."""
         return self.fraction is not None and self.name != "all"
 
     def keeps(self, key: bytes) -> bool:

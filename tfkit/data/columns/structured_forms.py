@@ -1,4 +1,4 @@
-"""Readers of a column whose values have parts, such as choices and messages. Each returns the value of its role, or Unfit."""
+"""Readers of the values in a column of lists or objects, such as choices and messages. A reader returns the value for a role, or Unfit."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ def first_turn(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 def _read_tools(value: Any) -> list[dict[str, Any]] | Unfit:
-    """Read the tools of a conversation (tool_calls.py); null and an empty text are read as an empty list."""
+    """Read the tools of a conversation (tokenizer/tool_calls.py); null and an empty text are read as an empty list."""
     try:
         return read_tools(value) if value not in ("", None) else []
     except UnfitError:
@@ -69,8 +69,8 @@ def _read_choices(value: Any) -> list[str] | Unfit:
 
 
 def read_label_set(value: Any) -> str | list[str] | dict[str, bool] | Unfit:
-    """Read the labels of a row: a list; a text, which the objective splits; or a mapping from label names to 0 or 1, which `Columns` makes
-    of several columns. Null and an empty text are no label.
+    """Read the labels of a row: a list; a text, which the objective splits into labels; or a mapping from label names to 0 or 1, made by
+    `Columns` from several columns. Null and an empty text mean that the row has no label.
     """
     match value:
         case None:
@@ -107,8 +107,8 @@ def _read_flags(value: Mapping[str, Any]) -> list[str] | dict[str, bool] | Unfit
 def read_answers(value: Any) -> list[dict[str, Any]] | Unfit:
     """Read the answers to a question, each with its `text` and `answer_start`, the character offset at which it begins in the context.
 
-    Answers are a list, as in SQuAD's files; an object of two lists, as on the Hub; or, in a table, one of these as JSON. Null and an empty
-    list are no answer. An answer in a list of texts has None as its `answer_start`.
+    Answers are a list, as in SQuAD's files; an object of two lists, as on the Hub; a single object; or, in a table, one of these as JSON.
+    Null and an empty list mean that there is no answer. An answer in a list of texts has None as its `answer_start`.
     """
     if isinstance(value, str):
         try:

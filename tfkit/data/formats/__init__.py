@@ -1,1 +1,1 @@
-"""File formats: each is read by a generator of records with one record in memory at a time."""
+"""File formats: a generator reads the records of each, with only a few records in memory at a time."""

@@ -12,7 +12,7 @@ from tfkit.errors import DataError
 from tfkit.units import format_bytes
 
 # Text compresses by a factor of 3 to 20; deflate can reach 1000.
-_MAX_RATIO, _MIN_BUDGET = 250, 1 << 28  # decompressed bytes per compressed byte, and bytes that even a small file may have
+_MAX_RATIO, _MIN_BUDGET = 250, 1 << 28  # decompressed bytes per compressed byte, and bytes to which even a small file may decompress
 
 
 class Budget:
@@ -32,7 +32,7 @@ class Budget:
 
 
 class _BudgetedStream(io.RawIOBase):
-    """A decompressed stream whose bytes count against a budget. Closing it also closes `packed`, the stream below it."""
+    """A decompressed stream whose bytes count against a budget. Closing it also closes `packed`, the compressed stream."""
 
     def __init__(self, stream: IO[bytes], packed: IO[bytes], budget: Budget):
         super().__init__()
@@ -54,7 +54,7 @@ class _BudgetedStream(io.RawIOBase):
 
 
 def unpacked(name: PurePath, packed: IO[bytes], budget: Budget) -> IO[bytes]:
-    """Return the decompressed stream of `packed`, by the suffix of its name; the bytes read from it count against the budget."""
+    """Return `packed` decompressed, as the suffix of `name` requires; the bytes read from the result count against the budget."""
     return io.BufferedReader(_BudgetedStream(_decompressed(packed, compression_of(name)), packed, budget), 1 << 16)
 
 

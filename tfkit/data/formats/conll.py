@@ -1,5 +1,5 @@
 """Readers of CoNLL and of CoNLL-U (Universal Dependencies): each line has a token with its tags in columns, and a blank line ends a
-sentence. Tables with a token in each row are read, too (`sentences_of`).
+sentence. `sentences_of` groups the rows of tables with a token in each row into sentences, too.
 
 https://universaldependencies.org/format.html
 """
@@ -17,7 +17,7 @@ from tfkit.recipe.schema.roles import normalized
 
 _DOCUMENT_START = "-DOCSTART-"  # begins the line before a document
 _CONLLU_COLUMNS = ("tokens", "lemmas", "upos", "xpos", "feats", "heads", "deprels", "deps", "misc")
-_SEARCHED_ROWS = 200  # rows of a table that are searched for a blank one
+_SEARCHED_ROWS = 200  # rows of a table that are searched for a column of words and for blank rows
 _WORDS, _SENTENCES = (
     ("word", "token", "tokens", "words"),
     ("sentence_#", "sentence_id", "sent_id", "sentence_idx", "sentence_number", "sentence"),
@@ -39,9 +39,9 @@ def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ())
     """Yield each sentence as a record of its first and last columns, called tokens and tags; with a `header`, as a record of all columns,
     under the header's names. If no role reads tags, a file may have only one column.
 
-    Columns are separated by tabs if the line has a tab, else by spaces. If the first line is a header, such as `word ner`, its last column
-    holds the tags. Lines before a sentence are comments if they begin with # and do not have as many columns as the words. A record's place
-    is the first line of its sentence.
+    Columns are separated by tabs if the line has a tab, else by spaces. If the first line is a header, such as `word ner`, a record also
+    has all columns, under the header's names. Lines at the beginning of a sentence are comments if they begin with # and do not have as
+    many columns as the words. A record's place is the line of its first word.
     """
     forms = {role.form for role in columns.roles}
     width, fewest = len(header), 1 if header or ("texts" in forms and "labels" not in forms) else 2
@@ -70,12 +70,12 @@ def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ())
 
 
 def _without_comments(rows: list[_Token], width: int) -> list[_Token]:
-    """Return the lines of a sentence without the comments before its words, which begin with # and do not have `width` columns."""
+    """Return the lines of a sentence without the comments at its beginning, which start with # and do not have `width` columns."""
     return [*dropwhile(lambda row: row.fields[0].startswith("#") and len(row.fields) != width, rows)]
 
 
 def is_conll_header(fields: list[str]) -> bool:
-    """Whether the fields of a file's first line are column names: the first one names the words, the last one the tags."""
+    """Whether the fields of a file's first line are column names: the first field names the words, the last one the tags."""
     tags = next(role for role in SECTIONS["tagging"].roles if role.name == "tags")
     return normalized(fields[0]) in _WORDS and normalized(fields[-1]) in ("label", *tags.columns, *tags.later)
 
@@ -98,7 +98,7 @@ def _token_error(fields: list[str], width: int, fewest: int, has_header: bool, p
 
 
 def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Yield each sentence as {tokens, lemmas, upos, xpos, feats, heads, deprels, deps, misc}, with its comments (text, sent_id) as columns.
+    """Yield each sentence as {tokens, lemmas, upos, xpos, feats, heads, deprels, deps, misc}, with its comments (# sent_id = 1) as columns.
 
     Multiword tokens (1-2) and empty nodes (8.1) are left out.
     """
@@ -142,7 +142,7 @@ def sentences_of(records: Records, columns: Columns) -> Records:
 
 
 class _Sentences:
-    """The key function of groupby, called for each row in turn. `number`: the column that numbers or names sentences, if there is one."""
+    """The key function of itertools.groupby, called for each row in turn. `number`: the column that numbers or names sentences, or None."""
 
     def __init__(self, number: str | None):
         self.number, self.current = number, ""

@@ -1,4 +1,5 @@
-"""Detection of layouts from a file's first lines: texts that are CoNLL or tables, .json that is JSON lines, tables' delimiters and headers.
+"""Detection of layouts from a file's first lines: whether a text is CoNLL, fastText's format or a table, whether a .json file is JSON
+lines, and the delimiter and the header of a table.
 
 Without clear evidence the defaults apply: text is plain text, the suffix gives the delimiter, and the first row is the header.
 """
@@ -20,14 +21,14 @@ from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.roles import normalized
 
 LABEL_MARK = "__label__"  # before each label of a line, in fastText's files
-_LINES = 200  # lines that are examined
+_LINES = 200  # the largest number of first lines that are examined
 _MAX_JSON_LINE = 1 << 20  # bytes; a JSON file with a longer first line is taken for a single JSON value
 _DELIMITERS = ",;\t|"
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _IOB = re.compile(r"O|[BIESLU]-\S+")
 _LICENCE = re.compile(r"CC[-0 ]|https?://|©", re.IGNORECASE)  # the beginning of a note on a row's licence or origin
 _SCORE = re.compile(r"-?[0-9]*\.[0-9]+")  # a number with a fraction: whole numbers may be row numbers
-_MAX_TAGS, _MIN_TOKENS = 60, 20  # CoNLL with tags other than IOB's has at most so many distinct tags, and at least so many tokens
+_MAX_TAGS, _MIN_TOKENS = 60, 20  # the most distinct tags, and the fewest tokens, of a CoNLL text whose tags are not IOB's
 _MIN_ROWS = 3  # smallest number of lines in a text that is taken for a table, or for fastText's format
 _MAX_NAME, _MAX_NAME_WORDS = 60, 5  # largest number of characters and of words in the name of a column
 _ROWS_PER_LABEL = 5  # smallest mean number of rows for each value in a column of labels
@@ -47,7 +48,9 @@ class Table(NamedTuple):
 
 
 def detect_json_lines(content: Content) -> bool:
-    """Whether a JSON file has an object on each of its first two lines, so that the file as a whole is not one JSON value."""
+    """Whether a JSON file has an object on its first line and the beginning of another on its second, blank lines aside, so that it is not
+    one JSON value.
+    """
     with opened(content) as file, suppress(ValueError, RecursionError):  # the content is not JSON, or not UTF-8
         lines = (file.readline(_MAX_JSON_LINE).removeprefix(BOM).strip() for _ in range(_LINES))
         first, second, *_ = [*islice(filter(None, lines), 2), b"", b""]
@@ -77,20 +80,20 @@ def detect_conll(content: Content) -> str | None:
 
 
 def detect_fasttext(content: Content) -> bool:
-    """Whether each line of a text begins with a label, as fastText marks it."""
+    """Whether each of the first lines of a text, at least 3, begins with a label in fastText's notation (`__label__`)."""
     lines = [line for line in _first_lines(content) if line.strip()]
     return len(lines) >= _MIN_ROWS and all(line.startswith(LABEL_MARK) for line in lines)
 
 
 def detect_tabbed(content: Content) -> bool:
-    """Whether the lines of a text are the rows of a table: all have the same number of tabs, at least one, and none is blank."""
+    """Whether the first lines of a text, at least 3, are rows of a table: all have the same number of tabs, not 0, and none is blank."""
     lines = [*_first_lines(content)]
     return len(lines) >= _MIN_ROWS and len({line.count("\t") for line in lines}) == 1 and all(map(str.strip, lines)) and "\t" in lines[0]
 
 
 def detect_table(content: Content, columns: Columns, default: str, *, numbered: bool = False) -> Table:
-    """Return the layout of a table. `default`: the delimiter by the file's suffix; `numbered`: columns without a header are named by
-    their numbers.
+    """Return the layout of a table. `default`: the delimiter by the file's suffix; `numbered`: columns without a header are named 0,
+    1 and so on.
     """
     allow_long_fields()
     lines = [*_first_lines(content)]
@@ -101,7 +104,7 @@ def detect_table(content: Content, columns: Columns, default: str, *, numbered: 
 
 def detect_header(rows: Sequence[Sequence[str]], columns: Columns, *, numbered: bool = False) -> tuple[str, ...]:
     """Return names for the columns of a table without a header; empty if the first row is a header, or the only row. `numbered`: the names
-    are numbers only.
+    are 0, 1 and so on.
     """
     choices = _name_choices(rows)
     if len(rows) < 2 or not (choices or not _has_header(rows, columns)):
@@ -110,7 +113,7 @@ def detect_header(rows: Sequence[Sequence[str]], columns: Columns, *, numbered: 
 
 
 def _first_lines(content: Content) -> Iterator[str]:
-    """Yield the first lines, up to a line that is not UTF-8: reading the file reports that line as an error."""
+    """Yield the first lines, up to a line that is not UTF-8: that line becomes a BadRow when the file is read."""
     for line in islice(raw_lines(content), _LINES):
         text = decode(line)
         if not isinstance(text, str):
@@ -145,7 +148,7 @@ def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
 
 def _has_header(rows: Sequence[Sequence[str]], columns: Columns) -> bool:
     """Whether the first row is a header. It is one if a cell names a column that is read; if a cell names a well-known column, and is no
-    label that the cells below repeat; or if no cell looks like data.
+    label that the cells below repeat; or if no cell looks like a sentence or such a label, and no two cells are equal.
 
     Empty cells, as after a delimiter at the end of each line, are neither names nor labels.
     """
@@ -180,9 +183,9 @@ def _name_choices(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
 
 
 def _name_columns(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Return a name for each column: its number, unless its role is clear. A single column of labels, or else of scores, is called `label`,
-    and the column of texts beside it `text` (if there are two, `text` and `pair`); two columns of texts without labels are `source` and
-    `target`.
+    """Return a name for each column: its index, from 0, unless its role is clear. A single column of labels, or else of scores, is called
+    `label`, and the column of texts beside it `text` (if there are two, `text` and `pair`); two columns of texts without labels are
+    `source` and `target`.
     """
     width = min(map(len, rows))
     values = [[row[index].strip() for row in rows] for index in range(width)]

@@ -27,7 +27,7 @@ from tfkit.errors import DataError
 BOM = b"\xef\xbb\xbf"
 OLD_LINE_ENDS = "the lines end with a carriage return alone, as on old Macintosh systems; convert the file (tr '\\r' '\\n' < OLD > NEW)"
 _CHUNK = 1 << 20
-_CONTROL = re.compile(rb"[\0-\x08]")  # control characters that no text has, although they are valid UTF-8
+_CONTROL = re.compile(rb"[\0-\x08]")  # control characters: valid UTF-8, but no text has them
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
 
 
@@ -63,7 +63,7 @@ def _open(path: Path) -> IO[bytes]:
 
 @contextmanager
 def reading(name: Path | str, packed: str = "gzip") -> Iterator[None]:
-    """Convert errors in reading a file into DataErrors that name it."""
+    """Convert errors in reading a file into DataErrors that name the file. `packed`: its compression or kind of archive, for messages."""
     try:
         yield
     except _DAMAGE as error:
@@ -87,7 +87,7 @@ def opened(content: Content) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def seekable(content: Content) -> Iterator[IO[bytes]]:
-    """Open as `opened` does, but return a seekable file: a compressed file is decompressed into an unnamed temporary file."""
+    """Open as `opened` does, but return a seekable file: a compressed file is first decompressed into an unnamed temporary file."""
     with opened(content) as file:
         if not content.packed:
             yield file
@@ -138,7 +138,7 @@ def is_utf8(content: Content) -> bool:
 
 
 def decode(piece: Piece, *, may_be_western: bool = False) -> str | BadRow:
-    """Decode a piece as UTF-8, or, if it `may_be_western` and its file has no byte order mark, as Windows-1252; BadRow if neither fits."""
+    """Decode a piece as UTF-8, or, if it `may_be_western` and its file has no byte order mark, as Windows-1252; else BadRow."""
     content, place, offset, is_marked = piece
     if offset == 0 and _CONTROL.search(content[:TAR_BYTES]) and (bad := encoding_error(content, place)):
         return bad

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tfkit.data.columns.rows import BadRow
 
-_ENOUGH_BYTES = 200  # a text must be this long for its encoding to be recognised
-_TAR, TAR_BYTES = b"ustar", 512  # the signature at offset 257 of a tar archive's first header, and the bytes of a header
+_ENOUGH_BYTES = 200  # the encoding of a shorter text is not recognised
+_TAR, TAR_BYTES = b"ustar", 512  # the signature at offset 257 of a tar archive's first header, and the size of a header in bytes
 _UTF8_LETTER, _LETTER = re.compile(rb"[\xc2\xc3][\x80-\xbf]"), re.compile("[A-Za-z]")
 _NOT_WESTERN = re.compile(r"[^\x00-\x7f]{4}|[\x00-\x08\x0e-\x1fÿƒ]|[A-Za-z][^\x00-\x7f\w\s‘’´·–—…\xad][A-Za-z]|[A-Za-z][¹²³][A-Za-z]")
 _OTHER_BOMS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
@@ -60,7 +60,7 @@ def decode_western(content: bytes) -> str | None:
 
 
 def foreign_file(path: Path) -> BadRow | None:
-    """Return the `encoding_error` of a file's first bytes; None if there is none, or if the file cannot be read."""
+    """Return the `encoding_error` of a file's first bytes; None if they have no error, or if the file cannot be read."""
     with suppress(OSError), path.open("rb") as file:
         return encoding_error(file.read(TAR_BYTES), str(path))
     return None

@@ -20,14 +20,14 @@ from tfkit.data.formats.squad import questions_of
 from tfkit.errors import DataError
 
 _CHUNK = 1 << 20
-_HEADER_ROWS = 100  # arrays that are searched for a header
+_HEADER_ROWS = 100  # rows, as arrays, from which a header is detected
 _CUT = ", so writing it may have been cut short"
 _SPACE = " \t\n\r"
 _LINES = "write an array of objects; if each line is an object, set format: jsonl"
 
 
 def read_jsonl(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read the JSON object on each line; blank lines are skipped."""
+    """Read the JSON object on each line as a record, or as several (`questions_of`); blank lines are skipped."""
     for line in row_lines(content):
         text = decode(line)
         if isinstance(text, BadRow):
@@ -52,11 +52,11 @@ def _parse_line(text: str, place: str) -> Record | BadRow:
 def read_json(
     content: Content, columns: Columns, header: tuple[str, ...] = (), keys: Sequence[str] = (), *, numbered: bool = False
 ) -> Records:
-    """Read an array of objects or of arrays, or an object with one such array among its values. Places count items from 1.
+    """Read an array of objects or of arrays, or an object with one array of objects among its values. Places count items from 1.
 
     `keys`: if the file is an object, the keys of the arrays that are read, one after the other. `header`: the column names of an array of
-    arrays; if empty, they are detected. `numbered`: the detected names are numbers only. Raises DataError if the file is not JSON or has no
-    such array.
+    arrays; if empty, they are detected. `numbered`: the detected names are 0, 1 and so on. Raises DataError if the file is not JSON, or
+    has no such array or several.
     """
     with opened(content) as file:
         text = _JsonStream(file, content.name)
@@ -82,7 +82,7 @@ class Arrays(NamedTuple):
 
 
 def arrays_in(content: Content) -> Arrays:
-    """Return the arrays of objects in a JSON object, or, if it has none, its arrays of arrays; nothing if the value is not an object."""
+    """Return the arrays of objects in a JSON object, or, if it has none, its arrays of arrays; no arrays if the file is no object."""
     objects, arrays = Arrays([], []), Arrays([], [])
     with opened(content) as file:
         text = _JsonStream(file, content.name)
@@ -94,7 +94,7 @@ def arrays_in(content: Content) -> Arrays:
 
 
 def _texts(items: Iterable["_Item"]) -> list[list[str]]:
-    """Return the items that are arrays, with each value as text."""
+    """Return those of the items that are arrays, with each value in them as text."""
     rows = [item.value for item in items if isinstance(item.value, list)]
     return [[cell if isinstance(cell, str) else json.dumps(cell) for cell in row] for row in rows]
 
@@ -108,7 +108,7 @@ class _Item(NamedTuple):
 
 
 def _items(text: "_JsonStream", where: str = "") -> Iterator[_Item]:
-    """Yield the items of an array whose opening bracket is already consumed. `where`: a prefix of the item's place, such as its key."""
+    """Yield the items of an array whose opening bracket is already consumed. `where`: the array's key, if places include it."""
     number, more = 0, text.peek() != "]"
     while more:
         number += 1
@@ -180,7 +180,7 @@ def _array_row(item: _Item, header: Sequence[str]) -> Record | BadRow:
 
 
 def _members(text: "_JsonStream", columns: Columns, header: Sequence[str], keys: Sequence[str], *, numbered: bool) -> Records:
-    """Yield the rows under the keys of an object, or, without keys, the rows of its only array of objects."""
+    """Yield the rows of the arrays under `keys` in an object, or, if `keys` is empty, of its only array of objects."""
     arrays: list[str] = []
     for name, kind, items in _arrays(text, named=bool(keys)):
         if name in keys if keys else kind == "{":
@@ -216,7 +216,7 @@ class _JsonStream:
         return bool(chunk)
 
     def peek(self) -> str:
-        """Skip white space and return the next character; empty at the end."""
+        """Skip white space and return the next character without consuming it; an empty text at the file's end."""
         while True:
             while self.at < len(self.text) and self.text[self.at] in _SPACE:
                 self.at += 1
@@ -256,7 +256,7 @@ class _JsonStream:
             except (ValueError, RecursionError) as error:
                 raise self.broken(f"not JSON ({_reason(error)})", place=place) from error
             else:
-                if ended or end + 2 < len(self.text):  # otherwise a number may continue in the next chunk, as 1 in 1.5 or 1.5 in 1.5e-3
+                if ended or end + 2 < len(self.text):  # otherwise a number may go on in the next chunk, as 1 in 1.5 or 1.5 in 1.5e-3
                     written, self.at = self.text[self.at : end], end
                     return written, value
             ended = not self.read_more()

@@ -12,8 +12,8 @@ from tfkit.data.formats.file_content import Content, first_line, seekable
 from tfkit.errors import DataError
 
 _ROWS = 256  # rows in a decoded batch
-_COUNTED_ROWS = 8192  # rows in a batch whose decoded size is only counted; more rows than above, since each batch has the whole dictionary
-_MAX_DECODED = 1 << 29  # decoded bytes in a batch
+_COUNTED_ROWS = 8192  # rows in a batch whose decoded size is only counted: more than `_ROWS`, since each batch has the whole dictionary
+_MAX_DECODED = 1 << 29  # decoded bytes in a batch, beyond which a batch has fewer rows
 
 
 def read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
@@ -95,8 +95,8 @@ class _NoPages(io.RawIOBase):
 
 
 def _batch_rows(file: IO[bytes], chunks: Sequence[tuple[int, Any]], budget: Budget) -> int:
-    """Return the number of rows in a batch. If expanded dictionary values could fill the memory, their size is counted before they are
-    expanded. Raise DataError if that size exceeds the budget.
+    """Return the number of rows in a batch: `_ROWS`, or fewer if a dictionary has long values. If expanded dictionary values could fill the
+    memory, their size is counted before they are expanded. Raise DataError if that size exceeds the budget.
     """
     import pyarrow
     import pyarrow.parquet

@@ -1,4 +1,4 @@
-"""The rows of local files, by format. A reader is a generator of records with one record in memory at a time.
+"""The rows of local files, by format. A reader is a generator of records with only a few records in memory at a time.
 
 A row that cannot be read is a BadRow, and reading continues after it. A damaged file raises DataError, with the place.
 """
@@ -29,7 +29,7 @@ _MARKED = re.compile(rf"{LABEL_MARK}(\S+)\s*")
 
 @dataclass(frozen=True)
 class Layout:
-    """The recipe's description of the layout of a source's files.
+    """The layout of a source's files, by the recipe, the names of the files and the keys in them. Readers detect the rest of the layout.
 
     `format`: the format of all files; None: the suffix of each file decides. `header`: the column names of files without a header line.
     `beside`: columns in addition to those of the files, each with its parallel files: one for each file of the source, with a line for each
@@ -44,7 +44,7 @@ class Layout:
     keys: tuple[str, ...] = ()
     array_columns: tuple[str, ...] = ()  # the column names of the arrays under `keys`, detected from all these arrays
     recognises: bool = True
-    numbered: bool = False  # whether the recipe refers to columns by number; then detected headers are numbers only
+    numbered: bool = False  # whether the recipe names columns by number; if so, columns without a header are named 0, 1 and so on
     by_folder: bool = False
     only: tuple[str, ...] = ()
 
@@ -116,12 +116,12 @@ FORMATS: dict[str, Callable[[Content, Columns, tuple[str, ...]], Records]] = {
     "fasttext": read_fasttext,
 }
 HEADERS = ("csv", "tsv", "conll", "lines")  # formats for which a recipe may give a header
-# Part of the fingerprint of files in a format: raise or add a version when equal bytes give other rows (tar archives once were texts).
+# Part of the fingerprint of files: raise or add the version of a format when equal bytes give other rows (a tar archive was once a text).
 READER_VERSIONS = {"tsv": 2, "tar": 1}
 
 
 def reader_versions(path: Path, layout: Layout) -> dict[str, int]:
-    """Return the reader versions for a file, or for an archive and the files in it; readers that never changed have none."""
+    """Return the reader versions for a file, or for an archive and the files in it; a reader that never changed has no version."""
     contents = members(path, recognises=layout.recognises) if is_archive(path) else [content_of(path)]
     names = {_format_of(content, layout) for content in contents} | ({"tar"} if suffix_of(path) == ".tar" else set())
     return {name: version for name, version in READER_VERSIONS.items() if name in names}
@@ -135,7 +135,7 @@ def are_texts(paths: Sequence[Path], columns: Columns, layout: Layout) -> bool:
 
 
 def describe_layout(path: Path, columns: Columns, layout: Layout) -> str:
-    """Return a description of the layout that is detected from a file's content; empty if it is the default layout of the suffix."""
+    """Return a description of the layout that is detected from a file's content; empty if it is the usual one of the suffix."""
     if is_archive(path) or not layout.recognises:
         return ", ".join(layout.keys)
     content = content_of(path)
@@ -154,7 +154,7 @@ def _format_of(content: Content, layout: Layout) -> str:
 
 def _detect_format(content: Content, columns: Columns, layout: Layout) -> str:
     """Return the format that the recipe gives for a file; else the format detected from its lines (JSON lines; CoNLL, if a role reads
-    tokens; fastText's format or a table, if roles read more than texts); else the format of its suffix.
+    tokens; fastText's format or a table, if roles read more than the text); else the format of its suffix.
     """
     name = _format_of(content, layout)
     if not layout.recognises or layout.format is not None:
@@ -186,7 +186,7 @@ def _records(content: Content, columns: Columns, layout: Layout) -> Records:
 
 
 def _with_parallel_columns(records: Records, path: Path, beside: Mapping[str, Path]) -> Records:
-    """Yield each record n with line n of each parallel file as an additional column. Raise DataError if the lengths differ."""
+    """Yield each record n with line n of each parallel file as an additional column. Raise DataError if a file has more or fewer lines."""
     parallel = {column: read_lines(content_of(file), Columns()) for column, file in beside.items()}
     count = 0
     for count, record in enumerate(records, 1):

@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 from tfkit.recipe.column_forms import LANGUAGES
 
-# The suffixes of files with several rows, and their formats. A file with another suffix is one text.
+# The suffixes of files with several rows, and their formats. A file with another suffix is one text, if it is no archive.
 FORMAT_OF = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -31,13 +31,13 @@ TEXT_SUFFIXES = frozenset(
     for suffix in line.split()
 )
 CODE_SUFFIXES = TEXT_SUFFIXES - {".txt", ".text"}
-_MAX_NAMES = 3  # names that a message lists
-KINDS = "text, jsonl, json, csv, tsv, parquet or CoNLL"  # for messages
+_MAX_NAMES = 3  # the largest number of names that a message lists
+KINDS = "text, jsonl, json, csv, tsv, parquet or CoNLL"  # the formats of a folder's data, for messages
 
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".lzma": "xz", ".zst": "zstd"}
 _TARS = {".tgz": ".tar.gz", ".tbz": ".tar.bz2", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
 
-# A file whose name contains one of these words holds one column of the rows: the column with the name given here.
+# A file whose name contains one of these words holds one column of the rows: the one to which the word is mapped here.
 _COLUMNS = {
     **dict.fromkeys(("text", "texts", "sentence", "sentences"), "text"),
     **dict.fromkeys(("label", "labels"), "label"),
@@ -48,7 +48,7 @@ _COLUMNS = {
 # The slot filling files of ATIS and SNIPS: line n of one file has the words of sentence n, and line n of the other file their tags.
 _SEQUENCES = {"seq.in": "tokens", "seq.out": "tags"}
 
-# Suffixes that are read from a folder or an archive. Without .lst, since a list of labels or names often accompanies the data.
+# Suffixes that are read from a folder or an archive. They do not include .lst, since a list of labels or names often accompanies the data.
 _SEARCHED = TEXT_SUFFIXES | (FORMAT_OF.keys() - {".lst"})
 
 
@@ -76,8 +76,8 @@ def _full(path: PurePath) -> PurePath:
 
 
 def column_in(path: PurePath) -> tuple[str, str] | None:
-    """Return a file's name with * for its last word that names a column, and the column. None if there is no such word, or if the file is a
-    table, an archive or a README.
+    """Return a file's name with * for its last word that names a column, and the column. None if there is no such word, or if the file has
+    several columns (`FORMAT_OF`), or is an archive or a README.
 
     `train_labels.txt` holds the labels of `train_*.txt`, and `train.de.gz` the German of `train.*`.
     """

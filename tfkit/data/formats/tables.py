@@ -21,8 +21,8 @@ class _Line(NamedTuple):
 
 
 class _PlainReader:
-    """A csv.reader for any delimiter but a comma. Quotes delimit fields, as in csv, if the record then has as many fields as the header.
-    Otherwise they are ordinary characters, as in the files of GLUE.
+    """A csv.reader for any delimiter but a comma. In a single line, quotes delimit fields, as in csv, unless only the reading of quotes as
+    ordinary characters, as in the files of GLUE, gives as many fields as the header has.
 
     A quote that is not closed in its line may begin a field of several lines, or be an ordinary character. The lines up to the closing
     quote are one record if together they have the header's number of fields, unless they look like rows themselves: most of them have
@@ -30,11 +30,13 @@ class _PlainReader:
     first and the last, they are rows only if an earlier line, or one of the next 200, contains a quote that no csv writer would leave.
     """
 
-    MAX_LINES = 10_000  # lines of one record: a quote that is never closed must not read the whole file into memory
-    MAX_LOOKAHEAD = 200  # lines that are searched for a quote that no csv writer would leave
+    MAX_LINES = 10_000  # the most lines of one record, so that an unclosed quote does not read the whole file into memory
+    MAX_LOOKAHEAD = 200  # lines that are searched for a quote that no csv writer would leave (`_is_plain_quote`)
 
     def __init__(self, lines: Iterator[_Line], delimiter: str, width: int, bad_lines: list[BadRow]):
-        """`width`: the number of fields in a record; 0: that of the first line. Errors in a record's lines are appended to `bad_lines`."""
+        """`width`: the number of fields in a record; 0: as many as in the first line. Errors in a record's lines are appended to
+        `bad_lines`.
+        """
         self.line_num = 0
         self.width = width
         self._delimiter = delimiter
@@ -99,24 +101,24 @@ class _PlainReader:
             yield self._ahead[number].text
 
     def _plain(self, line: str) -> list[str]:
-        """Return the fields of a line in which quotes are ordinary characters; none for an empty line."""
+        """Return the fields of a line in which quotes are ordinary characters; an empty list for an empty line."""
         bare = line.removesuffix("\n").removesuffix("\r")
         return bare.split(self._delimiter) if bare else []
 
     def _is_plain_quote(self, line: str) -> bool:
-        """Whether a field has an undoubled quote inside. A csv writer would have doubled it, so quotes are ordinary characters here."""
+        """Whether a field has an undoubled quote inside. A csv writer would have doubled it, so quotes are ordinary in this file."""
         return self._quote_within.search(line.replace('""', "")) is not None
 
 
 def allow_long_fields() -> None:
-    """Let the module csv read fields of any length, in the whole process; its default refuses those over 128 kB."""
+    """Let the module csv read fields of any length, in the whole process; by default it refuses fields over 128 kB."""
     csv.field_size_limit(2**31 - 1)
 
 
 def read_separated(content: Content, columns: Columns, given: tuple[str, ...] = (), *, delimiter: str) -> Records:
-    """Read records with this delimiter under a header line or the given header. A quoted field may contain the delimiter and line ends.
-    If the delimiter is a comma, every quote delimits a field (RFC 4180); for other delimiters see _PlainReader. Raise DataError if the
-    header lacks a required column, or if two columns that are read have the same name.
+    """Read records with this delimiter, under the file's header line or, if it has none, the header `given`. A quoted field may contain the
+    delimiter and line ends. If the delimiter is a comma, every quote delimits a field (RFC 4180); for other delimiters see _PlainReader.
+    Raise DataError if the header lacks a required column, or if two columns that are read have the same name.
     """
     allow_long_fields()
     bad_lines: list[BadRow] = []  # the bad lines of the current record

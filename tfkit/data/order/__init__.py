@@ -1,1 +1,1 @@
-"""The order of rows and the batches of a step: pure functions of the seed, the epoch and the step."""
+"""The order of rows in an epoch, and the batches of each step: functions of the rows, the seed, and the epoch or step alone."""

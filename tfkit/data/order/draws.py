@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _RANGE = 1 << 64
-# A cache of the draws of the two epochs used last: a step may span two epochs, and a resumed run may go back by one epoch.
+# Caches what a function draws for the two epochs used last: a step may span two epochs, and a resumed run may go back by one.
 by_epoch = lru_cache(maxsize=2)
 
 
@@ -27,7 +27,7 @@ class Draws:
         return self._next() * end >> 64
 
     def bernoulli(self, probability: float) -> bool:
-        """Return True with this probability."""
+        """Return True with the probability `probability`, otherwise False."""
         return self._next() < probability * _RANGE
 
     def binomial_half(self, n: int) -> int:

@@ -1,4 +1,4 @@
-"""The order of examples, a function of (seed, epoch) alone: shuffled, in batches of similar lengths, or packed into rows of several."""
+"""The order of examples, a function of (seed, epoch) alone: shuffled, in batches of similar lengths, or several packed into each row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tfkit.data.order.draws import by_epoch, permutation
 from tfkit.data.order.weighted_order import WeightedOrder
 from tfkit.data.store.example_sets import Example, ExampleSet
 
-_POOL = 50  # batches whose rows are sorted together: enough for similar lengths in a batch, few enough to keep the order random
+_POOL = 50  # batches whose rows are sorted by length together: enough for similar lengths in a batch, few enough for a random order
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class ExampleBatch:
     numbers: NDArray[np.int64]  # (B,) row numbers
 
     def single(self) -> list[Example]:
-        """Return the examples of rows that are not packed."""
+        """Return the only example of each row, for rows that are not packed."""
         return [row[0] for row in self.rows]
 
 
 class ExampleRows:
-    """The rows of weighted example sets, in a WeightedOrder, with batches of similar lengths if `length_groups`."""
+    """The rows of weighted example sets, in a WeightedOrder, in batches of similar lengths if `length_groups`; or packed and shuffled."""
 
     def __init__(
         self,
@@ -99,8 +99,8 @@ class ExampleRows:
         return self._grouped(rows, epoch, bits) if self.length_groups else rows
 
     def _grouped(self, rows: NDArray[np.int64], epoch: int, bits: np.random.PCG64) -> NDArray[np.int64]:
-        """Return the rows in batches of similar lengths, in a random order. The run's first batch has the longest row, so that a lack of
-        memory shows in the first step.
+        """Return the rows in batches of similar lengths, with the batches in a random order. The run's first batch has the longest row, so
+        that a lack of memory shows in the first step.
 
         The last step of an epoch may also read the first rows of the next epoch; the batches of the next epoch begin after these rows.
         """
@@ -122,7 +122,9 @@ class ExampleRows:
         return np.concatenate([_longest_first(head, self.lengths), batches.ravel(), _longest_first(tail, self.lengths)])
 
     def _pack(self, length: int) -> list[list[int]]:
-        """Return the examples of each row, packed by first fit in a random order. Only the last `_POOL` rows are searched for room."""
+        """Return the numbers of the examples in each row, packed by first fit in a random order. Only the last `_POOL` rows are searched
+        for room.
+        """
         packs: list[list[int]] = []
         room: list[int] = []
         for number in self._shuffled.draw(np.random.PCG64([self.seed])).tolist():

@@ -6,7 +6,7 @@
     row 2    [CLS] j k ...
 
 A document that is cut gets a [SEP] before the cut and a [CLS] after it. Streams are therefore cut every length - 2 ids, and a row has at
-most `length` ids. Every id of every document is in exactly one row.
+most `length` ids. Every id of a document's text is in exactly one row.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError, ModelError
 from tfkit.tokenizer import Tokenizer
 
-_BLOCK = 1 << 24  # ids counted together
+_BLOCK = 1 << 24  # ids counted in one call of np.bincount
 
 
 class Frame(NamedTuple):
@@ -33,7 +33,7 @@ class Frame(NamedTuple):
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Frame":
-        """Return the special ids of a tokenizer. Raises ModelError if its template is not BERT's."""
+        """Return the special ids of a tokenizer. Raises ModelError if its template is not BERT's ([CLS] text [SEP])."""
         first, last = tokenizer.cls_id, tokenizer.sep_id
         framed = first is not None and last is not None and (tokenizer.prefix, tokenizer.suffix) == ((first,), (last,))
         if first is None or last is None or not framed or tokenizer.eos_id not in (None, last):
@@ -55,7 +55,7 @@ class FramedBatch:
 
 
 class FramedRows:
-    """The rows of weighted streams, in a WeightedOrder. Everything is a function of (streams, length, seed, epoch).
+    """The rows of weighted streams, in a WeightedOrder. The rows and their order depend on (streams, length, seed, epoch) alone.
 
     A row that an epoch reads several times, because of its source's weight, has another row number each time, so that its masks differ.
     """
@@ -63,7 +63,7 @@ class FramedRows:
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, frame: Frame, *, count_tokens: bool = False):
         """`count_tokens`: count the ids of the streams, for `FramedBatch.token_counts`.
 
-        Raises DataError if a row has no room for a text, a stream's texts have no token, or a weight gives no rows or too many in an epoch.
+        Raises DataError if `length` is below 3, if a stream's texts have no token, or if a weight gives no rows or too many in an epoch.
         """
         if length < 3:
             raise DataError(
@@ -71,7 +71,7 @@ class FramedRows:
             )
         self.length, self.longest, self.frame = length, length, frame
         self.streams = [stream for stream, _ in streams]
-        # The number of rows of each stream; its last id, a [SEP], needs no row of its own.
+        # The number of rows of each stream; a stream's last id, a [SEP], needs no row of its own.
         self.counts = [max(1, -(-(len(stream.tokens) - 1) // (length - 2))) for stream in self.streams]
         for stream in self.streams:
             if len(stream.tokens) == 2 * len(stream):

@@ -1,4 +1,4 @@
-"""The batches of a run. The batch of step n is a function of n alone, so a resumed run does not replay earlier steps."""
+"""The batches of a run. The batch of step n depends on the rows and n alone, so a resumed run does not read earlier steps again."""
 
 import math
 from bisect import bisect_left, bisect_right
@@ -14,8 +14,8 @@ class BatchSizes:
     """The number of rows in each step: constant, or ramped up (GPT-3, arXiv 2005.14165, appendix B).
 
     The batch grows from `start` linearly with the rows read so far, in multiples of `start`, and is full after `ramp_rows` rows. The ramp
-    reads a multiple of `full` rows in all, so that rows grouped into full batches (by length) stay together. It is stored as a table of its
-    levels, which are runs of steps of one size, so that no method iterates over steps.
+    reads a multiple of `full` rows in all, so that rows grouped into full batches (by length) stay together. The sizes
+    are stored as a table of levels (successive steps of one size), so that no method iterates over steps.
     """
 
     def __init__(self, full: int, start: int | None = None, ramp_rows: float = 0.0):
@@ -44,7 +44,7 @@ class BatchSizes:
         return self._first_row[level] + (step - self._first_step[level]) * self._sizes[level]
 
     def steps(self, rows: float) -> int:
-        """Return the smallest number of steps that read at least this many rows."""
+        """Return the smallest number of steps, from step 0 on, that read at least `rows` rows."""
         level = max(0, bisect_left(self._first_row, rows) - 1)
         return self._first_step[level] + math.ceil((rows - self._first_row[level]) / self._sizes[level])
 
@@ -59,7 +59,7 @@ def _levels(start: int, full: int, ramp_rows: float) -> list[tuple[int, int]]:
         count = max(0, math.ceil((ramp_rows * factor / (most - 1) - rows) / size))
         levels.append((size, count))
         rows += size * count
-    rest = -rows % full  # rows to the next multiple of `full`: one more step at the level of this size reads them
+    rest = -rows % full  # rows to the next multiple of `full`: one more step at the level whose size is `rest` reads them
     return [(size, count + (size == rest)) for size, count in levels]
 
 
@@ -88,7 +88,9 @@ class Rows(Protocol):
 
 
 class StepLoader(Protocol[Batch]):
-    """The batches of a run: a Loader, or a loader that samples rollouts. A class need not define the methods that return a default here."""
+    """The batches of a run: a Loader, or a loader that samples completions from the model. `observed`, `state` and `restore` have
+    defaults, for loaders without a state.
+    """
 
     rows: Rows
     sizes: BatchSizes
@@ -103,27 +105,27 @@ class StepLoader(Protocol[Batch]):
         """Return the row numbers of step n: (B,)."""
 
     def observed(self) -> dict[str, float]:
-        """Return observed quantities of the rows of the latest step, by name, for the log."""
+        """Return quantities measured in the latest step's rows, by name, for the log."""
         return {}
 
     def state(self, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what step n needs from earlier steps, for a checkpoint: tensors by name, and values for state.json."""
+        """Return the state that step n needs from earlier steps, for a checkpoint: tensors by name, and values for state.json."""
         return {}, {}
 
     def restore(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-        """Restore a state that `state` returned."""
+        """Restore what `state` returned, when a run is resumed."""
         return
 
 
 class Loader(StepLoader[Batch]):
-    """The batches of a run that reads its rows epoch after epoch. If a step spans epochs, it loses no row and reads none twice."""
+    """The batches of a run that reads its rows epoch after epoch. A step may end one epoch and begin the next without losing a row."""
 
     def __init__(
         self, rows: Rows, collate: Callable[[Any], Batch], batch_size: int | BatchSizes, micro_batch_size: int, *, ahead: bool = False
     ):
         """`collate` turns the rows of a micro-batch into the objective's batch. `ahead`: a thread prepares the next step during each step.
 
-        Raises ValueError if the micro-batch size does not divide the batch size.
+        Raises ValueError if the micro-batch size does not divide the batch size, or the first size of a ramp.
         """
         self.sizes = batch_size if isinstance(batch_size, BatchSizes) else BatchSizes(batch_size)
         if self.sizes.unit % micro_batch_size:

@@ -30,10 +30,10 @@ class PackedBatch:
 
 
 class PackedRows:
-    """The rows of weighted streams, in a WeightedOrder. Everything is a function of (streams, length, seed, epoch)."""
+    """The rows of weighted streams, in a WeightedOrder. The rows and their order depend on (streams, length, seed, epoch) alone."""
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, shared: int = 1):
-        """`length`: the number of targets in a row. `shared`: the number of ids that successive rows have in common.
+        """A row has `length` + `shared` ids. `shared`: the number of ids that successive rows have in common.
 
         Raises DataError if a stream fills no row, or its weight gives no rows or too many in an epoch.
         """

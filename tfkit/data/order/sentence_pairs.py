@@ -21,7 +21,7 @@ from tfkit.data.order.weighted_order import count_repeats
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError
 
-_PAIRS = 1  # part of the seed of the pairs, so that it differs from the seed of the order
+_PAIRS = 1  # part of the seed from which pairs are drawn, so that this seed differs from the one of the order
 _SPECIAL = 3  # the number of special ids in a row: [CLS] first [SEP] second [SEP]
 
 
@@ -34,10 +34,11 @@ class Pairs(NamedTuple):
 
 
 class SentencePairRows:
-    """The rows of weighted streams. With a weight of 2.3, an epoch is two passes over all documents and three tenths of a third pass.
+    """The rows of weighted streams: pairs, framed by [CLS] and [SEP]. With a weight of 2.3, an epoch has the pairs of two passes over all
+    documents, and three tenths of the pairs of a third pass.
 
     The number of pairs in an epoch is random. `len()` is the number in the first epoch; a later epoch with more pairs leaves out some at
-    random, and an epoch with fewer pairs reads some twice. Everything is a function of (streams, length, seed, epoch).
+    random, and an epoch with fewer pairs reads some twice. The pairs and their order depend on (streams, length, seed, epoch) alone.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class SentencePairRows:
         self._pairs, self._order = by_epoch(self._draw_pairs), by_epoch(self._draw_order)
         first = self._pairs(0)
         self._rows = sum(len(pairs.starts) for pairs in first)
-        self.mean_tokens = float(sum(pairs.lengths.sum() for pairs in first)) / self._rows + _SPECIAL  # in the first epoch
+        self.mean_tokens = float(sum(pairs.lengths.sum() for pairs in first)) / self._rows + _SPECIAL  # of the first epoch
         self.token_counts = count_ids([stream for stream, _ in streams]) if count_tokens else None
 
     def __len__(self) -> int:
@@ -86,7 +87,7 @@ class SentencePairRows:
         return pad_rows(rows, texts, self.frame, epochs, numbers, token_counts=self.token_counts, unrelated=unrelated)
 
     def _find(self, epoch: int, number: int) -> tuple[NDArray[Any], NDArray[Any], int]:
-        """Return the ids of both texts of the pair with this row number in an epoch, and whether the texts are unrelated."""
+        """Return the ids of both texts of the pair with this row number in an epoch, and 1 if they are from different documents, else 0."""
         for documents, pairs in zip(self._documents, self._pairs(0 if self.static else epoch), strict=True):
             if number < len(pairs.starts):
                 spans = zip(pairs.starts[number].tolist(), pairs.lengths[number].tolist(), strict=True)
@@ -172,8 +173,8 @@ class _Documents:
         return [*begins, int(self.stream.starts[document + 1]) - 1]
 
     def _draw_elsewhere(self, number: int, target: int, draws: Draws) -> tuple[int, int]:
-        """Return where a run of another document's sentences begins and ends. The run begins at a random sentence, and has at least
-        `target` ids, unless the document ends first. `number`: the index in `kept` of the document to avoid.
+        """Return where successive sentences of another document begin and end. The first one is random, and together they have at least
+        `target` ids, unless the document ends before. `number`: the index in `kept` of the document to avoid.
         """
         other = draws.integer(len(self.kept) - 1)
         document = self.kept[other + (other >= number)]
@@ -185,6 +186,8 @@ class _Documents:
 
 
 def fit(first: int, second: int, most: int) -> tuple[int, int]:
-    """Return the lengths of two texts after truncation to at most `most` ids in all: the longer text loses ids (the second, if equal)."""
+    """Return the lengths of two texts after truncation to at most `most` ids in all: the longer text loses ids, or the second of equal
+    texts.
+    """
     kept = min(first, max(most - second, most - most // 2))
     return kept, min(second, most - kept)

@@ -40,13 +40,16 @@ class SpanLengths(NamedTuple):
 
 
 def span_lengths(raw: int, rate: float, mean_span: float) -> SpanLengths:
-    """Return the lengths for a row of `raw` tokens, at least 2. No part is empty. Rounds half to even, as T5's own code does."""
+    """Return the lengths for a row of `raw` tokens, at least 2. No part is empty. Rounds half to even, as T5's own code does.
+
+    `rate`: the fraction of the tokens that is noise; `mean_span`: the mean number of tokens in a span.
+    """
     noise = min(max(round(raw * rate), 1), raw - 1)
     return SpanLengths(raw, noise, min(max(1, round(noise / mean_span)), noise, raw - noise))
 
 
 def longest_row(length: int, rate: float, mean_span: float) -> SpanLengths:
-    """Return the lengths of the longest row whose inputs fit into `length` (at least 3); they fill it exactly, except at rates near 1."""
+    """Return the lengths of the longest row whose inputs fit into `length` (at least 3): they fill it exactly, unless `rate` is near 1."""
     rows = range(2, math.ceil(length / (1 - rate)) + 1)  # the inputs of a row of length / (1 - rate) tokens are too long
     fitting = bisect_right(rows, length, key=lambda raw: span_lengths(raw, rate, mean_span).inputs)
     return span_lengths(max(2, fitting + 1), rate, mean_span)
@@ -65,7 +68,8 @@ class SpanRows:
     """The rows of weighted streams, each of `lengths.raw` tokens, in the order of PackedRows.
 
     The spans are a function of (seed, epoch, row), or, if `static`, of (seed, row): the same in every epoch. A row that an epoch reads
-    twice, because of its weight, has the same spans both times. Spans may cross the separator between documents, as in T5's own rows.
+    twice, because of its stream's weight, has the same spans both times. Spans may cross the separator between documents, as in T5's own
+    rows.
     """
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], lengths: SpanLengths, seed: int, static: bool = False):
@@ -83,7 +87,7 @@ class SpanRows:
         return self._rows.order(epoch)
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> SpanBatch:
-        """Return the rows with these row numbers, with the spans drawn in these epochs."""
+        """Return the rows with these row numbers, with the spans drawn for these epochs (for epoch 0 if `static`)."""
         raw, noise, spans = self.lengths
         parts = []
         for epoch, number in zip(np.zeros_like(epochs) if self.static else epochs, numbers, strict=True):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tfkit.data.order.draws import by_epoch, permutation
 from tfkit.errors import DataError
 
-MAX_ROWS = 100_000_000  # rows of an epoch with weights above 1: drawing their order takes 24 bytes a row
+MAX_ROWS = 100_000_000  # most rows that an epoch reads from a source with a weight above 1: to draw their order takes 24 bytes a row
 
 
 class WeightedOrder:
@@ -58,8 +58,8 @@ class WeightedOrder:
 
 
 def count_repeats(name: str, weight: float, rows: int) -> tuple[int, int]:
-    """Return how many whole passes over a source an epoch makes, and how many rows it reads in addition. Raises DataError if an epoch would
-    read no rows or too many.
+    """Return how many whole passes over a source an epoch makes, and how many further rows it reads. Raises DataError if an epoch would
+    read no rows, or, with a weight above 1, more than `MAX_ROWS`.
     """
     passes, extra = int(weight), round((weight % 1) * rows)
     if not passes * rows + extra:

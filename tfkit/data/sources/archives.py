@@ -1,8 +1,8 @@
 """Zip and tar archives, read like folders: their data files in sorted order, each decompressed as it is read. Only a compressed tar archive
 is first decompressed as a whole, into an unnamed temporary file.
 
-Archives are untrusted: a member's name is only shown in messages, never used as a path, and no more bytes of the member are read than the
-archive claims. Links in archives are not read.
+Archives are untrusted: a member's name is only shown in messages, never used as a path, and no more bytes of a member are read than
+the archive claims that it has. Links in archives are not read.
 """
 
 import struct
@@ -25,24 +25,24 @@ _DAMAGE = (struct.error, ValueError, OverflowError, NotImplementedError, Runtime
 
 
 class _Member(NamedTuple):
-    """A file in an archive. `problem`: why it cannot be read, with the remedy; empty if it can."""
+    """A file in an archive. `problem`: why it cannot be read, with the remedy; empty if it can be read."""
 
     name: PurePosixPath
-    size: int  # the size that the archive claims
+    size: int  # the number of decompressed bytes that the archive claims
     open: Callable[[], IO[bytes]]
     problem: str = ""
 
 
 def members(path: Path, *, recognises: bool = True, only: Collection[str] = ()) -> Iterator[Content]:
-    """Yield the data files of an archive; each must be read before the next. Raise DataError if the archive is damaged, unsafe or
-    has no data file.
+    """Yield the data files of an archive; each must be read before the next. Raise DataError if the archive is damaged, would
+    unpack to far more bytes than text does, or has no data file, or one that cannot be read.
 
     `recognises`: leave out a README or a licence beside other files (tfkit 0.1 read them). `only`: names of files to read; empty: all.
     """
     with _opened(path) as files:
         kind, size = _kind(path), path.stat().st_size
         data_files = _data_files(files, path, recognises=recognises)
-        Budget(str(path), size).spend(sum(file.size for file in data_files))  # the claimed sizes, before any file is decompressed
+        Budget(str(path), size).spend(sum(file.size for file in data_files))  # checks the claimed sizes before any file is decompressed
         budget = Budget(str(path), size)
         for file in data_files:
             if only and str(file.name) not in only:
@@ -52,7 +52,7 @@ def members(path: Path, *, recognises: bool = True, only: Collection[str] = ()) 
 
 def member_names(path: Path, *, recognises: bool = True) -> tuple[list[str], list[str]]:
     """Return the names of the files of an archive that are read, and of those that are skipped. Raise DataError if the archive is damaged,
-    unsafe or has no data file.
+    or has no data file, or one that cannot be read.
     """
     with _opened(path) as files:
         read = _data_files(files, path, recognises=recognises)
@@ -98,7 +98,7 @@ def _files_of_tar(archive: tarfile.TarFile, file: IO[bytes]) -> list[_Member]:
         offset = info.offset
         if info.isreg():
             infos[info.name] = info
-    file.seek(archive.offset)  # the block after the last file
+    file.seek(archive.offset)  # the block after the last file, which must have only zeros
     if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
         raise ValueError("its end is missing, or the header of a file is not valid")
     sparse = "is stored with gaps (a sparse file); unpack it, and name its files"

@@ -1,4 +1,4 @@
-"""Rows made from other rows: unpaired preferences joined by their prompt, a few rows drawn by a seed, and the parts of a single text."""
+"""Rows made from other rows: labelled completions joined by their prompt, a few rows drawn by a seed, and the parts of a single text."""
 
 import json
 import re
@@ -23,7 +23,10 @@ One = TypeVar("One")
 
 @dataclass(frozen=True)
 class DerivedRows:
-    """A source whose rows are made from those of another. `rule` is added to the fingerprint, `note` to the description."""
+    """A source whose rows are made from those of another.
+
+    `rule` names the way in which the rows are made, for the fingerprint; `note` names it in the description.
+    """
 
     source: Source
     derive: Callable[[Iterator[Row]], Iterator[Row]]
@@ -37,7 +40,7 @@ class DerivedRows:
 
     @property
     def size_bytes(self) -> int | None:
-        """The size of the other source; None if only a few of its rows are used."""
+        """The bytes of the other source; None if only a few of its rows are used."""
         return None if self.note else self.source.size_bytes
 
     def describe(self) -> str:
@@ -49,7 +52,7 @@ class DerivedRows:
         return f"{self.source.fingerprint()}\0{self.rule}"
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Yield the rows. Raises DataError as the other source does, also for rows of it that are not used."""
+        """Yield the rows. Raises DataError as the other source does, even for a bad row that is not used."""
         return self.derive(self.source.rows(skipped))
 
 
@@ -57,10 +60,10 @@ def joined_rows(source: Source) -> DerivedRows:
     """Return a source whose rows with a `completion` and a `label` are joined by their prompt into rows with `completions` and
     `labels`, as for KTO's unpaired preferences (arXiv 2402.01306).
 
-    A prompt with many completions gives several rows of about eight completions, with good and bad ones in each row, since all pairs in a
-    row are compared. With one good and 200 bad completions, the good one is in each row. Rows are in the order in which their prompts first
-    occur, and all are read before the first is yielded, since a prompt may recur at the end of a file. Rows without a `completion` are
-    yielded unchanged, as soon as they are read.
+    A prompt with many completions gives several rows of about eight completions, each with good and bad ones if there are both, since all
+    pairs in a row are compared. With one good and 200 bad completions, the good one is in each row. Rows are in the order in which their
+    prompts first occur, and all rows are read before the first joined row is yielded, since a prompt may recur at the end of a file. Rows
+    without a `completion` are yielded unchanged, as soon as they are read.
     """
     return DerivedRows(source, _joined, f"joined {_VERSION}")
 
@@ -79,7 +82,9 @@ def _joined(rows: Iterator[Row]) -> Iterator[Row]:
 
 
 def split_prompt(row: Row) -> Row:
-    """Split a completion that is a whole conversation: its last message becomes the completion, and the messages before it the prompt."""
+    """Split a completion that is a whole conversation: its last message becomes the completion, and the messages before that the prompt.
+    Other rows are returned unchanged.
+    """
     messages = row.values["completion"]
     if not isinstance(messages, list) or not is_whole(messages):
         return row
@@ -89,7 +94,7 @@ def split_prompt(row: Row) -> Row:
 def _divide(rows: list[Row]) -> list[list[Row]]:
     """Divide the rows of a prompt into groups of about COMPLETIONS rows, each with at least one good and one bad row.
 
-    If there are fewer rows of one kind than groups, these rows are used in turn, one in each group.
+    If there are fewer good (or bad) rows than groups, these rows are used in turn, one in each group. Rows of one kind are one group.
     """
     flags = [read_flag(str(row.values["label"])) for row in rows]
     kinds = [[row for row, flag in zip(rows, flags, strict=True) if flag is is_good] for is_good in (True, False)]
@@ -112,7 +117,7 @@ def _join(rows: list[Row]) -> Row:
 def drawn_rows(source: Source, count: int, seed: int) -> DerivedRows:
     """Return a source with `count` random rows of another one, or all if it has fewer, in their order, for a quick try.
 
-    All rows are read, since any may be drawn, with one in memory at a time.
+    All rows are read, since any may be drawn, but they are not kept in memory.
     """
     drawn = cache(lambda: draw(source.rows({}), count, seed))
     note = f"; at most {count:,} of these rows, drawn by the seed {seed}"
@@ -125,12 +130,13 @@ def draw(rows: Iterable[object], count: int, seed: int) -> frozenset[int]:
 
 
 def select(rows: Iterable[One], drawn: frozenset[int]) -> Iterator[One]:
-    """Yield the rows with these indices."""
+    """Yield the rows whose indices, from 0, are in `drawn`."""
     return (row for place, row in enumerate(rows) if place in drawn)
 
 
 def cut_text(row: Row, part: Part) -> Row | None:
-    """Return a part of a row that is one text; None if the part is empty. The place of a held-out part includes its first line's number.
+    """Return a row with only the training or held-out part of its text; None if that part is empty. The place of a held-out part includes
+    the number of its first line.
 
     The held-out part is the end of the text, from the beginning of a paragraph, or else of a line, a sentence or a word.
     """
@@ -148,7 +154,7 @@ def describe_cut(part: Part) -> str:
 
 
 def _find_cut(text: str, fraction: float) -> int:
-    """Return the position at which the held-out part begins. After it, about `fraction` of the characters follow."""
+    """Return the position at which the held-out part, about `fraction` of the characters, begins."""
     exact, tolerance = round(len(text) * (1 - fraction)), max(1, round(len(text) * fraction * _TOLERANCE))
     for pattern in _BREAKS:
         ends = [match.end() for match in pattern.finditer(text, max(0, exact - tolerance), min(len(text), exact + tolerance))]

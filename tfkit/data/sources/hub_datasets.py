@@ -1,8 +1,8 @@
 """A data set of the Hugging Face Hub, or a local data set folder, through the library `datasets` (imported only here, when used).
 
 A streamed data set is read once: its records are written to tfkit's cache, and read from there afterwards. A folder of the cache has
-records.jsonl, with a record on each line that holds the columns that are read (an earlier version wrote several such files), and
-index.json, written last, with the names of the classes whose numbers the records hold. Later runs read the folder without the network, even
+records.jsonl, whose lines are records of the columns that are read (an earlier version wrote several such files), and index.json, written
+after it, with the class names, since the records hold only the numbers of classes. Later runs read the folder without the network, even
 if the data set has changed: name a revision for fixed content, or delete the folder to stream again.
 """
 
@@ -29,8 +29,8 @@ from tfkit.errors import DataError
 from tfkit.network import fetch, is_offline
 from tfkit.units import format_bytes, format_number_of
 
-_BATCH = 256  # rows decoded together
-RECORDS_VERSION = 3  # part of the folder's name: raise it when the same data set gives other records
+_BATCH = 256  # rows decoded from Arrow in one call
+RECORDS_VERSION = 3  # part of the name of a cache folder: raise it when the same data set gives other records
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,16 @@ class HubSource:
 
     @property
     def size_bytes(self) -> int:
-        """The bytes of all columns, times the part's fraction."""
+        """The Arrow bytes of all columns, times the part's fraction of the rows."""
         return int((self.dataset.data.nbytes or 0) * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Return a description of the split, for messages: the number of rows, their megabytes, and the part."""
+        """Return a description of the split, for messages: its number of rows, their megabytes, and the training or held-out part."""
         about = f"{self._where}: {format_number_of(len(self.dataset), 'row')}, {format_bytes(self.dataset.data.nbytes)}"
         return f"{about}; {self.part.describe()}" if self.part.describe() else about
 
     def fingerprint(self) -> str:
-        """Return a hash of the rows' values, the part and the handling of bad rows. The place of the data set has no influence."""
+        """Return a hash of the rows' values, the part and the handling of bad rows. It does not depend on where the data set is stored."""
         hashed = hashlib.blake2b(
             f"hub\0{self.columns.fingerprint()}\0{self.part.fingerprint(self._all_rows())}{fingerprint_of(self.on_bad_row)}".encode(),
             digest_size=16,
@@ -92,7 +92,7 @@ class HubSource:
 
 @dataclass(frozen=True)
 class StreamedSource:
-    """The first `most` rows of a split, or all rows if `most` is None. Once they are in the cache, only the cache is read."""
+    """The first `most` rows of a streamed split, or all rows if `most` is None. Once they are in the cache, only the cache is read."""
 
     name: str
     config: str | None
@@ -105,7 +105,7 @@ class StreamedSource:
 
     @cached_property
     def folder(self) -> Path:
-        """The folder of the cache, named by a hash of all that selects the records, and of the sizes and times of local files."""
+        """The cache folder, named by a hash of all that selects the records, and of the sizes and modification times of local files."""
         path = Path(self.name).expanduser()
         found = [(file, file.stat()) for file in path.rglob("*") if file.exists()]  # a broken link does not exist
         files = sorted((str(file.relative_to(path)), status.st_size, status.st_mtime_ns) for file, status in found)
@@ -120,8 +120,8 @@ class StreamedSource:
         return int(sum(index["files"].values()) * self.part.expected_fraction) if index else None
 
     def describe(self) -> str:
-        """Return a description of the split, for messages: its rows, their megabytes and the part; before the rows are in the cache, how
-        many of them will be read.
+        """Return a description of the split, for messages: its rows, their megabytes, and the training or held-out part; before the rows
+        are in the cache, how many of them will be read.
         """
         index = read_index(self.folder, RECORDS_VERSION)
         about = f"{self._where}, streamed: "
@@ -141,7 +141,9 @@ class StreamedSource:
         return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
-        """Raise DataError if the first row is bad. If the cache does not have the row, it is read from the stream and not kept."""
+        """Raise DataError if the first row is bad, or, when bad rows are skipped, if every row is. Rows that are not in the cache are read
+        from the stream and not kept.
+        """
         if read_index(self.folder, RECORDS_VERSION) is not None:
             check_rows(self._all_rows(), self.on_bad_row, self._where)
             return
@@ -208,7 +210,7 @@ class StreamedSource:
         """Yield each record as a line of JSON, with the columns that are read. Any error becomes a DataError."""
         try:
             for values in islice(stream, self.most):
-                names = self.columns.select_kept(values) or values  # if no role reads a column, keep all for the error that lists them
+                names = self.columns.select_kept(values) or values  # if no role reads a column, keep all, since the error lists them
                 yield json.dumps({name: values[name] for name in names}, default=self._plain).encode() + b"\n"
         except DataError:
             raise
@@ -227,12 +229,12 @@ class StreamedSource:
 
 
 def _content_hash(classes: Mapping[str, Sequence[str]]) -> "hashlib.blake2b":
-    """Return a hash object that has the class names; the caller adds the records."""
+    """Return a hash object to which the class names are already added; the caller adds the records."""
     return hashlib.blake2b(json.dumps(classes).encode() if classes else b"", digest_size=16)
 
 
 def class_names(features: Mapping[str, Any] | None) -> dict[str, list[str]]:
-    """Return, for each column of `ClassLabel`s or of lists of them, the names of the classes in the order of their numbers."""
+    """Return, for each column of `ClassLabel`s or of lists of `ClassLabel`s, the names of the classes in the order of their numbers."""
     names = {}
     for column, feature in (features or {}).items():
         inner = getattr(feature, "feature", feature)  # the feature of a list's elements
@@ -255,7 +257,7 @@ def with_class_names(values: Mapping[str, Any], classes: Mapping[str, Sequence[s
 def load_dataset(name: str, config: str | None, split: str, revision: str | None, streamed: bool = False) -> Any:
     """Load a datasets.Dataset, or if `streamed` a datasets.IterableDataset, from a local folder, the hub, or the cache of `datasets`.
 
-    Raises DataError if it cannot be loaded, or if TFKIT_OFFLINE=1 is set and it is not a local folder.
+    Raises DataError if the data set cannot be loaded, or if TFKIT_OFFLINE is set and `name` is not a local folder.
     """
     if Path(name).expanduser().is_dir():
         name = str(Path(name).expanduser())
@@ -278,7 +280,7 @@ def load_dataset(name: str, config: str | None, split: str, revision: str | None
         def load() -> Any:
             return datasets.load_dataset(name, config, split=split, revision=revision, streaming=streamed)
 
-        if Path(name).is_dir() or streamed:  # without `fetch`, since `datasets` itself retries the reads of a stream
+        if Path(name).is_dir() or streamed:  # without the retries of `fetch`, since `datasets` itself retries the reads of a stream
             return load()
         return fetch(load, Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset"), _discard)
     except DataError:
@@ -290,6 +292,6 @@ def load_dataset(name: str, config: str | None, split: str, revision: str | None
 
 
 def _discard(dataset: Any) -> None:
-    """Remove the Arrow files of a download."""
+    """Remove the Arrow files of a data set that was made from damaged downloads."""
     for file in dataset.cache_files:
         shutil.rmtree(Path(file["filename"]).parent, ignore_errors=True)

@@ -1,5 +1,5 @@
-"""Local files as a source: a file, or the files of a folder or glob in sorted order. If the rows are whole texts, and too few for a split
-by hash, each text is cut into a training and a held-out part.
+"""Local files as a source: a file, or the files of a folder or glob in sorted order. If the rows are whole texts, and so few that a split
+by hash leaves a part empty, each text is cut into a training and a held-out part.
 """
 
 import codecs
@@ -37,7 +37,7 @@ from tfkit.errors import DataError
 from tfkit.recipe.bundled import fetch_command
 from tfkit.units import format_bytes, format_number_of
 
-_MAX_TEXTS = 100  # with more texts, a split by hash hardly ever leaves a part empty
+_MAX_TEXTS = 100  # with more files, a split by hash hardly ever leaves a part empty
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class FileSource:
     part: Part
     on_bad_row: OnBadRow = "error"
     layout: Layout = field(default_factory=Layout)
-    uses: str = ""  # a description of the use of the folder's other files, or of the files beside a single file
+    uses: str = ""  # a description of the uses of the files (splits, columns, classes), or of what is beside a single file
 
     @property
     def size_bytes(self) -> int | None:
@@ -59,8 +59,8 @@ class FileSource:
         return None if is_packed else int(self._bytes_on_disk() * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Return a description of the source, for messages: the number of files, their megabytes on disk, their layout, the part, and the
-        numbers of files in archives and of skipped files.
+        """Return a description of the source, for messages: the number of files, their megabytes on disk, their layout, the training or
+        held-out part, and the numbers of files in archives and of skipped files.
         """
         count = len(self.paths)
         about = [f"{self.name}: {format_number_of(count, 'file')}, {format_bytes(self._bytes_on_disk())}"]
@@ -90,7 +90,7 @@ class FileSource:
 
     def fingerprint(self) -> str:
         """Return a hash of the files' names and bytes, the columns, the part, the recipe's description of the layout, the handling of bad
-        rows, and the versions of readers. It does not change if the folder is moved.
+        rows, and the versions of readers. The hash does not change if the folder is moved.
         """
         part = f"{self.part}\0position" if self.by_position else self.part.fingerprint(self._all_rows())
         digest = hashlib.blake2b(f"files\0{self.columns.fingerprint()}\0{part}{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16)
@@ -130,7 +130,7 @@ class FileSource:
         return first is not None and all(side == first for side in sides)
 
     def check(self) -> None:
-        """Raise DataError if one of the first rows is bad, unless bad rows are skipped."""
+        """Raise DataError if one of the first rows is bad and bad rows are not skipped, or if no row is good."""
         check_rows(self._all_rows(), self.on_bad_row, self.name, FIRST_ROWS)
 
     def _all_rows(self) -> Rows:
@@ -142,7 +142,9 @@ class FileSource:
 
 
 def find_beside(pattern: str, paths: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the files of a pattern that are parallel to `paths`, in order. Raise DataError if their number is not that of `paths`."""
+    """Return the files of a pattern that are parallel to `paths`, in order. Raise DataError if there are more or fewer, or one is an
+    archive.
+    """
     parallel = find_files(pattern)
     if len(parallel) != len(paths):
         raise DataError(
@@ -158,7 +160,7 @@ def find_files(pattern: str, *, recognises: bool = True) -> list[Path]:
 
     Of the .json files in a folder, only those that hold an array or JSON lines are data. Hidden files are skipped, and links to folders
     are not followed, since they may be circular. `recognises`: a README or a licence beside other files in a folder is not data, and if no
-    file has the suffix of data, text files of any name are read. If `recognises` is False, files are found as in tfkit 0.1, which read no
+    file has a suffix of data, text files with any suffix are read. If `recognises` is False, files are found as in tfkit 0.1, which read no
     compression but gzip, and no tar archives. Raises DataError if nothing matches.
     """
     if "\0" in pattern:
@@ -173,7 +175,9 @@ def find_files(pattern: str, *, recognises: bool = True) -> list[Path]:
 
 
 def is_read_by(path: Path, pattern: str) -> bool:
-    """Whether a source with this pattern (file, folder or glob) reads a path, which need not exist. Links in both are followed."""
+    """Whether a source with this pattern (file, folder or glob) reads a path, which need not exist. Links in the pattern and the path are
+    followed.
+    """
     try:
         source, path = Path(pattern).expanduser(), path.resolve()
         if source.is_dir():
@@ -233,7 +237,7 @@ def walk(folder: Path) -> Iterator[Path]:
 
     for parent, _, names in os.walk(folder, onerror=refuse):
         for name in names:
-            if (path := Path(parent, name)).is_file():  # neither a pipe nor a broken link
+            if (path := Path(parent, name)).is_file():  # excludes pipes and broken links
                 yield path
 
 
@@ -282,7 +286,7 @@ def _size(path: Path) -> int:
 
 
 def _may_be_data(name: Path) -> bool:
-    """Whether a file of a folder is data, judged by its path relative to the folder."""
+    """Whether a file of a folder may be data, judged by its path relative to the folder."""
     return is_searched(name) or (is_archive(name) and not is_hidden(name))
 
 

@@ -1,4 +1,4 @@
-"""Opening of the sources that a recipe describes. Errors in the first rows are raised here, before anything is built from them."""
+"""Opening of the sources that a recipe describes. A bad row among the first raises an error here, before a cache or a model is built."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +32,7 @@ from tfkit.recipe.schema.roles import TEXT, Role
 if TYPE_CHECKING:
     from tfkit.data.sources.parallel_files import ParallelFiles
 
-_FILES_PER_CLASS = 5  # smallest mean number of texts in each folder, if folders are classes
+_FILES_PER_CLASS = 5  # folders are classes only if they have at least this mean number of texts
 
 
 def open_source(
@@ -44,13 +44,13 @@ def open_source(
     columns: Columns | None = None,
     split_by: SplitBy = "input",
 ) -> Source:
-    """Return the source that a section describes, after a check of its first rows. Raises DataError if nothing is found, or a row is bad.
+    """Return the source that a section of the recipe describes. Raises DataError if nothing is found, or one of the first rows is bad.
 
-    A `fraction` of the rows is held out, by the hash of their input. The standard library holds out whole files, by the hash of their path,
-    and about 5 % of them if the fraction is None. Any other source is not split if the fraction is None: each part is the whole source. If
-    files of a folder are called train, valid or test, the part `train` has the training files, and `held_out` the validation files, if
-    there are any. `roles`: the roles to read from each row. `columns`: used in place of `roles` and the section's columns. `split_by`: see
-    Part.
+    A `fraction` of the rows is held out, by the hash of their input. Of the standard library, whole files are held out, by the hash of
+    their path, and about 5 % of them if the fraction is None. Any other source is not split if the fraction is None: each part is the whole
+    source. If files of a folder are called train, valid or test, the part `train` has the training files, and `held_out` the validation
+    files, if there are any. `roles`: the roles to read from each row. `columns`: used in place of `roles` and the section's columns.
+    `split_by`: see Part.
     """
     columns = columns or Columns(roles, section.columns | ({} if section.text is None else {"text": section.text}))
     if section.class_names is not None:
@@ -117,9 +117,10 @@ def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Pa
 
 
 def _class_folders(root: Path, paths: Sequence[Path], all_paths: Sequence[Path], only: Sequence[str], columns: Columns) -> list[str]:
-    """Return the names of the folders if these are the classes of their texts, else nothing. They are if the columns read a label, and if a
-    folder has several texts on average, in the split that is read or in all splits together. `paths`: the files that are read; `only`: the
-    files of the archive `root` that are read; empty: all.
+    """Return the names of the folders if these are the classes of their texts, else nothing. Folders are classes if a role reads the column
+    `folder`, all files are texts, there are several folders, none is named after a split, and a folder has 5 or more texts on average, in
+    the split that is read or in all splits together. `paths`: the files that are read; `only`: the files of the archive `root` that are
+    read; empty: all.
     """
     if "folder" not in columns.select_read(["text", "folder"]) or not (root.is_dir() or (root.is_file() and is_archive(root))):
         return []
@@ -138,7 +139,7 @@ def _class_folders(root: Path, paths: Sequence[Path], all_paths: Sequence[Path],
 
 
 def _find_parallel(section: SourceSection, pattern: str, paths: tuple[Path, ...], columns: Columns) -> "ParallelFiles | None":
-    """Return the parallel files of a source; None if there are none, or if the recipe describes the layout.
+    """Return the parallel files of a source; None if it has none, or if the recipe describes the layout.
 
     If a row is only a text, a single named file is read without the files beside it, and files in several languages are separate texts.
     """
@@ -154,8 +155,8 @@ def _find_parallel(section: SourceSection, pattern: str, paths: tuple[Path, ...]
 def _select_split(
     section: SourceSection, pattern: str, items: tuple[Named, ...], groups: Mapping[Split | None, Sequence[Named]], part: Part
 ) -> tuple[tuple[Named, ...], Part, str]:
-    """Return the files (or keys of a JSON object) that a part reads, the part of their rows that it reads, and a description of their use.
-    Raises DataError if no file has the name of the split.
+    """Return the files (or members of an archive, or keys of a JSON object) that a part reads, which part of their rows it reads, and a
+    description of their use. Raises DataError if no file has the name of the split.
     """
     if section.files == "all" or (section.files is None and (part.by == "row" or part.name == "all" or len(groups) < 2)):
         return items, part, ""
@@ -181,8 +182,8 @@ def training_sources(data: DataSection, roles: tuple[Role, ...] = TEXT, seed: in
 
 
 def _open_part(data: DataSection, sections: Sequence[SourceSection], part: PartName, roles: tuple[Role, ...], seed: int) -> list[Source]:
-    """Open a part of each source. If the roles allow unpaired rows, rows with the same prompt are joined. If data.rows is set, only that
-    many rows of each source are drawn.
+    """Open a part of each source. If the roles allow rows with a single labelled completion, such rows are joined by their prompt. If
+    data.rows is set, only that many rows of each source are drawn.
     """
     fraction = data.validation if isinstance(data.validation, float) else None
     sources = [open_source(section, part, fraction, data.on_bad_row, roles, split_by=data.split_by) for section in sections]

@@ -26,11 +26,11 @@ class ParallelFiles:
     """The files of each column, in the same order: line n of the i-th file of each column belongs to the same row."""
 
     columns: Mapping[str, tuple[Path, ...]]
-    others: tuple[Path, ...] = ()  # the other files of the folder or glob
+    others: tuple[Path, ...] = ()  # the files of the folder or glob that are not read
 
     @property
     def first(self) -> str:
-        """The first column: the text, the source, or the language of the file that the user names."""
+        """The first column: the text, the source, the tokens, or a language (that of the file that the user names, if it is one file)."""
         return next(iter(self.columns))
 
     @property
@@ -50,7 +50,7 @@ class ParallelFiles:
 def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) -> ParallelFiles | None:
     """Return the parallel files of a folder or a glob, or a single file with those parallel to it; None if the files are not parallel.
 
-    `paths`: the files that the pattern matches; the files of a folder are listed again, with any suffix. `of_languages`: files in several
+    `paths`: the files that the pattern matches; of a folder, files with any suffix are considered instead. `of_languages`: files in several
     languages are parallel, too, if they have the same number of lines.
     """
     named = paths[0] if len(paths) == 1 and Path(pattern).expanduser().is_file() else None
@@ -84,7 +84,7 @@ def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) ->
 
 
 def _set_of(group: Mapping[str, Path], *, of_languages: bool) -> dict[str, Path] | None:
-    """Return the file of each column in one group of files; None if the group is not parallel."""
+    """Return the file of each column in a group of files whose names differ only in the column; None if the files are not parallel."""
     for columns in _SETS:
         if all(column in group for column in columns):
             return {column: group[column] for column in columns}
@@ -102,7 +102,7 @@ def _count_lines(path: Path) -> int:
 
 @lru_cache(1024)
 def _counted(path: Path, _size: int, _changed: int) -> int:
-    """Return the number of lines in a file. The size and the time of the last change are parts of the cache's key."""
+    """Return the number of lines in a file. The size and the time of the last change only serve as parts of the cache's key."""
     with opened(content_of(path)) as file:
         return sum(1 for _ in file)
 

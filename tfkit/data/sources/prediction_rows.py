@@ -1,4 +1,4 @@
-"""Rows that keep all fields of their records: for predictions, together with the row that the objective reads; for recognition, alone."""
+"""Rows that keep all fields of their records: for predictions, with the row that the objective reads; to recognise the task, alone."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +21,7 @@ _CARRIED = "prediction input"  # the name of the only value in a row that `take`
 
 
 class PredictionInput(NamedTuple):
-    """The fields of a record, empty if it could not be read, and its row, or the error in the record."""
+    """The fields of a record (empty if the record could not be read), and the row of the record, or the error in it."""
 
     fields: Mapping[str, Any]
     row: Row | BadRow
@@ -31,8 +31,8 @@ class PredictionInput(NamedTuple):
 class PredictionColumns(Columns):
     """Columns that keep the whole record with its row.
 
-    `option`: the option that names the only column, for error messages; empty: --columns. `takes_lines`: whether plain texts may
-    be read in place of the named column.
+    `option`: the command-line option that names the only column, for error messages; empty: --columns. `takes_lines`: whether plain texts
+    may be read in place of the named column.
     """
 
     option: str = ""
@@ -61,12 +61,14 @@ class PredictionColumns(Columns):
         return f"{self.option} NAME" if self.option else argument("columns", {role.name: "NAME"})
 
     def of_texts(self) -> "PredictionColumns":
-        """Return columns for rows that are plain texts, in the column `text`, from which the first role that is a text is read."""
+        """Return columns for rows that are plain texts: the first role that is a text is read from the column `text`. Without such a role,
+        or if `takes_lines` is False, nothing changes.
+        """
         role = next((role.name for role in self.roles if role.form == "text"), None)
         return self if role is None or not self.takes_lines else replace(self, named={role: "text"})
 
     def asked(self, value: Mapping[str, Any] | str, place: str) -> PredictionInput:
-        """Return the PredictionInput for the fields of a record, whose names may be numbers (those of pandas), or for a plain text."""
+        """Return the PredictionInput for the fields of a record, whose names may be numbers (pandas' default), or for a plain text."""
         if isinstance(value, str):
             return self.of_texts().input_of(Record({"text": value}, place))
         return self.input_of(Record({str(name): item for name, item in value.items()}, place))
@@ -118,7 +120,7 @@ def first_records(section: SourceSection, on_bad_row: OnBadRow = "error", most: 
 
 def all_records(section: SourceSection, on_bad_row: OnBadRow, most: int) -> Iterator[Record]:
     """Yield the records of a source, at most `most`. Raises DataError if the source cannot be read."""
-    if section.streamed:  # download no more rows than are read
+    if section.streamed:  # stream no more rows than are asked for
         section = section.model_copy(update={"rows": min(section.rows or most, most)})
     source = open_source(section, "train", None, on_bad_row, columns=_AllColumns())
     return (Record(row.values or {"text": row.text}, row.place) for row in islice(source.rows(), most))

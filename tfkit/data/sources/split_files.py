@@ -30,7 +30,7 @@ Named = TypeVar("Named", Path, str)
 
 @dataclass(frozen=True)
 class SplitFiles(Generic[Named]):
-    """The files of a folder, or the keys of a JSON object, by split. `others`: those whose names contain no word for a split."""
+    """The files of a folder, or the keys of a JSON object, by split. `others`: those whose names name no split, or several."""
 
     train: tuple[Named, ...]
     validation: tuple[Named, ...]
@@ -39,7 +39,7 @@ class SplitFiles(Generic[Named]):
 
     @classmethod
     def of(cls, groups: "Mapping[Split | None, Sequence[Named]]") -> "SplitFiles[Named]":
-        """Create the object from the files or keys of each split; None: the others."""
+        """Create the object from the files or keys of each split; those under None are the others."""
         return cls(*(tuple(groups.get(split, ())) for split in (*_SPLITS, None)))
 
     @property
@@ -49,7 +49,7 @@ class SplitFiles(Generic[Named]):
 
     @property
     def validated_on(self) -> tuple[Named, ...]:
-        """The validation files; empty if they are trained on."""
+        """The validation files; empty if the run trains on them."""
         return self.validation if self.trained_on is not self.validation else ()
 
     def describe(self, *, validates: bool) -> str:
@@ -77,7 +77,9 @@ def split_of(name: PurePath, *, may_be_code: bool = True) -> Split | None:
 
 
 def evaluated_files(pattern: str) -> str:
-    """Return the value of `files` for a source to evaluate on: test, else validation, else all."""
+    """Return the value of the recipe's `files` for an evaluation: test if there are other files, else validation if there are training or
+    unnamed files, else all.
+    """
     with suppress(DataError):  # opening the source raises the same error again
         paths = find_files(pattern)
         groups: Mapping[Split | None, Sequence[object]] = (
@@ -107,7 +109,7 @@ def members_by_split(paths: Sequence[Path]) -> dict[Split | None, list[str]]:
 
 
 def keys_by_split(arrays: Arrays) -> dict[Split | None, list[str]]:
-    """Return the keys of a JSON object's arrays by split; empty if all have the same split, except for a single array of arrays."""
+    """Return the keys of a JSON object's arrays by split; empty if all have the same split, unless the only array is one of arrays."""
     groups = _grouped(arrays.keys, lambda key: split_of(PurePath(f"{key}.json")))
     return groups if len(groups) > 1 or (len(arrays.keys) == 1 and arrays.first_rows) else {}
 
@@ -120,14 +122,14 @@ def _grouped(items: Iterable[Named], split: Callable[[Named], Split | None]) -> 
 
 
 def json_arrays(paths: Sequence[Path]) -> Arrays:
-    """Return the arrays in a single JSON file that holds an object; none for other files, or for JSON lines."""
+    """Return the arrays in a single JSON file that holds an object; no arrays for other files, or for JSON lines."""
     is_one = len(paths) == 1 and suffix_of(paths[0]) == ".json" and not detect_json_lines(content_of(paths[0]))
     return arrays_in(content_of(paths[0])) if is_one else Arrays([], [])
 
 
 def siblings(path: Path, *, of_column: bool) -> list[str]:
-    """Return the names of the validation and test files beside a file that is called train. `of_column`: the file is one of several
-    parallel files, so only files with the same column are returned.
+    """Return the names of the validation and test files beside a file that is called train, if they differ from it only in numbers and in
+    the word for the split. `of_column`: the file is one of several parallel files, so only files with the same column are returned.
     """
     if split_of(PurePath(path.name)) != "train":
         return []
@@ -139,7 +141,7 @@ def siblings(path: Path, *, of_column: bool) -> list[str]:
 
 
 def _but_split(path: Path) -> str:
-    """Return the name of a file without numbers and without the word of its split: the part that the files of a data set share."""
+    """Return the name of a file without numbers and without the word of its split: what is left is the same for all files of a data set."""
     return re.sub(r"[a-z]+", lambda match: "" if _WORD.fullmatch(match[0]) else match[0], re.sub(r"[0-9]+", "", path.name.lower()))
 
 

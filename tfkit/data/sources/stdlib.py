@@ -24,7 +24,7 @@ from tfkit.data.store.hashes import digest
 from tfkit.errors import DataError
 from tfkit.units import format_bytes, format_number_of
 
-HELD_OUT = 0.05  # fraction of files, if the recipe gives none
+HELD_OUT = 0.05  # fraction of files that is held out if the recipe gives no fraction
 
 # Folders that are left out: tests and codec tables are repetitive, pydoc_data is generated, site-packages is not the standard library.
 EXCLUDED = frozenset({"test", "tests", "idle_test", "encodings", "pydoc_data", "site-packages", "dist-packages", "__pycache__"})
@@ -56,7 +56,7 @@ class StdlibSource:
         return cls(root, kept, len(paths), sum((root / path).stat().st_size for path in kept), part, on_bad_row)
 
     def describe(self) -> str:
-        """Return a description of the source, for messages: the number of files, their megabytes, and the part."""
+        """Return a description of the source, for messages: the number of files, their megabytes, and the training or held-out part."""
         about = f"standard library of Python {platform.python_version()}: {len(self.paths)} files, {format_bytes(self.size_bytes)}"
         if self.part.name == "all":
             return about
@@ -91,10 +91,11 @@ def _is_source(path: Path, root: Path) -> bool:
 
 @dataclass(frozen=True)
 class StdlibTask:
-    """The rows of one task, split by file. Files that this Python version cannot parse are skipped and counted.
+    """The rows of one task (tfkit/data/code); whole files are held out. Files that this Python version cannot parse are skipped and
+    counted.
 
-    An input that occurs in several files gives only one row, and a held-out input is never trained on. A folder of the cache has
-    records.jsonl, with a record on each line, and index.json, written last.
+    An input (such as a function's code) that occurs several times gives only one row, and a held-out input is never trained on. A folder of
+    the cache has records.jsonl, with a record on each line, and index.json, written after it.
     """
 
     task: str
@@ -149,7 +150,7 @@ class StdlibTask:
             yield self.columns.take(Record(record["values"], f"{record['path']}:{record['line']}"))
 
     def _kept(self) -> Iterator[dict[str, Any]]:
-        """Yield the records of the part, but only one record for each input, and in the training part none whose input is held out."""
+        """Yield the records of the part, but only the first for each input, and in the training part none whose input is held out."""
         held_out = Part("held_out", self.part.fraction)
         seen = set()
         if self.part.name == "train":
@@ -176,7 +177,7 @@ def _write(folder: Path, task: str, files: StdlibSource) -> None:
 
 
 def _find_records(task: str, files: StdlibSource) -> tuple[list[dict[str, Any]], int]:
-    """Return the records of all files, and how many files cannot be parsed."""
+    """Return the records of all files, without packages of few files, and how many files cannot be parsed."""
     records: list[dict[str, Any]] = []
     unread = 0
     for name in files.paths:

@@ -2,7 +2,7 @@
 
 An example is a few arrays (ids, labels, segments ...), with the same names for every row. A folder of the cache has for each array
 `<name>.bin` (int32, or the encoder's type) and `<name>.starts.bin` (int64, examples + 1); lengths.bin, texts.bin (a hash of each row's
-text), places.bin and places.starts.bin; index.json, written last; and hashes.json. All arrays are little-endian.
+text), places.bin and places.starts.bin; index.json, written after these; and hashes.json (hashes.py). All arrays are little-endian.
 """
 
 import os
@@ -23,15 +23,15 @@ from tfkit.errors import DataError
 from tfkit.units import format_number_of
 
 EXAMPLES_VERSION = 2  # part of the fingerprint: raise it when the same rows and encoder give other examples
-_BATCH = 512  # rows encoded together
-_RESERVED = frozenset({"lengths", "texts", "places"})  # names of files that are not arrays of the examples
+_BATCH = 512  # rows encoded in one call of the encoder
+_RESERVED = frozenset({"lengths", "texts", "places"})  # names of files that no array of the examples may have
 
 
 class Encoded(NamedTuple):
     """An encoded row. A plain sequence holds integers and is stored as int32; an array of booleans or numbers keeps its type, which must be
     the same for every row. `length`: the number of tokens that the model reads; `truncated`: whether tokens were cut off.
 
-    `unread`: the number of the row's targets that are not used: they are as good as the one that is.
+    `unread`: the number of the row's further targets, as good as the one in the example, that are not used.
     """
 
     arrays: Mapping[str, Sequence[int] | NDArray[Any]]
@@ -46,13 +46,13 @@ class Encoded(NamedTuple):
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Turns rows into examples."""
+    """An objective's encoder, which turns rows into examples."""
 
     def fingerprint(self) -> str:
         """Return a hash that is equal only if equal rows give equal examples."""
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the example of each row, or its error."""
+        """Return the encoded row for each row, or a BadRow if it cannot be encoded."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -72,13 +72,13 @@ class ExampleSet:
     lengths: NDArray[np.int32]  # (examples,) the number of tokens that the model reads
     texts: NDArray[np.uint64]  # (examples,) a hash of each row's text
     places: tuple[NDArray[np.uint8], NDArray[np.int64]]  # places of all rows, as UTF-8; (examples + 1,) where each begins
-    max_id: int
+    max_id: int  # the largest token id
     fingerprint: str
     cached: bool  # whether the set was already in the cache
     truncated: int = 0
     first_truncated: str = ""  # place of the first truncated row
     unread: int = 0  # targets that are not used, since an example has only one
-    moved: Callable[[str], str] = str  # returns the present form of a place, if the files were moved after their rows were cached
+    moved: Callable[[str], str] = str  # returns a place with the present folder, if the files were moved after their rows were cached
     skipped: Mapping[str, Skipped] = field(default_factory=dict)  # skipped rows, by kind
 
     def __len__(self) -> int:
@@ -103,7 +103,7 @@ class ExampleSet:
         return about
 
     def check_targets(self) -> None:
-        """Do nothing: every example has a target, since an encoder rejects rows without one."""
+        """Do nothing: every example has a target, since an encoder returns a BadRow for a row without one."""
 
 
 def example_set(
@@ -112,8 +112,8 @@ def example_set(
     """Return the examples of a source, which are built in the cache if they are not there yet. Raises DataError for a bad row that is not
     skipped, and if there are no rows.
 
-    `progress` is called with the bytes of text encoded since its last call, and may raise to stop. `keeps_lost`: skip lost rows (`BadRow`)
-    even if `on_bad_row` is "error", for an evaluation that counts them as wrong.
+    `progress` is called with the number of bytes of text encoded since its last call, and may raise to stop. `keeps_lost`: skip lost rows
+    (`BadRow`) even if `on_bad_row` is "error", for an evaluation that counts them as wrong.
     """
     skips = f"{on_bad_row}{'+lost' * keeps_lost}"
     fingerprint = digest(EXAMPLES_VERSION, source.fingerprint(), encoder.fingerprint(), skips)

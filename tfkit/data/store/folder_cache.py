@@ -1,7 +1,7 @@
 """Folders of the cache. Each is either complete or absent, and is built once; a folder that is deleted, at any time, is built again.
 
 A process builds a folder under a hidden name beside its final path, and locks it there (flock on the folder itself). The lock ends with the
-process, however that ends. So later processes can distinguish the leftovers of a dead process, which they remove, from work in progress.
+process, even if that is killed. So later processes can tell the leftovers of a dead process, which they remove, from work in progress.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from tfkit.data.store.hashes import HASHES, HashedFiles, find_damage, write_hash
 from tfkit.durable import DISK_FULL, rename, sync_tree, user_folder
 from tfkit.errors import MachineError
 
-ATTEMPTS = 5  # attempts to build a folder that other processes delete
+ATTEMPTS = 5  # largest number of attempts to build a folder that other processes delete meanwhile
 _Opened = TypeVar("_Opened")
 
 
@@ -53,7 +53,7 @@ def cache_folder() -> Path:
 
 
 class BuildingTime:
-    """The total time that this process has spent on building cache folders, which later commands reuse."""
+    """The total seconds that this process has spent on building cache folders, which later commands reuse."""
 
     seconds = 0.0
 
@@ -106,9 +106,9 @@ def _deleted(folder: Path) -> MachineError:
 def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[Path], None]) -> bool:
     """Ensure that `folder` exists, complete and undamaged (hashes.py); return whether this call built it.
 
-    `build` fills an empty temporary folder, which is then synced and renamed. Its errors propagate, and nothing remains. If two processes
-    build at the same time, both use the folder of the faster one. An incomplete folder is replaced silently, a damaged one with a
-    RuntimeWarning; a process that has mapped the old files keeps them. Raises MachineError on a full or read-only disk.
+    `build` fills an empty temporary folder, which is then synced and renamed. If it raises, the temporary folder is removed. If two
+    processes build at the same time, both use the folder of the faster one. An incomplete folder is replaced silently, a damaged one with a
+    RuntimeWarning; a process that has mapped the old files keeps them. Raises MachineError if the disk is full or may not be written.
     """
     if is_whole(folder):
         damaged = find_damage(folder)
@@ -144,8 +144,8 @@ def _put_in_place(temporary: Path, folder: Path, is_whole: Callable[[Path], bool
                 raise
             if is_whole(folder) and find_damage(folder) is None:
                 return False  # another process was faster
-            with contextlib.suppress(FileNotFoundError):  # another process replaces the folder, too
-                os.rename(folder, _sibling_name(folder))  # no process locks the folder, so it is removed as a leftover
+            with contextlib.suppress(FileNotFoundError):  # another process has already moved the folder away
+                os.rename(folder, _sibling_name(folder))  # under this name no process locks it, so _remove_leftovers deletes it
             continue
         _remove_leftovers(folder.parent)
         return True
@@ -165,7 +165,7 @@ def _temporary_sibling(folder: Path) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if temporary.is_dir():
             break
-        os.close(descriptor)  # this folder, too, was removed before it was locked
+        os.close(descriptor)  # another process removed the folder after it was opened and before it was locked
     try:
         yield temporary
     finally:
@@ -196,7 +196,7 @@ def _sibling_name(folder: Path) -> Path:
 
 
 def _temporary_folder() -> Path:
-    """Return a folder in the system's temporary folder that the user owns: another user may have created a folder or link of that name."""
+    """Return a folder in the system's temporary folder that the user owns: tfkit-UID, or a new one if that is another user's or a link."""
     folder = Path(tempfile.gettempdir()) / f"tfkit-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -216,11 +216,11 @@ def _writable(folder: Path) -> bool:
         if os.access(folder, os.W_OK | os.X_OK):
             return True
         if folder.exists():
-            break  # the folder is read-only; if it does not exist, it was just deleted, and is made again
+            break  # the folder is read-only; a folder that was just deleted is made again instead
     return False
 
 
-# index.json of a cache folder: facts about its content, the version of its format, and the size of each file. Written last.
+# index.json of a cache folder: facts about its content, the version of its format, and the size of each file. `build` writes it last.
 
 
 INDEX = "index.json"

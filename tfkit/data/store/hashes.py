@@ -1,4 +1,4 @@
-"""hashes.json in each cache folder: hashes of the blocks of its files, which detect damage that leaves a file's size unchanged.
+"""hashes.json in each cache folder: hashes of the blocks of its files, which show damage even if a file's size is unchanged.
 
 A file of up to 64 MiB is verified when its folder is opened, and if the file is damaged, the folder is built again. Each block of a larger
 file is verified when it is first read; a damaged block ends the run with an error, so that no run trains on it.
@@ -17,18 +17,18 @@ from tfkit.errors import DataError
 
 HASHES = "hashes.json"
 BLOCK = 1 << 20  # bytes; a multiple of every item size, so that no item spans two blocks
-WHOLE = 1 << 26  # bytes of the largest file that is verified as a whole, in a tenth of a second
+WHOLE = 1 << 26  # bytes of the largest file that is verified as a whole when its folder is opened, in a tenth of a second
 
 
 class FileHashes(NamedTuple):
-    """The size of a file in bytes, and a hash of each block."""
+    """The size of a file in bytes, and a hash of each block of `BLOCK` bytes."""
 
     size: int
     blocks: list[str]
 
 
 def write_hashes(folder: Path) -> None:
-    """Hash every file of a folder."""
+    """Write the hashes of every file of a folder into its hashes.json."""
     files = {path.name: _hashes_of(path) for path in sorted(folder.iterdir())}
     (folder / HASHES).write_text(json.dumps({"block_bytes": BLOCK, "files": files}) + "\n")
 
@@ -63,7 +63,7 @@ class HashedArray:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of the items."""
+        """The type of the array's items."""
         return self._numbers.dtype
 
     def __len__(self) -> int:
@@ -133,7 +133,7 @@ def _hash(block: bytes | memoryview) -> str:
 
 
 def digest(*about: object) -> str:
-    """Return a hash of these values, for a fingerprint."""
+    """Return a hash of the values as text, for a fingerprint."""
     return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
 
 

@@ -43,12 +43,12 @@ class TokenStream:
     tokens: NDArray[Any] | HashedArray  # (tokens,) uint16 or uint32, memory-mapped
     starts: NDArray[np.int64]  # (documents + 1,) where each document begins, and where the next one after the last would begin
     text_bytes: NDArray[np.int64]  # (documents,) UTF-8 bytes covered by the ids that are targets if the document is scored alone
-    separator: int  # number of ids appended to each document: 1 (eos), or 0 if the next document's first id ends it
-    max_id: int
+    separator: int  # number of ids appended to each document: 1 (eos); 0 if its template or the next bos ends it, or there is no eos
+    max_id: int  # the largest id
     fingerprint: str
     cached: bool  # whether the stream was already in the cache
     skipped: Mapping[str, Skipped] = field(default_factory=dict)  # skipped rows, by kind
-    sentences: NDArray[np.int64] | None = None  # (sentences,) where each sentence begins that has ids; None: not stored
+    sentences: NDArray[np.int64] | None = None  # (sentences,) where each sentence begins, of those that have ids; None: not stored
     texts: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))  # (documents,) a hash of each document's text
 
     def __len__(self) -> int:
@@ -84,8 +84,8 @@ def token_stream(
     """Return the stream of a source, which is built in the cache if it is not there yet. Raises DataError for a bad row that is not
     skipped, and if there is no text.
 
-    `progress` is called with the bytes of text tokenized since its last call, and may raise to stop. `sentences`: store the positions of
-    sentences, too; such streams are cached separately.
+    `progress` is called with the number of bytes of text tokenized since its last call, and may raise to stop. `sentences`: store the
+    positions of sentences, too; such streams are cached separately.
     """
     versions = [SENTENCES_VERSION] if sentences else []
     fingerprint = digest(STREAM_VERSION, source.fingerprint(), tokenizer.fingerprint(), *versions)
@@ -155,7 +155,7 @@ class _Writer:
         self.files = tokens, starts, text_bytes
         self.sentences = sentences
         self.dtype = "<u2" if tokenizer.size <= 1 << 16 else "<u4"
-        # If the template ends with eos, no eos is appended. Neither is one if bos = eos, since the next document's bos ends a document.
+        # If the template ends with eos, no eos is appended. If bos = eos, none is either, since the next document's bos ends a document.
         eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
         self.closing = [] if tokenizer.suffix[-1:] == tuple(eos) else eos
         self.separator = [] if tokenizer.prefix[:1] == tuple(eos) else self.closing
@@ -167,7 +167,7 @@ class _Writer:
         documents, sentences = self._encode_sentences(texts) if self.sentences is not None else (self.tokenizer.encode_arrays(texts), [])
         sizes = np.fromiter((len(text.encode()) for text in texts), dtype="<i8", count=len(texts))
         scored = sizes
-        if not self.tokenizer.prefix:  # then no id comes before a text's first id, which is therefore no target
+        if not self.tokenizer.prefix:  # no id comes before a text's first id, which is therefore no target
             scored = sizes - [opening_bytes(self.tokenizer, text, ids) for text, ids in zip(texts, documents, strict=True)]
         separator = np.array(self.separator, self.dtype)
         ids = np.concatenate([part for document in documents for part in (document, separator)]).astype(self.dtype)
@@ -210,11 +210,12 @@ class _Writer:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Return the sentences of a text for next sentence prediction, each with the white space before it. Concatenated they are the text.
+    """Return the sentences of a text for next sentence prediction, each with the white space before it. The sentences together are the
+    text.
 
     A sentence ends at the end of its line, after Chinese or Japanese final punctuation, or after other final punctuation if white space and
-    no lower-case letter follow (`e.g. this` is not split). Lines of code are sentences, too. Texts are cut before white space, where BERT's
-    tokenizer begins a new word anyway.
+    no lower-case letter follow (`e.g. this` is not split). Lines of code are sentences, too. Texts are cut before white space or after
+    Chinese or Japanese punctuation, where BERT's tokenizer begins a new word anyway.
     """
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     starts = [0, *(end for end in ends if end < len(text))]

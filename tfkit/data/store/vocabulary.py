@@ -16,14 +16,15 @@ from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import LIBRARY_VERSION, Tokenizer, train_tokenizer
 from tfkit.tokenizer.tokenizer_files import CONFIG, TOKENIZER
 
-_TRAINER_VERSIONS = {"bpe_byte_fallback": 2}  # in the fingerprint, 1 for other kinds: raise it when the same text gives another tokenizer
+# By kind of tokenizer, 1 for the others; part of the fingerprint: raise a version when the same text gives another tokenizer.
+_TRAINER_VERSIONS = {"bpe_byte_fallback": 2}
 
 
 def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, progress: Callable[[int], None] | None = None) -> Tokenizer:
-    """Return the tokenizer that the section describes, from the cache or trained on the sources. Raises DataError for a bad row that is not
-    skipped, and if there is no text.
+    """Return the tokenizer that the recipe's `tokenizer` section describes, from the cache or trained on the sources. Raises DataError for
+    a bad row that is not skipped, and if there is no text.
 
-    `progress` is called with the bytes of each text read, and may raise to stop.
+    `progress` is called with the number of bytes of each text read, and may raise to stop.
     """
     texts = "".join(source.fingerprint() for source in sources)
     version = _TRAINER_VERSIONS.get(section.kind, 1)
@@ -49,7 +50,7 @@ class _Sample:
 
 
 def sample_texts(sources: Sequence[Source], sample_bytes: int) -> Iterator[str]:
-    """Yield the texts of the sources, or, if they are longer, a sample of `sample_bytes` bytes that is spread evenly over them.
+    """Yield the texts of the sources, or, if they have more than `sample_bytes` bytes, a sample of so many that is spread evenly over them.
 
     All rows are read twice, since the bytes of text in a compressed file are not known in advance. Raises DataError if there is no text.
     """
