@@ -1,4 +1,4 @@
-"""Two interfaces that a caller of the engine implements: a Listener receives the engine's reports, a StopRequest asks it to stop."""
+"""Two interfaces that a caller of the engine implements: a Listener receives its reports, a StopRequest tells it to stop."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,9 @@ class ProgressBar(Protocol):
 
 
 class Live(Protocol):
-    """The display of a training's steps. `terminal`: an update replaces the line, so that every step can be shown; else it adds one."""
+    """The display of a training's steps. `terminal`: an update replaces the line, so that every step can be shown; else each
+    update adds a line.
+    """
 
     terminal: bool
 
@@ -92,7 +94,7 @@ class _Watched:
     listener: "StoppingListener"
 
     def advance(self, count: int = 1) -> None:
-        """Add `count` to the progress. Raises Stopped."""
+        """Add `count` to the progress. Raises Stopped if the work should stop."""
         self.inner.advance(count)
         self.listener.check()
 

@@ -125,7 +125,7 @@ class EvaluationResult(_Result, Footprint):
     bootstrap: int | None  #: the number of bootstrap samples
     examples: int
     tokens: int
-    trained_on: int | None  #: the number of scored texts on which the run was trained; None: it is not known
+    trained_on: int | None  #: how many of the scored texts were training data of the run; None: it is not known
     checkpoint: str
     data: list[dict[str, str]]
     batch_size: int

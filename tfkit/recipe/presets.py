@@ -93,7 +93,9 @@ def _values(preset: str | None, changes: dict[str, Any], vocab_size: int) -> dic
 
 
 def _follow_dim(values: dict[str, Any], base: MappingType[str, Any], changes: MappingType[str, Any]) -> None:
-    """Compute the output scale for the changed dim if that of the preset is dim^-0.5 (as in T5 1.0), unless the changes state a scale."""
+    """Set the head's output scale to changed dim^-0.5 if the preset's scale is dim^-0.5 (as in T5 1.0), unless the changes state a scale
+    or another kind of head.
+    """
     head, stated, dim = base.get("head", {}), changes.get("head", {}), values.get("dim")
     follows = head.get("scale") is not None and head["scale"] == base["dim"] ** -0.5
     if not follows or not isinstance(stated, dict) or "scale" in stated or stated.get("kind", head["kind"]) != head["kind"]:

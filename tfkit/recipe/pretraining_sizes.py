@@ -50,7 +50,8 @@ _MIN_STEPS = 10  # for a text of a few words, too, so that there are steps for w
 # Held-out tokens of an evaluation: 20,000, or 3 % of the tokens to read if that is more. Ten evaluations of 3 % take a tenth of the run's
 # time. In a short run, in which 20,000 tokens are more than 3 %, there are fewer evaluations.
 _SCORED, _SCORED_SHARE = 20_000, 0.03
-_ONCE, _EVALUATIONS = 2, 10  # with more epochs than _ONCE, the best checkpoint may be an earlier one: the run is evaluated and saved often
+# In a run of more epochs than _ONCE, an earlier checkpoint may be the best one, so the run is evaluated and saved up to _EVALUATIONS times.
+_ONCE, _EVALUATIONS = 2, 10
 _IN_STEPS = ("checkpoint.every", "evaluation.every", "schedule.warmup_steps")
 
 
@@ -66,7 +67,7 @@ class TextSize:
 
 @dataclass
 class Sizes:
-    """The decided fields of a recipe, by dotted name, and reasons for them. Fields that the user sets are kept."""
+    """The fields of a recipe that tfkit decides, by dotted name, and the reasons. Fields that the user sets are kept."""
 
     named: Collection[str]  # the user's changes to the recipe: dotted names of fields or sections
     is_written: bool  # whether a person wrote the recipe: a reason then states the value that a decision replaces
@@ -96,7 +97,8 @@ def is_named(path: str, named: Collection[str]) -> bool:
 def scaled_to(recipe: Recipe, own: int | None, steps: int, named: Collection[str]) -> dict[str, Any]:
     """Return the fields that count steps in a recipe whose length is `own` steps, scaled to a run of `steps` steps.
 
-    The result is empty if `own` is None. Fields that the user sets, in `named`, are left out.
+    Where the warm-up of a noam schedule is scaled, the result also has the learning rate that keeps the peak. The result is empty if `own`
+    is None. Fields that the user sets, in `named`, are left out.
     """
     found: dict[str, Any] = {}
     if own is None:
@@ -178,7 +180,8 @@ def _decide_rows(sizes: Sizes, recipe: Recipe, text: TextSize) -> tuple[float, i
 def _decide_length(sizes: Sizes, recipe: Recipe, batch: int, length: float, epoch: float, minutes: float | None) -> int:
     """Decide the length of the training, and return it in steps.
 
-    If the user gives no length, as many rows are read as by the recipe, but only in as many epochs as the held-out loss falls.
+    If the user gives no length, the run reads as many rows as the recipe's own length, but in at most 10 epochs (6 with Muon), after which
+    the held-out loss hardly falls.
     """
     training = recipe.training
     if minutes is not None:

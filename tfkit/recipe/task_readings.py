@@ -17,7 +17,7 @@ class _Reading(NamedTuple):
     """A way in which an objective may read columns that are not recognised by their names."""
 
     kind: str  # kind of the objective
-    roles: Mapping[str, str]  # the form that the column of each role must have
+    roles: Mapping[str, str]  # for each role, the form of its column, as `form_of` returns it
     purpose: str  # shown after the options
     joins: bool = True  # whether texts beyond the roles are joined with the first text; if not, there must be none
 

@@ -35,14 +35,16 @@ class DataSummary:
 
     name: str  # the source, as the user wrote it
     held: Held  # the values in these rows, by column or by a path into a column
-    rows: int  # number of these rows
+    rows: int  # number of rows in `held`
     counts: RowCounts
     reads: Mapping[str, Mapping[str, str]]  # for each objective that can read the rows: the column of each role
     conversations: bool = False  # rows of chat are messages, not an instruction and its answer
     like_texts: tuple[str, ...] = ()  # columns that may each be the text of a classification, if none is the second text of a pair
     unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # for each objective in `reads`: the texts that it leaves unread
-    label_sets: LabelSets | None = None  # the form of several labels of a row
-    named: Mapping[str, Mapping[str, str | list[str]]] = field(default_factory=dict)  # the `columns` that objectives in `reads` need
+    label_sets: LabelSets | None = None  # the form of the labels if rows have several; None: they have not
+    named: Mapping[str, Mapping[str, str | list[str]]] = field(
+        default_factory=dict
+    )  # for objectives in `reads`: columns that a recipe must name
     unanswerable: bool = False  # some questions have no answer in their context
     flag: str = ""  # the column that says whether the completion of a row is good or bad; empty: there is none
 
@@ -244,7 +246,7 @@ def rare_share(counts: Mapping[str, int]) -> float:
 
 
 def is_unequal(counts: Mapping[str, int]) -> bool:
-    """Return whether one class has so many of the rows that always predicting this class gives a high accuracy."""
+    """Return whether one of several classes has so many rows (above UNEQUAL) that always predicting it gives a high accuracy."""
     return 0 < rare_share(counts) < 1 - UNEQUAL
 
 

@@ -18,10 +18,11 @@ from tfkit.training.free_memory import available_bytes
 from tfkit.training.memory import trained_bytes
 from tfkit.units import format_epochs
 
+# Least and largest number of tokens of a row of text; a step of longer rows would take minutes on a CPU.
 _SHORTEST_TEXT = 128
-_LONGEST_TEXT = 1024  # tokens of a row of text: a step of longer rows would take minutes on a CPU
+_LONGEST_TEXT = 1024
 _CHARACTERS_A_TOKEN = 4  # approximate mean in English
-_SAMPLED_CHARACTERS = 300_000  # tokenized in a tenth of a second
+_SAMPLED_CHARACTERS = 300_000  # approximate number of characters that are tokenized, which takes a tenth of a second
 _LONG_STEP = 5e11  # FLOPs of a step that takes a few seconds on a CPU; if steps have more, each step is logged
 
 
@@ -64,7 +65,9 @@ def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | Non
 
 
 def decide_size(counts: RowCounts, model: ModelSummary, kind: str, given: dict[str, Any], tokens: RowTokens | None) -> Size:
-    """Decide the size. `given`: the fields that the user sets, which are kept; `tokens`: None if they are estimated from the characters."""
+    """Decide the size. `given`: the fields that the user sets, which are kept; `tokens`: those of the first rows; None: they are
+    estimated from the characters.
+    """
     training, reads_text = given.get("training", {}), SECTIONS[kind].reads_text
     adapter, adapter_reason = _adapter(model, kind, training)
     low_rank = training.get("adapter", adapter) is not None
@@ -139,7 +142,7 @@ def _length(model: ModelSummary, tokens: RowTokens, tokens_per_step: int, *, rea
 
 
 def _text_length(model: ModelSummary, context_length: int, texts: int, step: int) -> int:
-    """Return the number of tokens of a row of text: the length of the `texts` in tokens, rounded up to a multiple of 64.
+    """Return the number of tokens of a row of text: the number of tokens of the longest `texts`, rounded up to a multiple of 64.
 
     It is at least 128, and at most 1,024, the context length, and a quarter of the tokens of a `step`; then it is halved until the
     activations of a row fit into the free memory.
@@ -152,7 +155,8 @@ def _text_length(model: ModelSummary, context_length: int, texts: int, step: int
 
 
 def _adapter(model: ModelSummary, kind: str, training: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """Return an adapter and the reason for it if a training of all weights of a decoder would not fit into the free memory; else None.
+    """Return an adapter and the reason for it if a training of all weights of a decoder would not fit into the free memory; else
+    None and an empty text.
 
     There is no adapter for a chat if special tokens must be added to the tokenizer, because their embeddings must be trained.
     """

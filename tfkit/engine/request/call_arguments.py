@@ -35,7 +35,9 @@ def recipe_text(recipe: AnyRecipe) -> RecipeText:
 
 
 def path_text(name: str, path: object) -> str | None:
-    """Return the path that is given for the argument `name` as text; None if there is none. Raises UsageError, as for a pandas table."""
+    """Return the path that is given for the argument `name` as text; None if it is None. Raises UsageError for any other type,
+    such as a pandas table.
+    """
     if not isinstance(path, str | PathLike | None):
         raise UsageError(f"{argument(name)} is a path, and this is a {type(path).__name__}; {_WHAT_TO_GIVE[name]}")
     return None if path is None else str(path)

@@ -70,7 +70,7 @@ def recipe_inputs(recipe: Recipe, *files: Path) -> Inputs:
 
 
 def files_of(objective: ObjectiveSection, carbon: CarbonSection) -> list[Path]:
-    """Return the files that these sections name: files with a user's functions, and the file of carbon intensities."""
+    """Return the files that the sections `objective` and `carbon` name: a user's code, and the file of carbon intensities."""
     return [Path(name).expanduser() for name in (*objective.code_files.values(), carbon.intensity_file) if name is not None]
 
 
@@ -96,7 +96,7 @@ def _is_run_or_model(folder: Path) -> bool:
     """Whether a folder is a run folder, or a model folder of tfkit, transformers or peft."""
     if any(os.path.isfile(folder / name) for name in ("run.json", "tfkit.json", "adapter_config.json")):
         return True
-    with suppress(OSError), open(folder / "config.json", "rb") as file:  # other programs use this name, too, but without the field
+    with suppress(OSError), open(folder / "config.json", "rb") as file:  # other programs have a config.json, too, but without model_type
         return b'"model_type"' in file.read(1 << 20)
     return False
 

@@ -151,7 +151,9 @@ def sweep_result(folder: Path, status: str, planned: int, facts: Mapping[str, An
 
 
 def _trial_facts(folder: Path, trial: Trial) -> dict[str, Any]:
-    """Return the values, status, score and totals of a trial. The score is that of its best checkpoint, in a chain of the last stage's."""
+    """Return the values, status, score and totals of a trial. The score is that of the best checkpoint, in a chain
+    of the best one of the last stage.
+    """
     facts = run_facts(folder)
     last = [folder, *stage_folders(folder).values()][-1]
     best = read_run(last).best or {}
@@ -168,9 +170,11 @@ def _trial_facts(folder: Path, trial: Trial) -> dict[str, Any]:
 
 
 def record_totals(folder: RunFolder, reading: Reading, counts: dict[str, Any]) -> None:
-    """Record the totals of all attempts of a run in run.json, however the last attempt ended: time, energy, rework, and `counts`.
+    """Record the totals of all attempts of a run in run.json, however the last attempt ended: time, energy, rework (the part of them
+    that was spent on steps which were lost and repeated), and `counts`.
 
-    Time and energy are those of the ledgers; if these are incomplete on the disk, the energy is that of `reading`, the meter's last one.
+    Time and energy are those in the ledgers (carbon/*.jsonl); if the ledgers on the disk are incomplete, the energy is that of `reading`,
+    the last one of the meter.
     """
     seconds = round(folder.recorded.seconds(read_seconds(folder.path, folder.run_id)), 3)
     stored = ledger_totals(folder.path, folder.run_id, seconds)

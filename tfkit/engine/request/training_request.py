@@ -74,7 +74,7 @@ class RequestRecord:
         return {"recipe": path, "text": text, "overrides": dict(self.overrides)}
 
     def sha256(self) -> str:
-        """Return a hash of the recipe's text and the overrides, by which ranks are compared."""
+        """Return a hash of the recipe's text and the overrides, by which ranks check that all have the same request."""
         text = json.dumps([self.recipe.text if self.recipe else None, dict(self.overrides)])
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -113,12 +113,12 @@ class TrainingRequest:
 
     @cached_property
     def written(self) -> ResolvedRecipe | None:
-        """The checked recipe of `source` with the overrides; None: there is no source. Raises UsageError."""
+        """The checked recipe of `source` with the overrides; None: there is no source. Raises UsageError if it is invalid."""
         return self.source.resolve(self.overrides) if self.source is not None else None
 
     @property
     def inputs(self) -> Inputs:
-        """The files, the data and the models that the training reads. Raises UsageError."""
+        """The files, the data and the models that the training reads. Raises UsageError for an invalid recipe or missing names of data."""
         if self.written is not None:
             return recipe_inputs(self.written.recipe, self.written.path)
         assert self.unwritten is not None
@@ -127,7 +127,8 @@ class TrainingRequest:
     def check(self) -> Recipe | None:
         """Check the request, and return its recipe; None if the recipe will be made from the data, which are not read here.
 
-        If the training starts from a run that was killed, the run.json of that run is completed. Raises UsageError.
+        If the training starts from a run that was killed, the run.json of that run is completed. Raises UsageError if the recipe is
+        invalid, or if it is of another kind than the request.
         """
         if self.written is None:
             for model in self.inputs.models:
@@ -145,9 +146,9 @@ class TrainingRequest:
         return recipe
 
     def decide(self, listener: Listener) -> ResolvedRecipe:
-        """Return the recipe, which `unwritten` makes or completes from the data; called once the run folder is locked.
+        """Return the recipe, which `unwritten`, if there is one, makes or completes from the data; called once the run folder is locked.
 
-        Raises UsageError and DataError.
+        Raises UsageError if no recipe fits the data, and DataError if the data cannot be read.
         """
         if self.unwritten is not None:
             return self.unwritten.decide(listener)
@@ -166,7 +167,9 @@ def require_trainable(recipe: Recipe) -> None:
 
 
 def _with_checkpoint(source: RecipeText, decided: ResolvedRecipe, overrides: Overrides, listener: Listener) -> ResolvedRecipe:
-    """Return the recipe of a run for another checkpoint. Its model section describes the run's checkpoint, so only dropout is kept."""
+    """Return the recipe of a run with the checkpoint in `overrides`. If it is not the run's own checkpoint, only dropout is kept of
+    the model section, because the other fields describe the run's own checkpoint.
+    """
     from tfkit.hub import content_hash, find_checkpoint
 
     checkpoint = overrides["model.from"]

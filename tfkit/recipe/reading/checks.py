@@ -48,7 +48,9 @@ def _start(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _adapter(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that there is a checkpoint if there is an adapter, and that no other field freezes weights: the adapter freezes all of them."""
+    """Check that there is a checkpoint if there is an adapter, and that no other field freezes weights: with an adapter, all weights but
+    its own and those of a new head are frozen.
+    """
     if recipe.training.adapter is None:
         return
     if recipe.model.start is None:
@@ -67,7 +69,7 @@ def _trial(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _judging(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that evaluations compute the metric of the best checkpoint, and that, with patience, each evaluation has a checkpoint."""
+    """Check that evaluations compute evaluation.metric, and that, with training.patience, a checkpoint is saved at each evaluation."""
     metric, patience = recipe.evaluation.metric, recipe.training.patience
     every, saved = recipe.evaluation.every, recipe.checkpoint.every
     if metric is not None and not recipe.data.validation:

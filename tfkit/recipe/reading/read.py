@@ -31,7 +31,7 @@ from tfkit.recipe.schema.sections import Recipe
 
 PIPE_SECONDS = 10.0  # a pipe that sends nothing for this long is an error
 
-_RECIPES = ("", ".yaml", ".yml")  # suffixes of recipe files
+_RECIPES = ("", ".yaml", ".yml")  # suffixes of recipe files; empty: none, as of a pipe
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def read_run_recipe(run: Path) -> ResolvedRecipe:
 
 
 def read_document(document: dict[str, Any], name: str, overrides: Overrides = NO_OVERRIDES, comment: str = "") -> ResolvedRecipe:
-    """Check a recipe that is given as a document, with overrides, and return it. `comment`: the comment at the beginning of its text."""
+    """Check a recipe in nested dicts, with overrides, and return it. `comment`: the comment at the beginning of its text."""
     tree, problems = parse(dump_document(document), name)
     recipe, changed = _read(tree, problems, name, overrides)
     return ResolvedRecipe(recipe, RecipeText(Path(name), comment), plain(changed))
@@ -238,7 +238,9 @@ def _read_pipe(path: Path) -> bytes:
 
 
 def check_tree(tree: Mapping, *, across: bool = True) -> tuple[Recipe | None, list[Problem]]:
-    """Return the recipe of a tree (None if a field is invalid), and all problems; if `across`, also contradictions between fields."""
+    """Return the recipe of a tree (None if a field is invalid), and all problems: those of single fields or, if there are none and
+    `across` is true, the contradictions between fields.
+    """
     data = plain(tree)
     _fill_kinds(Recipe, data)
     recipe, problems = _validate(data, tree)

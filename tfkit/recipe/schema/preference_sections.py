@@ -49,7 +49,7 @@ class RewardSection(ObjectiveSection):
     """Give each completion of a prompt a reward, a number that is higher for better completions (InstructGPT, arXiv 2203.02155).
 
     A row is a prompt with a chosen and a rejected completion; a prompt with several completions that are ranked (1 is the best) or scored
-    (more is better); or a prompt with one completion that is labelled good or bad. Completions of such rows with the same prompt are
+    (more is better); or a prompt with one completion that is labelled good or bad. Labelled completions of the same prompt are
     compared. Prompts and completions are texts or messages.
     """
 
