@@ -91,8 +91,8 @@ def pretrain(
 
     `ranks`: the number of processes on this machine that train together: this one, and others that are started for the call and end with
     it. `resume`: continue a run that is in the folder already; `exact`: do so only from its newest checkpoint, not from an older one if the
-    newest is damaged. `force`: start even if the planned checkpoints do not fit on the disk. `allow_code`: run the code that the recipe of a
-    resumed run names, even if it was not allowed before. For a new run, the recipe's own allow_code: true is enough.
+    newest is damaged. `force`: start even if the planned checkpoints do not fit on the disk. `allow_code`: run the code that the recipe of
+    a resumed run names, even if it was not allowed before. For a new run, the recipe's own allow_code: true is enough.
     """
     if recipe is None and data is None:
         raise UsageError("pretrain: what is trained? Give a recipe, or data=F, a text")
@@ -182,10 +182,10 @@ def sweep(
 ) -> SweepResult:
     """Train a recipe once for each combination of the values in `space`, and compare the trials by their scores on held-out rows.
 
-    If `recipe` is None, it is inferred once from `start` and `data`, as by `finetune`, with the first value of each field in `space`.
-    `space`: {"optimizer.lr": [1e-3, 3e-3]}. `trials`: the number of trials, whose values Optuna chooses; `space` may then have ranges, such
-    as {"optimizer.lr": "1e-5..1e-2"}; None: all combinations. Each trial is a run in its own folder inside `run` (default:
-    runs/<recipe>-sweep). For the other arguments see `pretrain` and `finetune`.
+    If `recipe` is None, it is inferred once from `start` and `data`, as by `finetune`, with the first value (of a range, the lower end) of
+    each field in `space`. `space`: {"optimizer.lr": [1e-3, 3e-3]}. `trials`: the number of trials, whose values Optuna chooses; `space` may
+    then have ranges, such as {"optimizer.lr": "1e-5..1e-2"}; None: all combinations. Each trial is a run in its own folder inside `run`
+    (default: runs/<recipe>-sweep). For the other arguments see `pretrain` and `finetune`.
     """
     from tfkit.engine.chains import sweeping
 
@@ -216,9 +216,9 @@ def plan(
     """Estimate a run without starting it: text is tokenized, as for the run itself, and no weights are allocated.
 
     For a recipe with stages, the estimate is the sum over all stages, or over those in `stages`, and `.stages` has the estimate of each; a
-    stage that starts from an earlier one is planned with the model that the earlier one's recipe describes. `probe`: the number of real
-    steps to measure; their weights are discarded. `ranks` and `gpu` (h100, a100, l4, mi300x): plan for other machines, from data sheets.
-    `start`, `data` and `columns` are those of `finetune`.
+    stage that starts from an earlier stage's model is planned with the model that the earlier stage's recipe describes. `probe`: the number
+    of real steps to measure; their weights are discarded. `ranks` and `gpu` (h100, a100, l4, mi300x): plan for this number of processes, or
+    for this GPU by its data sheet. `start`, `data` and `columns` are those of `finetune`.
     """
     from tfkit.engine.inference.session import open_session
     from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
@@ -255,8 +255,8 @@ def evaluate(
     """Score the checkpoint `start` on `data`; by default on data.validation of the recipe or, without a recipe, of the checkpoint's own
     run.
 
-    `columns`: the column of `data` for each role, {"text": "question"}; other roles use the columns of the training, or recognised ones.
-    `predictions`: return what the model gives for each row, too. `allow_code`: run the code that the recipe names, even if it was not
+    `columns`: the column of `data` for each role, {"text": "question"}; the columns of other roles are those of the training, or
+    recognised. `predictions`: return the prediction for each row, too. `allow_code`: run the code that the recipe names, even if it was not
     allowed before. Raises Stopped if `should_stop` returns True; the scores of the rows so far are then discarded.
     """
     from tfkit.engine.inference.evaluator import Evaluator
@@ -342,7 +342,7 @@ def load(
 
     An adapter of tfkit or peft is loaded as its base model with the updates added. `precision`: float32, bf16, int8 (such a model can
     answer, but can be neither trained nor saved), or auto; it is ignored if `dtype` is given. `verify`: compare the files with the
-    manifests of their folders, if there are any. `options`: further arguments of tfkit.hub.load. Raises
+    manifests (lists of hashes) of their folders, if there are any. `options`: further arguments of tfkit.hub.load. Raises
     ModelError if there is no valid model.
 
     Example::

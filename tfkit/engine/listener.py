@@ -28,7 +28,7 @@ class Live(Protocol):
 
 
 class Listener(Protocol):
-    """A receiver of reports. `tfkit.console` writes them to stderr; `Silent` shows none."""
+    """A receiver of reports. The listener of `tfkit.console` writes reports to stderr; `Silent` shows none."""
 
     def say(self, text: str) -> None:
         """Report information that needs no action."""
@@ -77,7 +77,7 @@ class StopRequest(Protocol):
     """A request that a computation should stop. `run.signals.StopSignals` implements it for signals such as SIGINT."""
 
     def should_stop(self) -> bool:
-        """Whether the computation should stop as soon as nothing is lost."""
+        """Whether the computation should stop as soon as it can do so without a loss of work."""
 
     def at_once(self, message: str = ...) -> AbstractContextManager[None]:
         """Return a context in which a request raises Stopped immediately, because the work in its block has nothing to save."""

@@ -61,7 +61,7 @@ def bundled_recipes() -> list[BundledRecipe]:
 
 
 def find_bundled(name: str) -> BundledRecipe | None:
-    """Find a recipe by its full name, or by the last part of the name if that is unique; None if there is no such recipe."""
+    """Find a bundled recipe by its full name, or by the last part of the name if that is unique; None if there is no such recipe."""
     recipes = bundled_recipes()
     name = name.removesuffix(".yaml")
     exact = [recipe for recipe in recipes if recipe.name == name]

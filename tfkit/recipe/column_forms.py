@@ -62,7 +62,9 @@ def read_number(text: str) -> float | None:
 
 
 def few_values(values: Sequence[object]) -> bool:
-    """Return whether a column may hold labels: its values are short, at least two of them are distinct, and they repeat often."""
+    """Return whether a column may hold labels: its values are short, at least two of them are distinct, and a value occurs at least FEW
+    times on average.
+    """
     short = all(isinstance(value, bool | int) or (isinstance(value, str) and len(value) <= _MAX_LABEL) for value in values)
     return short and 2 <= len({*map(str, values)}) <= len(values) / FEW
 
@@ -143,7 +145,7 @@ def flag_columns(held: Held) -> Named:
 
 
 def languages_in(held: Held) -> list[str]:
-    """Return the columns of texts that are named after languages; data for translation have several of them."""
+    """Return the columns of texts that are named after languages; data for translation have several such columns."""
     return [name for name in held if name.removeprefix("translation.") in LANGUAGES and form_of(held[name]) == "text"]
 
 
@@ -195,7 +197,8 @@ def choice_columns(held: Held) -> Named:
 def choices_by(held: Held, answer: str) -> Iterator[Named]:
     """Yield the columns of the context, the choices and the label for each group of numbered columns to which the column `answer` belongs.
 
-    The values of `answer` say which column of the group is right; if the group has only wrong answers, `answer` holds the right answer.
+    The values of `answer` say which column of the group is right; if the name of the group says that its answers are wrong, `answer` holds
+    the right one.
     """
     for stem, group in _numbered_alike(held):
         label, options = _label(held, stem, group, answer), [*group.values()]
@@ -231,9 +234,9 @@ def _numbered_alike(held: Held) -> Iterator[tuple[str, dict[str, str]]]:
 def _label(held: Held, stem: str, group: Mapping[str, str], answer: str) -> str | None:
     """Return the column or template of the role `label` for a `group` of columns with answers, one of which `answer` says is right.
 
-    The label is the column `answer` itself if it holds numbers from 0, capital letters, the names of the group's columns, or texts of
-    answers. If it holds only the ends of these names, the label is a template that adds the common beginning `stem`. Return None for other
-    values, or if one of the answers is never right.
+    The label is the column `answer` itself if it holds the columns' positions from 0 or from A, the names of the group's columns, or texts
+    of answers. If it holds only the ends of these names, the label is a template that adds the common beginning `stem`. Return None for
+    other values, or if one of the answers is never right.
     """
     values = [str(value).strip().removesuffix(".0") for value in held[answer] if value is not None]
     named, count = {*values} - {"", "-1"}, len(group)
@@ -247,6 +250,6 @@ def _label(held: Held, stem: str, group: Mapping[str, str], answer: str) -> str 
 
 @cache
 def _known_texts() -> frozenset[str]:
-    """Return the column names that objectives recognise as texts, except contexts."""
+    """Return the names, normalized, of columns that objectives recognise as texts, except contexts."""
     others = [role for section in SECTIONS.values() for role in section.roles if role.form in ("text", "turns") and role.name != "context"]
     return frozenset(normalized(name) for role in others for name in (*role.columns, *role.later))

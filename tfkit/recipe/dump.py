@@ -1,4 +1,6 @@
-"""Writing of recipes as YAML. A resolved recipe has every field with its value, so that later versions with other defaults run it alike."""
+"""Writing of recipes as YAML. A resolved recipe has every field with its value, so that later versions with other defaults run it in the
+same way.
+"""
 
 import io
 import re
@@ -40,7 +42,7 @@ def recipe_document(recipe: Recipe, config: ModelConfig | None) -> dict[str, Any
     document = recipe.model_dump(mode="json")
     document["model"] = _model(recipe, config)
     if recipe.tokenizer.path is not None:
-        document["tokenizer"] = {"path": recipe.tokenizer.path}  # a finished tokenizer reads no other field
+        document["tokenizer"] = {"path": recipe.tokenizer.path}  # the other fields apply only to a tokenizer that is trained
     return document
 
 

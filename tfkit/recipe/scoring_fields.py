@@ -12,7 +12,7 @@ _FIELDS = (_LENGTH, _CONTEXT, "evaluation.max_tokens", *(f"objective.{name}" for
 
 
 def scoring_fields(names: Iterable[str]) -> list[str]:
-    """Return those of the dotted names of fields, with or without a stage's name, that decide what an evaluation scores."""
+    """Return those of `names` that decide what an evaluation scores. A name is dotted, and may begin with a stage's name."""
     return [name for name in names if any(f".{name}".endswith(f".{field}") for field in _FIELDS)]
 
 

@@ -11,11 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 DECISIONS = 10  # the version of these rules and those of tfkit/engine/recognition/decided_recipe.py: raise it with any change
-HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = (
-    0.1,
-    0.3,
-    20,
-)  # usual and largest held-out fraction; fewer held-out rows than 20 choose by chance
+# Usual and largest held-out fraction, and the number of held-out rows below which chance chooses the best checkpoint.
+HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = 0.1, 0.3, 20
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
 _BILLION, _UNLIMITED = 10**9, 10**18
 LORA = {
@@ -41,7 +38,7 @@ def step_tokens(parameters: int) -> int:
 def held_out_for(rows: int) -> float:
     """Return the fraction of labelled rows to hold out: a tenth; for fewer than 200 rows the fraction that gives 20 rows, but at most 0.3.
 
-    If some classes are rare, `rows` counts only the rows of these classes: if only three of them were held out, chance would choose the
+    If some classes are rare, `rows` counts only the rows of these classes: with only three rare rows held out, chance would choose the
     best checkpoint.
     """
     return round(max(HELD_OUT, min(_MAX_HELD_OUT, _MIN_HELD_OUT_ROWS / max(1, rows))), 2)
@@ -56,7 +53,7 @@ def rates_beside(rate: float) -> list[float]:
 class StartingPoint:
     """Default hyperparameters of fine-tuning for a kind of task."""
 
-    source: str  # the paper or measurement that they are from
+    source: str  # the paper or measurement from which the values are
     optimizer: dict[str, Any]
     rates: tuple[tuple[int, float, str], ...]  # the largest number of parameters for each learning rate, the rate, and its source
     schedule: dict[str, Any]

@@ -34,7 +34,7 @@ class DataSummary:
     """Observations of the first rows of the data."""
 
     name: str  # the source, as the user wrote it
-    held: Held  # the values in these rows, by column or by a path into a column
+    held: Held  # the values in the first rows, by column or by a path into a column
     rows: int  # number of rows in `held`
     counts: RowCounts
     reads: Mapping[str, Mapping[str, str]]  # for each objective that can read the rows: the column of each role
@@ -42,9 +42,8 @@ class DataSummary:
     like_texts: tuple[str, ...] = ()  # columns that may each be the text of a classification, if none is the second text of a pair
     unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # for each objective in `reads`: the texts that it leaves unread
     label_sets: LabelSets | None = None  # the form of the labels if rows have several; None: they have not
-    named: Mapping[str, Mapping[str, str | list[str]]] = field(
-        default_factory=dict
-    )  # for objectives in `reads`: columns that a recipe must name
+    # For objectives in `reads`: the columns that a recipe must name.
+    named: Mapping[str, Mapping[str, str | list[str]]] = field(default_factory=dict)
     unanswerable: bool = False  # some questions have no answer in their context
     flag: str = ""  # the column that says whether the completion of a row is good or bad; empty: there is none
 
@@ -114,7 +113,7 @@ def decide(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> 
     if kind == "text_to_text":
         return Task({"kind": kind}, None, _translated(seen) or "a text, and the text that answers it")
     if kind == "dpo":
-        of = "reward" if model.head == "classes" else kind  # DPO would discard the head of a model that scores texts
+        of = "reward" if model.head == "classes" else kind  # a model with a head of classes scores texts, and DPO would discard this head
         return Task({"kind": of}, "accuracy", "a prompt, and two completions of which one is better")
     if kind == "chat":
         form = {} if model.has_chat_tokens else {"format": "chatml"}
@@ -159,7 +158,7 @@ def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
     of_classes = "multi_label" if sets and ("multi_label" not in seen.named or label in flags) else "classification"
     by_folder = model.stacks == "decoder" and label == "folder"  # for a language model, folders may just sort texts
     fitting = certain[:1] or [kind for kind in ("chat", "text_to_text", of_classes) if kind in seen.reads and not by_folder]
-    if not fitting and sets and model.stacks == "encoder":  # a decoder may be meant to learn the text alone, without columns of 0 and 1
+    if not fitting and sets and model.stacks == "encoder":  # for a decoder, the user may mean to learn the text alone
         fitting = ["multi_label"]
     labels = seen.reads.get("multi_label", {}).get("labels")
     is_text = "causal_lm" in seen.reads and labels not in ("labels", "label")  # a column with another name may just describe the text
@@ -251,7 +250,7 @@ def is_unequal(counts: Mapping[str, int]) -> bool:
 
 
 def _multi_label(seen: DataSummary) -> Task:
-    """Return the task of multi-label classification, with the delimiter of the labels, if they have one."""
+    """Return the task of multi-label classification, with the delimiter of the labels, if there is one."""
     if (sets := seen.label_sets) is None:
         return Task({"kind": "multi_label"}, "f1_micro", "a text, and any number of labels")
     section = {"kind": "multi_label"} | ({"delimiter": sets.delimiter} if sets.delimiter else {})

@@ -1,4 +1,4 @@
-"""The recipe of a fine-tuning for which the user gives none: it is made from the data and the checkpoint, and run like any other."""
+"""The recipe of a fine-tuning without a user's recipe: it is made from the data and the checkpoint, and run like any other."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,7 +69,7 @@ def decide_recipe(source: SourceSection, start: str, overrides: Overrides, given
 def _check_given(given: dict[str, Any]) -> None:
     """Raise RecipeError for an invalid value in the sections that are read before the recipe is made.
 
-    Each value is checked on its own. Whether values fit each other, and the objective, is checked when the decided fields are known.
+    Each value is checked alone. `_fitting_recipe` checks whether values fit each other and the objective.
     """
     training, kind = {"steps": 1} | given.get("training", {}), given.get("objective", {}).get("kind", "causal_lm")
     document = {"model": {"from": ""}, "data": given["data"], "objective": {"kind": kind}, "training": training}
@@ -166,12 +166,12 @@ def _unread_texts(kind: str, reads: Mapping[str, str], records: Sequence[Record]
 
 
 def _parts(names: Iterable[str]) -> set[str]:
-    """Return the columns that these names read. A name may be a column, a path into one, a list of columns or a template with columns."""
+    """Return the columns that are read by `names`, each a column, a path into a column, a list of columns or a template with columns."""
     return {part for name in names for one in (name, *columns_of(name), *name.split(", ")) for part in (one, one.partition(".")[0])}
 
 
 def _are_in_context(row: Row) -> bool:
-    """Whether each answer has a position or occurs in the context. Any other answer may be a choice, or a text of its own."""
+    """Whether each answer has a position or occurs in the context; otherwise the answers may be choices, or texts to generate."""
     return all(answer["answer_start"] is not None or answer["text"] in row.values["context"] for answer in row.values["answers"])
 
 
@@ -187,7 +187,7 @@ def _is_of_texts(value: Any) -> bool:
 
 
 def _values(names: Iterable[str], records: Sequence[Record]) -> dict[str, list[Any]]:
-    """Return the values in the records of each of these columns, or paths into columns; None where a record lacks it."""
+    """Return the values of each column, or path into a column, in `names`; None where a record lacks the value."""
     found = {name: [value_of(name, record.values) for record in records] for name in names}
     return {name: [None if value is MISSING else value for value in values] for name, values in found.items()}
 
@@ -211,7 +211,7 @@ def _count(section: SourceSection, on_bad_row: Any, first: Sequence[Record], rea
         if counts.characters >= ENOUGH_CHARACTERS:
             break
     counts.are_all = counts.characters < ENOUGH_CHARACTERS and counts.rows < ENOUGH_ROWS
-    if section.streamed and not is_whole:  # counting more rows would download them
+    if section.streamed and not is_whole:  # the other rows are not counted, because they would be downloaded
         counts.rows, counts.characters, counts.are_all = section.rows or MANY_ROWS, ENOUGH_CHARACTERS, False
     return counts
 
@@ -226,7 +226,7 @@ def _rows(kind: str, named: dict[str, Any], records: Sequence[Record], class_nam
 
 
 def _row_tokens(section: SourceSection, columns: Iterable[str], codec: Tokenizer | None) -> RowTokens | None:
-    """Count the tokens of these columns in the first rows; None for a streamed source, whose rows would be downloaded again."""
+    """Count the tokens of `columns` in the first rows; None for a streamed source, because its rows would be downloaded again."""
     if section.streamed:
         return None
     records = first_records(section, "skip", _SAMPLE)
@@ -311,7 +311,7 @@ def _remove(document: dict[str, Any], path: Sequence[str | int]) -> bool:
 
 
 def _named_columns(columns: Mapping[str, Any] | None, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the overrides that name `columns` in each training and validation source of the user's overrides."""
+    """Return overrides that set `columns` in each training and validation source that the user's overrides name; empty for no columns."""
     sources = {part: given["data"].get(part) for part in ("train", "validation")} if columns else {}
     names = [f"data.{part}.{number}" for part, found in sources.items() if isinstance(found, list) for number in range(len(found))]
     return {f"{name}.columns": columns for name in names}

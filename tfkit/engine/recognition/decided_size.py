@@ -48,7 +48,7 @@ class Size:
     log_every: int | None  # None: the default
     adapter: dict[str, Any] | None  # None: all weights are trained
     held_out: Any  # data.validation
-    because: str  # the reasons for these values
+    because: str  # the reasons for the decided values, as text for the user
 
 
 def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | None:
@@ -117,7 +117,7 @@ def decide_size(counts: RowCounts, model: ModelSummary, kind: str, given: dict[s
 
 
 def _labels(counts: RowCounts, kind: str) -> Mapping[str, int]:
-    """Return how often each class or tag occurs; empty for objectives without them."""
+    """Return how often each class or tag occurs; empty for objectives without classes and tags."""
     return counts.labels if kind == "classification" else counts.tags if kind == "tagging" else {}
 
 
@@ -142,10 +142,11 @@ def _length(model: ModelSummary, tokens: RowTokens, tokens_per_step: int, *, rea
 
 
 def _text_length(model: ModelSummary, context_length: int, texts: int, step: int) -> int:
-    """Return the number of tokens of a row of text: the number of tokens of the longest `texts`, rounded up to a multiple of 64.
+    """Return the number of tokens of a row of text: `texts`, the tokens that 95 % of the texts do not exceed, rounded up to a multiple of
+    64.
 
-    It is at least 128, and at most 1,024, the context length, and a quarter of the tokens of a `step`; then it is halved until the
-    activations of a row fit into the free memory.
+    It is at least 128, and at most 1,024, the context length, and a quarter of the tokens of a `step`; this number is halved, down
+    to 128, until the activations of a row fit into the free memory.
     """
     length = min(context_length, _LONGEST_TEXT, max(_SHORTEST_TEXT, min(step // 4, texts + 63) // 64 * 64))
     left = available_bytes()

@@ -1,7 +1,8 @@
 """Training on data that the command names: the fields that the user does not set are decided from the data.
 
-For a training from random weights, these are the fields that depend on the amount of text (recipe/pretraining_sizes.py), in the user's
-recipe or in that of a small decoder. For a training from a checkpoint without a recipe, they are all fields of the recipe.
+For a training from random weights, the decided fields are those that depend on the amount of text
+(recipe/pretraining_sizes.py), in the user's recipe or in that of a small decoder. For a training from a checkpoint without a recipe, all
+fields are decided.
 """
 
 import json
@@ -46,12 +47,12 @@ class UnwrittenRecipe:
         """The overrides as an incomplete recipe."""
         given = given_sections(self.overrides)
         if "data" in self.overrides:
-            given.get("data", {}).setdefault("validation", None)  # the override of the whole section replaces the decided held-out rows
+            given.get("data", {}).setdefault("validation", None)  # an override of the whole section leaves no held-out rows to decide
         return given
 
     @cached_property
     def source(self) -> SourceSection:
-        """The first source of training data."""
+        """The first source of data.train, by which the recipe is decided."""
         sources = self.given.get("data", {}).get("train")
         if not (isinstance(sources, list) and sources):
             raise UsageError(f"what should be learned? Give a RECIPE, or {argument('data', 'F')}")
@@ -182,7 +183,8 @@ def training_request(
     minutes: float | None = None,
     rows: int | None = None,
 ) -> TrainingRequest:
-    """Return the request for a training. `start`, `data`, `columns` and `rows` are those of the command; `minutes`: the length as a time.
+    """Return the request for a training. `start`, `data`, `columns` and `rows` are those of the command; `minutes`: the length
+    of the training as a time.
 
     Raises UsageError if a recipe that is to be completed from the data is invalid, or does not fit the overrides.
     """
@@ -204,7 +206,7 @@ class OwnData:
 
     source: RecipeText | None  # the user's recipe; None: that of a small decoder
     named: UnwrittenRecipe  # the overrides that name the data
-    minutes: float | None = None  # the length, if it is given as a time
+    minutes: float | None = None  # the length of the training as a time; None: in steps, epochs or tokens
 
     @property
     def run_name(self) -> str:

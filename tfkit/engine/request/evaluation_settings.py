@@ -56,7 +56,7 @@ class OpenedCheckpoint(Protocol):
 
 
 def settings_inputs(settings: EvaluationSettings, *models: str | Path) -> Inputs:
-    """Return what a command reads: the files, sources of rows and models that `settings` name, and in addition `models`."""
+    """Return the inputs of a command: the files, sources of rows and models that `settings` name, and in addition `models`."""
     files = [*([settings.path] if settings.path is not None else []), *files_of(settings.objective, settings.carbon)]
     sections = sections_of(settings.data) if settings.data is not None else []
     return inputs_of(files, sections, [*models, *settings.objective.companion_paths.values()])
@@ -65,7 +65,7 @@ def settings_inputs(settings: EvaluationSettings, *models: str | Path) -> Inputs
 def read_settings(
     recipe: RecipeText | None, checkpoint: Path, overrides: Overrides, sections: Collection[str], scored: str | None = None
 ) -> EvaluationSettings:
-    """Return the settings in the recipe or, without one, in that of the checkpoint's run, or else the defaults; each changed by overrides.
+    """Return the settings of the recipe or, without one, of the recipe of the checkpoint's run, or else the defaults, with the overrides.
 
     `scored`: a file, folder or glob that replaces data.validation. `sections`: the sections that the command reads.
 
@@ -201,7 +201,7 @@ def saved_recipe(checkpoint: Path) -> RecipeText | None:
 def infer_objective(model: "Described") -> dict[str, Any]:
     """Return the section of the objective on labelled rows that fits a model, inferred from its files. Raises ModelError if none fits.
 
-    It is the objective in the model's tfkit.json or, without one, an objective for the model's head and problem type.
+    The objective is the one in the model's tfkit.json or, without such a file, one that fits the model's head and problem type.
     """
     kinds = [kind for kind, section in SECTIONS.items() if _reads_rows(section) and _fits(section, model)]
     if not kinds:

@@ -51,7 +51,7 @@ def parse_gate(text: str, metrics: Collection[str]) -> Gate:
     metric, comparison, number = match.groups()
     if not {*metric.split(".")} & {
         *metrics
-    }:  # a metric of one of several sets or of a group of rows is valid: dev.loss, accuracy.agreement
+    }:  # a metric of a set or group of rows has a name of several parts: dev.loss, accuracy.agreement
         named = ", ".join(dict.fromkeys(metrics))
         raise UsageError(f"{argument('fail_if', repr(text))}: unknown metric {metric!r}; the metrics are {named}")
     try:

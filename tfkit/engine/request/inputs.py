@@ -1,4 +1,4 @@
-"""The inputs of a command. Its outputs must not replace them, and must not be written into run folders or model folders."""
+"""The inputs of a command. A command's outputs must not replace its inputs, or lie in a run folder or a model folder."""
 
 import os
 from collections.abc import Iterable
@@ -80,8 +80,8 @@ def sections_of(data: DataSection) -> list[SourceSection]:
 
 
 def inputs_of(files: Iterable[Path], sections: Iterable[SourceSection], models: Iterable[str | Path | None]) -> Inputs:
-    """Return these files, sources and models as the inputs of a command. If a model is a run folder, its folder of checkpoints is the
-    input; models on the Hub are left out.
+    """Return `files`, the paths in `sections` and the model folders as the inputs of a command. If a model is a run folder, its folder of
+    checkpoints is the input; models on the Hub are left out.
     """
     sections = list(sections)
     sources = [path for section in sections for path in (section.path, *section.beside.values()) if path is not None]

@@ -24,7 +24,7 @@ from tfkit.run.manifest import verify
 from tfkit.run.run_json import stage_folders
 from tfkit.run.strict_json import is_number
 
-_PATIENCE = "training.patience"  # changes the end of a run, not its steps
+_PATIENCE = "training.patience"  # changes when a run ends, not its steps
 _GUARDS = (
     "training.max_skipped_steps",
     "training.loss_jump_sigmas",
@@ -54,7 +54,7 @@ class Resumption:
 
 
 def nothing_to_resume(run: Path) -> TfkitError:
-    """Return the error for a folder without a checkpoint from which a run could continue; the message says what the folder is."""
+    """Return the error for a folder without a checkpoint from which a run could continue; its message gives the reason and a remedy."""
     listed = read_run(run)
     if is_locked(run / "lock"):
         return MachineError(
@@ -74,10 +74,10 @@ def nothing_to_resume(run: Path) -> TfkitError:
 def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
     """Return how a run continues: with its resolved recipe, but with the fields that this command states differently from earlier commands.
 
-    `now`: the recipe and overrides of this command. The earlier ones are in run.json; if an older version did not record them, the run's
-    whole recipe is compared with the recipe of this command.
+    `now`: the recipe and overrides of this command. Those of earlier commands are in run.json; if an older version of tfkit did not
+    record them, the run's whole recipe is compared with the recipe of this command.
 
-    Raises UsageError, with a list of the changes, if earlier steps would have been different with them, and ModelError if the run's recipe
+    Raises UsageError, with a list of the changes, if some of them would have changed the steps so far, and ModelError if the run's recipe
     is damaged.
     """
     begun = read_run_recipe(folder.path).recipe
@@ -237,7 +237,7 @@ def repeated_result(folder: RunFolder, resumption: Resumption, listener: Listene
 def finished_result(folder: RunFolder) -> dict[str, Any] | None:
     """Return the result of a finished training; None if the training is not finished, or its checkpoint is damaged or missing.
 
-    The paths in the result are those in the folder's present place, to which it may have been moved.
+    If the run folder was moved after the training, the paths in the result are those in its present place.
     """
     result = folder.recorded.result
     if not is_training_result(result):
@@ -287,7 +287,7 @@ def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Reci
     """Return the run's recipe, with the fields in `changes` as in the wanted recipe.
 
     The hashes of checkpoints and companions are required only if the wanted recipe states them: whether these models are the same as before
-    is checked when they are opened.
+    is checked when they are loaded.
     """
     sections: dict[str, Any] = {"model": begun.model.model_copy(update={"sha256": wanted.model.sha256})}
     if begun.objective.companions:
@@ -343,6 +343,6 @@ def _fields(recipe: Recipe, saved: Recipe) -> dict[str, Any]:
         head = known.get("head") if "head" not in recipe.model.changes else None  # the objective may have chosen the head
         document["model"] = model_config(recipe.model, known.get("vocab_size", 1), head).model_dump(mode="json")
     for name, pin in recipe.objective.pins.items():
-        if pin is None:  # the run's recipe has the hash; whether the companion has the same hash is checked when it is opened
+        if pin is None:  # the run's recipe has the hash; whether the companion has the same hash is checked when it is loaded
             document["objective"][f"{name}_sha256"] = saved.objective.pins.get(name)
     return flatten(document)

@@ -43,8 +43,8 @@ def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]
     """Return the result of a recipe with stages (docs/cli.md). `results`: those of the stages that this command ran, in order; `facts`:
     what `stage_facts` returns.
 
-    Fields that describe a single model are those of the last of these stages; steps, tokens, time, energy and emissions are sums over all
-    stages in the folder.
+    Fields that describe a single model are those of the last stage in `results`; steps, tokens, time, energy and emissions are sums over
+    all stages in the folder.
     """
     last = [*results.values()][-1] if results else {}
     totals, stages = facts["totals"], facts["stages"]
@@ -79,7 +79,9 @@ def run_facts(folder: Path) -> dict[str, Any]:
 
 
 def _inherited(folders: Iterable[Path]) -> dict[str, Any]:
-    """Return the energy and emissions of all ancestors of the stages' models, except of the stages themselves; each counts once."""
+    """Return the energy and emissions of all ancestors of the stages' models (the runs whose models they were trained from), each counted
+    once, without the stages themselves.
+    """
     ancestors: list[Ancestor] = []
     runs = set()
     for folder in folders:
@@ -189,7 +191,7 @@ def record_totals(folder: RunFolder, reading: Reading, counts: dict[str, Any]) -
 def finalize_killed_run(path: str | Path) -> None:
     """Record in run.json that the last attempt of a run was killed, and its totals. `path`: a run folder, or a checkpoint in a run folder.
 
-    Any other path is left unchanged, and so is a folder that cannot be written.
+    Nothing is changed for any other path, or if the folder cannot be written.
     """
     folder = Path(os.path.expanduser(path))
     if folder.parent.name == "checkpoints":

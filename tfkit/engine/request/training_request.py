@@ -58,7 +58,7 @@ class RequestRecord:
 
     @classmethod
     def from_document(cls, document: Any) -> Self | None:
-        """Read what `document` returns; None for anything else, such as what an older version wrote into run.json."""
+        """Read what `document` returns; None for any other value, such as a record of an older version in run.json."""
         if not isinstance(document, dict) or document.keys() != {"recipe", "text", "overrides"}:
             return None
         recipe, text, overrides = document["recipe"], document["text"], document["overrides"]
@@ -87,7 +87,7 @@ class RequestRecord:
 class TrainingRequest:
     """The training that a command or a call requests."""
 
-    kind: TrainingKind | None  # None: either, as the recipe has it
+    kind: TrainingKind | None  # None: either; the recipe shows which
     source: RecipeText | None  # the recipe; None: `unwritten` makes one
     overrides: Overrides = field(default_factory=dict)  # also of model.from and data.train; in a chain, names begin with a stage's name
     is_named: bool = False  # the user named the recipe in this command, so its code may be run; it was not read from a run folder

@@ -60,7 +60,8 @@ class RecipeText:
         return self.resolve(overrides).recipe
 
     def resolve(self, overrides: Overrides = NO_OVERRIDES, *, with_files: bool = False, ranks: int = 1) -> "ResolvedRecipe":
-        """Return the checked recipe with overrides, and the document that is saved. Raises RecipeError as `read` does.
+        """Return the checked recipe with overrides, and the fields that the text and the overrides state. Raises RecipeError as `read`
+        does.
 
         `with_files`: missing files and folders are problems, too; `ranks`: the number of processes among which each step is to be divided.
         """
@@ -253,7 +254,7 @@ def check_tree(tree: Mapping, *, across: bool = True) -> tuple[Recipe | None, li
 
 def _validate(data: dict[str, Any], tree: Node) -> tuple[Recipe | None, list[Problem]]:
     try:
-        # The data are given as JSON, because strict validation of JSON accepts a list for a tuple.
+        # The data are passed as JSON, because pydantic's strict validation accepts a list for a tuple only in JSON.
         return Recipe.model_validate_json(json.dumps(data), strict=True), []
     except ValidationError as error:
         return None, problems_in(error, Recipe, data, tree)
@@ -268,7 +269,7 @@ def _fill_kinds(record: type[BaseModel], data: dict[str, Any]) -> None:
 
 
 def _planned_vocab_size(data: dict[str, Any]) -> int:
-    """Return tokenizer.vocab_size; 1 if it is missing or invalid, since the size is then not known, or is a problem of its own."""
+    """Return tokenizer.vocab_size; 1 if it is missing, so that the size is not known, or invalid, which is reported elsewhere."""
     tokenizer = data.get("tokenizer")
     size = tokenizer.get("vocab_size") if isinstance(tokenizer, dict) else None
     return size if isinstance(size, int) and 0 < size <= MAX_VOCAB_SIZE else 1

@@ -57,7 +57,8 @@ def one_of(value: Any, allowed: Iterable[str]) -> str:
 def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tuple[Path, ErrorDetails]]:
     """Return errors with their paths in the data.
 
-    Of a union, only the errors of members that accept the value's type are returned; if there is none, one error that lists the members.
+    Of a union, only the errors of members that accept the value's type are returned; if no member does, one error that names the types of
+    all members.
     """
     kept: list[tuple[Path, ErrorDetails]] = []
     unions: dict[Path, dict[str, list[tuple[Path, ErrorDetails]]]] = defaultdict(lambda: defaultdict(list))

@@ -58,7 +58,9 @@ class ObjectiveSection(Data):
 
     @property
     def trained_for(self) -> "ObjectiveSection":
-        """The objective by which the trained model is evaluated: this one or, in distillation, that of the student."""
+        """The objective by which the trained model is evaluated: this one or, if its section has a field `of` (as in distillation),
+        the objective there.
+        """
         return self
 
     @property
@@ -110,9 +112,10 @@ class ObjectiveSection(Data):
         return ()
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterable[Contradiction]:
-        """Return why a model and its tokenizer do not fit the objective. Stacks and the kind of head are checked in reading/checks.py.
+        """Return the reasons why a model and its tokenizer do not fit the objective. Stacks and the kind of head are checked in
+        reading/checks.py.
 
-        `model` is described by a recipe, or finished; `values` are its config values, as far as they are stated.
+        `model` is described by a recipe, or finished; `values` are its config values, of a described model those that are stated.
         """
         return ()
 
@@ -132,7 +135,7 @@ class ObjectiveSection(Data):
 
 
 Section = TypeVar("Section", bound=ObjectiveSection)
-SECTIONS: dict[str, type[ObjectiveSection]] = {}  # by kind, in the order in which messages list them
+SECTIONS: dict[str, type[ObjectiveSection]] = {}  # the registered sections by kind, in the order in which messages list the kinds
 
 
 def declared(section: type[Section]) -> type[Section]:

@@ -185,9 +185,9 @@ class ChatSection(ObjectiveSection):
     """Answer in a conversation: the loss is only on the assistant's text, and on the token that ends each of the assistant's turns.
 
     A row is a conversation (messages with role and content, or with from and value; with tools, also tool_calls and messages of the role
-    tool), or an exchange (instruction, input, output). The formats are in tfkit/tokenizer/chat_formats.py; the checkpoint gets the used one
-    as its chat template. If a finished tokenizer lacks special tokens of the format, they are added after its entries, and the model gets
-    embeddings for them.
+    tool), or an exchange (instruction, input, output). The formats are in tfkit/tokenizer/chat_formats.py; the checkpoint gets the
+    format of the training as its chat template. If a finished tokenizer lacks special tokens of the format, they are added after its
+    entries, and the model gets embeddings for them.
     """
 
     kind: Literal["chat"]

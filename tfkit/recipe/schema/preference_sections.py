@@ -102,9 +102,9 @@ class DPOSection(ObjectiveSection):
 
 @declared
 class AIFeedbackSection(ObjectiveSection):
-    """Learn from preferences that a model gives: a policy samples several responses to each prompt, and the scores of a judge decide which
-    of them are better. InstructGPT's reward model learned from people's rankings of the policy's own responses; here a classifier ranks
-    them (Gao et al. 2022, arXiv 2210.10760; RLAIF, arXiv 2309.00267).
+    """Learn from preferences that a judge model gives: a policy samples several responses to each prompt, and the scores of a judge decide
+    which of them are better. InstructGPT's reward model learned from people's rankings of the policy's own responses; here a classifier
+    ranks them (Gao et al. 2022, arXiv 2210.10760; RLAIF, arXiv 2309.00267).
 
     A row is a prompt. The responses are sampled and judged once, before the first step, and are kept in tfkit's cache.
     """

@@ -38,8 +38,8 @@ class Role(NamedTuple):
     completions (a list of turns); votes (for one of two completions); tools (of a conversation).
 
     `columns` are the recognised column names; the first that a row has is used, unless a recipe names another. The `shape` groups roles:
-    a row needs the roles without a shape, and those of one shape, which is the first that the row matches or the one whose columns a recipe
-    names. `by_number`: a class that a data set stores as a number is read as the number, not as its name.
+    a row needs the roles without a shape, and those of one shape: of the shape whose columns a recipe names, or of the first that the row
+    matches. `by_number`: a class that a data set stores as a number is read as the number, not as its name.
     """
 
     name: str

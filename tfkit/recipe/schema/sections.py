@@ -34,7 +34,7 @@ START_FIELDS = ("from", "sha256")  # fields of the model section that are not fi
 
 
 class ModelSection(Data):
-    """A preset with changes, or a full description: any field of a model's config is allowed here."""
+    """A preset or a checkpoint with changes, or a full description: any field of a model's config is allowed here."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -203,7 +203,9 @@ class Recipe(Data):
     carbon: CarbonSection = CarbonSection()
 
     def with_fields(self, fields: Mapping[str, Any]) -> "Recipe":
-        """Return the recipe with these values of fields, by dotted name; a length in steps, epochs or tokens replaces any other length."""
+        """Return the recipe with other values of `fields`, by dotted name; a length in steps, epochs or tokens replaces any other
+        length.
+        """
         sections: dict[str, Any] = {}
         for field, value in fields.items():
             section, name = field.split(".")
