@@ -99,7 +99,7 @@ class SweepResult(_Result):
     status: str
     metric: str | None  #: the metric by which trials are compared; None: no trial has a score yet
     planned_trials: int
-    trials: list[dict[str, Any]]  #: for pandas.DataFrame: trial, run, values, status, score, steps, seconds, energy_kwh, emissions_g
+    trials: list[dict[str, Any]]  #: each with trial, run, values, status, score, steps, seconds, energy_kwh, emissions_g
     best: dict[str, Any] | None  #: the finished trial with the best score, and its checkpoint
     seconds: float | None
     train_seconds: float | None

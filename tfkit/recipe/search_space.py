@@ -65,7 +65,7 @@ class SearchSpace:
     def of(cls, fixed: Overrides, varied: Mapping[str, str | Sequence[Any]]) -> "SearchSpace":
         """Create a space. `varied`: for each varied field several values, or a range as text: 1e-5..1e-2.
 
-        Raises UsageError for a single value.
+        Raises UsageError for a single, repeated or malformed value, or if nothing varies.
         """
         if not isinstance(varied, Mapping):
             raise UsageError(

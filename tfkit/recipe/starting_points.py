@@ -24,8 +24,9 @@ LORA = {
 # A batch below _MIN_BATCH has a noisy gradient, and is slow. A class is hardly learned from fewer than 30 examples
 # (an example counts once in each epoch).
 _STEPS_PER_EPOCH, _MIN_BATCH, _EXAMPLES_PER_CLASS = 25, 8, 30
-_STEP_FLOPS, _MIN_TOKENS, _MAX_TOKENS = 2e12, 1024, 8192  # FLOPs of a step that takes a CPU about ten seconds; bounds of its tokens
-ENOUGH_ROWS, ENOUGH_CHARACTERS = 100_000, 20_000_000  # counting ends here, because a larger count would change no decision
+# FLOPs of a step that takes a CPU about ten seconds, and the least and largest number of tokens of a step.
+_STEP_FLOPS, _MIN_TOKENS, _MAX_TOKENS = 2e12, 1024, 8192
+ENOUGH_ROWS, ENOUGH_CHARACTERS = 100_000, 20_000_000  # where counting ends: a larger count would change no decision
 RARE = 0.1  # if all classes but the most frequent have a smaller fraction of the labels, a model at first predicts only the most frequent
 MANY_ROWS = 4000  # assumed for a streamed data set, because counting its rows would download it
 
@@ -92,7 +93,9 @@ class StartingPoint:
         return size
 
     def epochs_for(self, rows: int, batch_size: int, classes: int = 0) -> int:
-        """Return the number of epochs: `epochs`, or as many as `steps` steps and 30 examples of each class need, up to `most_epochs`."""
+        """Return the larger of `epochs` and the number of epochs, up to `most_epochs`, that `steps` steps and 30 examples of each class
+        need.
+        """
         examples = max(self.steps * batch_size, _EXAMPLES_PER_CLASS * classes)
         return max(self.epochs, min(self.most_epochs, math.ceil(examples / max(1, rows))))
 
@@ -106,7 +109,7 @@ BERT = StartingPoint(
         (200_000_000, 5e-5, "the largest of BERT's paper, for 110 million; extrapolated to other encoders"),
         (_UNLIMITED, 2e-5, "the smallest of BERT's paper, for 340 million; extrapolated to other encoders"),
     ),
-    {"kind": "linear", "warmup_ratio": 0.1},  # run_classifier.py's warmup_proportion
+    {"kind": "linear", "warmup_ratio": 0.1},  # warmup_proportion of BERT's run_classifier.py
     3,
     32,
     steps=150,

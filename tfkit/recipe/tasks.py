@@ -20,7 +20,7 @@ UNEQUAL = 0.6  # if the most frequent class has more than this fraction of the r
 
 @dataclass
 class RowCounts:
-    """Counts of the rows of the data, which end where a larger count would change no decision."""
+    """Counts of rows, characters, labels and tags of the data. Counting ends where a larger count would change no decision."""
 
     rows: int = 0
     characters: int = 0
@@ -31,7 +31,7 @@ class RowCounts:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """Observations of the first rows of the data."""
+    """Facts about the first rows of the data, from which the task is decided."""
 
     name: str  # the source, as the user wrote it
     held: Held  # the values in the first rows, by column or by a path into a column
@@ -156,12 +156,12 @@ def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
     sets = seen.label_sets
     label, flags = seen.reads.get("classification", {}).get("label"), seen.named.get("multi_label", {}).get("labels", ())
     of_classes = "multi_label" if sets and ("multi_label" not in seen.named or label in flags) else "classification"
-    by_folder = model.stacks == "decoder" and label == "folder"  # for a language model, folders may just sort texts
+    by_folder = model.stacks == "decoder" and label == "folder"  # a language model may be meant to learn the texts, not their folders
     fitting = certain[:1] or [kind for kind in ("chat", "text_to_text", of_classes) if kind in seen.reads and not by_folder]
     if not fitting and sets and model.stacks == "encoder":  # for a decoder, the user may mean to learn the text alone
         fitting = ["multi_label"]
     labels = seen.reads.get("multi_label", {}).get("labels")
-    is_text = "causal_lm" in seen.reads and labels not in ("labels", "label")  # a column with another name may just describe the text
+    is_text = "causal_lm" in seen.reads and labels not in ("labels", "label")  # a column with another name may only describe the text
     if fitting == ["multi_label"] and model.stacks == "decoder" and is_text:
         what = f"the column {labels!r} may be the labels of the text"
         raise _task_error(seen, model, what, "objective.kind=multi_label", "objective.kind=causal_lm, if it is not")
@@ -186,7 +186,9 @@ _ANNOTATIONS = frozenset(("label", "labels", "entities", "spans", "annotations",
 
 
 def _pretraining_objective(seen: DataSummary, model: ModelSummary) -> str:
-    """Return the objective for text alone: that of the model's pretraining. Raises UsageError if labels may be meant to be learned."""
+    """Return the objective for text alone: that of the model's pretraining. Raises UsageError if the user may mean another task, or if
+    the model cannot learn from text alone.
+    """
     kind = PRETRAINING[model.stacks]
     if "causal_lm" not in seen.reads:
         words, tags = (any(map(role.knows, seen.held)) for role in TaggingSection.roles)

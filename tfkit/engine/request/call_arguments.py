@@ -35,7 +35,7 @@ def recipe_text(recipe: AnyRecipe) -> RecipeText:
 
 
 def path_text(name: str, path: object) -> str | None:
-    """Return the path that is given for the argument `name` as text; None if it is None. Raises UsageError for any other type,
+    """Return `path`, the value of the argument `name`, as text; None if `path` is None. Raises UsageError for any other type,
     such as a pandas table.
     """
     if not isinstance(path, str | PathLike | None):

@@ -41,7 +41,7 @@ def stage_facts(folders: Mapping[str, Path]) -> dict[str, Any]:
 
 def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result of a recipe with stages (docs/cli.md). `results`: those of the stages that this command ran, in order; `facts`:
-    what `stage_facts` returns.
+    the fields that `stage_facts` returns.
 
     Fields that describe a single model are those of the last stage in `results`; steps, tokens, time, energy and emissions are sums over
     all stages in the folder.
@@ -73,7 +73,7 @@ def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]
 def run_facts(folder: Path) -> dict[str, Any]:
     """Return the status, the steps and the totals of a run folder, which may not exist yet."""
     run = read_run(folder)
-    totals: dict[str, Any] = known_of(folder).fields.get("totals") or {}  # empty if the run was not started or run.json cannot be read
+    totals: dict[str, Any] = known_of(folder).fields.get("totals") or {}  # empty if the run was not started, or if run.json cannot be read
     status = "new" if run.status == "foreign" else run.status
     return {"status": status, "steps": run.steps, **totals}
 
@@ -94,7 +94,7 @@ def _inherited(folders: Iterable[Path]) -> dict[str, Any]:
 
 
 def summed_totals(runs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the sums of the totals of several runs. `runs`: what `run_facts` returns for each."""
+    """Return the sums of the totals of several runs. `runs`: the fields that `run_facts` returns for each run."""
     return sum_totals([totals_in(run) for run in runs]).document(_TOTALS)
 
 
@@ -128,7 +128,7 @@ def sweep_facts(folder: Path, trials: list[Trial]) -> dict[str, Any]:
 
 
 def sweep_result(folder: Path, status: str, planned: int, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result of a sweep (docs/cli.md). `planned`: the number of planned trials; `facts`: what `sweep_facts` returns."""
+    """Return the result of a sweep (docs/cli.md). `planned`: the number of planned trials; `facts`: the fields from `sweep_facts`."""
     trials, totals = facts["trials"], facts["totals"]
     listed = [
         {"trial": name, "run": str(folder / name), "values": trial["values"], **{key: trial.get(key) for key in _OF_A_TRIAL}}

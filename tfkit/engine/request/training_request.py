@@ -34,7 +34,7 @@ class RecipeFromData(Protocol):
         """The data and the checkpoint from which the recipe is made. Raises UsageError if the command does not name them."""
 
     def decide(self, listener: Listener, /) -> ResolvedRecipe:
-        """Read the data and the checkpoint, and make the recipe."""
+        """Read the data and the checkpoint, and make or complete the recipe."""
 
 
 TrainingKind = Literal["pre-training", "fine-tuning"]

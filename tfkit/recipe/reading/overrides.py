@@ -85,7 +85,9 @@ def followed_by(overrides: Overrides, later: Overrides) -> dict[str, Any]:
 
 
 def apply_overrides(root: Mapping, overrides: Overrides) -> list[Problem]:
-    """Apply each override to the tree in turn; return a problem for each that cannot be applied. The schema rejects unknown fields."""
+    """Apply each override to the tree in turn; return a problem for each that cannot be applied. Unknown fields are
+    applied, too: the validation rejects them later.
+    """
     problems: list[Problem] = []
     if "optimizer.lr" in overrides:  # this rate is to be used, so the recipe's trial rates are dropped, unless the overrides set others
         _drop(root, {"trial_rates"})
@@ -98,7 +100,9 @@ def apply_overrides(root: Mapping, overrides: Overrides) -> list[Problem]:
 
 
 def given_sections(overrides: Overrides) -> dict[str, dict[str, Any]]:
-    """Return the sections of the incomplete recipe that consists of the overrides alone. Raises RecipeError if one cannot be applied."""
+    """Return the sections of the incomplete recipe that consists of the overrides alone. Raises RecipeError if an override cannot be
+    applied.
+    """
     tree = Mapping(OVERRIDES)
     if problems := apply_overrides(tree, overrides):
         raise RecipeError(problems)
@@ -169,8 +173,8 @@ def _error(path: Path, message: str) -> RecipeError:
     return RecipeError([Problem(OVERRIDES, path, message)])
 
 
-# tfkit 0.1 wrote the recipe of each run with all fields of that version. When such a recipe is read, data.split_by is added,
-# a later field, with the value by which 0.1 split rows.
+# tfkit 0.1 wrote the recipe of each run with all fields of that version. When such a recipe is read, the later field
+# data.split_by is added, with the value by which 0.1 split rows.
 
 
 _DATA_0_1 = {"train", "validation", "on_bad_row", "max_lost", "length_groups"}  # all fields of the section in version 0.1

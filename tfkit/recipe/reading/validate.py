@@ -80,7 +80,9 @@ def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tupl
 
 
 def _locate(detail: ErrorDetails, data: Any) -> tuple[Path, Path | None, str]:
-    """Return the path of an error in the data, the path of the innermost union that contains it (None: none), and the union's member."""
+    """Return the path of an error in the data, the path of the innermost union that contains it (None: none), and the name of the
+    union's member to which it belongs.
+    """
     path: Path = ()
     union, branch = None, ""
     for step in detail["loc"]:
