@@ -84,13 +84,15 @@ def pretrain(
 
     `data`: a file, folder or glob to train on, of which a part is held out; the fields of the recipe that depend on the amount of text
     are computed from it unless the overrides set them. Without a recipe, a small decoder is trained. `tokens`, `minutes`: the length of the
-    training. A recipe with stages runs its stages in order, or only those in `stages`; its overrides begin with a stage's name.
+    training. A recipe with stages runs its stages in order, or only those in `stages`; the names of overrides begin with a
+    stage's name.
     `should_stop` is called between micro-batches; if it returns True, the unfinished step is dropped, and the result has the status
     "stopped". KeyboardInterrupt is raised once the last complete step is saved. Raises the classes of tfkit.errors.
 
     `ranks`: the number of processes on this machine that train together: this one, and others that are started for the call and end with
-    it. `allow_code`: run the code that the recipe of a resumed run names, even if it was not allowed before. For a new run, the recipe's
-    own allow_code: true is enough.
+    it. `resume`: continue a run that is in the folder already; `exact`: do so only from its newest checkpoint, not from an older one if the
+    newest is damaged. `force`: start even if the planned checkpoints do not fit on the disk. `allow_code`: run the code that the recipe of
+    a resumed run names, even if it was not allowed before. For a new run, the recipe's own allow_code: true is enough.
     """
     if recipe is None and data is None:
         raise UsageError("pretrain: what is trained? Give a recipe, or data=F, a text")
@@ -180,10 +182,10 @@ def sweep(
 ) -> SweepResult:
     """Train a recipe once for each combination of the values in `space`, and compare the trials by their scores on held-out rows.
 
-    If `recipe` is None, it is inferred once from `start` and `data`, as by `finetune`, with the first value of each field in `space`.
-    `space`: {"optimizer.lr": [1e-3, 3e-3]}. `trials`: the number of trials, whose values Optuna chooses; `space` may then have ranges, such
-    as {"optimizer.lr": "1e-5..1e-2"}; None: all combinations. Each trial is a run in its own folder inside `run` (default:
-    runs/<recipe>-sweep). For the other arguments see `pretrain` and `finetune`.
+    If `recipe` is None, it is inferred once from `start` and `data`, as by `finetune`, with the first value (of a range, the lower end) of
+    each field in `space`. `space`: {"optimizer.lr": [1e-3, 3e-3]}. `trials`: the number of trials, whose values Optuna chooses; `space` may
+    then have ranges, such as {"optimizer.lr": "1e-5..1e-2"}; None: all combinations. Each trial is a run in its own folder inside `run`
+    (default: runs/<recipe>-sweep). For the other arguments see `pretrain` and `finetune`.
     """
     from tfkit.engine.chains import sweeping
 
@@ -214,9 +216,9 @@ def plan(
     """Estimate a run without starting it: text is tokenized, as for the run itself, and no weights are allocated.
 
     For a recipe with stages, the estimate is the sum over all stages, or over those in `stages`, and `.stages` has the estimate of each; a
-    stage that starts from an earlier one is planned with the model that the earlier one's recipe describes. `probe`: the number of real
-    steps to measure; their weights are discarded. `ranks` and `gpu` (h100, a100, l4, mi300x): plan for other machines, from data sheets.
-    `start`, `data` and `columns` are those of `finetune`.
+    stage that starts from an earlier stage's model is planned with the model that the earlier stage's recipe describes. `probe`: the number
+    of real steps to measure; their weights are discarded. `ranks` and `gpu` (h100, a100, l4, mi300x): plan for this number of processes, or
+    for this GPU by its data sheet. `start`, `data` and `columns` are those of `finetune`.
     """
     from tfkit.engine.inference.session import open_session
     from tfkit.engine.planning.plan_request import PlanOptions, check_plan_request
@@ -253,8 +255,8 @@ def evaluate(
     """Score the checkpoint `start` on `data`; by default on data.validation of the recipe or, without a recipe, of the checkpoint's own
     run.
 
-    `columns`: the column of `data` for each role, {"text": "question"}; other roles use the columns of the training, or recognised ones.
-    `predictions`: return what the model gives for each row, too. `allow_code`: run the code that the recipe names, even if it was not
+    `columns`: the column of `data` for each role, {"text": "question"}; the columns of other roles are those of the training, or
+    recognised. `predictions`: return the prediction for each row, too. `allow_code`: run the code that the recipe names, even if it was not
     allowed before. Raises Stopped if `should_stop` returns True; the scores of the rows so far are then discarded.
     """
     from tfkit.engine.inference.evaluator import Evaluator
@@ -340,7 +342,8 @@ def load(
 
     An adapter of tfkit or peft is loaded as its base model with the updates added. `precision`: float32, bf16, int8 (such a model can
     answer, but can be neither trained nor saved), or auto; it is ignored if `dtype` is given. `verify`: compare the files with the
-    manifests of their folders, if there are any. `options`: those of tfkit.hub.load. Raises ModelError.
+    manifests (lists of hashes) of their folders, if there are any. `options`: further arguments of tfkit.hub.load. Raises
+    ModelError if there is no valid model.
 
     Example::
 
@@ -378,7 +381,8 @@ def average(
 ) -> "Averaged":
     """Write the mean of the weights of a run's newest checkpoints, `last` in number, to the model folder `out`, which must not exist yet.
 
-    Returns the names of the averaged checkpoints and the step of the newest. Raises UsageError, ModelError and MachineError.
+    Returns the names of the averaged checkpoints and the step of the newest. Raises UsageError for an invalid `out` or `last`, ModelError
+    for checkpoints that are missing, damaged or of different runs, and MachineError if `out` cannot be written.
     """
     from tfkit.engine.tools.averaging import average_checkpoints, choose_checkpoints
 
@@ -463,7 +467,9 @@ def _sweep(train: Train, options: "RunOptions", ranks: int, should_stop: ShouldS
 def _session_of(
     command: str, opened: "OpenedCheckpoint", run: str | Path | None, device: str | None, threads: int | None, listener: Listener | None
 ) -> OpenSession:
-    """Return a function that opens the call's session, given a stop request. Raises UsageError if the run folder is among the inputs."""
+    """Return a function that opens the session of the call, which measures its energy. Raises UsageError if the folder `run` is among the
+    inputs.
+    """
     from tfkit.engine.inference.session import open_session
 
     require_count("threads", threads)
@@ -475,7 +481,9 @@ def _session_of(
 
 
 def _predictions(predictor: "RowAnswers", rows: Any, open_session: OpenSession, should_stop: ShouldStop) -> Iterator[dict[str, Any]]:
-    """Yield the answered rows. The model is loaded before the first row; between windows of rows, the process has the caller's state."""
+    """Yield the answered rows. The model is loaded before the first row; between windows of rows, the process has the caller's
+    state, such as seeds and threads.
+    """
     import torch
 
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Two interfaces that a caller of the engine implements: a Listener receives the engine's reports, a StopRequest asks it to stop."""
+"""Two interfaces that a caller of the engine implements: a Listener receives its reports, a StopRequest tells it to stop."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,9 @@ class ProgressBar(Protocol):
 
 
 class Live(Protocol):
-    """The display of a training's steps. `terminal`: an update replaces the line, so that every step can be shown; else it adds one."""
+    """The display of a training's steps. `terminal`: an update replaces the line, so that every step can be shown; else each
+    update adds a line.
+    """
 
     terminal: bool
 
@@ -26,7 +28,7 @@ class Live(Protocol):
 
 
 class Listener(Protocol):
-    """A receiver of reports. `tfkit.console` writes them to stderr; `Silent` shows none."""
+    """A receiver of reports. The listener of `tfkit.console` writes reports to stderr; `Silent` shows none."""
 
     def say(self, text: str) -> None:
         """Report information that needs no action."""
@@ -75,7 +77,7 @@ class StopRequest(Protocol):
     """A request that a computation should stop. `run.signals.StopSignals` implements it for signals such as SIGINT."""
 
     def should_stop(self) -> bool:
-        """Whether the computation should stop as soon as nothing is lost."""
+        """Whether the computation should stop as soon as it can do so without a loss of work."""
 
     def at_once(self, message: str = ...) -> AbstractContextManager[None]:
         """Return a context in which a request raises Stopped immediately, because the work in its block has nothing to save."""
@@ -92,7 +94,7 @@ class _Watched:
     listener: "StoppingListener"
 
     def advance(self, count: int = 1) -> None:
-        """Add `count` to the progress. Raises Stopped."""
+        """Add `count` to the progress. Raises Stopped if the work should stop."""
         self.inner.advance(count)
         self.listener.check()
 

@@ -47,7 +47,7 @@ class TrainingResult(_Result, Measurement):
     tokens: int
     loss: float | None  #: nats per target: the mean over the steps of the last line in the log
     evaluation: dict[str, float | None]
-    before: dict[str, float | None] | None  #: the same metrics before the first step of a fine-tuning
+    before: dict[str, float | None] | None  #: the metrics of `evaluation` before the first step of a fine-tuning; else None
     improvement: float | None  #: how much the best checkpoint is better than `before`, in the metric that chose it; positive is better
     baselines: dict[str, dict[str, float]]  #: scores that simple methods reach on the validation rows, by the method's name
     beats_baseline: int | None  #: 1: the best checkpoint is better than each baseline; 0: it is not; None: there is no baseline
@@ -61,7 +61,7 @@ class TrainingResult(_Result, Measurement):
     seconds: float
     train_seconds: float
     tokens_per_second: float | None
-    inherited_g: float | None  #: emissions of all ancestors of the model; None: they are not known for any ancestor
+    inherited_g: float | None  #: grams of CO2e of the model's ancestors, the runs it was trained from; None: not known for any
     inherited_kwh: float | None
     inherited_is_lower_bound: bool | None
     gates: list[dict[str, Any]]  #: the verdicts of --fail-if
@@ -75,7 +75,7 @@ class TrainingResult(_Result, Measurement):
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl, one for each line: steps, evaluations, samples. They are in the form that pandas.DataFrame takes.
+        """The records of metrics.jsonl, one for each line: steps, evaluations, samples. pandas.DataFrame accepts this list.
 
         For a recipe with stages, these are the records of the last stage that was run. Raises DataError if the run folder was moved or
         deleted.
@@ -99,7 +99,7 @@ class SweepResult(_Result):
     status: str
     metric: str | None  #: the metric by which trials are compared; None: no trial has a score yet
     planned_trials: int
-    trials: list[dict[str, Any]]  #: for pandas.DataFrame: trial, run, values, status, score, steps, seconds, energy_kwh, emissions_g
+    trials: list[dict[str, Any]]  #: each with trial, run, values, status, score, steps, seconds, energy_kwh, emissions_g
     best: dict[str, Any] | None  #: the finished trial with the best score, and its checkpoint
     seconds: float | None
     train_seconds: float | None
@@ -125,7 +125,7 @@ class EvaluationResult(_Result, Footprint):
     bootstrap: int | None  #: the number of bootstrap samples
     examples: int
     tokens: int
-    trained_on: int | None  #: the number of scored texts on which the run was trained; None: it is not known
+    trained_on: int | None  #: how many of the scored texts were training data of the run; None: it is not known
     checkpoint: str
     data: list[dict[str, str]]
     batch_size: int

@@ -42,7 +42,7 @@ class DataSet:
     source: str  # the URL of its page
     licence: str
     files: tuple[DataFile, ...]
-    archive: DataFile | None  # the archive that holds the files; None: each file is downloaded from its own URL, or made
+    archive: DataFile | None  # the archive that holds the files; None: each file is downloaded from its own URL, or made of others
     made_of: str | None  # the name of the data set from which the files are made; None: the files are downloaded
 
 
@@ -54,14 +54,14 @@ def bundled_folder() -> Path:
 
 
 def bundled_recipes() -> list[BundledRecipe]:
-    """Return the bundled recipes, sorted by name; the summary is the first comment line."""
+    """Return the bundled recipes, sorted by name; the summary of each is the first comment line of its file."""
     folder = bundled_folder()
     paths = sorted(folder.rglob("*.yaml"))
     return [BundledRecipe(path.relative_to(folder).with_suffix("").as_posix(), path, _summary(path)) for path in paths]
 
 
 def find_bundled(name: str) -> BundledRecipe | None:
-    """Find a recipe by its full name, or by the last part of the name if that is unique; None if there is no such recipe."""
+    """Find a bundled recipe by its full name, or by the last part of the name if that is unique; None if there is no such recipe."""
     recipes = bundled_recipes()
     name = name.removesuffix(".yaml")
     exact = [recipe for recipe in recipes if recipe.name == name]
@@ -87,13 +87,13 @@ def _data_set(name: str, entry: Mapping[str, Any]) -> DataSet:
 
 
 def fetch_command(path: str) -> str | None:
-    """Return the command that downloads a file of a bundled recipe; None if no recipe reads it."""
+    """Return the command that downloads the file `path`; None if it is in no public data set, or if no bundled recipe reads this set."""
     if path not in {file.path for data_set in data_sets().values() for file in data_set.files}:
         return None
     texts = {recipe.name: recipe.path.read_text(encoding="utf-8") for recipe in bundled_recipes()}
     data_set = Path(path).parent.name  # the command downloads all files of the data set
     names = [name for name, text in texts.items() if f"data/{data_set}/" in text]
-    # The recipe that is named after the data set comes first, then recipes without stages, because a chain may also read derived data.
+    # The recipe that is named after the data set comes first, then recipes without stages: a chain may also read data made of others.
     names.sort(key=lambda name: (data_set.replace("_", "-") not in name, "\nstages:" in texts[name]))
     return f"tfkit recipes {names[0].rpartition('/')[2]} --fetch" if names else None
 

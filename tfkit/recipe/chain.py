@@ -18,7 +18,7 @@ from tfkit.recipe.reading.stage_trees import drop_pin, stage_overrides, stage_tr
 from tfkit.recipe.reading.tree import Mapping, plain
 from tfkit.recipe.schema.sections import Recipe
 
-_MISSING_HEAD = {  # by the required kind of head: what a model without it cannot do, and which objectives train such a head
+_MISSING_HEAD = {  # by required kind of head: what a model without such a head cannot do, and which objectives train one
     "classes": "gives a text no score: name a stage of reward or classification",
     "lm": "does not continue a text: name a stage of causal_lm or chat",
 }
@@ -88,7 +88,7 @@ def read_chain(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, with_
     of_stages, unassigned = stage_overrides(overrides, [*trees])
     problems += [*malformed, *(unassigned if trees else [])]
     stages: list[Stage] = []
-    models: dict[str, dict[str, Any]] = {}  # the config values of each stage's model, as far as they are known
+    models: dict[str, dict[str, Any]] = {}  # the known config values of each stage's model, by the stage's name
     for name, stage in trees.items():
         add_later_fields(stage)
         drop_pin(stage, of_stages[name])
@@ -140,7 +140,9 @@ def read_recipes(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, wit
 
 
 def _uses(stage: Mapping, name: str, names: list[str]) -> tuple[dict[tuple[str | int, ...], str], list[Problem]]:
-    """Return the stage that each field names, by the field's path, and a problem for each field that names this stage or a later one."""
+    """Return the stage that each field of `stage` names in place of a path, by the field's path, and a problem for each field that names
+    this stage or a later one.
+    """
     uses: dict[tuple[str | int, ...], str] = {}
     problems = []
     for path, value in model_paths(plain(stage)):

@@ -19,7 +19,7 @@ _CONTAINED = 20  # a text with fewer characters may be a part of another text by
 _DELIMITERS, _MAX_LABEL = ("|", ";", ","), 40  # separators of the labels of a set, and the largest number of characters of a label
 
 Held = Mapping[str, Sequence[Any]]  # the values of each column, row by row; None where a row lacks the column
-Named = dict[str, str | list[str]]  # the column or the columns of each role
+Named = dict[str, str | list[str]]  # the column or columns of each role of an objective, such as text or label
 _TEXT, _LABELS = (next(role for role in MultiLabelSection.roles if role.name == name) for name in ("text", "labels"))
 _CONTEXT, _CHOICES, _ANSWER = MultipleChoiceSection.roles
 _ALIKE = re.compile(r"(.*?)([0-9]|[A-Ja-j])")
@@ -62,7 +62,9 @@ def read_number(text: str) -> float | None:
 
 
 def few_values(values: Sequence[object]) -> bool:
-    """Return whether a column may hold labels: its values are short, at least two of them are distinct, and they repeat often."""
+    """Return whether a column may hold labels: its values are short, at least two of them are distinct, and a value occurs at least FEW
+    times on average.
+    """
     short = all(isinstance(value, bool | int) or (isinstance(value, str) and len(value) <= _MAX_LABEL) for value in values)
     return short and 2 <= len({*map(str, values)}) <= len(values) / FEW
 
@@ -78,8 +80,8 @@ def long_texts(values: Sequence[object]) -> bool:
 def unread_texts(held: Held, read: Held, beside: Sequence[object]) -> tuple[str, ...]:
     """Return the columns of longer texts that a task would leave unread, except columns that repeat what the task reads.
 
-    `held`: the columns that are not read; `read`: the columns that are. A column repeats these if, in at least a third of its rows, its
-    text is contained in a text that is read, or contains the text `beside` of the same row.
+    `held`: the columns that are not read; `read`: the columns that are. A column repeats what is read if at least a third of its texts
+    are contained in a text of `read` in the same row, or contain the text of this row in `beside`.
     """
     return tuple(name for name, values in held.items() if long_texts(values) and not _repeats(values, beside, [*read.values()]))
 
@@ -103,9 +105,9 @@ class LabelSets:
 
 
 def find_label_sets(values: Sequence[Any]) -> LabelSets | None:
-    """Return the form of the label sets in `values`, the rows' parts `labels`; None if rows have one label each, or no labels.
+    """Return the form of the label sets in `values`, which holds the labels of each row; None if rows have one label each, or no labels.
 
-    Values are labels only if each occurs at least `FEW` times on average.
+    Lists and texts hold labels only if each label occurs at least `FEW` times on average; mappings from labels to flags always do.
     """
     if values and all(isinstance(value, Mapping) for value in values):
         return LabelSets(len({name for value in values for name in value}))
@@ -130,7 +132,9 @@ def _are_labels(lists: Sequence[Sequence[str]]) -> bool:
 
 
 def flag_columns(held: Held) -> Named:
-    """Return the columns of a text and of its labels if several columns of 0 and 1 are labels of one text; else empty."""
+    """Return the columns of 0 and 1 as the labels of the one column of text, and this column, too, unless its name shows its role; empty if
+    a column is named as labels, if there is not exactly one text, or if fewer than two columns have a 1.
+    """
     flags = [name for name, values in held.items() if values and all(str(value) in ("0", "1") for value in values)]
     if {*_LABELS.columns} & held.keys() or sum(any(str(value) == "1" for value in held[name]) for name in flags) < 2:
         return {}
@@ -141,7 +145,7 @@ def flag_columns(held: Held) -> Named:
 
 
 def languages_in(held: Held) -> list[str]:
-    """Return the columns of texts that are named after languages; data for translation have several of them."""
+    """Return the columns of texts that are named after languages; data for translation have several such columns."""
     return [name for name in held if name.removeprefix("translation.") in LANGUAGES and form_of(held[name]) == "text"]
 
 
@@ -164,7 +168,10 @@ def translation(name: str, columns: Sequence[str]) -> Named:
 
 
 def instructed(languages: Mapping[str, str | list[str]]) -> Named:
-    """Return the roles `instruction` and `output` by which a chat model learns a translation. `languages`: the result of `translation`."""
+    """Return the columns of the roles `instruction` (a template) and `output`, by which a chat model learns to translate.
+
+    `languages`: the columns `source` and `target` that `translation` returns; the result is empty if `languages` is.
+    """
     if not languages:
         return {}
     source, target = map(str, languages.values())
@@ -190,7 +197,8 @@ def choice_columns(held: Held) -> Named:
 def choices_by(held: Held, answer: str) -> Iterator[Named]:
     """Yield the columns of the context, the choices and the label for each group of numbered columns to which the column `answer` belongs.
 
-    The values of `answer` say which column of the group is right; if the group has only wrong answers, `answer` holds the right answer.
+    The values of `answer` say which column of the group is right; if the name of the group says that its answers are wrong, `answer` holds
+    the right one.
     """
     for stem, group in _numbered_alike(held):
         label, options = _label(held, stem, group, answer), [*group.values()]
@@ -211,7 +219,7 @@ def _joined(columns: Sequence[str]) -> str:
 def _numbered_alike(held: Held) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield groups of columns whose names differ only in the number or letter at the end: the common beginning, and a column for each end.
 
-    A group of two columns whose names another task recognises, such as `sentence1` and `sentence2`, is left to that task.
+    A group of two columns whose names another task recognises, such as `sentence1` and `sentence2`, is left out, and so left to that task.
     """
     groups: dict[str, dict[str, str]] = {}
     for name in held:
@@ -226,9 +234,9 @@ def _numbered_alike(held: Held) -> Iterator[tuple[str, dict[str, str]]]:
 def _label(held: Held, stem: str, group: Mapping[str, str], answer: str) -> str | None:
     """Return the column or template of the role `label` for a `group` of columns with answers, one of which `answer` says is right.
 
-    The label is the column `answer` itself if it holds numbers from 0, capital letters, the names of the group's columns, or texts of
-    answers. If it holds only the ends of these names, the label is a template that adds the common beginning `stem`. Return None for other
-    values, or if one of the answers is never right.
+    The label is the column `answer` itself if it holds the columns' positions from 0 or from A, the names of the group's columns, or texts
+    of answers. If it holds only the ends of these names, the label is a template that adds the common beginning `stem`. Return None for
+    other values, or if one of the answers is never right.
     """
     values = [str(value).strip().removesuffix(".0") for value in held[answer] if value is not None]
     named, count = {*values} - {"", "-1"}, len(group)
@@ -242,6 +250,6 @@ def _label(held: Held, stem: str, group: Mapping[str, str], answer: str) -> str 
 
 @cache
 def _known_texts() -> frozenset[str]:
-    """Return the column names that objectives recognise as texts, except contexts."""
+    """Return the names, normalized, of columns that objectives recognise as texts, except contexts."""
     others = [role for section in SECTIONS.values() for role in section.roles if role.form in ("text", "turns") and role.name != "context"]
     return frozenset(normalized(name) for role in others for name in (*role.columns, *role.later))

@@ -1,4 +1,6 @@
-"""Writing of recipes as YAML. A resolved recipe has every field with its value, so that later versions with other defaults run it alike."""
+"""Writing of recipes as YAML. A resolved recipe has every field with its value, so that later versions with other defaults run it in the
+same way.
+"""
 
 import io
 import re
@@ -29,16 +31,18 @@ _Representer.add_representer(str, _Representer.represent_str)
 
 
 def dump_recipe(recipe: Recipe, config: ModelConfig | None) -> str:
-    """Return YAML from which read_recipe reads an equal recipe. If `config` is given, the model section has all fields of the config."""
+    """Return YAML from which read_recipe reads an equal recipe. The model section has all fields of `config`, or, if it is
+    None, only what the recipe states.
+    """
     return dump_document(recipe_document(recipe, config))
 
 
 def recipe_document(recipe: Recipe, config: ModelConfig | None) -> dict[str, Any]:
-    """Return the recipe as nested dicts, as `dump_recipe` writes them."""
+    """Return the recipe as the nested dicts that `dump_recipe` writes as YAML."""
     document = recipe.model_dump(mode="json")
     document["model"] = _model(recipe, config)
     if recipe.tokenizer.path is not None:
-        document["tokenizer"] = {"path": recipe.tokenizer.path}  # a finished tokenizer reads no other field
+        document["tokenizer"] = {"path": recipe.tokenizer.path}  # the other fields apply only to a tokenizer that is trained
     return document
 
 
@@ -48,7 +52,7 @@ def dump_document(document: dict[str, Any]) -> str:
 
 
 def comment_of(lines: Iterable[str]) -> str:
-    """Return the comment at the beginning of a recipe. Unprintable characters in `lines`, such as line breaks, are escaped."""
+    """Return `lines` as the comment at the beginning of a recipe. Their unprintable characters, such as line breaks, are escaped."""
     return "".join(f"# {on_one_line(line)}\n" for line in lines)
 
 

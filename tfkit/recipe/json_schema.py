@@ -65,7 +65,9 @@ def _optional(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(value: Any) -> Any:
-    """Rename references to the model's sections, and turn oneOf into anyOf, because a section without `kind` may match several members."""
+    """Put `Model` before the names in references, and turn oneOf into anyOf, because a section without `kind` may match several members of
+    the union.
+    """
     if isinstance(value, list):
         return [_renamed(item) for item in value]
     if not isinstance(value, dict):

@@ -19,7 +19,7 @@ _DERIVED = ("hidden_dim", "num_kv_heads", "head_dim")
 
 
 def model_config(section: ModelSection, vocab_size: int, head: dict[str, Any] | None = None) -> ModelConfig:
-    """Return the config of a section. `vocab_size`: the tokenizer's, used if the section has none; `head`: replaces the section's head.
+    """Return the config of a section. `vocab_size`: the tokenizer's, for a section without one; `head`: replaces the section's head.
 
     Raises UsageError if the section is invalid, or if its vocab_size is below the tokenizer's.
     """
@@ -42,7 +42,7 @@ def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list
     preset = written.get("preset")
     changes = {name: value for name, value in written.items() if name != "preset"}
     if preset is not None and not isinstance(preset, str):
-        return []  # the recipe's schema reports it
+        return []  # the validation of the recipe as a whole reports this
     preset = None if preset is None else preset_of(preset)
     if preset is not None and preset not in PRESETS:
         return [problem_at(tree, ("model", "preset"), unknown_preset(preset)), *_unknown_fields(changes, tree)]
@@ -56,7 +56,7 @@ def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list
 
 
 def _start_problems(written: dict[str, Any], tree: Node) -> list[Problem]:
-    """Return the problems of a model section with a checkpoint: only names are checked, because the config is in the checkpoint."""
+    """Return the problems of a model section with a checkpoint. Values of config fields are not checked: they depend on its config."""
     problems = []
     for name in START_FIELDS:
         if name in written and not (isinstance(written[name], str) and written[name]):
@@ -93,7 +93,9 @@ def _values(preset: str | None, changes: dict[str, Any], vocab_size: int) -> dic
 
 
 def _follow_dim(values: dict[str, Any], base: MappingType[str, Any], changes: MappingType[str, Any]) -> None:
-    """Compute the output scale for the changed dim if that of the preset is dim^-0.5 (as in T5 1.0), unless the changes state a scale."""
+    """Set the head's output scale to changed dim^-0.5 if the preset's scale is dim^-0.5 (as in T5 1.0), unless the changes state a scale
+    or another kind of head.
+    """
     head, stated, dim = base.get("head", {}), changes.get("head", {}), values.get("dim")
     follows = head.get("scale") is not None and head["scale"] == base["dim"] ** -0.5
     if not follows or not isinstance(stated, dict) or "scale" in stated or stated.get("kind", head["kind"]) != head["kind"]:
@@ -103,7 +105,9 @@ def _follow_dim(values: dict[str, Any], base: MappingType[str, Any], changes: Ma
 
 
 def _validate(values: dict[str, Any], tree: Node) -> tuple[list[Problem], bool]:
-    """Return the problems, and whether the validation ended early, because the widths of heads could not be computed."""
+    """Return the problems of a config, and whether its validation ended early, because the width of an attention head is not a whole
+    number.
+    """
     try:
         ModelConfig.model_validate(values, strict=True)
     except ValidationError as error:

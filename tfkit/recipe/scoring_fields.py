@@ -12,12 +12,14 @@ _FIELDS = (_LENGTH, _CONTEXT, "evaluation.max_tokens", *(f"objective.{name}" for
 
 
 def scoring_fields(names: Iterable[str]) -> list[str]:
-    """Return those of the dotted names of fields, with or without a stage's name, that decide what an evaluation scores."""
+    """Return those of `names` that decide what an evaluation scores. A name is dotted, and may begin with a stage's name."""
     return [name for name in names if any(f".{name}".endswith(f".{field}") for field in _FIELDS)]
 
 
 def scoring_differences(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the fields that decide what an evaluation scores and in which the recipes differ. `recipes`: resolved, by dotted names."""
+    """Return the fields that decide what an evaluation scores and in which the recipes differ. `recipes`: the value of every field of each,
+    by dotted name. The context length counts only if a recipe sets no data.sequence_length.
+    """
     differing = [name for name in _FIELDS if len({repr(recipe.get(name)) for recipe in recipes}) > 1]
     has_lengths = all(recipe.get(_LENGTH) is not None for recipe in recipes)
     return [name for name in differing if not (name == _CONTEXT and has_lengths)]

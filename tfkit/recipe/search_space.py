@@ -65,7 +65,7 @@ class SearchSpace:
     def of(cls, fixed: Overrides, varied: Mapping[str, str | Sequence[Any]]) -> "SearchSpace":
         """Create a space. `varied`: for each varied field several values, or a range as text: 1e-5..1e-2.
 
-        Raises UsageError for a single value.
+        Raises UsageError for a single, repeated or malformed value, or if nothing varies.
         """
         if not isinstance(varied, Mapping):
             raise UsageError(
@@ -99,8 +99,8 @@ class SearchSpace:
 def read_space(words: Iterable[str], fixed: Overrides, source: Callable[[Overrides], RecipeText]) -> SearchSpace:
     """Divide arguments key=value into overrides, which follow `fixed`, and varied fields.
 
-    Several values are separated by commas, or are the items of a YAML list, unless the field accepts the whole list as its value. `source`
-    returns the recipe in which this is checked, for the overrides and the first of each field's comma-separated values.
+    Several values are separated by commas, or are the items of a YAML list, unless the field accepts the whole list as its value. Whether
+    it does is tested with the recipe that `source` returns for the overrides and the first value of each field with comma-separated values.
 
     Raises UsageError if nothing varies, or for malformed values.
     """
@@ -134,7 +134,9 @@ def read_space(words: Iterable[str], fixed: Overrides, source: Callable[[Overrid
 
 
 def _checked(space: SearchSpace) -> SearchSpace:
-    """Return the space. Raises UsageError if nothing varies, if a value is given twice, as in 1e-3,0.001, or if two fields are lengths."""
+    """Return the space. Raises UsageError if nothing varies, if a value is given twice, as in 1e-3,0.001, or if two fields
+    set the length of one training.
+    """
     if not space.axes:
         raise UsageError(
             "sweep: nothing varies; give a field several values, as in optimizer.lr=1e-3,3e-3, or, if a value contains commas, a list of "
@@ -150,7 +152,9 @@ def _checked(space: SearchSpace) -> SearchSpace:
 
 
 def _parse_axis(key: str, text: str) -> Axis | None:
-    """Return the axis that a text such as 1e-3,3e-3 or 1e-5..1e-2 describes; None for a single value. Raises UsageError."""
+    """Return the axis that a text such as 1e-3,3e-3 or 1e-5..1e-2 describes; None for a single value. Raises UsageError if it is
+    malformed.
+    """
     if (match := _RANGE.fullmatch(text)) is not None:
         low, high = float(match[1]), float(match[2])
         if not -math.inf < low < high < math.inf:

@@ -2,8 +2,8 @@
 
 Smaller models need larger learning rates: each kind of task has rates by model size, and each rate states on what it was measured, or that
 it is extrapolated. Other defaults are tfkit's own choice: a tenth of the rows is held out; a checkpoint is evaluated after each epoch, and
-the best one is kept; few rows give smaller batches and more epochs. So are the batch and the epochs of T5, whose paper trains 2^18 steps of
-128 sequences. docs/decisions.md compares the defaults with a grid search (benchmarks/decisions.py).
+the best one is kept; few rows give smaller batches and more epochs. The batch and the epochs of T5 are tfkit's choice, too, because
+its paper trains 2^18 steps of 128 sequences. docs/decisions.md compares the defaults with a grid search (benchmarks/decisions.py).
 """
 
 import math
@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 DECISIONS = 10  # the version of these rules and those of tfkit/engine/recognition/decided_recipe.py: raise it with any change
-HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = 0.1, 0.3, 20  # usual and largest fraction; fewer rows cannot choose a checkpoint reliably
+# Usual and largest held-out fraction, and the number of held-out rows below which chance chooses the best checkpoint.
+HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = 0.1, 0.3, 20
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
 _BILLION, _UNLIMITED = 10**9, 10**18
 LORA = {
@@ -20,10 +21,12 @@ LORA = {
     "targets": ["q_proj", "k_proj", "v_proj", "o_proj"],
 }  # the adapter if the memory is too small to train all weights
 
-# A batch below _MIN_BATCH has a noisy gradient, and is slow. A class is hardly learned from fewer examples, counted once per epoch.
+# A batch below _MIN_BATCH has a noisy gradient, and is slow. A class is hardly learned from fewer than 30 examples
+# (an example counts once in each epoch).
 _STEPS_PER_EPOCH, _MIN_BATCH, _EXAMPLES_PER_CLASS = 25, 8, 30
-_STEP_FLOPS, _MIN_TOKENS, _MAX_TOKENS = 2e12, 1024, 8192  # the size of a step that takes a CPU about ten seconds
-ENOUGH_ROWS, ENOUGH_CHARACTERS = 100_000, 20_000_000  # counting ends here, because a larger count would change no decision
+# FLOPs of a step that takes a CPU about ten seconds, and the least and largest number of tokens of a step.
+_STEP_FLOPS, _MIN_TOKENS, _MAX_TOKENS = 2e12, 1024, 8192
+ENOUGH_ROWS, ENOUGH_CHARACTERS = 100_000, 20_000_000  # where counting ends: a larger count would change no decision
 RARE = 0.1  # if all classes but the most frequent have a smaller fraction of the labels, a model at first predicts only the most frequent
 MANY_ROWS = 4000  # assumed for a streamed data set, because counting its rows would download it
 
@@ -36,7 +39,7 @@ def step_tokens(parameters: int) -> int:
 def held_out_for(rows: int) -> float:
     """Return the fraction of labelled rows to hold out: a tenth; for fewer than 200 rows the fraction that gives 20 rows, but at most 0.3.
 
-    If some classes are rare, `rows` counts only the rows of these classes: if only three of them were held out, chance would choose the
+    If some classes are rare, `rows` counts only the rows of these classes: with only three rare rows held out, chance would choose the
     best checkpoint.
     """
     return round(max(HELD_OUT, min(_MAX_HELD_OUT, _MIN_HELD_OUT_ROWS / max(1, rows))), 2)
@@ -51,7 +54,7 @@ def rates_beside(rate: float) -> list[float]:
 class StartingPoint:
     """Default hyperparameters of fine-tuning for a kind of task."""
 
-    source: str  # the paper or measurement that they are from
+    source: str  # the paper or measurement from which the values are
     optimizer: dict[str, Any]
     rates: tuple[tuple[int, float, str], ...]  # the largest number of parameters for each learning rate, the rate, and its source
     schedule: dict[str, Any]
@@ -69,14 +72,14 @@ class StartingPoint:
         return replace(self, rates=rates, epochs=2 * self.epochs, batch_size=self.batch_size // 2, steps=4 * self.steps)
 
     def lr(self, parameters: int, batch_size: int) -> float:
-        """Return the peak learning rate for a model with this many parameters, lowered for a smaller batch if `scaled`."""
+        """Return the peak learning rate for a model of `parameters` parameters; if `scaled`, lowered for a batch below the default one."""
         rate = next(rate for most, rate, _ in self.rates if parameters <= most)
         if not self.scaled or batch_size >= self.batch_size:
             return rate
         return float(f"{rate * math.sqrt(batch_size / self.batch_size):.2g}")
 
     def basis(self, parameters: int) -> str:
-        """Return the source of the learning rate for a model with this many parameters, which is shown to the user."""
+        """Return the source of the learning rate for a model of `parameters` parameters, as text for the user."""
         return next(basis for most, _, basis in self.rates if parameters <= most)
 
     def batch_for(self, rows: int, row_tokens: float, most_tokens: int, least: int | None = None) -> int:
@@ -90,7 +93,9 @@ class StartingPoint:
         return size
 
     def epochs_for(self, rows: int, batch_size: int, classes: int = 0) -> int:
-        """Return the number of epochs: `epochs`, or as many as `steps` steps and 30 examples of each class need, up to `most_epochs`."""
+        """Return the larger of `epochs` and the number of epochs, up to `most_epochs`, that `steps` steps and 30 examples of each class
+        need.
+        """
         examples = max(self.steps * batch_size, _EXAMPLES_PER_CLASS * classes)
         return max(self.epochs, min(self.most_epochs, math.ceil(examples / max(1, rows))))
 
@@ -104,7 +109,7 @@ BERT = StartingPoint(
         (200_000_000, 5e-5, "the largest of BERT's paper, for 110 million; extrapolated to other encoders"),
         (_UNLIMITED, 2e-5, "the smallest of BERT's paper, for 340 million; extrapolated to other encoders"),
     ),
-    {"kind": "linear", "warmup_ratio": 0.1},  # run_classifier.py's warmup_proportion
+    {"kind": "linear", "warmup_ratio": 0.1},  # warmup_proportion of BERT's run_classifier.py
     3,
     32,
     steps=150,
@@ -192,7 +197,7 @@ DPO = StartingPoint(
 
 
 def starting_point(kind: str, stacks: str, parameters: int, tuned: bool = False, adapter: bool = False) -> StartingPoint:
-    """Return the defaults for an objective and a model's stacks; `tuned`: the model has a chat template; `adapter`: LoRA."""
+    """Return the defaults for an objective and a model's stacks and size; `tuned`: the model has a chat template; `adapter`: with LoRA."""
     if kind in ("dpo", "reward"):
         return DPO
     if kind in ("chat", "causal_lm"):

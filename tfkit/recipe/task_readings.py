@@ -17,7 +17,7 @@ class _Reading(NamedTuple):
     """A way in which an objective may read columns that are not recognised by their names."""
 
     kind: str  # kind of the objective
-    roles: Mapping[str, str]  # the form that the column of each role must have
+    roles: Mapping[str, str]  # for each role, the form of its column, as `form_of` returns it
     purpose: str  # shown after the options
     joins: bool = True  # whether texts beyond the roles are joined with the first text; if not, there must be none
 
@@ -45,7 +45,7 @@ _LABELLED: Mapping[str, tuple[Mapping[str, str], str]] = {
 
 
 def remedies(held: Held, stacks: Stacks) -> list[str]:
-    """Return a line with options for each task that a model with these stacks can learn and that the columns may serve."""
+    """Return a line with options for each task that a model with the stacks `stacks` can learn and whose columns may be those in `held`."""
     kind = PRETRAINING[stacks]
     kinds = [name for name, section in SECTIONS.items() if stacks in section.stacks and name not in PRETRAINING.values()]
     on_text = readings(held, [kind]) or [f"{columns_option({'text': 'NAME'})} for {kind}, on text alone"]
@@ -59,7 +59,7 @@ def labelled(stacks: Stacks) -> str:
 
 
 def readings(held: Held, kinds: Collection[str]) -> list[str]:
-    """Return a line with options for each way in which objectives of these kinds could read the columns, and for each direction of a
+    """Return a line with options for each way in which objectives of `kinds` could read the columns, and for each direction of a
     translation. A line names the columns of texts or labels that would not be read.
     """
     forms = {name: form_of(values) for name, values in held.items()}

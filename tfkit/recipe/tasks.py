@@ -20,7 +20,7 @@ UNEQUAL = 0.6  # if the most frequent class has more than this fraction of the r
 
 @dataclass
 class RowCounts:
-    """Counts of the rows of the data, which end where a larger count would change no decision."""
+    """Counts of rows, characters, labels and tags of the data. Counting ends where a larger count would change no decision."""
 
     rows: int = 0
     characters: int = 0
@@ -31,18 +31,19 @@ class RowCounts:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """Observations of the first rows of the data."""
+    """Facts about the first rows of the data, from which the task is decided."""
 
     name: str  # the source, as the user wrote it
-    held: Held  # the values in these rows, by column or by a path into a column
-    rows: int  # number of these rows
+    held: Held  # the values in the first rows, by column or by a path into a column
+    rows: int  # number of rows in `held`
     counts: RowCounts
     reads: Mapping[str, Mapping[str, str]]  # for each objective that can read the rows: the column of each role
     conversations: bool = False  # rows of chat are messages, not an instruction and its answer
     like_texts: tuple[str, ...] = ()  # columns that may each be the text of a classification, if none is the second text of a pair
     unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # for each objective in `reads`: the texts that it leaves unread
-    label_sets: LabelSets | None = None  # the form of several labels of a row
-    named: Mapping[str, Mapping[str, str | list[str]]] = field(default_factory=dict)  # the `columns` that objectives in `reads` need
+    label_sets: LabelSets | None = None  # the form of the labels if rows have several; None: they have not
+    # For objectives in `reads`: the columns that a recipe must name.
+    named: Mapping[str, Mapping[str, str | list[str]]] = field(default_factory=dict)
     unanswerable: bool = False  # some questions have no answer in their context
     flag: str = ""  # the column that says whether the completion of a row is good or bad; empty: there is none
 
@@ -112,7 +113,7 @@ def decide(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> 
     if kind == "text_to_text":
         return Task({"kind": kind}, None, _translated(seen) or "a text, and the text that answers it")
     if kind == "dpo":
-        of = "reward" if model.head == "classes" else kind  # DPO would discard the head of a model that scores texts
+        of = "reward" if model.head == "classes" else kind  # a model with a head of classes scores texts, and DPO would discard this head
         return Task({"kind": of}, "accuracy", "a prompt, and two completions of which one is better")
     if kind == "chat":
         form = {} if model.has_chat_tokens else {"format": "chatml"}
@@ -155,12 +156,12 @@ def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
     sets = seen.label_sets
     label, flags = seen.reads.get("classification", {}).get("label"), seen.named.get("multi_label", {}).get("labels", ())
     of_classes = "multi_label" if sets and ("multi_label" not in seen.named or label in flags) else "classification"
-    by_folder = model.stacks == "decoder" and label == "folder"  # for a language model, folders may just sort texts
+    by_folder = model.stacks == "decoder" and label == "folder"  # a language model may be meant to learn the texts, not their folders
     fitting = certain[:1] or [kind for kind in ("chat", "text_to_text", of_classes) if kind in seen.reads and not by_folder]
-    if not fitting and sets and model.stacks == "encoder":  # a decoder may be meant to learn the text alone, without columns of 0 and 1
+    if not fitting and sets and model.stacks == "encoder":  # for a decoder, the user may mean to learn the text alone
         fitting = ["multi_label"]
     labels = seen.reads.get("multi_label", {}).get("labels")
-    is_text = "causal_lm" in seen.reads and labels not in ("labels", "label")  # a column with another name may just describe the text
+    is_text = "causal_lm" in seen.reads and labels not in ("labels", "label")  # a column with another name may only describe the text
     if fitting == ["multi_label"] and model.stacks == "decoder" and is_text:
         what = f"the column {labels!r} may be the labels of the text"
         raise _task_error(seen, model, what, "objective.kind=multi_label", "objective.kind=causal_lm, if it is not")
@@ -185,7 +186,9 @@ _ANNOTATIONS = frozenset(("label", "labels", "entities", "spans", "annotations",
 
 
 def _pretraining_objective(seen: DataSummary, model: ModelSummary) -> str:
-    """Return the objective for text alone: that of the model's pretraining. Raises UsageError if labels may be meant to be learned."""
+    """Return the objective for text alone: that of the model's pretraining. Raises UsageError if the user may mean another task, or if
+    the model cannot learn from text alone.
+    """
     kind = PRETRAINING[model.stacks]
     if "causal_lm" not in seen.reads:
         words, tags = (any(map(role.knows, seen.held)) for role in TaggingSection.roles)
@@ -244,12 +247,12 @@ def rare_share(counts: Mapping[str, int]) -> float:
 
 
 def is_unequal(counts: Mapping[str, int]) -> bool:
-    """Return whether one class has so many of the rows that always predicting this class gives a high accuracy."""
+    """Return whether one of several classes has so many rows (above UNEQUAL) that always predicting it gives a high accuracy."""
     return 0 < rare_share(counts) < 1 - UNEQUAL
 
 
 def _multi_label(seen: DataSummary) -> Task:
-    """Return the task of multi-label classification, with the delimiter of the labels, if they have one."""
+    """Return the task of multi-label classification, with the delimiter of the labels, if there is one."""
     if (sets := seen.label_sets) is None:
         return Task({"kind": "multi_label"}, "f1_micro", "a text, and any number of labels")
     section = {"kind": "multi_label"} | ({"delimiter": sets.delimiter} if sets.delimiter else {})

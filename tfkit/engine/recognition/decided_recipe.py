@@ -1,4 +1,4 @@
-"""The recipe of a fine-tuning for which the user gives none: it is made from the data and the checkpoint, and run like any other."""
+"""The recipe of a fine-tuning without a user's recipe: it is made from the data and the checkpoint, and run like any other."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,14 +45,14 @@ _TEXT = next(role for role in ClassificationSection.roles if role.name == "text"
 _DECIDED = "the inferred recipe"  # in messages, in place of the path of a recipe file
 _SAMPLE = 200  # number of rows whose tokens are counted
 _ANSWERS = ("label", "labels", "tags")  # roles whose values are not part of the model's input
-# The objectives for which rows are tested: those on labelled rows, and causal_lm for rows with a text.
+# The objectives that are tested for whether they can read the rows: those on labelled rows, and causal_lm for rows with a text.
 _KINDS = ("classification", "multi_label", "tagging", "question_answering", "multiple_choice", "text_to_text", "chat", "dpo", "causal_lm")
 
 
 def decide_recipe(source: SourceSection, start: str, overrides: Overrides, given: dict[str, Any]) -> ResolvedRecipe:
-    """Return the recipe for this data and model. `given`: the overrides as an incomplete recipe.
+    """Return the recipe for the data `source` and the checkpoint `start`. `given`: the overrides as an incomplete recipe.
 
-    Raises UsageError if no task fits, DataError and ModelError.
+    Raises UsageError if no task fits, and DataError or ModelError if the data or the checkpoint cannot be read.
     """
     _check_given(given)
     seen = _inspect_data(source, given["data"].get("on_bad_row", "error"))
@@ -69,7 +69,7 @@ def decide_recipe(source: SourceSection, start: str, overrides: Overrides, given
 def _check_given(given: dict[str, Any]) -> None:
     """Raise RecipeError for an invalid value in the sections that are read before the recipe is made.
 
-    Each value is checked on its own. Whether values fit each other, and the objective, is checked when the decided fields are known.
+    Each value is checked alone. `_fitting_recipe` checks whether values fit each other and the objective.
     """
     training, kind = {"steps": 1} | given.get("training", {}), given.get("objective", {}).get("kind", "causal_lm")
     document = {"model": {"from": ""}, "data": given["data"], "objective": {"kind": kind}, "training": training}
@@ -82,7 +82,7 @@ def _check_given(given: dict[str, Any]) -> None:
 
 
 def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
-    """Inspect the first rows of the source. Raises DataError."""
+    """Inspect the first rows of the source. Raises DataError if they cannot be read or lack a column that the user names."""
     records = first_records(section, on_bad_row)
     held = _values(_column_names(records), records)
     named = section.columns | ({} if section.text is None else {"text": section.text})
@@ -96,7 +96,7 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     rows["tagging"] = [row for row in rows["tagging"] if len(row.values["tokens"]) == len(row.values["tags"])]
     if all(len(row.values["tokens"]) == 1 for row in rows["tagging"]):  # rows are single words, not sentences
         rows["tagging"] = []
-    answered = any(row.values["answers"] for row in rows["question_answering"])  # if no row is, the texts may be choices
+    answered = any(row.values["answers"] for row in rows["question_answering"])  # if no row has an answer, the texts may be choices
     rows["question_answering"] = [row for row in rows["question_answering"] if answered and _are_in_context(row)]
     fitting = {kind: readable for kind, readable in rows.items() if 2 * len(readable) > len(records)}
     readers = {kind: Columns(SECTIONS[kind].roles, given[kind]) for kind in fitting}
@@ -105,7 +105,7 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     if not {"chosen", "winner"} & reads.get("dpo", {}).keys():  # a text and a label do not show that the text is a completion
         unpaired = reads.pop("dpo", {})
     preferred = {kind for kind in reads if _has_preferred_names(kind, reads[kind], given[kind])}
-    if any(not SECTIONS[kind].reads_text for kind in preferred):  # names in `later` count only if no labelled task has its main names
+    if any(not SECTIONS[kind].reads_text for kind in preferred):  # names in Role.later count only if no labelled task has its main names
         reads = {kind: reads[kind] for kind in reads if kind in preferred}
     of_classes = reads.get("classification", {})
     unclear = "text" not in named and "pair" not in of_classes
@@ -166,12 +166,12 @@ def _unread_texts(kind: str, reads: Mapping[str, str], records: Sequence[Record]
 
 
 def _parts(names: Iterable[str]) -> set[str]:
-    """Return the columns that these names read. A name may be a column, a path into one, a list of columns or a template with columns."""
+    """Return the columns that are read by `names`, each a column, a path into a column, a list of columns or a template with columns."""
     return {part for name in names for one in (name, *columns_of(name), *name.split(", ")) for part in (one, one.partition(".")[0])}
 
 
 def _are_in_context(row: Row) -> bool:
-    """Whether each answer has a position or occurs in the context. Any other answer may be a choice, or a text of its own."""
+    """Whether each answer has a position or occurs in the context; otherwise the answers may be choices, or texts to generate."""
     return all(answer["answer_start"] is not None or answer["text"] in row.values["context"] for answer in row.values["answers"])
 
 
@@ -187,7 +187,7 @@ def _is_of_texts(value: Any) -> bool:
 
 
 def _values(names: Iterable[str], records: Sequence[Record]) -> dict[str, list[Any]]:
-    """Return the values in the records of each of these columns, or paths into columns; None where a record lacks it."""
+    """Return the values of each column, or path into a column, in `names`; None where a record lacks the value."""
     found = {name: [value_of(name, record.values) for record in records] for name in names}
     return {name: [None if value is MISSING else value for value in values] for name, values in found.items()}
 
@@ -199,7 +199,7 @@ def _has_preferred_names(kind: str, reads: dict[str, str], named: dict[str, str 
 
 
 def _count(section: SourceSection, on_bad_row: Any, first: Sequence[Record], readers: dict[str, Columns]) -> RowCounts:
-    """Count the rows of the source, their characters, and their labels and tags. Raises DataError."""
+    """Count the rows of the source, their characters, and their labels and tags. Raises DataError if a row cannot be read."""
     counts = RowCounts()
     is_whole = len(first) < FIRST_ROWS
     for record in first if is_whole or section.streamed else all_records(section, on_bad_row, ENOUGH_ROWS):
@@ -211,7 +211,7 @@ def _count(section: SourceSection, on_bad_row: Any, first: Sequence[Record], rea
         if counts.characters >= ENOUGH_CHARACTERS:
             break
     counts.are_all = counts.characters < ENOUGH_CHARACTERS and counts.rows < ENOUGH_ROWS
-    if section.streamed and not is_whole:  # counting more rows would download them
+    if section.streamed and not is_whole:  # the other rows are not counted, because they would be downloaded
         counts.rows, counts.characters, counts.are_all = section.rows or MANY_ROWS, ENOUGH_CHARACTERS, False
     return counts
 
@@ -226,7 +226,7 @@ def _rows(kind: str, named: dict[str, Any], records: Sequence[Record], class_nam
 
 
 def _row_tokens(section: SourceSection, columns: Iterable[str], codec: Tokenizer | None) -> RowTokens | None:
-    """Count the tokens of these columns in the first rows; None for a streamed source, whose rows would be downloaded again."""
+    """Count the tokens of `columns` in the first rows; None for a streamed source, because its rows would be downloaded again."""
     if section.streamed:
         return None
     records = first_records(section, "skip", _SAMPLE)
@@ -234,7 +234,9 @@ def _row_tokens(section: SourceSection, columns: Iterable[str], codec: Tokenizer
 
 
 def _inspect_model(start: str) -> tuple[ModelSummary, Tokenizer | None]:
-    """Return a summary of the checkpoint, without reading its weights, and its tokenizer. Raises ModelError."""
+    """Return a summary of the checkpoint, without reading its weights, and its tokenizer. Raises ModelError if there is no
+    valid checkpoint.
+    """
     described = describe(start)
     config, codec = described.config, described.codec
     has_chat_tokens = codec is not None
@@ -260,7 +262,7 @@ def _inspect_model(start: str) -> tuple[ModelSummary, Tokenizer | None]:
 
 
 def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the decided recipe, without fields that the overrides in `given` set or contradict."""
+    """Return the decided recipe, without fields that contradict the user's overrides, `given`."""
     point = size.point
     own = {name: given.get(name, {}) for name in ("data", "optimizer", "schedule", "training", "evaluation")}
     held_out = size.held_out
@@ -275,7 +277,8 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
     judged = {"metric": task.metric} if task.metric else {}
     is_given = "lr" in own["optimizer"] or own["schedule"].get("kind") == "noam"
     tried = {} if is_given or not size.trial_rates else {"trial_rates": size.trial_rates}
-    every = own["evaluation"].get("every", "epoch") if "patience" in own["training"] else "epoch"  # patience needs a checkpoint of each
+    # With patience, each evaluation needs a checkpoint.
+    every = own["evaluation"].get("every", "epoch") if "patience" in own["training"] else "epoch"
     return {
         "model": {"context_length": size.context_length} if size.context_length else {},
         "data": {"train": [], "validation": held_out} | ({"sequence_length": size.sequence_length} if size.sequence_length else {}),
@@ -289,7 +292,9 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fitting_recipe(decided: dict[str, Any], overrides: Overrides, comment: str) -> ResolvedRecipe:
-    """Return the decided recipe with the overrides, without decided fields that contradict the overrides."""
+    """Return the decided recipe with the overrides. Decided fields that contradict the overrides are removed, but none of
+    the objective.
+    """
     while True:
         try:
             return read_document(decided, _DECIDED, overrides, comment)
@@ -306,7 +311,7 @@ def _remove(document: dict[str, Any], path: Sequence[str | int]) -> bool:
 
 
 def _named_columns(columns: Mapping[str, Any] | None, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the overrides that name `columns` in each training and validation source of the user's overrides."""
+    """Return overrides that set `columns` in each training and validation source that the user's overrides name; empty for no columns."""
     sources = {part: given["data"].get(part) for part in ("train", "validation")} if columns else {}
     names = [f"data.{part}.{number}" for part, found in sources.items() if isinstance(found, list) for number in range(len(found))]
     return {f"{name}.columns": columns for name in names}

@@ -18,10 +18,11 @@ from tfkit.training.free_memory import available_bytes
 from tfkit.training.memory import trained_bytes
 from tfkit.units import format_epochs
 
+# Least and largest number of tokens of a row of text; a step of longer rows would take minutes on a CPU.
 _SHORTEST_TEXT = 128
-_LONGEST_TEXT = 1024  # tokens of a row of text: a step of longer rows would take minutes on a CPU
+_LONGEST_TEXT = 1024
 _CHARACTERS_A_TOKEN = 4  # approximate mean in English
-_SAMPLED_CHARACTERS = 300_000  # tokenized in a tenth of a second
+_SAMPLED_CHARACTERS = 300_000  # approximate number of characters that are tokenized, which takes a tenth of a second
 _LONG_STEP = 5e11  # FLOPs of a step that takes a few seconds on a CPU; if steps have more, each step is logged
 
 
@@ -47,7 +48,7 @@ class Size:
     log_every: int | None  # None: the default
     adapter: dict[str, Any] | None  # None: all weights are trained
     held_out: Any  # data.validation
-    because: str  # the reasons for these values
+    because: str  # the reasons for the decided values, as text for the user
 
 
 def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | None:
@@ -64,7 +65,9 @@ def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | Non
 
 
 def decide_size(counts: RowCounts, model: ModelSummary, kind: str, given: dict[str, Any], tokens: RowTokens | None) -> Size:
-    """Decide the size. `given`: the fields that the user sets, which are kept; `tokens`: None if they are estimated from the characters."""
+    """Decide the size. `given`: the fields that the user sets, which are kept; `tokens`: those of the first rows; None: they are
+    estimated from the characters.
+    """
     training, reads_text = given.get("training", {}), SECTIONS[kind].reads_text
     adapter, adapter_reason = _adapter(model, kind, training)
     low_rank = training.get("adapter", adapter) is not None
@@ -114,7 +117,7 @@ def decide_size(counts: RowCounts, model: ModelSummary, kind: str, given: dict[s
 
 
 def _labels(counts: RowCounts, kind: str) -> Mapping[str, int]:
-    """Return how often each class or tag occurs; empty for objectives without them."""
+    """Return how often each class or tag occurs; empty for objectives without classes and tags."""
     return counts.labels if kind == "classification" else counts.tags if kind == "tagging" else {}
 
 
@@ -139,10 +142,11 @@ def _length(model: ModelSummary, tokens: RowTokens, tokens_per_step: int, *, rea
 
 
 def _text_length(model: ModelSummary, context_length: int, texts: int, step: int) -> int:
-    """Return the number of tokens of a row of text: the length of the `texts` in tokens, rounded up to a multiple of 64.
+    """Return the number of tokens of a row of text: `texts`, the tokens that 95 % of the texts do not exceed, rounded up to a multiple of
+    64.
 
-    It is at least 128, and at most 1,024, the context length, and a quarter of the tokens of a `step`; then it is halved until the
-    activations of a row fit into the free memory.
+    It is at least 128, and at most 1,024, the context length, and a quarter of the tokens of a `step`; this number is halved, down
+    to 128, until the activations of a row fit into the free memory.
     """
     length = min(context_length, _LONGEST_TEXT, max(_SHORTEST_TEXT, min(step // 4, texts + 63) // 64 * 64))
     left = available_bytes()
@@ -152,7 +156,8 @@ def _text_length(model: ModelSummary, context_length: int, texts: int, step: int
 
 
 def _adapter(model: ModelSummary, kind: str, training: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """Return an adapter and the reason for it if a training of all weights of a decoder would not fit into the free memory; else None.
+    """Return an adapter and the reason for it if a training of all weights of a decoder would not fit into the free memory; else
+    None and an empty text.
 
     There is no adapter for a chat if special tokens must be added to the tokenizer, because their embeddings must be trained.
     """

@@ -1,7 +1,8 @@
 """Training on data that the command names: the fields that the user does not set are decided from the data.
 
-For a training from random weights, these are the fields that depend on the amount of text (recipe/pretraining_sizes.py), in the user's
-recipe or in that of a small decoder. For a training from a checkpoint without a recipe, they are all fields of the recipe.
+For a training from random weights, the decided fields are those that depend on the amount of text
+(recipe/pretraining_sizes.py), in the user's recipe or in that of a small decoder. For a training from a checkpoint without a recipe, all
+fields are decided.
 """
 
 import json
@@ -46,12 +47,12 @@ class UnwrittenRecipe:
         """The overrides as an incomplete recipe."""
         given = given_sections(self.overrides)
         if "data" in self.overrides:
-            given.get("data", {}).setdefault("validation", None)  # the override of the whole section replaces the decided held-out rows
+            given.get("data", {}).setdefault("validation", None)  # an override of the whole section leaves no held-out rows to decide
         return given
 
     @cached_property
     def source(self) -> SourceSection:
-        """The first source of training data."""
+        """The first source of data.train, by which the recipe is decided."""
         sources = self.given.get("data", {}).get("train")
         if not (isinstance(sources, list) and sources):
             raise UsageError(f"what should be learned? Give a RECIPE, or {argument('data', 'F')}")
@@ -88,7 +89,7 @@ class UnwrittenRecipe:
         return inputs_of([], self.sources, [self.start])
 
     def decide(self, _listener: Listener) -> ResolvedRecipe:
-        """Make the recipe for this data and model. Raises UsageError if no task fits, DataError and ModelError."""
+        """Make the recipe. Raises UsageError if no task fits, and DataError or ModelError if the data or the checkpoint cannot be read."""
         from tfkit.engine.recognition.decided_recipe import decide_recipe  # this imports torch
 
         return decide_recipe(self.source, self.start, self.overrides, self.given)
@@ -131,7 +132,7 @@ def tuning_overrides(
     rows: int | None = None,
 ) -> dict[str, Any]:
     """Return the overrides together with those for the checkpoint `start`, the `data`, their `columns` and the number of `rows` to draw. In
-    a recipe with stages, the latter apply to the first stage.
+    a recipe with stages, the added overrides apply to the first stage.
 
     A part of `data` is held out. It replaces the recipe's validation sources or, for a training from random weights, the part that the
     recipe holds out.
@@ -182,9 +183,10 @@ def training_request(
     minutes: float | None = None,
     rows: int | None = None,
 ) -> TrainingRequest:
-    """Return the request for a training. `start`, `data`, `columns` and `rows` are those of the command; `minutes`: the length as a time.
+    """Return the request for a training. `start`, `data`, `columns` and `rows` are those of the command; `minutes`: the length
+    of the training as a time.
 
-    Raises UsageError.
+    Raises UsageError if a recipe that is to be completed from the data is invalid, or does not fit the overrides.
     """
     changes = tuning_overrides(overrides, source, start, data, columns, rows)
     unwritten: RecipeFromData | None
@@ -204,7 +206,7 @@ class OwnData:
 
     source: RecipeText | None  # the user's recipe; None: that of a small decoder
     named: UnwrittenRecipe  # the overrides that name the data
-    minutes: float | None = None  # the length, if it is given as a time
+    minutes: float | None = None  # the length of the training as a time; None: in steps, epochs or tokens
 
     @property
     def run_name(self) -> str:
@@ -217,7 +219,9 @@ class OwnData:
         return inputs_of([], self.named.sources, [])
 
     def decide(self, listener: Listener) -> ResolvedRecipe:
-        """Read the data, and return the recipe with the fields that follow from their amount. Raises UsageError and DataError."""
+        """Read the data, and return the recipe with the fields that follow from their amount. Raises UsageError if the
+        recipe is invalid, and DataError if the data cannot be read.
+        """
         source, overrides = self.source or RecipeText(Path("the recipe of a small decoder"), SMALL_DECODER), self.named.overrides
         text = _size_of(recipe := source.read(overrides))
         sizes = decide_sizes(recipe, source.fields().get("training.steps"), text, overrides, self.minutes, grows=self.source is None)
@@ -234,7 +238,10 @@ class OwnData:
 
 
 def _size_of(recipe: Recipe) -> TextSize:
-    """Count the rows and characters of the training data, up to the number that changes no decision. Raises DataError."""
+    """Count the rows and characters of the training data, up to ENOUGH_CHARACTERS, after which a larger count would change no decision.
+
+    Raises DataError if the data cannot be read, or if there are no characters.
+    """
     from tfkit.data.sources.open_sources import training_sources
     from tfkit.data.store.example_sets import no_rows
 

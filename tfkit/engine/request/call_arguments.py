@@ -35,7 +35,9 @@ def recipe_text(recipe: AnyRecipe) -> RecipeText:
 
 
 def path_text(name: str, path: object) -> str | None:
-    """Return the path that is given for the argument `name` as text; None if there is none. Raises UsageError, as for a pandas table."""
+    """Return `path`, the value of the argument `name`, as text; None if `path` is None. Raises UsageError for any other type,
+    such as a pandas table.
+    """
     if not isinstance(path, str | PathLike | None):
         raise UsageError(f"{argument(name)} is a path, and this is a {type(path).__name__}; {_WHAT_TO_GIVE[name]}")
     return None if path is None else str(path)
@@ -55,14 +57,14 @@ def run_folder(run: str | Path | None, name: str) -> Path:
 
 
 def stage_names(stages: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the chosen stages of a call; a single stage may be given as text. Raises UsageError for anything but names."""
+    """Return the names of the stages that a call chooses; `stages` may be a single name. Raises UsageError if it is not iterable."""
     if not isinstance(stages, Iterable):
         raise UsageError(f"stages={stages!r}: give a list of the names of stages")
     return (stages,) if isinstance(stages, str) else tuple(stages)
 
 
 def plain_overrides(overrides: object) -> dict[str, Any]:
-    """Return the overrides of a call with values as a recipe holds them. Raises UsageError for anything but a dict of such values."""
+    """Return the overrides of a call with values of YAML's types. Raises UsageError for anything but a dict of such values."""
     if not isinstance(overrides, Mapping | None):
         raise UsageError(f"overrides={overrides!r}: give a dict of dotted names, such as {{'training.steps': 200}}")
     found = {}
@@ -75,7 +77,7 @@ def plain_overrides(overrides: object) -> dict[str, Any]:
 
 
 def plain_columns(columns: object) -> dict[str, Any]:
-    """Return the columns of a call by role, as a recipe holds them. Raises UsageError for anything but a dict."""
+    """Return the columns of a call by role, with values of YAML's types. Raises UsageError for anything but a dict."""
     if not isinstance(columns, Mapping | None):
         raise UsageError(f"columns={columns!r}: give a dict with the column of each role, such as {{'text': 'question'}}")
     return plain_overrides(columns)

@@ -56,7 +56,7 @@ class OpenedCheckpoint(Protocol):
 
 
 def settings_inputs(settings: EvaluationSettings, *models: str | Path) -> Inputs:
-    """Return what a command reads: the files, sources of rows and models that `settings` name, and in addition `models`."""
+    """Return the inputs of a command: the files, sources of rows and models that `settings` name, and in addition `models`."""
     files = [*([settings.path] if settings.path is not None else []), *files_of(settings.objective, settings.carbon)]
     sections = sections_of(settings.data) if settings.data is not None else []
     return inputs_of(files, sections, [*models, *settings.objective.companion_paths.values()])
@@ -65,7 +65,7 @@ def settings_inputs(settings: EvaluationSettings, *models: str | Path) -> Inputs
 def read_settings(
     recipe: RecipeText | None, checkpoint: Path, overrides: Overrides, sections: Collection[str], scored: str | None = None
 ) -> EvaluationSettings:
-    """Return the settings in the recipe or, without one, in that of the checkpoint's run, or else the defaults; each changed by overrides.
+    """Return the settings of the recipe or, without one, of the recipe of the checkpoint's run, or else the defaults, with the overrides.
 
     `scored`: a file, folder or glob that replaces data.validation. `sections`: the sections that the command reads.
 
@@ -116,8 +116,8 @@ def read_task_settings(
 ) -> EvaluationSettings:
     """Return the settings as `read_settings` does; without a recipe, with the objective for which the model was trained.
 
-    `scores_texts`: score a decoder with a language-model head on texts, even if it has a chat template. Raises UsageError, and ModelError
-    if the files of the model do not show its task.
+    `scores_texts`: score a decoder with a language-model head on texts, even if it has a chat template. Raises UsageError
+    and ModelError as `read_settings` does, and ModelError if the files of the model do not show its task.
     """
     settings = read_settings(recipe, folder, overrides, TASK_SECTIONS, data)
     if settings.path is not None or any(name.partition(".")[0] == "objective" for name in overrides):
@@ -132,7 +132,7 @@ def read_task_settings(
 
 
 def _defaults_of_other_objectives() -> dict[str, Any]:
-    """Return overrides that reset the fields that the run's recipe may set for its own objective, because another objective scores."""
+    """Return overrides that reset the fields that the run's recipe may set for its own objective, in an evaluation by another objective."""
     evaluation, data = EvaluationSection.model_fields, DataSection.model_fields
     fields = {f"evaluation.{name}": evaluation[name] for name in ("metric", "text_metrics")}
     fields |= {f"data.{name}": data[name] for name in ("sequence_length", "max_lost", "length_groups", "pretraining")}
@@ -140,7 +140,9 @@ def _defaults_of_other_objectives() -> dict[str, Any]:
 
 
 def _without_recipe(checkpoint: Path, overrides: Overrides) -> EvaluationSettings:
-    """Return the settings for a checkpoint without a recipe: the defaults, changed by the overrides. Raises RecipeError."""
+    """Return the settings for a checkpoint without a recipe: the defaults, changed by the overrides. Raises RecipeError if they are
+    invalid.
+    """
     tree = Mapping(OVERRIDES)
     training = {"model.from": str(checkpoint), "data": {}, "objective.kind": "causal_lm", "training.steps": 1}
     problems = apply_overrides(tree, {**training, **overrides})
@@ -199,7 +201,7 @@ def saved_recipe(checkpoint: Path) -> RecipeText | None:
 def infer_objective(model: "Described") -> dict[str, Any]:
     """Return the section of the objective on labelled rows that fits a model, inferred from its files. Raises ModelError if none fits.
 
-    It is the objective in the model's tfkit.json or, without one, an objective for the model's head and problem type.
+    The objective is the one in the model's tfkit.json or, without such a file, one that fits the model's head and problem type.
     """
     kinds = [kind for kind, section in SECTIONS.items() if _reads_rows(section) and _fits(section, model)]
     if not kinds:
@@ -222,12 +224,12 @@ def infer_objective(model: "Described") -> dict[str, Any]:
 
 
 def _reads_rows(section: type[ObjectiveSection]) -> bool:
-    """Whether the objective's model answers each row; it does not if the objective only compares it with its initial state (DPO)."""
+    """Whether a model of this objective predicts something for each row. DPO does not: a DPO score compares two models."""
     return not section.reads_text and section.scored_by == "row" and not section.needs_start
 
 
 def _fits(section: type[ObjectiveSection], model: "Described") -> bool:
-    """Whether the model has the stacks and the head of an objective and, for chat, a chat template."""
+    """Whether the model has the stacks and the head of an objective and, if it is a decoder that continues texts, a chat template."""
     config = model.config
     answers = section.head != "lm" or config.stacks == "both" or (model.codec is not None and model.codec.chat_template is not None)
     return config.stacks in section.stacks and section.head == _head(config) and answers

@@ -15,7 +15,7 @@ from tfkit.recipe.schema.sections import Recipe
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
 _FORM = re.compile(
     rf"\s*((?=[^<>=!]*[A-Za-z])[^<>=!\s](?:[^<>=!]*[^<>=!\s])?)\s*({'|'.join(_COMPARISONS)})\s*(\S+)\s*"
-)  # a metric may contain the arbitrary name of a validation set or of a group of rows: dev-2.loss
+)  # a metric's name may contain any name of a validation set or of a group of rows: dev-2.loss
 
 _PLANNED_NUMBERS = ("parameters", "active_parameters", "trained_parameters", "tokens", "steps", "flops", "memory_bytes", "disk_bytes")
 _PLANNED_RANGES = ("seconds", "energy_kwh", "emissions_g")
@@ -39,7 +39,9 @@ class Gate:
 
 
 def parse_gate(text: str, metrics: Collection[str]) -> Gate:
-    """Parse a gate on one of `metrics`, of all rows or of a set or group of rows. Raises UsageError for any other gate."""
+    """Parse a gate whose metric is one of `metrics`, for all rows, for a validation set (`dev.loss`) or for a group of rows
+    (`accuracy.agreement`). Raises UsageError for any other gate.
+    """
     match = _FORM.fullmatch(text)
     if match is None:
         raise UsageError(
@@ -49,7 +51,7 @@ def parse_gate(text: str, metrics: Collection[str]) -> Gate:
     metric, comparison, number = match.groups()
     if not {*metric.split(".")} & {
         *metrics
-    }:  # a metric of one of several sets or of a group of rows is valid: dev.loss, accuracy.agreement
+    }:  # a metric of a set or group of rows has a name of several parts: dev.loss, accuracy.agreement
         named = ", ".join(dict.fromkeys(metrics))
         raise UsageError(f"{argument('fail_if', repr(text))}: unknown metric {metric!r}; the metrics are {named}")
     try:
@@ -131,7 +133,7 @@ def failed_gates(verdicts: Collection[Mapping[str, Any]]) -> QualityGateError | 
 
 
 def plan_gates(texts: Sequence[str], stages: Sequence[str] = ()) -> list[Gate]:
-    """Parse the gates of a plan before it is made. Raises UsageError for a number that no plan has.
+    """Parse the gates of `tfkit plan` before it makes the plan. Raises UsageError for a number that no plan has.
 
     `seconds`, `energy_kwh` and `emissions_g` are the likely values, `emissions_g.high` is an upper bound, and `STAGE.seconds` is the value
     for a stage.

@@ -1,4 +1,4 @@
-"""The inputs of a command. Its outputs must not replace them, and must not be written into run folders or model folders."""
+"""The inputs of a command. A command's outputs must not replace its inputs, or lie in a run folder or a model folder."""
 
 import os
 from collections.abc import Iterable
@@ -70,7 +70,7 @@ def recipe_inputs(recipe: Recipe, *files: Path) -> Inputs:
 
 
 def files_of(objective: ObjectiveSection, carbon: CarbonSection) -> list[Path]:
-    """Return the files that these sections name: files with a user's functions, and the file of carbon intensities."""
+    """Return the files that the sections `objective` and `carbon` name: a user's code, and the file of carbon intensities."""
     return [Path(name).expanduser() for name in (*objective.code_files.values(), carbon.intensity_file) if name is not None]
 
 
@@ -80,8 +80,8 @@ def sections_of(data: DataSection) -> list[SourceSection]:
 
 
 def inputs_of(files: Iterable[Path], sections: Iterable[SourceSection], models: Iterable[str | Path | None]) -> Inputs:
-    """Return these files, sources and models as the inputs of a command. If a model is a run folder, its folder of checkpoints is the
-    input; models on the Hub are left out.
+    """Return `files`, the paths in `sections` and the model folders as the inputs of a command. If a model is a run folder, its folder of
+    checkpoints is the input; models on the Hub are left out.
     """
     sections = list(sections)
     sources = [path for section in sections for path in (section.path, *section.beside.values()) if path is not None]
@@ -96,7 +96,7 @@ def _is_run_or_model(folder: Path) -> bool:
     """Whether a folder is a run folder, or a model folder of tfkit, transformers or peft."""
     if any(os.path.isfile(folder / name) for name in ("run.json", "tfkit.json", "adapter_config.json")):
         return True
-    with suppress(OSError), open(folder / "config.json", "rb") as file:  # other programs use this name, too, but without the field
+    with suppress(OSError), open(folder / "config.json", "rb") as file:  # other programs have a config.json, too, but without model_type
         return b'"model_type"' in file.read(1 << 20)
     return False
 

@@ -1,4 +1,4 @@
-"""Checks that a recipe and a command can be run on several ranks, and the device and threads of each rank."""
+"""Checks that a recipe can be run on several ranks (processes that train together), and the device and threads of each rank."""
 
 import re
 from importlib.metadata import version
@@ -23,7 +23,7 @@ def require_divisible(recipe: Recipe, ranks: int, *, is_resumed: bool = False) -
     if ranks == 1:
         require_mesh(recipe, 1)
         return
-    # An older PyTorch may silently lose gradients of sharded weights.
+    # A PyTorch older than _TORCH_OF_SHARDS may silently lose gradients of sharded weights.
     if recipe.parallel.shard > 1 and tuple(map(int, re.findall(r"\d+", version("torch"))[:2])) < _TORCH_OF_SHARDS:
         needed = ".".join(map(str, _TORCH_OF_SHARDS))
         raise MachineError(
@@ -33,7 +33,10 @@ def require_divisible(recipe: Recipe, ranks: int, *, is_resumed: bool = False) -
 
 
 def rank_device(asked: str | None, ranks: Ranks) -> str | None:
-    """Return the device of this rank: the requested one, or the GPU whose index is the local rank. Raises UsageError and MachineError."""
+    """Return the device of this rank: the requested one or, for several ranks, a GPU of its own (see `gpu_of_rank`).
+
+    Raises UsageError if several ranks of a machine would share one GPU, and MachineError if there are too few GPUs.
+    """
     if ranks.is_alone or asked == "cpu":
         return asked
     if asked is not None and asked.startswith("cuda:") and ranks.local_size > 1:

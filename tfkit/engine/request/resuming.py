@@ -24,12 +24,12 @@ from tfkit.run.manifest import verify
 from tfkit.run.run_json import stage_folders
 from tfkit.run.strict_json import is_number
 
-_PATIENCE = "training.patience"  # changes the end of a run, not its steps
+_PATIENCE = "training.patience"  # changes when a run ends, not its steps
 _GUARDS = (
     "training.max_skipped_steps",
     "training.loss_jump_sigmas",
     "data.max_lost",
-)  # may end a run; users then raise them to continue it
+)  # limits that may end a run; to continue it, the user raises them
 _ROUNDING = ("training.compile", "training.activation_checkpointing")  # change only the rounding, as another machine does
 # Fields that may change between attempts, because they have no effect on the steps so far.
 _FREE = (
@@ -54,7 +54,7 @@ class Resumption:
 
 
 def nothing_to_resume(run: Path) -> TfkitError:
-    """Return the error for a folder without a checkpoint from which a run could continue; the message says what the folder is."""
+    """Return the error for a folder without a checkpoint from which a run could continue; its message gives the reason and a remedy."""
     listed = read_run(run)
     if is_locked(run / "lock"):
         return MachineError(
@@ -72,12 +72,12 @@ def nothing_to_resume(run: Path) -> TfkitError:
 
 
 def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
-    """Return how a run continues: with its resolved recipe, in which fields are changed that the user has changed since earlier commands.
+    """Return how a run continues: with its resolved recipe, but with the fields that this command states differently from earlier commands.
 
-    `now`: the recipe and overrides of this command. The earlier ones are in run.json; if an older version did not record them, the run's
-    whole recipe is compared with the recipe of this command.
+    `now`: the recipe and overrides of this command. Those of earlier commands are in run.json; if an older version of tfkit did not
+    record them, the run's whole recipe is compared with the recipe of this command.
 
-    Raises UsageError, with a list of the changes, if earlier steps would have been different with them, and ModelError if the run's recipe
+    Raises UsageError, with a list of the changes, if some of them would have changed the steps so far, and ModelError if the run's recipe
     is damaged.
     """
     begun = read_run_recipe(folder.path).recipe
@@ -146,7 +146,7 @@ def _alternatives(name: str) -> tuple[str, ...]:
 
 
 def check_resumption(folder: RunFolder, resumption: Resumption, listener: Listener) -> None:
-    """Raise UsageError or DataError if a run cannot continue in this way, before torch is imported; report the changes."""
+    """Report the changes, or raise UsageError or DataError if the run cannot continue with them. This is done before torch is imported."""
     recipe = resumption.recipe
     require_trainable(recipe)
     require_length(folder.path, recipe.training.steps, newest_step(folder.checkpoints))
@@ -161,7 +161,9 @@ def unchanged_budget(folder: RunFolder, resumption: Resumption) -> str | None:
 
 
 def require_same_text(begun: Mapping[str, list[str]], data: Mapping[str, list[str]]) -> None:
-    """Raise DataError if the data are not those with which the run began. Both arguments have the fingerprints of each part of the data."""
+    """Raise DataError if the data are not those with which the run began. Both arguments have the fingerprints (hashes) of
+    each part of the data, such as the training rows.
+    """
     for part, now in data.items():
         if (before := begun.get(part, [])) != now:
             raise DataError(
@@ -223,7 +225,7 @@ def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listen
 
 
 def repeated_result(folder: RunFolder, resumption: Resumption, listener: Listener) -> dict[str, Any] | None:
-    """Return the result of a finished run again; None if its length or patience has changed, or if it is not finished."""
+    """Return the recorded result of a finished run; None if this command changes its length or patience, or if it is not finished."""
     if not resumption.same_end or (result := finished_result(folder)) is None:
         return None
     warn_without_effect(folder.path, resumption.changes.values(), listener)
@@ -235,7 +237,7 @@ def repeated_result(folder: RunFolder, resumption: Resumption, listener: Listene
 def finished_result(folder: RunFolder) -> dict[str, Any] | None:
     """Return the result of a finished training; None if the training is not finished, or its checkpoint is damaged or missing.
 
-    The paths in the result are those in the folder's present place, to which it may have been moved.
+    If the run folder was moved after the training, the paths in the result are those in its present place.
     """
     result = folder.recorded.result
     if not is_training_result(result):
@@ -285,7 +287,7 @@ def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Reci
     """Return the run's recipe, with the fields in `changes` as in the wanted recipe.
 
     The hashes of checkpoints and companions are required only if the wanted recipe states them: whether these models are the same as before
-    is checked when they are opened.
+    is checked when they are loaded.
     """
     sections: dict[str, Any] = {"model": begun.model.model_copy(update={"sha256": wanted.model.sha256})}
     if begun.objective.companions:
@@ -300,7 +302,7 @@ def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Reci
 
 
 def _taken_back(given: Recipe, wanted: Recipe) -> dict[str, None]:
-    """Return the fields of the model section that the recipe as it was `given` states, and the wanted recipe no longer does, as None.
+    """Return None for each field of the model section that the recipe of earlier commands, `given`, states and the wanted recipe does not.
 
     Only fields are returned that `_fields` would fill in from the run, which would hide the change. Without the field, the value would
     follow from the checkpoint, or from the vocabulary and the objective.
@@ -341,6 +343,6 @@ def _fields(recipe: Recipe, saved: Recipe) -> dict[str, Any]:
         head = known.get("head") if "head" not in recipe.model.changes else None  # the objective may have chosen the head
         document["model"] = model_config(recipe.model, known.get("vocab_size", 1), head).model_dump(mode="json")
     for name, pin in recipe.objective.pins.items():
-        if pin is None:  # the run's recipe has the hash; whether the companion has the same hash is checked when it is opened
+        if pin is None:  # the run's recipe has the hash; whether the companion has the same hash is checked when it is loaded
             document["objective"][f"{name}_sha256"] = saved.objective.pins.get(name)
     return flatten(document)

@@ -41,10 +41,10 @@ def stage_facts(folders: Mapping[str, Path]) -> dict[str, Any]:
 
 def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result of a recipe with stages (docs/cli.md). `results`: those of the stages that this command ran, in order; `facts`:
-    what `stage_facts` returns.
+    the fields that `stage_facts` returns.
 
-    Fields that describe a single model are those of the last of these stages; steps, tokens, time, energy and emissions are sums over all
-    stages in the folder.
+    Fields that describe a single model are those of the last stage in `results`; steps, tokens, time, energy and emissions are sums over
+    all stages in the folder.
     """
     last = [*results.values()][-1] if results else {}
     totals, stages = facts["totals"], facts["stages"]
@@ -73,13 +73,15 @@ def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]
 def run_facts(folder: Path) -> dict[str, Any]:
     """Return the status, the steps and the totals of a run folder, which may not exist yet."""
     run = read_run(folder)
-    totals: dict[str, Any] = known_of(folder).fields.get("totals") or {}  # empty if the run was not started or run.json cannot be read
+    totals: dict[str, Any] = known_of(folder).fields.get("totals") or {}  # empty if the run was not started, or if run.json cannot be read
     status = "new" if run.status == "foreign" else run.status
     return {"status": status, "steps": run.steps, **totals}
 
 
 def _inherited(folders: Iterable[Path]) -> dict[str, Any]:
-    """Return the energy and emissions of all ancestors of the stages' models, except of the stages themselves; each counts once."""
+    """Return the energy and emissions of all ancestors of the stages' models (the runs whose models they were trained from), each counted
+    once, without the stages themselves.
+    """
     ancestors: list[Ancestor] = []
     runs = set()
     for folder in folders:
@@ -92,7 +94,7 @@ def _inherited(folders: Iterable[Path]) -> dict[str, Any]:
 
 
 def summed_totals(runs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the sums of the totals of several runs. `runs`: what `run_facts` returns for each."""
+    """Return the sums of the totals of several runs. `runs`: the fields that `run_facts` returns for each run."""
     return sum_totals([totals_in(run) for run in runs]).document(_TOTALS)
 
 
@@ -126,7 +128,7 @@ def sweep_facts(folder: Path, trials: list[Trial]) -> dict[str, Any]:
 
 
 def sweep_result(folder: Path, status: str, planned: int, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result of a sweep (docs/cli.md). `planned`: the number of planned trials; `facts`: what `sweep_facts` returns."""
+    """Return the result of a sweep (docs/cli.md). `planned`: the number of planned trials; `facts`: the fields from `sweep_facts`."""
     trials, totals = facts["trials"], facts["totals"]
     listed = [
         {"trial": name, "run": str(folder / name), "values": trial["values"], **{key: trial.get(key) for key in _OF_A_TRIAL}}
@@ -151,7 +153,9 @@ def sweep_result(folder: Path, status: str, planned: int, facts: Mapping[str, An
 
 
 def _trial_facts(folder: Path, trial: Trial) -> dict[str, Any]:
-    """Return the values, status, score and totals of a trial. The score is that of its best checkpoint, in a chain of the last stage's."""
+    """Return the values, status, score and totals of a trial. The score is that of the best checkpoint, in a chain
+    of the best one of the last stage.
+    """
     facts = run_facts(folder)
     last = [folder, *stage_folders(folder).values()][-1]
     best = read_run(last).best or {}
@@ -168,9 +172,11 @@ def _trial_facts(folder: Path, trial: Trial) -> dict[str, Any]:
 
 
 def record_totals(folder: RunFolder, reading: Reading, counts: dict[str, Any]) -> None:
-    """Record the totals of all attempts of a run in run.json, however the last attempt ended: time, energy, rework, and `counts`.
+    """Record the totals of all attempts of a run in run.json, however the last attempt ended: time, energy, rework (the part of them
+    that was spent on steps which were lost and repeated), and `counts`.
 
-    Time and energy are those of the ledgers; if these are incomplete on the disk, the energy is that of `reading`, the meter's last one.
+    Time and energy are those in the ledgers (carbon/*.jsonl); if the ledgers on the disk are incomplete, the energy is that of `reading`,
+    the last one of the meter.
     """
     seconds = round(folder.recorded.seconds(read_seconds(folder.path, folder.run_id)), 3)
     stored = ledger_totals(folder.path, folder.run_id, seconds)
@@ -185,7 +191,7 @@ def record_totals(folder: RunFolder, reading: Reading, counts: dict[str, Any]) -
 def finalize_killed_run(path: str | Path) -> None:
     """Record in run.json that the last attempt of a run was killed, and its totals. `path`: a run folder, or a checkpoint in a run folder.
 
-    Any other path is left unchanged, and so is a folder that cannot be written.
+    Nothing is changed for any other path, or if the folder cannot be written.
     """
     folder = Path(os.path.expanduser(path))
     if folder.parent.name == "checkpoints":

@@ -34,7 +34,7 @@ class RecipeFromData(Protocol):
         """The data and the checkpoint from which the recipe is made. Raises UsageError if the command does not name them."""
 
     def decide(self, listener: Listener, /) -> ResolvedRecipe:
-        """Read the data and the checkpoint, and make the recipe."""
+        """Read the data and the checkpoint, and make or complete the recipe."""
 
 
 TrainingKind = Literal["pre-training", "fine-tuning"]
@@ -58,7 +58,7 @@ class RequestRecord:
 
     @classmethod
     def from_document(cls, document: Any) -> Self | None:
-        """Read what `document` returns; None for anything else, such as what an older version wrote into run.json."""
+        """Read what `document` returns; None for any other value, such as a record of an older version in run.json."""
         if not isinstance(document, dict) or document.keys() != {"recipe", "text", "overrides"}:
             return None
         recipe, text, overrides = document["recipe"], document["text"], document["overrides"]
@@ -74,7 +74,7 @@ class RequestRecord:
         return {"recipe": path, "text": text, "overrides": dict(self.overrides)}
 
     def sha256(self) -> str:
-        """Return a hash of the recipe's text and the overrides, by which ranks are compared."""
+        """Return a hash of the recipe's text and the overrides, by which ranks check that all have the same request."""
         text = json.dumps([self.recipe.text if self.recipe else None, dict(self.overrides)])
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -87,7 +87,7 @@ class RequestRecord:
 class TrainingRequest:
     """The training that a command or a call requests."""
 
-    kind: TrainingKind | None  # None: either, as the recipe has it
+    kind: TrainingKind | None  # None: either; the recipe shows which
     source: RecipeText | None  # the recipe; None: `unwritten` makes one
     overrides: Overrides = field(default_factory=dict)  # also of model.from and data.train; in a chain, names begin with a stage's name
     is_named: bool = False  # the user named the recipe in this command, so its code may be run; it was not read from a run folder
@@ -113,12 +113,12 @@ class TrainingRequest:
 
     @cached_property
     def written(self) -> ResolvedRecipe | None:
-        """The checked recipe of `source` with the overrides; None: there is no source. Raises UsageError."""
+        """The checked recipe of `source` with the overrides; None: there is no source. Raises UsageError if it is invalid."""
         return self.source.resolve(self.overrides) if self.source is not None else None
 
     @property
     def inputs(self) -> Inputs:
-        """The files, the data and the models that the training reads. Raises UsageError."""
+        """The files, the data and the models that the training reads. Raises UsageError for an invalid recipe or missing names of data."""
         if self.written is not None:
             return recipe_inputs(self.written.recipe, self.written.path)
         assert self.unwritten is not None
@@ -127,7 +127,8 @@ class TrainingRequest:
     def check(self) -> Recipe | None:
         """Check the request, and return its recipe; None if the recipe will be made from the data, which are not read here.
 
-        If the training starts from a run that was killed, the run.json of that run is completed. Raises UsageError.
+        If the training starts from a run that was killed, the run.json of that run is completed. Raises UsageError if the recipe is
+        invalid, or if it is of another kind than the request.
         """
         if self.written is None:
             for model in self.inputs.models:
@@ -145,9 +146,9 @@ class TrainingRequest:
         return recipe
 
     def decide(self, listener: Listener) -> ResolvedRecipe:
-        """Return the recipe, which `unwritten` makes or completes from the data; called once the run folder is locked.
+        """Return the recipe, which `unwritten`, if there is one, makes or completes from the data; called once the run folder is locked.
 
-        Raises UsageError and DataError.
+        Raises UsageError if no recipe fits the data, and DataError if the data cannot be read.
         """
         if self.unwritten is not None:
             return self.unwritten.decide(listener)
@@ -166,7 +167,9 @@ def require_trainable(recipe: Recipe) -> None:
 
 
 def _with_checkpoint(source: RecipeText, decided: ResolvedRecipe, overrides: Overrides, listener: Listener) -> ResolvedRecipe:
-    """Return the recipe of a run for another checkpoint. Its model section describes the run's checkpoint, so only dropout is kept."""
+    """Return the recipe of a run with the checkpoint in `overrides`. If it is not the run's own checkpoint, only dropout is kept of
+    the model section, because the other fields describe the run's own checkpoint.
+    """
     from tfkit.hub import content_hash, find_checkpoint
 
     checkpoint = overrides["model.from"]

@@ -24,13 +24,13 @@ def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
     checks = (_lengths, _warmup, _vocabulary, _unread, source_problems, _row_length, _start, _budgets, _embodied, _trial)
     problems = [problem for check in checks for problem in check(recipe)]
     problems += [*recipe.objective.problems(recipe, model_values(recipe.model)), *_adapter(recipe), *_judging(recipe)]
-    if recipe.model.start is None:  # otherwise the model's config is in its own files
+    if recipe.model.start is None:  # a checkpoint has its config in its own files
         problems += _objective(recipe.objective.trained_for, recipe.model, recipe.tokenizer)
     return [problem_at(tree, path, message) for path, message in problems]
 
 
 def fitting_problems(objective: ObjectiveSection, config: ModelConfig) -> list[str]:
-    """Return why a finished model with this config and a tokenizer of its own does not fit an objective; empty if it fits."""
+    """Return the reasons why a finished model with `config` and its own tokenizer does not fit an objective; empty if it fits."""
     model = ModelSection.model_validate(config.model_dump())
     return [message for _, message in _objective(objective.trained_for, model, TokenizerSection(path="its own"))]
 
@@ -48,7 +48,9 @@ def _start(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _adapter(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that there is a checkpoint if there is an adapter, and that no other field freezes weights: the adapter freezes all of them."""
+    """Check that there is a checkpoint if there is an adapter, and that no other field freezes weights: with an adapter, all weights but
+    its own and those of a new head are frozen.
+    """
     if recipe.training.adapter is None:
         return
     if recipe.model.start is None:
@@ -67,7 +69,7 @@ def _trial(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _judging(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that evaluations compute the metric of the best checkpoint, and that, with patience, each evaluation has a checkpoint."""
+    """Check that evaluations compute evaluation.metric, and that, with training.patience, a checkpoint is saved at each evaluation."""
     metric, patience = recipe.evaluation.metric, recipe.training.patience
     every, saved = recipe.evaluation.every, recipe.checkpoint.every
     if metric is not None and not recipe.data.validation:
@@ -116,7 +118,7 @@ def _row_length(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def long_rows(recipe: Recipe, values: dict[str, Any]) -> Iterator[tuple[Path, str]]:
-    """Check that rows fit a model with these config values, and that a sampled response leaves room for a prompt in its row."""
+    """Check that rows fit a model with the config `values`, and that a sampled response leaves room for a prompt in its row."""
     length, limit, position = recipe.data.sequence_length, values.get("context_length"), values.get("position")
     is_relative = isinstance(position, dict) and position.get("kind") == "relative"
     if length is not None and isinstance(limit, int) and length > limit and not is_relative:
@@ -137,8 +139,9 @@ def unread_length(objective: ObjectiveSection) -> str:
 
 def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     stated = recipe.model.changes.get("vocab_size")
-    # A full description may be from the recipe of a run whose tokenizer got fewer entries than requested: it is compared with the tokenizer
-    # once that is trained. A full description by an earlier version lacks only newer fields, all of which have defaults.
+    # A full description may be from the recipe of a run whose tokenizer got fewer entries than requested: the size is compared with
+    # that of the tokenizer after its training. A full description by an earlier version lacks only newer fields, all of which have
+    # defaults.
     needed = {name for name, field in ModelConfig.model_fields.items() if field.is_required()}
     trained = recipe.model.start is None and recipe.tokenizer.path is None and not recipe.model.changes.keys() >= needed
     if isinstance(stated, int) and trained and recipe.tokenizer.vocab_size > stated:
@@ -147,7 +150,9 @@ def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def model_values(model: ModelSection, start: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the config values of a model, as far as they are stated. `start`: the config values of the model from which it starts."""
+    """Return the config values of a model that its preset and the recipe state. `start`: the config values of the model from which it
+    starts.
+    """
     return merge(start or PRESETS.get(model.preset or "", (None, {}))[1], model.changes)
 
 

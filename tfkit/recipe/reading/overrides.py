@@ -1,4 +1,6 @@
-"""Overrides: changes to a recipe, as a mapping from dotted names to values. They are applied in order, so a later one replaces others."""
+"""Overrides: changes to a recipe, as a mapping from dotted names to values. They are applied in order, so a later one
+replaces what earlier ones set.
+"""
 
 import json
 from collections import abc
@@ -51,7 +53,9 @@ def plain_value(value: Any) -> Any:
 
 
 def scored_overrides(columns: Overrides, overrides: Overrides, rows: int | None = None) -> dict[str, Any]:
-    """Return the overrides with the column of each role in the rows to score or answer, and with the number of rows to draw."""
+    """Return `overrides` with `columns`, the column of each role in the rows to evaluate or predict, and `rows`, the number of rows to draw
+    (None: all).
+    """
     named = ({"data.validation.0.columns": dict(columns)} if columns else {}) | ({} if rows is None else {"data.rows": rows})
     return within_sections(named, overrides)
 
@@ -59,8 +63,8 @@ def scored_overrides(columns: Overrides, overrides: Overrides, rows: int | None 
 def within_sections(named: Overrides, overrides: Overrides) -> dict[str, Any]:
     """Return the overrides together with those that a command's options imply, `named`.
 
-    The named ones come first; but if an override replaces a section that contains a named field, as `data={...}` contains `data.rows`, they
-    come after it, because it would remove them.
+    The `named` overrides come first; but if one of `overrides` replaces a section that contains a named field, as `data={...}` contains
+    `data.rows`, the named ones come after this override, which would otherwise remove them.
     """
     given = [*overrides.items()]
     sections = [
@@ -81,7 +85,9 @@ def followed_by(overrides: Overrides, later: Overrides) -> dict[str, Any]:
 
 
 def apply_overrides(root: Mapping, overrides: Overrides) -> list[Problem]:
-    """Apply each override to the tree in turn; return a problem for each that cannot be applied. The schema rejects unknown fields."""
+    """Apply each override to the tree in turn; return a problem for each that cannot be applied. Unknown fields are
+    applied, too: the validation rejects them later.
+    """
     problems: list[Problem] = []
     if "optimizer.lr" in overrides:  # this rate is to be used, so the recipe's trial rates are dropped, unless the overrides set others
         _drop(root, {"trial_rates"})
@@ -94,7 +100,9 @@ def apply_overrides(root: Mapping, overrides: Overrides) -> list[Problem]:
 
 
 def given_sections(overrides: Overrides) -> dict[str, dict[str, Any]]:
-    """Return the sections of the incomplete recipe that consists of the overrides alone. Raises RecipeError."""
+    """Return the sections of the incomplete recipe that consists of the overrides alone. Raises RecipeError if an override cannot be
+    applied.
+    """
     tree = Mapping(OVERRIDES)
     if problems := apply_overrides(tree, overrides):
         raise RecipeError(problems)
@@ -165,7 +173,8 @@ def _error(path: Path, message: str) -> RecipeError:
     return RecipeError([Problem(OVERRIDES, path, message)])
 
 
-# tfkit 0.1 wrote the recipe of each run with all fields of that version. When such a recipe is read, a field of later versions is added.
+# tfkit 0.1 wrote the recipe of each run with all fields of that version. When such a recipe is read, the later field
+# data.split_by is added, with the value by which 0.1 split rows.
 
 
 _DATA_0_1 = {"train", "validation", "on_bad_row", "max_lost", "length_groups"}  # all fields of the section in version 0.1
@@ -179,5 +188,7 @@ def add_later_fields(recipe: Mapping) -> None:
 
 
 def split_overrides(begun: Recipe, written: Collection[str]) -> dict[str, Any]:
-    """Return the override by which a recipe with the fields `written` splits rows as the run `begun` does; empty if it has the field."""
+    """Return the override by which a recipe with the fields `written` splits rows as the recipe of a run, `begun`, does; empty if
+    `written` has data.split_by.
+    """
     return {} if "data.split_by" in written else {"data.split_by": begun.data.split_by}

@@ -1,8 +1,8 @@
 """Parsing of YAML 1.2 into a tree with positions. Duplicate keys, tags and a second document are errors; size, depth and aliases are
 limited.
 
-ruamel.yaml yields the events of the parser; they are interpreted here, so that `no` is a text, 1e-4 is a number, and no object of another
-type is ever constructed.
+ruamel.yaml yields the events of the parser; this module interprets the events, so that `no` is a text, 1e-4 is a number, and no object of
+another type is ever constructed.
 """
 
 import re
@@ -195,7 +195,7 @@ class _Composer:
         self.problems.append(Problem(place, self.path, message))
 
     def _fail(self, place: Place, message: str) -> None:
-        """Raise RecipeError with this problem and all earlier ones: the text after it cannot be read."""
+        """Raise RecipeError with this problem and all earlier ones, because the text after `place` cannot be read."""
         raise RecipeError([*self.problems, Problem(place, (), message)])
 
 

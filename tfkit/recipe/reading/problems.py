@@ -17,7 +17,7 @@ class Problem:
     """A problem of a recipe."""
 
     place: Place
-    path: Path  # the field; empty: the problem is of the file as a whole
+    path: Path  # the path of the field; empty: the problem is one of the whole file
     message: str  # what is wrong, and the remedy
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ def quoted(value: object, limit: int = 60) -> str:
 
 
 def cut(text: str, limit: int) -> str:
-    """Return the text on one line, truncated at `limit` characters, because names in a hostile file may be a megabyte long."""
+    """Return the text on one line, truncated at `limit` characters, because a name in a hostile file may be a megabyte long."""
     return on_one_line(text if len(text) <= limit else f"{text[: limit - 3]}...")
 
 

@@ -1,4 +1,4 @@
-"""Checks that a recipe's steps can be divided among ranks, so that all ranks get the same number of micro-batches."""
+"""Checks that a recipe's steps can be divided among ranks, the processes of a training, which all need the same number of micro-batches."""
 
 from collections.abc import Iterator
 
@@ -10,12 +10,12 @@ from tfkit.recipe.schema.sections import Recipe
 
 
 def dealing_problems(recipe: Recipe, tree: Node, ranks: int) -> list[Problem]:
-    """Return a problem for each field whose value cannot be divided among this many ranks, with the nearest values that can."""
+    """Return a problem for each field whose value cannot be divided among `ranks` processes, with the nearest values that can."""
     return [problem_at(tree, path, message) for path, message in _uneven_fields(recipe, ranks)]
 
 
 def require_even(recipe: Recipe, ranks: int, *, is_resumed: bool = False) -> None:
-    """Raise UsageError if the steps of a checked recipe cannot be divided evenly among this many ranks.
+    """Raise UsageError if the steps of a checked recipe cannot be divided evenly among `ranks` processes.
 
     `is_resumed`: the remedy in the message is another number of ranks, because a resumed run keeps the sizes of its steps.
     """
@@ -31,7 +31,7 @@ def require_even(recipe: Recipe, ranks: int, *, is_resumed: bool = False) -> Non
 
 
 def require_mesh(recipe: Recipe, ranks: int) -> None:
-    """Raise UsageError if this many ranks do not form the mesh of a checked recipe."""
+    """Raise UsageError if the number of ranks does not fit parallel.shard and parallel.replicas of a checked recipe."""
     _refuse(_mesh_problems(recipe, ranks))
 
 

@@ -31,7 +31,7 @@ from tfkit.recipe.schema.sections import Recipe
 
 PIPE_SECONDS = 10.0  # a pipe that sends nothing for this long is an error
 
-_RECIPES = ("", ".yaml", ".yml")  # suffixes of recipe files
+_RECIPES = ("", ".yaml", ".yml")  # suffixes of recipe files; empty: none, as of a pipe
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class RecipeText:
         return self.resolve(overrides).recipe
 
     def resolve(self, overrides: Overrides = NO_OVERRIDES, *, with_files: bool = False, ranks: int = 1) -> "ResolvedRecipe":
-        """Return the checked recipe with overrides, and the document that is saved. Raises RecipeError as `read` does.
+        """Return the checked recipe with overrides, and the fields that the text and the overrides state. Raises RecipeError as `read`
+        does.
 
         `with_files`: missing files and folders are problems, too; `ranks`: the number of processes among which each step is to be divided.
         """
@@ -147,7 +148,7 @@ def read_run_recipe(run: Path) -> ResolvedRecipe:
 
 
 def read_document(document: dict[str, Any], name: str, overrides: Overrides = NO_OVERRIDES, comment: str = "") -> ResolvedRecipe:
-    """Check a recipe that is given as a document, with overrides, and return it. `comment`: the comment at the beginning of its text."""
+    """Check a recipe in nested dicts, with overrides, and return it. `comment`: the comment at the beginning of its text."""
     tree, problems = parse(dump_document(document), name)
     recipe, changed = _read(tree, problems, name, overrides)
     return ResolvedRecipe(recipe, RecipeText(Path(name), comment), plain(changed))
@@ -238,7 +239,9 @@ def _read_pipe(path: Path) -> bytes:
 
 
 def check_tree(tree: Mapping, *, across: bool = True) -> tuple[Recipe | None, list[Problem]]:
-    """Return the recipe of a tree (None if a field is invalid), and all problems; if `across`, also contradictions between fields."""
+    """Return the recipe of a tree (None if a field is invalid), and all problems: those of single fields or, if there are none and
+    `across` is true, the contradictions between fields.
+    """
     data = plain(tree)
     _fill_kinds(Recipe, data)
     recipe, problems = _validate(data, tree)
@@ -251,7 +254,7 @@ def check_tree(tree: Mapping, *, across: bool = True) -> tuple[Recipe | None, li
 
 def _validate(data: dict[str, Any], tree: Node) -> tuple[Recipe | None, list[Problem]]:
     try:
-        # The data are given as JSON, because strict validation of JSON accepts a list for a tuple.
+        # The data are passed as JSON, because pydantic's strict validation accepts a list for a tuple only in JSON.
         return Recipe.model_validate_json(json.dumps(data), strict=True), []
     except ValidationError as error:
         return None, problems_in(error, Recipe, data, tree)
@@ -266,7 +269,7 @@ def _fill_kinds(record: type[BaseModel], data: dict[str, Any]) -> None:
 
 
 def _planned_vocab_size(data: dict[str, Any]) -> int:
-    """Return tokenizer.vocab_size; 1 if it is missing or invalid, since the size is then not known, or is a problem of its own."""
+    """Return tokenizer.vocab_size; 1 if it is missing, so that the size is not known, or invalid, which is reported elsewhere."""
     tokenizer = data.get("tokenizer")
     size = tokenizer.get("vocab_size") if isinstance(tokenizer, dict) else None
     return size if isinstance(size, int) and 0 < size <= MAX_VOCAB_SIZE else 1

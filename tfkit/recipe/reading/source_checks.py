@@ -79,7 +79,7 @@ def _stdlib(recipe: Recipe, source: SourceSection, roles: Sequence[Role]) -> Ite
     given = _STDLIB_COLUMNS.get(source.stdlib, ())
     named = {*source.columns, *(["text"] if source.text is not None else [])}
     present = {role for role in roles if role.name in named or set(role.columns) & set(given)}
-    shapes = {role.shape for role in roles if role.shape} or {""}  # a row needs the roles of only one of them
+    shapes = {role.shape for role in roles if role.shape} or {""}  # a row needs the roles of only one shape
     needed = [{role for role in roles if role.required and role.shape in (None, shape)} for shape in shapes]
     if given and not any(present >= required for required in needed):
         has = "has no column but" if len(given) == 1 else "has the columns"

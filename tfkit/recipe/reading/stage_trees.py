@@ -72,7 +72,7 @@ def _name_problem(name: str, before: dict[str, Mapping]) -> str | None:
 
 
 def _move_start(name: str, stage: Mapping) -> list[Problem]:
-    """Move `from` of a stage into the stage's section model; return a problem if that has a `from` already."""
+    """Move `from` of a stage into the stage's section model; return a problem if this section has a `from` already."""
     if START not in stage.values:
         return []
     start, place = stage.values.pop(START), stage.keys.pop(START)
@@ -80,7 +80,7 @@ def _move_start(name: str, stage: Mapping) -> list[Problem]:
     if isinstance(model, Scalar) and model.value is None:
         model = Mapping(place)
     if not isinstance(model, Mapping):
-        return []  # the schema reports it
+        return []  # the validation of the stage reports this
     if START in model.values:
         return [Problem(place, (name, START), f"given twice, also as model.from at {model.keys[START]}; remove one")]
     model.set(START, start, place)

@@ -14,7 +14,9 @@ MAX_INTEGER = 2**63  # no field accepts an integer this large
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """A position in a file, with lines and columns from 1; for overrides, which are in no file, `file` is empty, and the position 0."""
+    """A position in a file, with lines and columns from 1; for overrides, which are in no file, `file` is empty, and line and
+    column are 0.
+    """
 
     file: str
     line: int = 0
@@ -132,7 +134,7 @@ def child(node: Node, step: str | int) -> Node | None:
 def place_of(root: Node, path: Path, *, key: bool) -> Place:
     """Return the place of an error at `path`: that of the value if it is a scalar and `key` is false, else that of its key.
 
-    A value that the file does not have (a missing field, a value of a preset) has the place of the innermost section that it does have.
+    A value that is not in the file (a missing field, a value of a preset) has the place of the innermost section on `path` that is there.
     """
     place, node = root.place, root
     for depth, step in enumerate(path, 1):

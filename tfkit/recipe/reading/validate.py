@@ -57,7 +57,8 @@ def one_of(value: Any, allowed: Iterable[str]) -> str:
 def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tuple[Path, ErrorDetails]]:
     """Return errors with their paths in the data.
 
-    Of a union, only the errors of members that accept the value's type are returned; if there is none, one error that lists the members.
+    Of a union, only the errors of members that accept the value's type are returned; if no member does, one error that names the types of
+    all members.
     """
     kept: list[tuple[Path, ErrorDetails]] = []
     unions: dict[Path, dict[str, list[tuple[Path, ErrorDetails]]]] = defaultdict(lambda: defaultdict(list))
@@ -79,7 +80,9 @@ def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tupl
 
 
 def _locate(detail: ErrorDetails, data: Any) -> tuple[Path, Path | None, str]:
-    """Return the path of an error in the data, the path of the innermost union that contains it (None: none), and the union's member."""
+    """Return the path of an error in the data, the path of the innermost union that contains it (None: none), and the name of the
+    union's member to which it belongs.
+    """
     path: Path = ()
     union, branch = None, ""
     for step in detail["loc"]:

@@ -12,7 +12,8 @@ Count = Annotated[int, Field(gt=0, le=10**12)]
 CountOrZero = Annotated[int, Field(ge=0, le=10**12)]
 # Tokens: a few hundred times as many as the largest models were trained on. In float64 every integer up to this bound is exact.
 Tokens = Annotated[int, Field(gt=0, le=9 * 10**15)]
-# Rows of a batch. Gathering takes up to 50 us a row, 7 s at this bound. LAMB's largest batch (arXiv 1904.00962) has 65,536, GPT-3's 1,600.
+# Rows of a batch. Putting a batch together takes up to 50 us a row, 7 s at this bound.
+# LAMB's largest batch (arXiv 1904.00962) has 65,536, GPT-3's 1,600.
 BatchSize = Annotated[int, Field(gt=0, le=1 << 17)]
 # Entries of a tokenizer. Its trainer first allocates memory for all of them, and aborts the process if it cannot. Gemma has 256,000.
 MAX_VOCAB_SIZE = 1 << 20

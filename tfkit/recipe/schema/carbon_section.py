@@ -12,7 +12,7 @@ Name = Annotated[str, Field(min_length=1, max_length=500)]
 
 
 class CarbonSection(Data):
-    """Energy and CO2e: the place, and the interval of the readings."""
+    """The measurement of energy and CO2e: the place, the interval of the readings, and the budgets."""
 
     enabled: bool = Field(True, description="Measure energy and CO2 with CodeCarbon.")
     country: str | None = Field(None, pattern="^[A-Z]{3}$", description="The country of the machine, as ISO 3166 alpha-3 (FRA, DEU, USA).")

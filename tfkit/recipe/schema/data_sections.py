@@ -14,7 +14,7 @@ LanguageCode = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$")
 
 
 class TokenizerSection(Data):
-    """A tokenizer trained on the training text, or a finished one."""
+    """A tokenizer that is trained on the training text, or the path of a finished one."""
 
     kind: Literal["byte_bpe", "wordpiece", "bpe_eow", "unigram", "bpe_byte_fallback"] = Field(
         "byte_bpe",
@@ -152,7 +152,7 @@ ValidationSets = Annotated[list[SourceSection], AfterValidator(_names_differ)]
 
 
 class DataSection(Data):
-    """The text for training, and the text for evaluation."""
+    """The sources of the rows for training and for evaluation, and how rows are held out, skipped and truncated."""
 
     train: list[SourceSection] = Field(min_length=1, description="The sources of the training text.")
     validation: ValidationSets | Annotated[float, Field(gt=0, lt=1)] | None = Field(

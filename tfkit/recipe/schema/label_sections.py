@@ -81,7 +81,7 @@ class ClassificationSection(ObjectiveSection):
 
     @property
     def problem_type(self) -> str | None:
-        """`regression` if the label is a number, because a head with one output alone does not show this; else None."""
+        """`regression` if the label is a number, since a head of one output may also score something else; else None."""
         return "regression" if self.regression else None
 
     @model_validator(mode="after")
@@ -124,7 +124,7 @@ class TaggingSection(ObjectiveSection):
 class MultipleChoiceSection(ObjectiveSection):
     """Choose the right one of several answers, as GPT was fine-tuned: the head scores each answer's sequence `start context delimiter
     answer classify`, and a language-model loss on these sequences is added. `start`, `delimiter` and `classify` are special tokens
-    (tokenizer.special_tokens). If a finished tokenizer lacks one, it is added after the entries, and the model gets an embedding for it.
+    (tokenizer.special_tokens). One that a finished tokenizer lacks is added after its entries, and the model gets an embedding for it.
     """
 
     kind: Literal["multiple_choice"]
@@ -261,7 +261,7 @@ class MultiLabelSection(ObjectiveSection):
         return "multi_label_classification"
 
     def labels_in(self, value: Any) -> Mapping[str, bool]:
-        """Return the labels in `value`, a row's part `labels`, and whether each applies to the row."""
+        """Return the labels in `value`, which is a row's value for the role `labels`, and whether each label applies to the row."""
         if isinstance(value, Mapping):
             return value
         names = map(str.strip, value.split(self.delimiter)) if isinstance(value, str) else map(str, value)

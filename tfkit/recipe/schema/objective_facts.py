@@ -24,14 +24,16 @@ class ObjectiveSection(Data):
 
     kind: str
 
-    roles: ClassVar[tuple[Role, ...]] = TEXT  # the roles of a row's parts
+    roles: ClassVar[tuple[Role, ...]] = TEXT  # the parts of a row that the objective reads
     stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)  # the kinds of models that the objective trains or evaluates
     head: ClassVar[str] = "lm"  # the kind of head that the objective trains
     reads_text: ClassVar[bool] = True  # whether rows are cut from a stream of text; if not, each row of data is an example
     has_baselines: ClassVar[bool] = False  # whether scores are compared with baselines that need no model (evaluation/baselines.py)
     needs_start: ClassVar[bool] = False  # whether only a finished model can be trained, never random weights
     answers_in_text: ClassVar[bool] = False  # whether generated texts are compared with references in the rows
-    scored_by: ClassVar[ScoredBy] = "row"  # text: by pieces of whole texts. rollout: by sampled responses. likelihood: for evaluation only
+    # What an evaluation scores. text: pieces of whole texts. row: rows. rollout: sampled responses. likelihood: the probabilities of texts,
+    # with an objective that is for evaluation only.
+    scored_by: ClassVar[ScoredBy] = "row"
     best_by: ClassVar[str] = "loss"  # the metric that chooses the best checkpoint if the recipe names none
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # metrics that an evaluation may report
     # The fields that name models in addition to the trained one, and whether each of them is trained, too. The field `<name>_sha256` has
@@ -51,12 +53,14 @@ class ObjectiveSection(Data):
         return self.metrics
 
     def may_be_best(self, metrics: Mapping[str, float]) -> bool:
-        """Return whether a checkpoint with these metrics may be the best one."""
+        """Return whether a checkpoint with these metrics may be the best one: true, unless a kind of objective limits a metric."""
         return True
 
     @property
     def trained_for(self) -> "ObjectiveSection":
-        """The objective by which the trained model is evaluated: this one or, in distillation, that of the student."""
+        """The objective by which the trained model is evaluated: this one or, if its section has a field `of` (as in distillation),
+        the objective there.
+        """
         return self
 
     @property
@@ -71,7 +75,7 @@ class ObjectiveSection(Data):
 
     @property
     def reads_training(self) -> bool:
-        """Whether the objective reads the rows of data.train. By default, all objectives do that train a model."""
+        """Whether the objective reads the rows of data.train. By default, every objective does that can train a model."""
         return self.scored_by != "likelihood"
 
     @property
@@ -90,7 +94,7 @@ class ObjectiveSection(Data):
         return getattr(self, "labels", None)
 
     def labels_in(self, value: Any) -> Mapping[str, bool]:
-        """Return the labels in `value`, a row's part `labels`, and whether each applies; empty for objectives without this part."""
+        """Return the labels in a row's `value` for the role `labels`, and whether each applies; empty if the objective lacks the role."""
         return {}
 
     @property
@@ -108,9 +112,10 @@ class ObjectiveSection(Data):
         return ()
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterable[Contradiction]:
-        """Return why a model and its tokenizer do not fit the objective. Stacks and the kind of head are checked elsewhere.
+        """Return the reasons why a model and its tokenizer do not fit the objective. Stacks and the kind of head are checked in
+        reading/checks.py.
 
-        `model` is described by a recipe, or finished; `values` are its config values, as far as they are stated.
+        `model` is described by a recipe, or finished; `values` are its config values, of a described model those that are stated.
         """
         return ()
 
@@ -130,7 +135,7 @@ class ObjectiveSection(Data):
 
 
 Section = TypeVar("Section", bound=ObjectiveSection)
-SECTIONS: dict[str, type[ObjectiveSection]] = {}  # by kind, in the order in which messages list them
+SECTIONS: dict[str, type[ObjectiveSection]] = {}  # the registered sections by kind, in the order in which messages list the kinds
 
 
 def declared(section: type[Section]) -> type[Section]:

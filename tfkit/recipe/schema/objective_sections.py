@@ -60,7 +60,9 @@ def metrics_of_texts(section: ObjectiveSection) -> Mapping[str, str]:
 
 
 def metrics_of(objective: ObjectiveSection) -> list[str]:
-    """Return the metrics that can choose an objective's best checkpoint. Only `tfkit evaluate` generates texts, so their metrics cannot."""
+    """Return the metrics that can choose an objective's best checkpoint. Metrics of generated texts cannot,
+    because only `tfkit evaluate` generates texts.
+    """
     section = objective.trained_for
     return [name for name in section.training_metrics if name in LOWER | HIGHER and name not in metrics_of_texts(section)]
 
@@ -79,7 +81,7 @@ class CausalLMSection(ObjectiveSection):
 
 @declared
 class MaskedLMSection(ObjectiveSection):
-    """Predict the masked tokens of a text from both sides (BERT, arXiv 1810.04805; DistilBERT without the next sentence)."""
+    """Predict the masked tokens of a text from both sides (BERT, arXiv 1810.04805; DistilBERT without next-sentence prediction)."""
 
     kind: Literal["masked_lm"]
     rate: float = Field(0.15, gt=0, lt=1, description="Fraction of a row's tokens to predict, rounded; at least one.")
@@ -183,9 +185,9 @@ class ChatSection(ObjectiveSection):
     """Answer in a conversation: the loss is only on the assistant's text, and on the token that ends each of the assistant's turns.
 
     A row is a conversation (messages with role and content, or with from and value; with tools, also tool_calls and messages of the role
-    tool), or an exchange (instruction, input, output). The formats are in tfkit/tokenizer/chat_formats.py; the checkpoint gets the used one
-    as its chat template. If a finished tokenizer lacks special tokens of the format, they are added after its entries, and the model gets
-    embeddings for them.
+    tool), or an exchange (instruction, input, output). The formats are in tfkit/tokenizer/chat_formats.py; the checkpoint gets the
+    format of the training as its chat template. If a finished tokenizer lacks special tokens of the format, they are added after its
+    entries, and the model gets embeddings for them.
     """
 
     kind: Literal["chat"]
@@ -231,8 +233,8 @@ class ChatSection(ObjectiveSection):
 
 @declared
 class DistillationSection(ObjectiveSection):
-    """Learn from a larger model's whole distribution, on real text. DistilBERT (arXiv 1910.01108): temperature 2, weights 5, 2 and 1.
-    Gemma 2 (arXiv 2408.00118): the teacher alone, at temperature 1.
+    """Learn from a larger model's whole distribution, on real text. DistilBERT (arXiv 1910.01108): temperature 2, weights 5
+    (teacher), 2 (text) and 1 (cosine). Gemma 2 (arXiv 2408.00118): only the divergence from the teacher, at temperature 1.
     """
 
     kind: Literal["distillation"]
@@ -265,7 +267,9 @@ class DistillationSection(ObjectiveSection):
         return self.of
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
-        """Check that something is learned from the teacher, that the student has its tokenizer, and that each setting has an effect."""
+        """Check that something is learned from the teacher, that the student has its teacher's tokenizer, and that all settings have an
+        effect.
+        """
         default = DistillationSection.model_fields
         if recipe.tokenizer.path is None and recipe.model.start is None:
             yield ("tokenizer",), "a student needs its teacher's tokenizer: set tokenizer.path to the value of objective.teacher"

@@ -1,4 +1,4 @@
-"""The sections of a recipe for the training step: the optimizers, the schedule of the learning rate, and the mesh of ranks."""
+"""The sections of a recipe for the training step: optimizers, the learning rate's schedule, and the arrangement of ranks (processes)."""
 
 from typing import Annotated, Literal
 
@@ -99,7 +99,9 @@ class ScheduleSection(Data):
 
 
 class ParallelSection(Data):
-    """The arrangement of the ranks in replicas and shards. It does not change the steps, and may be changed whenever a run is resumed."""
+    """The arrangement of the ranks (processes) in replicas and shards of the model. The steps read the same rows in any arrangement, so a
+    resumed run may have another one.
+    """
 
     shard: Count = Field(
         1,

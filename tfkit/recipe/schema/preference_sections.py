@@ -49,7 +49,7 @@ class RewardSection(ObjectiveSection):
     """Give each completion of a prompt a reward, a number that is higher for better completions (InstructGPT, arXiv 2203.02155).
 
     A row is a prompt with a chosen and a rejected completion; a prompt with several completions that are ranked (1 is the best) or scored
-    (more is better); or a prompt with one completion that is labelled good or bad. Completions of such rows with the same prompt are
+    (more is better); or a prompt with one completion that is labelled good or bad. Labelled completions of the same prompt are
     compared. Prompts and completions are texts or messages.
     """
 
@@ -102,9 +102,9 @@ class DPOSection(ObjectiveSection):
 
 @declared
 class AIFeedbackSection(ObjectiveSection):
-    """Learn from preferences that a model gives: a policy samples several responses to each prompt, and the scores of a judge decide which
-    of them are better. InstructGPT's reward model learned from people's rankings of the policy's own responses; here a classifier ranks
-    them (Gao et al. 2022, arXiv 2210.10760; RLAIF, arXiv 2309.00267).
+    """Learn from preferences that a judge model gives: a policy samples several responses to each prompt, and the scores of a judge decide
+    which of them are better. InstructGPT's reward model learned from people's rankings of the policy's own responses; here a classifier
+    ranks them (Gao et al. 2022, arXiv 2210.10760; RLAIF, arXiv 2309.00267).
 
     A row is a prompt. The responses are sampled and judged once, before the first step, and are kept in tfkit's cache.
     """

@@ -38,8 +38,8 @@ class Role(NamedTuple):
     completions (a list of turns); votes (for one of two completions); tools (of a conversation).
 
     `columns` are the recognised column names; the first that a row has is used, unless a recipe names another. The `shape` groups roles:
-    a row needs the roles without a shape, and those of one shape, which is the first that the row matches or the one whose columns a recipe
-    names. `by_number`: a class that a data set stores as a number is read as the number, not as its name.
+    a row needs the roles without a shape, and those of one shape: of the shape whose columns a recipe names, or of the first that the row
+    matches. `by_number`: a class that a data set stores as a number is read as the number, not as its name.
     """
 
     name: str
@@ -50,9 +50,8 @@ class Role(NamedTuple):
     by_number: bool = False
     in_input: bool = True  # False: rows that differ only in this part have the same input, and are held out together
     later: tuple[str, ...] = ()  # column names, in any letter case, that are recognised in rows that have none of `columns`
-    is_later: bool = (
-        False  # tfkit 0.1 lacks the role; to resume its runs, data fingerprints have the role only if the recipe names its column
-    )
+    # True: tfkit 0.1 lacks the role. So that its runs can be resumed, the hash of the data has the role only if a recipe names its column.
+    is_later: bool = False
     within: tuple[str, ...] = ()  # paths into nested columns, which are tried before `columns`: the `stem` of ARC's `question`
 
     @property

@@ -94,7 +94,7 @@ class RolloutSection(ObjectiveSection):
         return {f"objective.rules.{number}": rule.path for number, rule in enumerate(self.rules) if isinstance(rule, PythonRule)}
 
     def may_be_best(self, metrics: Mapping[str, float]) -> bool:
-        """Return whether the KL from the initial model is within kl_limit."""
+        """Return whether the KL from the initial model is at most kl_limit; true without a limit."""
         return self.kl_limit is None or metrics.get("kl", 0.0) <= self.kl_limit
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:

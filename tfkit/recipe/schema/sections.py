@@ -1,4 +1,4 @@
-"""The recipe: every field that a user can set. The sections are in the order in which the data pass through a run."""
+"""The recipe: every field that a user can set, in sections. `model` and `training` are here, the other sections in modules beside it."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -34,7 +34,7 @@ START_FIELDS = ("from", "sha256")  # fields of the model section that are not fi
 
 
 class ModelSection(Data):
-    """A preset with changes, or a full description: any field of a model's config is allowed here."""
+    """A preset or a checkpoint with changes, or a full description: any field of a model's config is allowed here."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -60,7 +60,7 @@ class ModelSection(Data):
         return {name: value for name, value in (self.model_extra or {}).items() if name not in START_FIELDS}
 
     def pinned(self, sha256: str) -> "ModelSection":
-        """Return the same section with this required hash of its checkpoint."""
+        """Return the same section with `sha256` as the required hash of its checkpoint."""
         return ModelSection.model_validate({**self.model_dump(exclude_none=True), "sha256": sha256})
 
 
@@ -203,7 +203,9 @@ class Recipe(Data):
     carbon: CarbonSection = CarbonSection()
 
     def with_fields(self, fields: Mapping[str, Any]) -> "Recipe":
-        """Return the recipe with these values of fields, by dotted name; a length in steps, epochs or tokens replaces any other length."""
+        """Return the recipe with other values of `fields`, by dotted name; a length in steps, epochs or tokens replaces any other
+        length.
+        """
         sections: dict[str, Any] = {}
         for field, value in fields.items():
             section, name = field.split(".")
@@ -212,11 +214,11 @@ class Recipe(Data):
         return self.model_copy(update=sections)
 
     def with_rate(self, lr: float) -> "Recipe":
-        """Return the recipe with this learning rate, and without a trial of other rates."""
+        """Return the recipe with the learning rate `lr`, and without a trial of other rates."""
         return self.with_fields({"optimizer.lr": lr, "training.trial_rates": None})
 
 
 def rebuild_recipe() -> None:
-    """Rebuild Recipe and its JSON Schema with all objective sections that are registered by now, also by packages outside tfkit."""
+    """Rebuild Recipe and its JSON Schema with all objective sections that are registered before this call, also by other packages."""
     Recipe.model_fields["objective"].annotation = any_declared()
     Recipe.model_rebuild(force=True)
