@@ -33,7 +33,7 @@ from tfkit.tokenizer import Tokenizer
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a model folder holds an adapter. Raise ModelError if its adapter_config.json is a link out of the folder, or no file."""
+    """Whether a model folder holds an adapter. Raise ModelError if its adapter_config.json is a link out of it, or no regular file."""
     return find_named(folder, ADAPTER) is not None
 
 
@@ -43,7 +43,7 @@ def base_folder(folder: Path) -> Path:
 
 
 def describe(path: str | Path) -> Described:
-    """Describe a model folder without reading weights; an adapter is described as one model with its base. Raise ModelError if invalid."""
+    """Describe a model folder without reading weights, an adapter as one model with its base. Raise ModelError if the folder is invalid."""
     folder = find_checkpoint(path)
     if not is_adapter(folder):
         return hub.describe(folder)
@@ -100,12 +100,13 @@ def _load(
     updates = read_updates(folder, opened.peft, opened.family, opened.config)
     wanted_head = head or opened.config.head
     changes = merge(opened.config.model_dump(include=TRAINING_ONLY_FIELDS), changes)
-    redraw = other_labels or _has_other_count(wanted_head, opened.base.config.head)  # the adapter has the rows for its own labels
+    # If the numbers of labels differ, the head's rows are drawn here, and those of the adapter replace them below.
+    redraw = other_labels or _has_other_count(wanted_head, opened.base.config.head)
     base = hub.load(opened.base.folder, head=wanted_head, other_labels=redraw, changes=changes, seed=seed, defer_blocks=defer_blocks)
     has_own_head = wanted_head == opened.config.head and not other_labels
-    redrawn = label_tensors(None, base.config) if other_labels else frozenset()  # under tfkit's names, as in `updates`
+    redrawn = label_tensors(None, base.config) if other_labels else frozenset()  # tfkit's names, as in `updates`
     parameters = dict(base.model.named_parameters())
-    replaced = {  # the tensors that are left out belong to another head
+    replaced = {  # left out: tensors of another head and, with `other_labels`, of the adapter's labels
         name: tensor
         for name, tensor in updates.replaced.items()
         if name in parameters and name not in redrawn and parameters[name].shape == tensor.shape
@@ -135,7 +136,7 @@ def _load(
 
 
 def _fill_updated(fill: Callable[[str, nn.Module], None], updates: Updates, prefix: str, block: nn.Module) -> None:
-    """Load a block's weights from the base and add the updates in float32, before rounding to the type of the block."""
+    """Load a block's weights from the base and add the updates in float32; then convert the block back to its dtype."""
     dtype = next(block.parameters()).dtype
     block.float()
     fill(prefix, block)
@@ -150,7 +151,7 @@ class _Opened:
     peft: PeftConfig
     base: Described
     hf: dict[str, Any]  # the adapter's config.json; empty if it has none
-    family: str  # the family whose Hugging Face names the adapter's tensors have
+    family: str  # the family by whose Hugging Face names the adapter's tensors are stored
     config: ModelConfig  # the base's configuration with the adapter's head
 
 
@@ -205,7 +206,7 @@ def _with_head(folder: Path, peft: PeftConfig, base: Described) -> ModelConfig:
 
 @dataclass(frozen=True)
 class Base:
-    """The base model that the updates of an adapter belong to, and the hash of its weights."""
+    """The base model that the updates of an adapter belong to, and its `tfkit.hub.content_hash`."""
 
     path: str  # the checkpoint as the recipe names it: a folder, a run folder, or hub:org/name@revision
     folder: Path
