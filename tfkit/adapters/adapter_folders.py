@@ -38,7 +38,7 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_folder(folder: Path) -> Path:
-    """Return the folder of the model that an adapter updates. Raise ModelError if that model is missing or has changed."""
+    """Return the folder of the model that an adapter updates. Raise ModelError if it is missing, or changed since the training."""
     return find_base(folder, read_peft_config(folder))
 
 
@@ -65,7 +65,7 @@ def load(
 ) -> Loaded:
     """Load a model as `tfkit.hub.load` does. An adapter, whether tfkit or peft wrote it, is loaded as its base with the updates added.
 
-    `verify`: compare the files with the manifests of their folders, if there are any. Raise ModelError for an invalid folder.
+    `verify`: compare the files with the hashes in their folders' manifest.json, if there is one. Raise ModelError for an invalid folder.
     """
     folder = find_checkpoint(path)
     with nullcontext() if verify else unverified():

@@ -191,8 +191,8 @@ class FrozenReference:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[Transformer]:
-        """A context in which the returned model computes as the reference: without updates, dropout and gradients. Ranks that share its
-        weights must enter the context together; within it, each rank computes independently.
+        """A context in which the returned model computes as the reference: without updates, dropout and gradients. Ranks that hold
+        shards of its weights must enter the context together; within it, each rank computes independently.
         """
         model, training = self.model, self.model.training
         model.eval()
@@ -210,7 +210,7 @@ def needs_copy(model: Transformer) -> bool:
 
 
 def _frozen_copy(model: Transformer) -> Transformer:
-    """Return a frozen copy of a model. Blocks that are on the meta device are filled later, in the same way as the model's."""
+    """Return a frozen copy of a model. Its blocks on the meta device are filled later, by the model's `fill_block`."""
     fill, model.fill_block = model.fill_block, None
     try:
         copied = copy.deepcopy(model).requires_grad_(False)

@@ -79,7 +79,7 @@ class Credit(NamedTuple):
 def token_credit(
     scores: Tensor, log_ratios: Sequence[Tensor], values: Sequence[Tensor], *, beta: float, gamma: float, gae_lambda: float
 ) -> Credit:
-    """Credit the tokens of an iteration's responses, in float64.
+    """Return the Credit of the tokens of an iteration's responses, computed in float64.
 
     `scores` (N,): one for each response. `log_ratios` and `values` (n,): for each token of a response, log policy - log reference, and the
     value of the text before the token. The reward of a token is -beta times its log-ratio; the last token's also has the score

@@ -55,7 +55,7 @@ class Experience:
         return tensors | {"numbers": torch.from_numpy(self.numbers)}
 
     def state(self) -> dict[str, Any]:
-        """Return the iteration and its metrics, as JSON values."""
+        """Return the index of the iteration, and its metrics, as JSON values."""
         return {"iteration": self.iteration, "observed": dict(self.observed)}
 
     @classmethod
@@ -122,7 +122,7 @@ class RolloutLoader:
         return self.rollouts.responses * self.rollouts.section.inner_epochs // self.sizes.full
 
     def step(self, n: int) -> list[Batch]:
-        """Return the micro-batches of step n, from 0. If the run has several ranks, return only those of this rank.
+        """Return the micro-batches of step n, counted from 0. If the run has several ranks, return only those of this rank.
 
         Raises Stopped if `work` is stopped during sampling, and UnhealthyError if the KL exceeds objective.kl_stop.
         """

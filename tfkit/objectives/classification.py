@@ -45,7 +45,7 @@ class Classification(TextLabelling):
         return digest("classification", section, self.labels, self.tokenizer.fingerprint(), self.row_length)
 
     def target(self, row: Row) -> NDArray[np.int32] | BadRow:
-        """Return the index of a row's class, or the error for an unknown one."""
+        """Return the index of a row's class, or the error for an unknown class."""
         written = row.values["label"]
         if written not in self._numbers:
             return unknown_label(row.place, written, self.labels)

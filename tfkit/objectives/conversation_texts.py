@@ -162,8 +162,8 @@ class ConversationTexts:
         self.tokenizer, self.folder, self.chat = tokenizer, folder, chat
 
     def fingerprint(self) -> str:
-        """Return a text that differs if the ids may differ: the tokenizer's fingerprint, `chat`, the template, and whether it shows a
-        date or reasoning.
+        """Return a text that differs if the ids may differ: the tokenizer's fingerprint, `chat`, the template, and whether the
+        template shows a date or reasoning.
         """
         template = self.tokenizer.chat_template
         date = TRAINING_DATE if template is not None and "strftime_now" in template else ""

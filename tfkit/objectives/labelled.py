@@ -79,7 +79,7 @@ class LabelledObjective(Objective, Encoder, Protocol):
         return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in self.means}}
 
     def reference_values(self, model: Transformer, batch: Batch) -> Tensor:
-        """Return the reference `model`'s value of each of C sequences, (C,), such as log-probabilities; stored as `reference`."""
+        """Return the reference model's value of each sequence of a batch, (C,), such as a log-probability; it is stored as `reference`."""
         raise AssertionError("the objective has no reference model")
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
@@ -150,7 +150,7 @@ class WritingObjective(LabelledObjective, Protocol):
 
 
 def sums_by_row(values: Tensor, rows: Tensor, count: int) -> list[Sum]:
-    """Return the sum of each of `count` rows: values (N,), their row indices (N,). The CPU adds, since an Apple GPU has no float64."""
+    """Return the Sum of the values (N,) of each of `count` rows, given row indices (N,); on the CPU, as Apple GPUs have no float64."""
     values, rows = values.cpu(), rows.cpu()
     totals = torch.zeros(count, dtype=torch.float64).index_add_(0, rows, values.double())
     return [Sum(total, targets) for total, targets in zip(totals.tolist(), rows.bincount(minlength=count).tolist(), strict=True)]

@@ -36,7 +36,7 @@ class MaskedLM(Objective):
         self.terms: Mapping[str, float] = {"mlm": 1.0} | ({"next_sentence": 1.0} if section.next_sentence else {})
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> Rows:
-        """Return rows of texts between special tokens, or of pairs of texts."""
+        """Return rows of texts between special tokens or, with next-sentence prediction, of pairs of texts."""
         streams, length, seed, counted = streams_of(stored), order.length, order.seed, self.section.rarity > 0
         if not self.section.next_sentence:
             return FramedRows(streams, length, seed, self.frame, count_tokens=counted)
@@ -90,7 +90,7 @@ class MaskedLM(Objective):
         return sums
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """Return `loss`, `perplexity` and `accuracy` of masked tokens and, with next-sentence prediction, both losses and its accuracy."""
+        """Return `loss`, masked tokens' `perplexity` and `accuracy`; for next-sentence prediction also its accuracy and both losses."""
         mlm_loss = sums["mlm"].mean
         metrics = {"loss": weighted_loss(self.terms, sums), "perplexity": perplexity(mlm_loss), "accuracy": sums["accuracy"].mean}
         if self.section.next_sentence:

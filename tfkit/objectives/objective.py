@@ -127,7 +127,7 @@ class Objective(Protocol):
     terms: Mapping[str, float]  # the weight of each term of the loss, by name
     observed: Mapping[str, Observation] = {}  # the numbers that `loss` returns in addition to the terms, by name
     feedback: "Feedback | None" = None  # how a policy and a judge make the examples from prompts; None: the rows are the examples
-    reference_use: ReferenceUse = "none"  # when outputs of the initial model are read: never, once for each row, or in all of training
+    reference_use: ReferenceUse = "none"  # when outputs of the initial model are read: never, once for each row, or throughout the training
     draws_dropout: bool = True  # whether training steps use dropout; False if the loss compares log-probabilities of two forward passes
     has_facts: bool = False  # whether `facts` has entries for each checkpoint's tfkit.json
     reads_second_output: bool = False  # whether `loss` reads `extra_logits`, the second output of the model's head

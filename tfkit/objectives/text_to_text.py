@@ -44,7 +44,7 @@ class TextToText(TokenTargets, WritingObjective):
         return [self._example(row, source, target.tolist()) for row, source, target in zip(rows, sources, targets, strict=True)]
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the ids of each row's source, and an empty target; or the row's error."""
+        """Return the ids of each row's source, and a target of eos alone; or the row's error."""
         sources = encode_texts(self.tokenizer, [(row.values["source"], None) for row in rows], self.row_length)
         return [
             _empty(row, "source")
