@@ -1,4 +1,4 @@
-"""LoRA adapters, low-rank updates trained in place of a model's weights: in the model, and on disk in the format of the `peft` library."""
+"""LoRA adapters, low-rank updates trained in place of a model's weights: add them to a model, and store them in the format of `peft`."""
 
 from tfkit.adapters.adapter_folders import Base as Base
 from tfkit.adapters.adapter_folders import base_folder as base_folder

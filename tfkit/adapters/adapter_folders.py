@@ -33,17 +33,17 @@ from tfkit.tokenizer import Tokenizer
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a model folder holds an adapter. Raise ModelError if its adapter_config.json is a link out of the folder, or no file."""
+    """Whether a model folder holds an adapter. Raise ModelError if its adapter_config.json is a link out of it, or no regular file."""
     return find_named(folder, ADAPTER) is not None
 
 
 def base_folder(folder: Path) -> Path:
-    """Return the folder of the model that an adapter updates. Raise ModelError if that model is missing or has changed."""
+    """Return the folder of the model that an adapter updates. Raise ModelError if it is missing, or changed since the training."""
     return find_base(folder, read_peft_config(folder))
 
 
 def describe(path: str | Path) -> Described:
-    """Describe a model folder without reading weights; an adapter is described as one model with its base. Raise ModelError if invalid."""
+    """Describe a model folder without reading weights, an adapter as one model with its base. Raise ModelError if the folder is invalid."""
     folder = find_checkpoint(path)
     if not is_adapter(folder):
         return hub.describe(folder)
@@ -65,7 +65,7 @@ def load(
 ) -> Loaded:
     """Load a model as `tfkit.hub.load` does. An adapter, whether tfkit or peft wrote it, is loaded as its base with the updates added.
 
-    `verify`: compare the files with the manifests of their folders, if there are any. Raise ModelError for an invalid folder.
+    `verify`: compare the files with the hashes in their folders' manifest.json, if there is one. Raise ModelError for an invalid folder.
     """
     folder = find_checkpoint(path)
     with nullcontext() if verify else unverified():
@@ -100,12 +100,13 @@ def _load(
     updates = read_updates(folder, opened.peft, opened.family, opened.config)
     wanted_head = head or opened.config.head
     changes = merge(opened.config.model_dump(include=TRAINING_ONLY_FIELDS), changes)
-    redraw = other_labels or _has_other_count(wanted_head, opened.base.config.head)  # the adapter has the rows for its own labels
+    # If the numbers of labels differ, the head's rows are drawn here, and those of the adapter replace them below.
+    redraw = other_labels or _has_other_count(wanted_head, opened.base.config.head)
     base = hub.load(opened.base.folder, head=wanted_head, other_labels=redraw, changes=changes, seed=seed, defer_blocks=defer_blocks)
     has_own_head = wanted_head == opened.config.head and not other_labels
-    redrawn = label_tensors(None, base.config) if other_labels else frozenset()  # under tfkit's names, as in `updates`
+    redrawn = label_tensors(None, base.config) if other_labels else frozenset()  # tfkit's names, as in `updates`
     parameters = dict(base.model.named_parameters())
-    replaced = {  # the tensors that are left out belong to another head
+    replaced = {  # left out: tensors of another head and, with `other_labels`, of the adapter's labels
         name: tensor
         for name, tensor in updates.replaced.items()
         if name in parameters and name not in redrawn and parameters[name].shape == tensor.shape
@@ -135,7 +136,7 @@ def _load(
 
 
 def _fill_updated(fill: Callable[[str, nn.Module], None], updates: Updates, prefix: str, block: nn.Module) -> None:
-    """Load a block's weights from the base and add the updates in float32, before rounding to the type of the block."""
+    """Load a block's weights from the base and add the updates in float32; then convert the block back to its dtype."""
     dtype = next(block.parameters()).dtype
     block.float()
     fill(prefix, block)
@@ -150,7 +151,7 @@ class _Opened:
     peft: PeftConfig
     base: Described
     hf: dict[str, Any]  # the adapter's config.json; empty if it has none
-    family: str  # the family whose Hugging Face names the adapter's tensors have
+    family: str  # the family by whose Hugging Face names the adapter's tensors are stored
     config: ModelConfig  # the base's configuration with the adapter's head
 
 
@@ -205,7 +206,7 @@ def _with_head(folder: Path, peft: PeftConfig, base: Described) -> ModelConfig:
 
 @dataclass(frozen=True)
 class Base:
-    """The base model that the updates of an adapter belong to, and the hash of its weights."""
+    """The base model that the updates of an adapter belong to, and its `tfkit.hub.content_hash`."""
 
     path: str  # the checkpoint as the recipe names it: a folder, a run folder, or hub:org/name@revision
     folder: Path

@@ -3,8 +3,8 @@
     y = W x + b + alpha / rank * B A dropout(x)        A (rank, in), B (out, rank)
 
 B starts at zero, so that the model starts unchanged. Merged into W, the update adds no computation. With its updates off, the model
-computes as before its training, and so serves as the frozen reference. This module also finds the matrices to update and the parameters to
-freeze, by a recipe's patterns.
+computes as before its training, and so serves as the reference model of PPO and GRPO. This module also finds the matrices to update and the
+parameters to freeze, by the patterns in a recipe's fields `training.adapter.targets` and `training.frozen`.
 """
 
 import contextlib
@@ -57,8 +57,8 @@ class LoraLinear(nn.Linear):
 def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[str] = ()) -> None:
     """Freeze the model, and add updates drawn with `seed` to the recipe's targets.
 
-    The parameters in `new`, which must belong to the head, and a task's head (classes, tags or spans) are trained in full.
-    Raise UsageError for a target that matches no matrix, and for new vocabulary entries.
+    Trained in full: the parameters in `new`, which the checkpoint lacks, and a task's head (classes, tags or spans). Raise UsageError for a
+    target that matches no matrix, and for a name in `new` outside the head, such as that of an embedding with new entries.
     """
     if foreign := [name for name in new if not name.startswith("head.")]:
         raise UsageError(
@@ -81,7 +81,7 @@ def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[
 
 
 def _fill_with_updates(fill: Callable[[str, nn.Module], None], generator: torch.Generator, prefix: str, block: nn.Module) -> None:
-    """Fill a block with its weights and LoRA updates. One generator draws the updates of all blocks, so fill them in the model's order."""
+    """Fill a block with its weights and LoRA updates. One generator draws all updates, so blocks must be filled in the model's order."""
     fill(prefix, block)
     for layer in layers_of(block).values():
         put_weights(layer, {A: torch.empty(layer.lora_a.shape), B: torch.zeros(layer.lora_b.shape)})
@@ -137,7 +137,7 @@ class _Merged(Mapping[str, Tensor]):
 
 
 def find_targets(model: Transformer, patterns: Sequence[str]) -> dict[str, nn.Linear]:
-    """Return the matrices of the stacks that match one of the patterns, each of which is the end of a module's name or a glob.
+    """Return the linear layers of encoder and decoder that match a pattern: the end of a module's name, or a glob for the name.
 
     In a mixture of experts, only matrices of attention match: transformers holds a layer's experts in one tensor, and peft would treat the
     matrix of any MLP as a part of such a tensor.
@@ -179,10 +179,10 @@ def _listed(names: Iterable[str]) -> str:
 
 
 class FrozenReference:
-    """The model as it is before the first step, which training does not change: DPO and rollouts measure the policy's distance from it.
+    """The model as it is before the first step, from which PPO and GRPO measure the policy's distance; training does not change it.
 
-    If all trained parameters are LoRA matrices, the reference is the model itself with its updates off, since these start at zero; this
-    needs no memory. Otherwise the reference is a copy in the model's precision.
+    If all trained parameters are LoRA matrices, the reference is the model itself with its updates off, since updates start at zero;
+    this needs no additional memory. Otherwise the reference is a copy in the model's precision.
     """
 
     def __init__(self, model: Transformer):
@@ -191,8 +191,8 @@ class FrozenReference:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[Transformer]:
-        """A context in which the returned model computes as the reference: without updates, dropout and gradients. Ranks that share its
-        weights must enter the context together; within it, each rank computes independently.
+        """A context in which the returned model computes as the reference: without updates, dropout and gradients. Ranks that hold
+        shards of its weights must enter the context together; within it, each rank computes independently.
         """
         model, training = self.model, self.model.training
         model.eval()
@@ -210,7 +210,7 @@ def needs_copy(model: Transformer) -> bool:
 
 
 def _frozen_copy(model: Transformer) -> Transformer:
-    """Return a frozen copy of a model. Blocks that are on the meta device are filled later, in the same way as the model's."""
+    """Return a frozen copy of a model. Its blocks on the meta device are filled later, by the model's `fill_block`."""
     fill, model.fill_block = model.fill_block, None
     try:
         copied = copy.deepcopy(model).requires_grad_(False)

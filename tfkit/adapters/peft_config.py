@@ -20,14 +20,14 @@ from tfkit.run.model_files import read_object
 from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.run.verified import find_named
 
-# Settings with which an update is not alpha / rank * B A x.
+# Fields of adapter_config.json that, if set, make an update something else than alpha / rank * B A x.
 _UNSUPPORTED = (
     *("use_dora", "use_qalora", "lora_bias", "layer_replication", "alora_invocation_tokens", "arrow_config", "use_bdlora"),
     *("target_parameters", "trainable_token_indices", "monteclora_config", "velora_config", "kasa_config"),
 )
 # Initializations of A and B that leave the base unchanged; the others (pissa, olora, corda, loftq ...) change it.
 _INITIALIZATIONS = (None, True, False, "gaussian", "orthogonal", "eva")
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|(gpt2|openai-gpt|bert|distilbert|t5)(-[\w.-]+)?")  # the oldest models have no owner
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|(gpt2|openai-gpt|bert|distilbert|t5)(-[\w.-]+)?")  # the names of the oldest models have no owner
 _TASKS = {"classes": "SEQ_CLS", "tags": "TOKEN_CLS", "spans": "QUESTION_ANS", "none": "FEATURE_EXTRACTION"}
 
 
@@ -40,7 +40,7 @@ class PeftConfig:
     alpha: float = 8.0
     alpha_pattern: dict[str, float] = field(default_factory=dict)  # regular expression -> alpha of the modules whose names end with a match
     by_root: bool = False  # whether alpha is divided by the square root of the rank (rsLoRA, arXiv 2312.03732)
-    task: str | None = None
+    task: str | None = None  # peft's task_type, such as SEQ_CLS
     keeps_ties: bool = False  # whether a matrix that is trained in full stays tied as in the base (ensure_weight_tying)
 
     def scale(self, module: str, rank: int) -> float:
@@ -86,8 +86,8 @@ def _check_pattern(pattern: str, path: Path) -> None:
 def peft_settings(
     section: LoraSection, config: ModelConfig, ranks: Mapping[str, int], modules: Sequence[str], saved: Sequence[str], *, transposed: bool
 ) -> dict[str, Any]:
-    """Return the fields of adapter_config.json. `ranks`: the rank of each updated module; `modules`: all modules of Hugging Face's class;
-    `saved`: the modules that are trained in full.
+    """Return the fields of adapter_config.json but those that name the base. `ranks`: the rank of each updated module; `modules`: all
+    modules of Hugging Face's class; `saved`: the modules that are trained in full.
 
     A module's alpha grows with its rank, so that alpha / rank is the recipe's in every module.
     """
@@ -125,9 +125,10 @@ def _short_names(targets: Sequence[str], modules: Sequence[str]) -> list[str]:
 
 
 def find_base(folder: Path, config: PeftConfig) -> Path:
-    """Return the folder of the base model: found by its path, also relative to the adapter's folder, or by its name on the Hub.
+    """Return the folder of the base model: at the path in adapter_config.json (which may be relative to the adapter's folder), at that in
+    tfkit.json, or on the Hub.
 
-    Raise ModelError if the base does not exist, is an adapter itself, or is not the model that tfkit.json names.
+    Raise ModelError if the base does not exist, is an adapter itself, or has another SHA-256 than the one in tfkit.json.
     """
     stated = read_tfkit_json(folder).adapter.get("base")
     record: dict[str, Any] = stated if isinstance(stated, dict) else {}
@@ -162,7 +163,7 @@ def how_to_merge(folder: Path) -> str:
 
 
 def how_to_merge_in_peft(folder: Path, config: ModelConfig) -> str:
-    """Return a command with which peft saves an adapter, merged with its base, as a whole model without ties."""
+    """Return a command with which peft saves an adapter, merged with its base, as a whole model with untied embeddings."""
     name = f"AutoPeftModelFor{'Seq2SeqLM' if config.stacks == 'both' else 'CausalLM'}"
     lines = f"import sys, peft; whole = peft.{name}.from_pretrained(sys.argv[1]).merge_and_unload()"
     return f"python -c \"{lines}; whole.config.tie_word_embeddings = False; whole.save_pretrained('WHOLE')\" {shlex.quote(str(folder))}"
@@ -170,7 +171,7 @@ def how_to_merge_in_peft(folder: Path, config: ModelConfig) -> str:
 
 def with_task_head(config: PeftConfig, base: Described) -> ModelConfig:
     """Return the base's config with the head that peft adds for the adapter's task, if the base lacks it: the head of transformers' class
-    for the task, with the number of classes or tags in the base's config.json.
+    for the task, with the number of classes or tags in the base's config.json. Raise ModelError if the base's family has no such head.
     """
     kind = next((kind for kind in OWN_HEADS if _TASKS[kind] == config.task), None)
     if kind in (None, base.config.head.kind):

@@ -8,7 +8,7 @@ B_q A_q and B_v A_v of rank r, on q and v only,
     |  0  B_v |               | B_v A_v |
 
 and since peft divides alpha by the total rank, 2 r, the file's alpha is 2 alpha. A and B are (rank, in) and (out, rank) even if the
-matrix itself is stored as (in, out), as in GPT-2: see fan_in_fan_out.
+matrix itself is stored as (in, out), as in GPT-2, where peft's `fan_in_fan_out` is set.
 """
 
 from collections.abc import Mapping
@@ -77,7 +77,7 @@ def to_peft(tensors: Mapping[str, Tensor], family: str, config: ModelConfig) -> 
 
 
 def _stack_factors(factors: Mapping[str, Tensor], rows: Mapping[str, int]) -> Tensor:
-    """Return B (sum of rows, sum of ranks) of fused matrices of `rows` rows each: a factor is in its matrix's rows, in its own columns."""
+    """Return the B of a fused matrix, (sum of rows, sum of ranks): each part's B is in the part's `rows`, and in columns of its own."""
     width = sum(factor.shape[1] for factor in factors.values())
     stacked = next(iter(factors.values())).new_zeros(sum(rows.values()), width)
     row = column = 0
@@ -99,7 +99,7 @@ class Updates:
 
     @torch.no_grad()
     def apply(self, parameters: Mapping[str, Tensor], prefix: str = "") -> None:
-        """Update these parameters in place, except on the meta device; `prefix` precedes their names in the model."""
+        """Update the parameters in place, but none on the meta device; `prefix` precedes their names in the model."""
         for name, parameter in parameters.items():
             if parameter.is_meta:
                 continue
@@ -111,7 +111,7 @@ class Updates:
 
 
 def find_tensors(folder: Path) -> dict[str, Weight]:
-    """Return the tensors of adapter_model.safetensors by their names in the class, without reading them. Raise ModelError without it."""
+    """Return the headers of the tensors in adapter_model.safetensors, by Hugging Face name. Raise ModelError if the file does not exist."""
     path = find_named(folder, NAME)
     if path is None:
         pickles = sorted(path for path in folder.iterdir() if unread_format(path))
@@ -175,7 +175,7 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
 
 
 def _missing_prefix(weights: Mapping[str, Weight], rules: Mapping[str, object]) -> str:
-    """Return the prefix, such as "bert.", that the names of an adapter for the class without a head lack if the base has one; else ""."""
+    """Return the prefix, such as "bert.", that names lack if the adapter is for the class without a head, but the base has one; else ""."""
     first = next((name.removesuffix(_A) for name in weights if name.endswith(_A)), None)
     if first is None or f"{first}.weight" in rules:
         return ""

@@ -79,11 +79,11 @@ class Credit(NamedTuple):
 def token_credit(
     scores: Tensor, log_ratios: Sequence[Tensor], values: Sequence[Tensor], *, beta: float, gamma: float, gae_lambda: float
 ) -> Credit:
-    """Credit the tokens of an iteration's responses, in float64.
+    """Return the Credit of the tokens of an iteration's responses, computed in float64.
 
     `scores` (N,): one for each response. `log_ratios` and `values` (n,): for each token of a response, log policy - log reference, and the
-    value before the token. The reward of a token is -beta times its log-ratio, plus the score at the last one (InstructGPT, arXiv
-    2203.02155, 3.5).
+    value of the text before the token. The reward of a token is -beta times its log-ratio; the last token's also has the score
+    (InstructGPT, arXiv 2203.02155, 3.5).
     """
     sizes = torch.tensor([len(of_response) for of_response in log_ratios])
     padded_ratios, padded_values = (pad_sequence([row.double() for row in parts], batch_first=True) for parts in (log_ratios, values))
@@ -119,6 +119,6 @@ class AdaptiveCoefficient:
     horizon: float  # the number of responses over which the value adapts
 
     def after(self, divergence: float, responses: int) -> Self:
-        """Return the coefficient after an iteration with this mean divergence and number of responses."""
+        """Return the coefficient after an iteration of `responses` responses, whose mean divergence is given in nats."""
         error = min(_LARGEST_ERROR, max(-_LARGEST_ERROR, divergence / self.target - 1))
         return replace(self, value=self.value * (1 + error * responses / self.horizon))

@@ -26,10 +26,10 @@ class FeedbackEncoder:
 
     def __init__(self, feedback: Feedback, device: torch.device, precision: torch.dtype):
         self.feedback, self.device, self.precision = feedback, device, precision
-        self.is_plan = PLACEHOLDER in feedback.policy.facts  # whether the policy is not trained yet, so that it writes no real responses
+        self.is_plan = PLACEHOLDER in feedback.policy.facts  # whether `tfkit plan` put random weights in place of an untrained policy
 
     def fingerprint(self) -> str:
-        """Return a hash of the encoding of prompts, the companion models, their precision and device, and the sampling."""
+        """Return a hash of the encoding of prompts, the policy, the judge, their precision and device, and the sampling settings."""
         feedback, section = self.feedback, self.feedback.rollouts.section
         about = [_VERSION, feedback.prompts.fingerprint(), *(model.sha256 for model in feedback.companions), self.precision]
         about += [self.device.type, section.completions, section.temperature, section.max_new_tokens, feedback.seed, self.is_plan]
@@ -66,7 +66,7 @@ class FeedbackEncoder:
         return (sampled[first : first + count] for first in range(0, len(sampled), count))
 
     def _planned(self, prompts: Sequence[Encoded]) -> Iterator[list[SampledResponse]]:
-        """Yield, for each prompt, made-up responses of the largest length: a plan needs only their shapes, and has no trained policy."""
+        """Yield, for each prompt, made-up responses of the largest length: `tfkit plan` needs only shapes."""
         section = self.feedback.rollouts.section
         for prompt in prompts:
             ids = prompt.example()["input_ids"].tolist()
@@ -74,10 +74,8 @@ class FeedbackEncoder:
 
 
 def _ranked(row: Row, responses: Sequence[SampledResponse]) -> Encoded | BadRow:
-    """Return the example of a prompt: equal responses appear once, and equal scores share a rank. If all scores are equal, return an
-    error.
-
-    Responses without a finite score are left out.
+    """Return the example of a prompt: equal responses appear once, and equal scores share a rank. Responses without a finite score are
+    left out; if fewer than two different scores remain, return an error.
     """
     distinct = {tuple(response.ids): response for response in responses if response.gold is not None}
     best = sorted(distinct.values(), key=lambda response: -(response.gold or 0.0))

@@ -1,4 +1,4 @@
-"""Evaluation of a policy on held-out prompts: a response to each, sampled with the same seed in every evaluation, its reward and its KL."""
+"""Evaluation of a policy on held-out prompts: sample a response to each, always with the same seed, and compute its reward and KL."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ def judge_prompts(
     batch_size: int,
     work: BatchWork = UNWATCHED,
 ) -> list[list[JudgedResponse]]:
-    """Sample a response to each of the first prompts of each set and evaluate it; without a reference there is no `kl`.
+    """Sample a response to each of the first prompts of each set, and evaluate the responses; without a reference they have no `kl`.
 
     `counts`: how many prompts of each set are used; sets beyond the last count are left out. Raises Stopped if `work` is stopped.
     """

@@ -1,4 +1,4 @@
-"""Forward passes over responses without dropout and gradients: log-probabilities, entropies and values before an iteration's steps."""
+"""Log-probabilities, entropies and values of sampled responses before the steps that train on them, without dropout and gradients."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -49,12 +49,12 @@ def initial_statistics(
     and the values.
 
     `batches`: the indices of the responses in the micro-batches of the first training pass. The forward passes here use the same batches,
-    so that the first ratio of the loss is exactly 1 in float32; in bf16, kernels without gradients round differently. The values are empty
-    without a value model. Raises Stopped if `work` is stopped.
+    so that in float32 the ratios in the first step's loss are exactly 1; in bf16 they are not, as kernels without gradients round
+    differently. The values are empty without a value model. Raises Stopped if `work` is stopped.
     """
     temperature, values = rollouts.section.temperature, [torch.empty(0)] * len(sampled)
     read = partial(by_response, sampled, batches, rollouts, device, work, "between sampling and training")
-    # One model after the other, so that a rank gathers the shards of only one at a time.
+    # The models compute one after the other, so that a rank gathers the shards of only one at a time.
     with inference(policy), policy.unsharded():
         policy_log_probs, entropies = read(lambda batch: token_statistics(policy, batch, temperature))
     with reference.in_use() as model:
@@ -76,7 +76,7 @@ def by_response(
 ) -> list[list[Tensor]]:
     """Return, for each output of `forward`, its values for the tokens of each response, (n,), in float32 on the CPU.
 
-    `batches`: the indices of the responses in each batch. Raises Stopped, with `when` in its message.
+    `batches`: the indices of the responses in each batch. Raises Stopped, with `when` in its message, if `work` is stopped.
     """
     responses = [Response(np.array(response.prompt), np.array(response.ids), {}) for response in sampled]
 

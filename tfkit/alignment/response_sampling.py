@@ -28,8 +28,8 @@ class SampledResponse:
     ids: list[int]  # the ids of the response, including the end token
     ended: bool  # whether the response has an end token
     reward: float
-    is_full: bool  # whether every rule returned its full value
-    gold: float | None = None  # the gold model's score of prompt and response; None without a gold model
+    is_full: bool  # whether every rule returned 1, and no `no_eos_reward` replaced the rules' value
+    gold: float | None = None  # the score of the gold model, which is only reported; None without the model or a finite score
 
     @property
     def text_ids(self) -> list[int]:
@@ -51,7 +51,7 @@ def sample(
     """Sample `completions` responses to each prompt, in the order of the prompts, and reward them.
 
     Response c to prompt j is drawn with the seed (seed, j * completions + c), so the batch size changes it by rounding errors only.
-    Raises Stopped if `work` is stopped, UsageError if a user's rule fails, ModelError for a score that is huge or not finite.
+    Raises Stopped if `work` is stopped, UsageError if a rule fails, ModelError if the reward model's score is huge or not finite.
     """
     section = rollouts.section
     settings = GenerationSection(temperature=section.temperature, max_new_tokens=section.max_new_tokens, seed=seed)
@@ -62,7 +62,7 @@ def sample(
             model,
             ids[start : start + batch_size],
             settings,
-            on_token=lambda row, token: token in rollouts.end_ids,  # instead of eos_ids, so that a response includes its end token
+            on_token=lambda row, token: token in rollouts.end_ids,  # ends a response; eos_ids would leave out its end token
             should_stop=work.should_stop,
             first_row=start,
         )
@@ -126,7 +126,7 @@ def _rewarded(prompt: list[int], ids: list[int], row: PromptRow, score: float, r
 
 
 def response_text(rollouts: Rollouts, prompt: Sequence[int], ids: Sequence[int], *, is_cut: bool = False) -> str:
-    """Return the text of a response after its prompt, as `tfkit generate` prints it; `is_cut`: up to its last complete character."""
+    """Return the text of a response after its prompt, as `tfkit generate` prints it; `is_cut`: drop an incomplete last character."""
 
     def decode(tokens: list[int]) -> str:
         return rollouts.tokenizer.decode(tokens, skip_special_tokens=True)

@@ -28,7 +28,7 @@ from tfkit.recipe.schema.reward_rules import (
 )
 
 _NUMBER = re.compile(r"(?:(?<!\w)[-+])?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
-SECONDS = 2.0  # the limit of processor time for one text; a common pattern takes microseconds
+SECONDS = 2.0  # processor time that a pattern may take for one text; most take microseconds
 _WORD, _SPACE = r"\p{L}\p{Nt=De}\p{Nt=Di}\p{Nt=Nu}_", r"\s\x1c-\x1f"  # the characters that `re` matches with \w and \s
 _SETS = {"w": _WORD, "s": _SPACE}
 _COMPLEMENTS = {"W": f"[^{_WORD}]", "S": f"[^{_SPACE}]"}
@@ -48,7 +48,7 @@ class PromptRow:
 
     prompt: str
     answers: Sequence[str]  # the accepted answers; may be empty
-    place: str = ""  # the file and line of the row, for errors
+    place: str = ""  # the file and line of the row, for error messages
 
     @property
     def stripped_answers(self) -> list[str]:
@@ -68,7 +68,7 @@ Scorer = Callable[[PromptRow, str], float]
 
 
 class Rules:
-    """The compiled rules of a recipe. Raises UsageError for code that may not be run, or cannot be loaded."""
+    """The compiled rules of a recipe. Raises UsageError for a pattern that does not compile, and for code that may not be run or fails."""
 
     def __init__(self, rules: Sequence[Rule], permission: CodePermission):
         self.code_hashes: list[str] = []
@@ -76,7 +76,7 @@ class Rules:
         self._scorers = [(rule.weight, self._scorer(rule, f"objective.rules.{n}", permission)) for n, rule in enumerate(rules)]
 
     def __call__(self, row: PromptRow, text: str) -> Reward:
-        """Return the weighted sum of the rules' values for a response. Raises UsageError if a user's function fails."""
+        """Return the weighted sum of the rules' values. Raises UsageError if a user's function fails, or a pattern takes too long."""
         values = [(weight, score(row, text)) for weight, score in self._scorers]
         return Reward(math.fsum(weight * value for weight, value in values), all(value == 1 for _, value in values))
 
@@ -120,7 +120,7 @@ def _search(pattern: str, place: str) -> Scorer:
 
 
 def last_number(text: str) -> Decimal | None:
-    """Return the last number in a text, without thousands separators; None if there is none."""
+    """Return the last number in a text, without thousands separators; None if there is none, or its exponent is too large."""
     numbers = _NUMBER.findall(text)
     try:
         return Decimal(numbers[-1].replace(",", "")) if numbers else None
@@ -175,7 +175,7 @@ def _user_function(target: str, module: ModuleType, place: str) -> Scorer:
 
 
 def compile_limited(pattern: str) -> "regex.Pattern[str]":
-    """Compile a pattern that is valid for `re`, with the same meaning. Its search needs `timeout=SECONDS`. Raises regex.error.
+    """Compile a pattern that is valid for `re`, with the same meaning; pass `timeout=SECONDS` to its methods. Raises regex.error.
 
     The pattern is translated for the `regex` library, which has a time limit, but reads some syntax differently.
     """

@@ -1,11 +1,11 @@
-"""The loader of sampled responses, which takes the place of a loader of rows.
+"""The loader of sampled responses, which takes the place of a loader of rows. An iteration is one sampling and the steps that train on it.
 
     iteration i: its prompts, a function of (seed, i)  ->  responses, sampled by (seed, i, prompt, completion)  ->  rewards
         ->  log-probabilities before the first step, by policy and reference  ->  advantages
         ->  steps: the responses, permuted by (seed, i, pass), in batches
 
-An iteration depends only on the weights before its first step. A checkpoint that is saved within an iteration contains this iteration, so
-that a resumed run continues it.
+An iteration depends only on the weights before its first step. A checkpoint that is saved within an iteration contains its responses, so
+that a resumed run continues with them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -55,12 +55,12 @@ class Experience:
         return tensors | {"numbers": torch.from_numpy(self.numbers)}
 
     def state(self) -> dict[str, Any]:
-        """Return the iteration and its metrics, as JSON values."""
+        """Return the index of the iteration, and its metrics, as JSON values."""
         return {"iteration": self.iteration, "observed": dict(self.observed)}
 
     @classmethod
     def restored(cls, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Self:
-        """Restore an Experience from its `tensors` and `state`. Raises KeyError, TypeError or ValueError for other content."""
+        """Restore an Experience from its `tensors` and `state`. Raises KeyError, TypeError or ValueError for invalid content."""
         sizes = tensors["ids.sizes"].tolist()
         prompts = _split(tensors["prompts"], tensors["prompts.sizes"].tolist())
         ids = _split(tensors["ids"], sizes)
@@ -122,9 +122,9 @@ class RolloutLoader:
         return self.rollouts.responses * self.rollouts.section.inner_epochs // self.sizes.full
 
     def step(self, n: int) -> list[Batch]:
-        """Return the micro-batches of step n, from 0. If several ranks share the sampling, return only those of this rank.
+        """Return the micro-batches of step n, counted from 0. If the run has several ranks, return only those of this rank.
 
-        Raises Stopped during sampling, and UnhealthyError if the KL exceeds kl_stop.
+        Raises Stopped if `work` is stopped during sampling, and UnhealthyError if the KL exceeds objective.kl_stop.
         """
         experience = self._of_step(n)
         responses = [experience.responses[index] for index in self._indices(n)]
@@ -140,7 +140,7 @@ class RolloutLoader:
         return dict(self._experience.observed) if self._experience is not None else {}
 
     def state(self, n: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the state for resuming at step n: an adaptive beta and, if the iteration of step n is sampled already, the iteration."""
+        """Return the state for resuming at step n: an adaptive beta, and the responses of its iteration if they are sampled already."""
         beta = {"beta": self._coefficient.value} if self._coefficient is not None else {}
         if self._experience is None or self._experience.iteration != n // self.steps:
             return {}, beta
@@ -222,7 +222,7 @@ class RolloutLoader:
         ]
 
     def _group_advantages(self, rewards: Tensor, log_ratios: Sequence[Tensor], baseline: GroupBaseline) -> Tensor:
-        """Return the advantage of each response, (N,)."""
+        """Return the advantage of each response, (N,); its reward is lowered by beta times the sum of its log-ratios."""
         if beta := self.rollouts.section.beta:
             rewards = rewards - beta * torch.stack([ratios.sum() for ratios in log_ratios])
         groups = rewards.reshape(-1, self.rollouts.section.completions)

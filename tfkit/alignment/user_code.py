@@ -1,8 +1,8 @@
-"""The user's code that a recipe names: which files a command may run, and the one function that runs them.
+"""The user's code that a recipe names: the files that a command may run, and `open_code`, the only function that runs them.
 
-A file is identified by the SHA-256 of its content, so that a permission ends when the file changes. The allowed files are noted in
-$XDG_STATE_HOME/tfkit/allowed_code, by default in ~/.local/state: one note for each SHA-256, which may be deleted at any time. This module
-does not import torch.
+A file is identified by the SHA-256 of its content, so that a permission ends when the file changes. The allowed files are recorded in
+$XDG_STATE_HOME/tfkit/allowed_code, where $XDG_STATE_HOME is ~/.local/state by default: for each, a file named by its SHA-256, which the
+user may delete at any time. This module does not import torch.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ class CodePermission:
     noted: bool = True  # whether files that this user has allowed before may be run
 
     def with_named(self, paths: Iterable[str], warn: Callable[[str], None]) -> "CodePermission":
-        """Return the permission extended by files that the user's own recipe names, and note them as allowed. Missing files are left out.
+        """Return the permission extended by files that the user's own recipe names, and record them as allowed. Missing files are left out.
 
-        `warn` is called if a file cannot be noted.
+        `warn` is called for the first file that cannot be recorded.
         """
         hashes: dict[str, str] = {}
         for path in paths:
@@ -82,7 +82,7 @@ def code_hashes(files: Mapping[str, str]) -> list[str]:
 
 
 def open_code(place: str, path: str, permission: CodePermission) -> tuple[ModuleType, str]:
-    """Run a file of code, and return its module and its SHA-256. Raises UsageError if it may not be run, or fails.
+    """Run a file of code, and return its module and its SHA-256. Raises UsageError if the file may not be run, or fails.
 
     The content whose hash was checked is run; a compiled file in its folder, which an import would prefer, is ignored. The module is added
     to `sys.modules`, where its dataclasses and its pickled objects are looked up.
@@ -99,7 +99,7 @@ def open_code(place: str, path: str, permission: CodePermission) -> tuple[Module
 
 @contextmanager
 def running_code(failure: str) -> Iterator[None]:
-    """A context for a user's code: its prints go to stderr, and whatever it raises becomes a UsageError that begins with `failure`."""
+    """A context for a user's code: prints go to stderr, errors but KeyboardInterrupt become UsageErrors that begin with `failure`."""
     try:
         with redirect_stdout(sys.stderr):  # stdout carries the result of the command
             yield
@@ -119,7 +119,7 @@ def _notes() -> Path | None:
 
 
 def _note(sha256: str, path: str) -> str | None:
-    """Note that the user has allowed a file. Return None or, if this is not possible, the reason."""
+    """Record that the user has allowed a file. Return None or, if the record cannot be written, the reason."""
     folder = _notes()
     if folder is None:
         return "there is no home folder"

@@ -1,6 +1,6 @@
 """AI feedback: a policy's responses to each prompt, ranked by a judge, are the preferences that a reward model or DPO learns from.
 
-The section's field `of` is the section of the objective that learns from the preferences; this module opens the models that make them.
+The field `of` of the recipe's `objective` section describes the objective that learns; this module loads the policy and the judge.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Feedback:
     policy: Companion
     judge: GoldModel
     prompts: PromptEncoder
-    rollouts: Rollouts  # how the policy's responses are sampled, and scored by the judge as the gold model
+    rollouts: Rollouts  # how the policy's responses are sampled; its gold model is the judge
     seed: int
 
     @property
@@ -36,8 +36,8 @@ class Feedback:
 
 
 def open_ai_feedback(section: AIFeedbackSection, context: ModelContext) -> Reward | DPO:
-    """Open the objective that learns from the preferences, with its `feedback` set. Raises ModelError if policy, judge and model do not fit
-    together.
+    """Construct the objective that learns from the preferences, and set its `feedback`. Raises ModelError if policy, judge and model do
+    not fit together.
     """
     objective = open_reward(section.of, context) if isinstance(section.of, RewardSection) else open_dpo(section.of, context)
     policy = open_companion(section, "policy")
@@ -53,7 +53,7 @@ def open_ai_feedback(section: AIFeedbackSection, context: ModelContext) -> Rewar
 
 
 def fit_tokenizer(section: AIFeedbackSection, tokenizer: Tokenizer, *, is_finished: bool) -> Tokenizer:
-    """Return the tokenizer of the objective that learns from the preferences."""
+    """Return the tokenizer with the special tokens of the objective that learns from the preferences."""
     return reward.fit_tokenizer(section.of, tokenizer, is_finished=is_finished) if isinstance(section.of, RewardSection) else tokenizer
 
 

@@ -40,7 +40,7 @@ class CausalLM(Objective):
             return Batch(torch.from_numpy(input_ids), torch.from_numpy(labels))
         crosses = rows.document_ids[:, 1:] != rows.document_ids[:, :-1]  # (B, T): the target belongs to the next document
         labels[crosses & (labels != self.separator_id)] = IGNORED
-        one_document = not crosses[:, :-1].any()  # whether each row is one document; then the causal kernel needs no mask
+        one_document = not crosses[:, :-1].any()  # whether each row is one document, so that the causal kernel needs no mask
         documents = None if one_document else torch.from_numpy(rows.document_ids[:, :-1].astype(np.int64))
         return Batch(torch.from_numpy(input_ids), torch.from_numpy(labels), documents)
 
@@ -85,8 +85,8 @@ class CausalLM(Objective):
 
 
 def _first_end(stream: TokenStream, tokenizer: Tokenizer) -> int:
-    """Return the position of the first id that ends a text: the last id of text 1 or, if one id ends and begins texts, the first of text
-    2.
+    """Return the position of the first id that ends a text: the first text's last id or, if one id ends and begins texts, the second
+    text's first id.
     """
     last = int(stream.starts[1]) - 1
     ends = {tokenizer.eos_id, *tokenizer.suffix[-1:]}

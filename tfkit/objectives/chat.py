@@ -1,7 +1,7 @@
 """Supervised fine-tuning on conversations: only the assistant's answers, with the tokens that end its turns, have a loss.
 
-The positions of answers come from the rendered text (tokenizer/conversations.py), never from markers in a template. A row is stored as
-input ids and labels. The label of a position is the next id if this id belongs to an answer, else IGNORED.
+The positions of answers come from rendering the text up to each answer (tokenizer/conversations.py); a template needs no markers for
+them. A row is stored as input ids and labels. The label of a position is the next id if this id belongs to an answer, else IGNORED.
 """
 
 import json
@@ -44,11 +44,11 @@ class Chat(TokenTargets, WritingObjective):
     """Next-token prediction on the assistant's turns."""
 
     ids = ("input_ids", "labels")
-    reads_special_tokens = True  # `checked_text` rejects them anywhere in a message
+    reads_special_tokens = True  # `checked_text` rejects them in the rendered parts of a message
 
     def __init__(self, section: ChatSection, tokenizer: Tokenizer, row_length: int, folder: Path):
-        """`tokenizer`: the result of `fit_tokenizer`; `folder`: where it was loaded from, for errors. Raises UsageError if there is no
-        usable format, ModelError if the tokenizer's chat template cannot be trained on.
+        """`tokenizer`: the result of `fit_tokenizer`; `folder`: that from which it was loaded, for error messages. Raises UsageError if
+        there is no usable format, ModelError if the tokenizer's chat template cannot be trained on.
         """
         self.section, self.tokenizer, self.row_length = section, tokenizer, row_length
         form = resolve_format(section.format, tokenizer, section.system)
@@ -59,7 +59,7 @@ class Chat(TokenTargets, WritingObjective):
         return example_rows(stored, order, packed=self.section.pack)
 
     def prompts(self, texts: Sequence[str]) -> tuple[list[str], bool]:
-        """Return a conversation with each text as the user's message, up to the beginning of the answer; special tokens are spelled out."""
+        """Return a conversation with each text as the user's message, up to the answer; and True: special tokens are spelled out in it."""
         with self.conversations.renderer() as render:
             rendered = [render([{"role": "user", "content": text}, *ANSWER], "generation.prompts") for text in texts]
         return [text[: spans[0][0]] for text, spans in rendered], True
@@ -84,7 +84,8 @@ class Chat(TokenTargets, WritingObjective):
         return [text if isinstance(text, BadRow) else self._example(row, next(encoded)) for row, text in zip(rows, texts, strict=True)]
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the ids of each conversation up to the beginning of the requested answer, with a single label, at the last id.
+        """Return the ids of each conversation up to the beginning of the requested answer, with a single label, at the last id;
+        or its error.
 
         If the messages end with an answer, the model is asked for this answer, and its text is left out.
         """

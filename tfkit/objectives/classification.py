@@ -45,7 +45,7 @@ class Classification(TextLabelling):
         return digest("classification", section, self.labels, self.tokenizer.fingerprint(), self.row_length)
 
     def target(self, row: Row) -> NDArray[np.int32] | BadRow:
-        """Return the index of a row's class, or the error for an unknown one."""
+        """Return the index of a row's class, or the error for an unknown class."""
         written = row.values["label"]
         if written not in self._numbers:
             return unknown_label(row.place, written, self.labels)
@@ -72,7 +72,7 @@ class Classification(TextLabelling):
         return {"classes": Sum(float(loss), len(batch.labels)), "accuracy": Sum(float(right), len(batch.labels))}
 
     def prepare(self, train: Sequence[tuple[Stored, float]]) -> None:
-        """Set class weights of (all rows) / (classes * rows of the class), as scikit-learn's `balanced`; their mean over rows is 1.
+        """If `class_weights` is set, weight classes by (all rows) / (classes * rows of the class), as scikit-learn's `balanced`.
 
         A row counts as often as an epoch reads it, given its source's weight: on average, if an epoch reads a random part of the source.
         """
@@ -99,7 +99,7 @@ class Classification(TextLabelling):
         return np.bincount(np.concatenate(numbers), minlength=len(self.labels))
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """Yield the likeliest class of each row with the probabilities of all."""
+        """Yield the likeliest class of each row, with the probabilities of all classes."""
         logits = model(**batch.inputs()).logits.float()  # (B, classes)
         log_probs = logits.log_softmax(-1)
         best, losses = log_probs.max(-1), -log_probs.gather(1, batch.labels[:, None])[:, 0]

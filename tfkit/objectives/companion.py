@@ -17,7 +17,7 @@ PLACEHOLDER = "placeholder"  # marks, in tfkit.json, a model with random weights
 
 @dataclass(frozen=True)
 class Companion:
-    """A model that a run uses in addition to the one of its section `model`, and the facts that the run records about it."""
+    """A model that a run uses in addition to that of the recipe's section `model`, and the facts that the run records about it."""
 
     name: str  # the field of the objective's section that names the model; also the model's role among the parents in tfkit.json
     model: Transformer
@@ -37,7 +37,7 @@ class Companion:
 
 
 def refuse_misfit(companion: Companion, what: str, reasons: Sequence[str]) -> None:
-    """Raise ModelError with all reasons, if there are any, why a companion cannot do `what`."""
+    """Raise ModelError if there are `reasons` why a companion cannot do `what`; the message names all."""
     if reasons:
         raise ModelError("\n  ".join([f"objective.{companion.name}: {companion.path} cannot {what}:", *reasons]))
 

@@ -1,4 +1,4 @@
-"""The context of an objective: the model that it is opened for, the stored data, and the order of its rows."""
+"""The context of an objective: the model that it is constructed for, the stored data, and the order of the rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,16 +35,17 @@ def row_length(sequence_length: int | None, config: ModelConfig) -> int:
 
 
 def piece_length(sequence_length: int | None, config: ModelConfig) -> int:
-    """Return the number of tokens of the pieces in which a text is scored: `sequence_length`, else the context length, at most 1,024.
+    """Return the number of tokens of the pieces in which a text is scored: `sequence_length` or, if it is None, the context length, at most
+    1,024.
 
-    The length does not depend on a checkpoint's training, so that the scores of a fine-tuned model and of its base can be compared.
+    It does not depend on the length of rows in training, so that the scores of a fine-tuned model and of its base can be compared.
     """
     return row_length(sequence_length or min(MOST_PIECE, config.context_length), config)
 
 
 @dataclass(frozen=True)
 class ModelContext:
-    """The model that an objective is opened for."""
+    """The model that an objective is constructed for, and the settings that the objective needs."""
 
     config: ModelConfig
     tokenizer: Tokenizer  # the tokenizer that the objective's `fit_tokenizer` returned
@@ -57,7 +58,9 @@ class ModelContext:
 
     @property
     def row_length(self) -> int:
-        """The largest number of tokens in a row. Raises UsageError if data.sequence_length exceeds the model's context."""
+        """The largest number of tokens in a row. Raises UsageError if `sequence_length` exceeds the model's context, unless positions are
+        relative.
+        """
         return row_length(self.sequence_length, self.config)
 
     @property

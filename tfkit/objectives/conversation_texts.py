@@ -76,8 +76,8 @@ def checked_text(
 ) -> tuple[str, Spans]:
     """Return the rendered text of a conversation, and the spans of its answers.
 
-    Raises UnfitError if the text would have special tokens that come from a message or a tool instead of the format, or if the template
-    renders no tools or calls although there are some. Fields of a message that are not rendered may hold special tokens.
+    Raises UnfitError if the text would have special tokens that come from a message or a tool instead of the format, or half a surrogate
+    pair, or if the template leaves out tools or calls. Fields of a message that are not rendered may hold special tokens.
     """
     if position := find_surrogate(_texts([*messages, *tools])):
         raise UnfitError("half a surrogate pair", f"a message or a tool holds half a surrogate pair at {position}")
@@ -141,7 +141,7 @@ def _without_special_tokens(value: Any, literal: Callable[[str], str | None]) ->
 
 
 class PromptCompletion(NamedTuple):
-    """A prompt and its completion, None if there is only a prompt. `place`: the file and line of the row, for errors."""
+    """A prompt and its completion, None if there is only a prompt. `place`: the file and line of the row, for error messages."""
 
     place: str
     prompt: Turns
@@ -162,8 +162,8 @@ class ConversationTexts:
         self.tokenizer, self.folder, self.chat = tokenizer, folder, chat
 
     def fingerprint(self) -> str:
-        """Return a text that differs if the ids may differ: the tokenizer's fingerprint, `chat`, the template, and whether it shows a
-        date or reasoning.
+        """Return a text that differs if the ids may differ: the tokenizer's fingerprint, `chat`, the template, and whether the
+        template shows a date or reasoning.
         """
         template = self.tokenizer.chat_template
         date = TRAINING_DATE if template is not None and "strftime_now" in template else ""
@@ -238,7 +238,7 @@ class ConversationTexts:
 
 
 def _messages(turns: Turns, speaker: str) -> list[dict[str, Any]]:
-    """Return turns as messages: a text is one message of `speaker`; a dialogue in the form of HH-RLHF is several."""
+    """Return turns as messages: a text becomes one message of `speaker`, a dialogue in the form of HH-RLHF several."""
     if isinstance(turns, list):
         return [plain_message(number, message) for number, message in enumerate(turns, 1)]
     if not is_dialogue(turns):

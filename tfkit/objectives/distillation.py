@@ -1,8 +1,8 @@
 """Distillation: a student learns the full output distribution of a larger model, its teacher, at each token of real text.
 
 DistilBERT (Sanh et al. 2019, arXiv 1910.01108) adds three losses: the divergence from the softened teacher, the masked language modelling
-loss, and the cosine distance of the last hidden states. Gemma 2 (arXiv 2408.00118, section 3.2) has the teacher's loss alone: the
-cross-entropy with its probabilities, whose gradient equals that of the divergence.
+loss, and the cosine distance of the last hidden states. Gemma 2 (arXiv 2408.00118, section 3.2) is trained with one loss: the
+cross-entropy against the teacher's probabilities, whose gradient equals that of the divergence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -62,7 +62,7 @@ class Distillation(Objective):
         return self.base.open_rows(stored, order)
 
     def initialize(self, model: Transformer, new: Sequence[str] | None) -> None:
-        """Copy layers of the teacher, if the section names layers."""
+        """Copy layers of the teacher, if the section sets `copy_layers`."""
         if self.section.copy_layers is not None:
             copy_layers(model, self.teacher.model, self.section.copy_layers)
 
@@ -71,7 +71,7 @@ class Distillation(Objective):
         return self.base.warnings(stored, tokenizer, length, is_finished=is_finished)
 
     def legend(self) -> list[str]:
-        """Return a sentence for `tfkit inspect` if the teacher's loss also covers tokens that are not masked; else none."""
+        """Return a sentence for `tfkit inspect` if the loss against the teacher also covers tokens that are not masked; else none."""
         covers_all = self.section.of.kind == "masked_lm" and not self.section.masked_only
         return ["the teacher's loss covers every token but padding, marked or not"] if covers_all else []
 
@@ -80,17 +80,17 @@ class Distillation(Objective):
         return self.base.collate(rows)
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Return the counts of positions with the teacher's loss, of real tokens for the cosine, and of the base objective."""
+        """Return the counts of positions with the loss against the teacher, of real tokens for the cosine, and of the base objective."""
         counts = {"teacher": int(self._teacher_mask(batch).sum()), "cosine": int(_real(batch).sum()), **self.base.counts(batch)}
         return {term: counts[term] for term in self.terms}
 
     def vocabulary_states(self, batch: Batch) -> int:
-        """Return the base objective's number of hidden states plus the number of hidden states with the teacher's loss."""
+        """Return the base objective's number of hidden states plus the number of hidden states that are compared with the teacher's."""
         base_states = self.base.vocabulary_states(batch) if self.section.text_weight else 0
         return base_states + self.companion_states(batch)
 
     def companion_states(self, batch: Batch) -> int:
-        """Return the number of hidden states with the teacher's loss."""
+        """Return the number of hidden states from which the teacher predicts."""
         return int(self._teacher_mask(batch).sum()) if self.section.teacher_weight else 0
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
@@ -121,8 +121,8 @@ class Distillation(Objective):
         return self.base.metrics(sums)
 
     def _teacher_mask(self, batch: Batch) -> Tensor:
-        """Return the mask of the positions with the teacher's loss, (B, T): for a masked language model all real tokens (as in DistilBERT's
-        script) or, with `masked_only`, the masked ones; for a causal language model the positions with a target.
+        """Return the mask of the positions with the loss against the teacher, (B, T): for a masked language model all real tokens (as in
+        DistilBERT's script) or, with `masked_only`, the masked ones; for a causal language model the positions with a target.
         """
         targets_only = self.section.of.kind == "causal_lm" or self.section.masked_only
         return batch.labels != IGNORED if targets_only else _real(batch)
@@ -152,7 +152,7 @@ def token_divergences(
 def _divergences(
     logits: Tensor, teacher_hidden: Tensor, *, gradient: bool, cap: float | None, teacher: VocabularyHead, temperature: float
 ) -> Tensor:
-    """Compute the losses of a block: (n, V), (n, D') -> (n,). The gradient is (p_s - p_t) / temperature."""
+    """Compute the losses of a block: (n, V), (n, D') -> (n,); with `gradient`, overwrite the logits by (p_s - p_t) / temperature."""
     teacher_logits = make_logits(teacher_hidden, teacher.weight, teacher.bias, teacher.softcap)
     losses = []
     for piece, teacher_piece in pieces(logits, teacher_logits, most=_PIECE):

@@ -1,8 +1,8 @@
 """Direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290): learning from preferences without a reward model.
 
 The implicit reward of a completion is beta * (log p(completion) - log p_ref(completion)), where the reference is the initial model and the
-token that ends the completion is included. The loss of a prompt is the mean over its pairs of -log sigmoid of the difference of rewards;
-for a single pair that is equation 7 of the paper.
+token that ends the completion is included. The loss of a prompt is the mean of -log sigmoid(better reward - worse reward) over its
+pairs of a better and a worse completion; for a single pair it is equation 7 of the paper.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,7 +71,7 @@ class DPO(EncoderObjective):
             yield RowResult(result.sums | sides, {"rewards": row_rewards.tolist(), **result.prediction})
 
     def wrong(self, row: Row) -> RowResult:
-        """Return the result of a pair that cannot be encoded: it counts as wrongly decided."""
+        """Return the result of a row that cannot be encoded: it counts as one pair in the wrong order."""
         return RowResult({"accuracy": Sum(0.0, 1)}, {"rewards": [], "margins": []})
 
     def initialize(self, model: Transformer, new: Sequence[str] | None) -> None:
@@ -88,6 +88,6 @@ class DPO(EncoderObjective):
 
 
 def open_dpo(section: DPOSection, context: ModelContext) -> DPO:
-    """Open the objective for a model."""
+    """Construct the objective for a model."""
     texts = ConversationTexts(context.tokenizer, context.folder, chat=section.chat)
     return DPO(section, PreferenceEncoder(texts, context.row_length), context.tokenizer)

@@ -50,7 +50,7 @@ class GRPO(RolloutObjective):
 
 
 def clipped_loss(log_probs: Tensor, before: Tensor, advantages: Tensor, clip_range: float) -> dict[str, Tensor]:
-    """Return PPO's policy loss (Schulman et al. 2017, arXiv 1707.06347, eq. 7) and its observations: (N,) each -> sums."""
+    """Return PPO's policy loss (arXiv 1707.06347, eq. 7), the number of clipped tokens, and the largest ratio: (N,) each -> scalars."""
     ratios = (log_probs - before).clamp(-_LARGEST_DIFFERENCE, _LARGEST_DIFFERENCE).exp()
     clipped = ratios.clamp(1 - clip_range, 1 + clip_range)
     losses = torch.maximum(-advantages * ratios, -advantages * clipped)

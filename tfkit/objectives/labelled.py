@@ -1,8 +1,8 @@
 """Objectives of labelled rows: each row is an example with an answer, which the model predicts.
 
 An objective predicts rows without labels by two methods: `encode_unlabelled` makes their examples, and `answers` yields an Answer for each
-row of the batch that `collate` makes of these examples. The section's `asked_roles` are the roles that the two methods read. If answers are
-generated texts, `prompt_ids` takes the place of `answers`.
+row of the batch that `collate` makes of these examples. The `asked_roles` of an objective's section are the column roles that the two
+methods read. If answers are generated texts, `prompt_ids` takes the place of `answers`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,7 +79,7 @@ class LabelledObjective(Objective, Encoder, Protocol):
         return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in self.means}}
 
     def reference_values(self, model: Transformer, batch: Batch) -> Tensor:
-        """Return the reference model's value of each sequence, (C,), such as its log-probability; examples store it as `reference`."""
+        """Return the reference model's value of each sequence of a batch, (C,), such as a log-probability; it is stored as `reference`."""
         raise AssertionError("the objective has no reference model")
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
@@ -150,7 +150,7 @@ class WritingObjective(LabelledObjective, Protocol):
 
 
 def sums_by_row(values: Tensor, rows: Tensor, count: int) -> list[Sum]:
-    """Return the sum of each of `count` rows: values (N,), their row indices (N,). The CPU adds, since an Apple GPU has no float64."""
+    """Return the Sum of the values (N,) of each of `count` rows, given row indices (N,); on the CPU, as Apple GPUs have no float64."""
     values, rows = values.cpu(), rows.cpu()
     totals = torch.zeros(count, dtype=torch.float64).index_add_(0, rows, values.double())
     return [Sum(total, targets) for total, targets in zip(totals.tolist(), rows.bincount(minlength=count).tolist(), strict=True)]

@@ -63,7 +63,7 @@ def token_entropies(head: VocabularyHead, hidden: Tensor, temperature: float = 1
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, *, gradient: bool, cap: float | None, smoothing: float, temperature: float) -> Tensor:
-    """Compute the losses of a block: (n, V), (n,) -> (n,). The gradient is (softmax - target distribution) / temperature."""
+    """Compute the losses of a block: (n, V), (n,) -> (n,). With `gradient`, the logits become (softmax - target) / temperature."""
     losses = []
     for piece, ids in pieces(logits, labels[:, None]):
         values = (piece if temperature == 1 else piece.float() / temperature).log_softmax(-1, dtype=torch.float32)

@@ -36,11 +36,11 @@ class MaskedLM(Objective):
         self.terms: Mapping[str, float] = {"mlm": 1.0} | ({"next_sentence": 1.0} if section.next_sentence else {})
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> Rows:
-        """Return rows of texts between special tokens, or of pairs of texts."""
+        """Return rows of texts between special tokens or, with next-sentence prediction, of pairs of texts."""
         streams, length, seed, counted = streams_of(stored), order.length, order.seed, self.section.rarity > 0
         if not self.section.next_sentence:
             return FramedRows(streams, length, seed, self.frame, count_tokens=counted)
-        static = self.section.masking == "static"  # then not only the masks but also the texts of a row are the same in every epoch
+        static = self.section.masking == "static"  # the texts of a row, as its masks, are the same in every epoch
         return SentencePairRows(streams, length, seed, self.frame, short=self.section.short_rows, static=static, count_tokens=counted)
 
     def collate(self, rows: FramedBatch) -> Batch:
@@ -90,7 +90,7 @@ class MaskedLM(Objective):
         return sums
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """Return `loss`, `perplexity` and `accuracy` of masked tokens; with next sentences also each loss and `next_sentence_accuracy`."""
+        """Return `loss`, masked tokens' `perplexity` and `accuracy`; for next-sentence prediction also its accuracy and both losses."""
         mlm_loss = sums["mlm"].mean
         metrics = {"loss": weighted_loss(self.terms, sums), "perplexity": perplexity(mlm_loss), "accuracy": sums["accuracy"].mean}
         if self.section.next_sentence:
@@ -104,8 +104,8 @@ class Masking:
 
     As in create_pretraining_data.py, round(rate * n) of a row's n tokens are chosen, where n includes [CLS] and [SEP], which are never
     chosen. By default 80 % of the chosen tokens become [MASK], 10 % a random entry of the vocabulary, and 10 % stay unchanged. With
-    `whole_words`, words are chosen in random order, each if it still fits into that number. Raises ModelError if the tokenizer has no
-    [MASK] or, for whole words, is not WordPiece.
+    `whole_words`, words are chosen in random order, and a word that would exceed this number is passed over. Raises ModelError if the
+    tokenizer has no [MASK] or, for whole words, is not WordPiece.
     """
 
     def __init__(self, section: MaskedLMSection, tokenizer: Tokenizer, seed: int):
@@ -120,7 +120,10 @@ class Masking:
     def draw(
         self, ids: NDArray[np.int64], epoch: int, number: int, token_counts: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the positions of a row that are predicted, in order, and the ids that replace them."""
+        """Return the positions of a row that are predicted, in order, and the ids that replace the tokens there.
+
+        `token_counts` (V,): how often each id occurs in the sources; needed if `rarity` is not 0.
+        """
         bits = np.random.PCG64([self.seed, 0 if self.section.masking == "static" else epoch, number, _MASKS])
         raw = bits.random_raw(3 * len(ids)).reshape(3, -1)
         positions = self._choose(ids, raw[0], token_counts)

@@ -1,6 +1,7 @@
 """Multi-label classification: any number of labels for a text or a pair of texts, each with its own probability.
 
-As in transformers' `problem_type: multi_label_classification`: the sigmoid of each logit, binary cross-entropy, and a threshold of 0.5.
+As in transformers' `problem_type: multi_label_classification`, the sigmoid of a logit is the probability of its label, the loss is binary
+cross-entropy, and labels with a probability above 0.5 are predicted.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ class MultiLabel(TextLabelling):
         return digest(*map(repr, about))
 
     def target(self, row: Row) -> NDArray[np.bool_] | BadRow:
-        """Return whether each label applies to a row, or the error for an unknown one."""
+        """Return whether each label applies to a row, or the error for an unknown label."""
         labels = self.section.labels_in(row.values["labels"])
         if (unknown := next((label for label in labels if label not in self._numbers), None)) is not None:
             return unknown_label(row.place, unknown, self.labels)

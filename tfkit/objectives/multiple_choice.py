@@ -2,8 +2,8 @@
 
 Each answer makes a sequence, `start context delimiter answer classify`, whose score is read at `classify`; the probabilities of a row's
 answers are the softmax of their scores. An auxiliary language modelling loss covers all tokens of each sequence but its first. GPT's code
-takes its mean over the tokens of a sequence and then over sequences; here, as in transformers, every token has the same weight. GPT's
-code uses the same dropout mask for all answers of a row; here each answer has its own.
+takes the mean of this loss over the tokens of a sequence, then over sequences; here, as in transformers, every token has the same weight.
+GPT's code uses the same dropout mask for all answers of a row; here each answer has its own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ _LETTERS = "ABCDEFGHIJ"
 
 
 class MultipleChoice(LabelledObjective):
-    """Cross-entropy over the answers of a row, summed over rows, and over the vocabulary, summed over tokens."""
+    """Cross-entropy over the answers of a row, summed over rows, and, if `lm_weight` is set, over the vocabulary, summed over tokens."""
 
     reads_second_output = True  # the score of each answer
 
@@ -58,7 +58,7 @@ class MultipleChoice(LabelledObjective):
         return self._encoded(rows, [right_choice(row.place, row.values["choices"], row.values["label"]) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the arrays that `encode` returns, with the first answer as a placeholder for the right one."""
+        """Return the arrays that `encode` returns, with the first answer in place of the right one; or the row's error."""
         return self._encoded(rows, [bad_choices(row.place, row.values["choices"]) or 0 for row in rows])
 
     def _encoded(self, rows: Sequence[Row], rights: Sequence[int | BadRow]) -> list[Encoded | BadRow]:
@@ -148,7 +148,7 @@ class MultipleChoice(LabelledObjective):
             yield class_answer(list(probabilities.values()), list(probabilities), all_labels=all_labels)
 
     def _special(self, name: str) -> list[int]:
-        """Return the id of the special token in a field of the section; empty if the field is None."""
+        """Return the special token that a field of the section names, as a list with its id; an empty list if the field is None."""
         token = getattr(self.section, name)
         token_id = None if token is None else self.tokenizer.backend.token_to_id(token)
         if token is not None and token_id is None:

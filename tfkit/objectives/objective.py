@@ -31,7 +31,7 @@ class Batch:
     """A micro-batch of B rows. A tensor that is None is not passed to the model."""
 
     input_ids: Tensor  # (B, T)
-    labels: Tensor  # (B, T); (B, T') for an encoder-decoder; (B,) for one label per row. IGNORED where there is no loss
+    labels: Tensor  # (B, T); (B, T') for an encoder-decoder; (B,) or (B, n) for rows' labels. IGNORED where there is no loss
     document_ids: Tensor | None = None  # (B, T): a token attends only to tokens with the same id; None: every row is one document
     padding_mask: Tensor | None = None  # (B, T), True = real token; None: no padding
     segment_ids: Tensor | None = None  # (B, T): 0 in the first text of a pair, 1 in the second
@@ -127,14 +127,16 @@ class Objective(Protocol):
     terms: Mapping[str, float]  # the weight of each term of the loss, by name
     observed: Mapping[str, Observation] = {}  # the numbers that `loss` returns in addition to the terms, by name
     feedback: "Feedback | None" = None  # how a policy and a judge make the examples from prompts; None: the rows are the examples
-    reference_use: ReferenceUse = "none"  # when outputs of the initial model are read: never, once for each row, or in all of training
+    reference_use: ReferenceUse = "none"  # when outputs of the initial model are read: never, once for each row, or throughout the training
     draws_dropout: bool = True  # whether training steps use dropout; False if the loss compares log-probabilities of two forward passes
     has_facts: bool = False  # whether `facts` has entries for each checkpoint's tfkit.json
-    reads_second_output: bool = False  # whether `loss` reads the second output of the model's head
+    reads_second_output: bool = False  # whether `loss` reads `extra_logits`, the second output of the model's head
     reads_sentences: bool = False  # whether a stored text must record where its sentences begin
-    # The text that a step reads after its rows of data.train, in batches with `is_pretraining`; None: none. A batch's missing terms are 0.
+    # The text that a step reads after its rows of data.train, in batches with `is_pretraining`; None: none. `loss` returns 0 for a
+    # term that a batch lacks.
     pretraining: "PretrainingMix | None" = None
-    # Whether `encode` handles special tokens that a text spells out; otherwise no text may begin with the beginning-of-text token.
+    # Whether `encode` handles special tokens that a text spells out; otherwise a text that begins with the beginning-of-text
+    # token is refused if the tokenizer would put another one before it.
     reads_special_tokens: bool = False
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> Rows:
@@ -165,7 +167,7 @@ class Objective(Protocol):
 
     @property
     def evaluation_objective(self) -> "Objective":
-        """The objective that evaluations use: a distillation's is the student's objective, without the teacher."""
+        """The objective that evaluations use: this one or, for a distillation, the student's, which needs no teacher."""
         return self
 
     @property
@@ -205,7 +207,7 @@ class Objective(Protocol):
         raise AssertionError("the objective has no facts")
 
     def check_metric(self, name: str | None) -> None:
-        """Raise UsageError if evaluations with the objective's labels do not report the metric that selects the best checkpoint."""
+        """Raise UsageError if no evaluation with the objective's labels can report the metric `name`, which selects the best checkpoint."""
         return
 
     def notes(self, stored: Sequence[Stored]) -> list[str]:
@@ -230,5 +232,5 @@ def weighted_loss(terms: Mapping[str, float], sums: Mapping[str, Sum]) -> float:
 
 
 def perplexity(loss: float) -> float:
-    """Return the perplexity of a loss in nats; infinity if it exceeds float64."""
+    """Return the perplexity of a loss in nats; infinity for a loss above 700."""
     return math.exp(loss) if not loss > 700 else math.inf

@@ -46,8 +46,8 @@ class PPO(RolloutObjective):
 
     @classmethod
     def open(cls, section: PPOSection, context: ModelContext) -> "PPO":
-        """Open the objective with its value model, unless it is for an evaluation. Raises ModelError if a model does not fit the policy."""
-        # The reward model is opened first: if both models start from one faulty checkpoint, the error is about `reward`.
+        """Construct the objective, with a value model if the section names one. Raises ModelError if a model does not fit the policy."""
+        # The reward model is loaded first: if both models start from one faulty checkpoint, the error is about `reward`.
         opened = cls(section, context, None)
         value = open_score_model(section, "value", context)
         if value is not None:
@@ -67,7 +67,7 @@ class PPO(RolloutObjective):
         return Rollouts(section, self.tokenizer, baseline, self.reward, self.gold)
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Return the number of response tokens, or of targets in a batch of text."""
+        """Return the number of response tokens or, for a batch of pretraining text, of targets; 0 for the other terms."""
         tokens, text = int((batch.labels != IGNORED).sum()), 0
         if batch.is_pretraining and self.pretraining is not None:
             tokens, text = 0, self.pretraining.count(batch)
@@ -90,12 +90,12 @@ class PPO(RolloutObjective):
             **zeros,
             **clipped_loss(log_probs, before, advantages, self.section.clip_range),
             **clipped_value_loss(values, old_values, returns, self.section.value_clip_range),
-            "approximate_kl": (difference.expm1() - difference).sum(),  # the estimator k3 of KL(old || new), by tokens of the old policy
+            "approximate_kl": (difference.expm1() - difference).sum(),  # the estimator k3 of KL(old || new), from the old policy's samples
         }
 
 
 def clipped_value_loss(values: Tensor, before: Tensor, returns: Tensor, clip_range: float) -> dict[str, Tensor]:
-    """Return 0.5 max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2) and the number of clipped tokens: (N,) each -> sums."""
+    """Return 0.5 max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2) and at how many tokens the clipped part is larger."""
     clipped = before + (values - before).clamp(-clip_range, clip_range)
     errors, clipped_errors = (values - returns).square(), (clipped - returns).square()
     return {"value": 0.5 * torch.maximum(errors, clipped_errors).sum(), "value_clip_fraction": (clipped_errors > errors).detach().sum()}

@@ -1,4 +1,4 @@
-"""Rows of preferences, in any of their forms: a prompt and its completions, from the best to the worst; and the loss of their pairs.
+"""Rows of preferences, in any of their column forms: a prompt and its completions, best first; and the loss of pairs of completions.
 
 An example holds the concatenated sequences of all completions, each after its prompt, and their ranks: 0 is the best, equal ranks are a
 tie. A pair is two completions of a prompt of which one is better. Completions are scored by a reward model, or by DPO's implicit reward.
@@ -121,7 +121,7 @@ class PreferenceEncoder:
         return self._encoded(rows, [read_preference(row) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return what `encode` returns, for rows with a prompt and one completion, or with a conversation that ends with the completion."""
+        """Return what `encode` returns, for rows with a prompt and one completion, or with a conversation that ends with one."""
         found = [split_prompt(row).values for row in rows]
         return self._encoded(rows, [Preference(values.get("prompt", ""), [values["completion"]], [0]) for values in found])
 
@@ -211,7 +211,7 @@ def prompts_in(batch: Batch) -> int:
 
 
 def pair_rows(batch: Batch) -> Tensor:
-    """Return the row of each pair, (P,)."""
+    """Return the row index of each pair, (P,)."""
     return batch.extras["row"][batch.extras["better"]]
 
 
@@ -225,7 +225,7 @@ def calibration_metrics(margins: Sequence[Sequence[float]]) -> Scores:
     of each row (N lists).
 
     The confidence in a pair with margin m is sigmoid(|m|), which is in one of ten bins from 0.5 to 1. `calibration` is the mean over pairs
-    of the distance between the confidence and the accuracy of their bin.
+    of the distance between the confidence and the accuracy of their bin; NaN if a margin is not finite.
     """
     rows = np.repeat(np.arange(len(margins)), [len(row) for row in margins])
     values = np.array([value for row in margins for value in row], np.float64)
@@ -244,7 +244,7 @@ def calibration_metrics(margins: Sequence[Sequence[float]]) -> Scores:
 
 
 def rate_right(margins: Numbers) -> Numbers:
-    """Return 1 for each pair that is decided correctly, 0 for a wrong one, and 0.5 for a tie: margins (P,) -> (P,)."""
+    """Return 1 for each pair with a positive margin (the better completion scores higher), 0 for a negative, 0.5 for 0: (P,) -> (P,)."""
     return (np.sign(margins) + 1) / 2
 
 

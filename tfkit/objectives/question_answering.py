@@ -36,7 +36,7 @@ Answers = Sequence[Mapping[str, Any]]  # the right answers of a row, each with t
 
 
 class QuestionAnswering(LabelledObjective):
-    """Cross-entropy of the first and the last token, summed over windows."""
+    """Cross-entropy of the first and the last token of the answer, summed over windows."""
 
     terms: Mapping[str, float] = {"spans": 1.0}
     evaluates_answers = True  # so that a row that cannot be encoded counts as wrong
@@ -184,7 +184,7 @@ class QuestionAnswering(LabelledObjective):
 
 
 def _score_sums(exact: float, f1: float, *, has: bool) -> dict[str, Sum]:
-    """Return a question's scores as sums for each metric, over all questions or over those with or without an answer. `has`: whether this
+    """Return a question's scores as a Sum for each metric, without targets if the metric leaves the question out. `has`: whether the
     question has an answer.
     """
     return {
@@ -206,7 +206,7 @@ def _logits(model: Transformer, batch: Batch, at_once: int | None = None) -> Ten
 
 
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean loss of both ends: (C, T, 2), (C, 2) -> (C,)."""
+    """Return the mean of the losses of each answer's first and last token: (C, T, 2), (C, 2) -> (C,)."""
     return F.cross_entropy(logits, labels, reduction="none").mean(1)
 
 
@@ -231,7 +231,7 @@ def _example(row: Row, encoded: QuestionWindows, answers: Answers) -> Encoded | 
         marked = _ends(windows, start, start + len(text))
         if marked is None:
             return BadRow("no tokens", f"{row.place}: the answer {text!r} gives no token; remove the answer, or the row")
-        ends, truncated = marked, truncated or not any(map(any, marked))  # no window may hold all of an answer longer than the overlap
+        ends, truncated = marked, truncated or not any(map(any, marked))  # an answer longer than the overlap may be whole in no window
     text = json.dumps([row.values["context"], [answer["text"] for answer in answers]], ensure_ascii=False)
     arrays: dict[str, Sequence[int] | NDArray[Any]] = {
         "input_ids": [token for window in windows for token in window.ids],

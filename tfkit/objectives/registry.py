@@ -1,4 +1,4 @@
-"""The objectives by their kind: each line of OBJECTIVES opens an objective from its section of the recipe, for a model."""
+"""The objectives by their kind: each entry of OBJECTIVES constructs an objective for a model, from the recipe's section `objective`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ from tfkit.tokenizer import Tokenizer
 
 
 class Registered(NamedTuple):
-    """How an objective of one kind is opened."""
+    """The functions that construct an objective of one kind, and its tokenizer."""
 
     open: Callable[[Any, ModelContext], Objective]  # from the objective's section, for a model; raises ModelError if the two do not fit
     fit_tokenizer: Callable[..., Tokenizer] = lambda section, tokenizer, is_finished: tokenizer  # adds the objective's special tokens
@@ -78,7 +78,7 @@ OBJECTIVES: dict[str, Registered] = {
 
 
 def register(section: type[ObjectiveSection], registered: Registered) -> None:
-    """Add an objective from outside the package: from now on recipes and all commands of this process accept its kind."""
+    """Add an objective from outside the package, so that recipes and all commands of this process accept its kind."""
     declared(section)
     rebuild_recipe()
     (kind,) = tags(section)
@@ -86,7 +86,7 @@ def register(section: type[ObjectiveSection], registered: Registered) -> None:
 
 
 def open_objective(section: ObjectiveSection, context: ModelContext) -> Objective:
-    """Open the objective of a section for a model. Raises ModelError if the two do not fit."""
+    """Construct the objective of a section for a model. Raises ModelError if the two do not fit."""
     return _registered(section).open(section, context)
 
 
@@ -98,14 +98,14 @@ def objective_tokenizer(section: ObjectiveSection, tokenizer: Tokenizer, *, is_f
 
 
 def _registered(section: ObjectiveSection) -> Registered:
-    """Return the registered objective. Raises UsageError for a kind that only evaluates."""
+    """Return the registered objective. Raises UsageError for a kind that cannot be trained, only evaluated."""
     if section.scored_by == "likelihood":
         raise judges_only(section)
     return OBJECTIVES[section.kind]
 
 
 def open_rows(recipe: Recipe, objective: Objective, stored: Sequence[tuple[Stored, float]], config: ModelConfig) -> Rows:
-    """Return the objective's rows of weighted sources; a row for which responses are sampled has room for a response. Raises DataError if a
+    """Return the objective's rows of weighted sources; if it samples responses, rows are prompts with room for one. Raises DataError if a
     source has too little text for one row.
     """
     rows = objective.open_rows(stored, row_order(recipe, config))

@@ -32,7 +32,7 @@ from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.tokenizer import token_text
 
 PAD = "<|pad|>"
-MAX_DEMONSTRATIONS = 4096  # training rows, at most: the mean score of their best completions becomes 0
+MAX_DEMONSTRATIONS = 4096  # the most training rows whose best completions are scored to compute the shift
 _SHIFT = "reward_shift"  # a key of tfkit.json
 _HEAD = "head.classes.weight"
 
@@ -88,7 +88,7 @@ class Reward(EncoderObjective):
         return [calibration_metrics([row["margins"] for row in predictions])]
 
     def wrong(self, row: Row) -> RowResult:
-        """Return the result of a pair that cannot be encoded: it counts as wrongly decided."""
+        """Return the result of a row that cannot be encoded: it counts as one pair in the wrong order."""
         return RowResult({"accuracy": Sum(0.0, 1)}, {"scores": [], "margins": []})
 
     def initialize(self, model: Transformer, new: Sequence[str] | None) -> None:
@@ -100,7 +100,7 @@ class Reward(EncoderObjective):
             head.normal_(0.0, 1 / math.sqrt(head.shape[1] + 1), generator=torch.Generator().manual_seed(self.seed))
 
     def facts(self, model: Transformer, stored: Sequence[Stored], batch_size: int) -> dict[str, Any]:
-        """Return the mean score of the demonstrations, the best completions of the first 4,096 training rows.
+        """Return the mean score and the number of the demonstrations, the best completions of the first 4,096 training rows.
 
         The mean is exact, except for an adapter trained in bf16: its base model is rounded here, but not when the adapter is loaded.
         """
@@ -121,7 +121,7 @@ class Reward(EncoderObjective):
 
 
 def open_reward(section: RewardSection, context: ModelContext) -> Reward:
-    """Open the objective for a model. Raises ModelError if the shift in the model's tfkit.json is not a number, or if the section sets
+    """Construct the objective for a model. Raises ModelError if the shift in the model's tfkit.json is not a number, or if the section sets
     `every_token` and the model is not a decoder alone.
     """
     config = context.config
@@ -136,7 +136,7 @@ def open_reward(section: RewardSection, context: ModelContext) -> Reward:
 
 
 def fit_tokenizer(section: RewardSection, tokenizer: Tokenizer, *, is_finished: bool) -> Tokenizer:
-    """Return the tokenizer with a separate padding token, by which Hugging Face's classifiers find the last token of a text."""
+    """Return the tokenizer with a padding token other than eos, by which Hugging Face's classifiers find the last token of a text."""
     if tokenizer.pad_id is not None and tokenizer.pad_id != tokenizer.eos_id:
         return tokenizer
     ends = {tokenizer.bos_id, tokenizer.eos_id, tokenizer.sep_id}

@@ -1,7 +1,7 @@
-"""Objectives of sampled responses: the encoding of prompts, the layout of responses in batches, and text that is mixed into their steps.
+"""Objectives of sampled responses: the encoding of prompts, the layout of responses in batches, and pretraining text for the same steps.
 
-The loader of tfkit/alignment samples the responses of an iteration, rewards them, and makes batches. A response is everything that follows
-its prompt up to and including the end token, which is an action like any other.
+The loader of tfkit/alignment samples and rewards the responses of an iteration, and makes the batches of the steps that train on them. A
+response is everything that follows its prompt up to and including the end token, which is an action like any other.
 """
 
 import json
@@ -73,7 +73,7 @@ class Rollouts:
 
     @property
     def readings(self) -> int:
-        """The number of times that an iteration trains on responses to a prompt."""
+        """The number of rows of batches that an iteration makes of each prompt: its completions, in every inner epoch."""
         return self.section.completions * self.section.inner_epochs
 
 
@@ -87,11 +87,12 @@ class Response:
 
 
 class PromptRows:
-    """Prompts as rows with room for a response, each repeated as often as an iteration trains on responses to it."""
+    """Prompts as rows with room for a response, each repeated `readings` times in succession."""
 
     def __init__(self, prompts: Rows, rollouts: Rollouts):
         self.prompts, self.readings, new_tokens = prompts, rollouts.readings, rollouts.section.max_new_tokens
-        self.mean_tokens, self.longest = prompts.mean_tokens + new_tokens, prompts.longest + new_tokens  # for the longest responses
+        # As if every response had the largest length.
+        self.mean_tokens, self.longest = prompts.mean_tokens + new_tokens, prompts.longest + new_tokens
 
     def __len__(self) -> int:
         return len(self.prompts) * self.readings
@@ -130,7 +131,7 @@ class RolloutObjective(EncoderObjective, Protocol):
         return response_batch(prompts, self.tokenizer.pad_id or 0)
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """Return means over held-out prompts, with one response each: `reward`, `accuracy`, `kl`, `response_length`, `ended`."""
+        """Return the means of the section's metrics, such as `reward` and `kl`, over held-out prompts with one response each."""
         return {name: sums[name].mean for name in self.section.metrics if name in sums}
 
     def wrong(self, row: Row) -> RowResult | None:
@@ -148,7 +149,7 @@ class PromptEncoder(Encoder):
     def __init__(self, section: RolloutSection, context: ModelContext):
         """Raises ModelError if a row has no room for a prompt and its response, or if no token ends a response."""
         self.section, self.texts = section, ConversationTexts(context.tokenizer, context.folder, chat=section.chat)
-        self.longest = context.row_length - section.max_new_tokens  # tokens of a prompt
+        self.longest = context.row_length - section.max_new_tokens  # the most tokens of a prompt
         if self.longest < 1:
             raise ModelError(
                 f"objective.max_new_tokens: {section.max_new_tokens:,} tokens of a response leave no room for a prompt in a row of "
@@ -162,8 +163,8 @@ class PromptEncoder(Encoder):
         return digest("prompts", self.texts.fingerprint(), self.longest, self.section.needs_answer)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the ids of each prompt, and its text, answers and place as UTF-8; or its error. Raises ModelError for messages without a
-        chat template.
+        """Return the ids of each prompt, and its text, answers and place as UTF-8; or its error. Raises ModelError if a chat template
+        is needed and there is none.
         """
         prompts = [_without_answer(row.values["prompt"]) for row in rows]
         encoded = self.texts.encode([PromptCompletion(row.place, prompt) for row, prompt in zip(rows, prompts, strict=True)])

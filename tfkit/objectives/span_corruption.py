@@ -54,7 +54,7 @@ class SpanCorruption(TokenTargets, Objective):
 
 
 def open_span_corruption(section: SpanCorruptionSection, context: ModelContext) -> SpanCorruption:
-    """Open the objective. Raises ModelError if the tokenizer lacks a special token, or the model's context is too short."""
+    """Construct the objective. Raises ModelError if the tokenizer lacks a special token, or the model's context is too short."""
     config, tokenizer = context.config, context.tokenizer
     lengths = longest_row(context.row_length, section.rate, section.mean_span)
     if lengths.inputs > context.row_length:

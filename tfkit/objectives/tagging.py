@@ -81,7 +81,7 @@ class Tagging(LabelledObjective):
         return {"tags": Sum(float(_losses(logits, batch.labels)), words), "accuracy": Sum(float(right), words)}
 
     def check_metric(self, name: str | None) -> None:
-        """Raise UsageError for a metric of names if the tags do not mark names."""
+        """Raise UsageError for precision, recall or F1, which are of names, if the tags do not mark names."""
         if name in ("precision", "recall", "f1") and not mark_spans(self.labels):
             shown = ", ".join(self.labels[:5]) + (", ..." if len(self.labels) > 5 else "")
             raise UsageError(f"evaluation.metric: {name} is for names, and the tags {shown} mark none; choose accuracy, f1_macro or loss")
@@ -126,7 +126,7 @@ class Tagging(LabelledObjective):
         return batch.labels[batch.labels != IGNORED].cpu().numpy()
 
     def wrong(self, row: Row) -> RowResult:
-        """Return the result of a row that cannot be encoded: NO_LABEL for every word, which counts as wrong."""
+        """Return the result of a row that cannot be encoded: NO_LABEL for every word; each counts as wrong."""
         return self.completed(row, RowResult({"accuracy": Sum(0.0, 0)}, {"tags": [], "predicted": []}))
 
     def completed(self, row: Row, result: RowResult) -> RowResult:

@@ -28,7 +28,7 @@ def open_teacher(section: DistillationSection, context: ModelContext) -> Compani
     teacher = open_companion(section, "teacher", defer_blocks=context.defer_blocks)
     refuse_misfit(teacher, "teach this model", _misfits(teacher, section, context))
     if section.copy_layers is not None:
-        copied_tensors(on_meta(context.config), teacher.model, section.copy_layers)  # so that a misfit is an error before tokenizing
+        copied_tensors(on_meta(context.config), teacher.model, section.copy_layers)  # raises for a misfit before the data are tokenized
     return teacher
 
 

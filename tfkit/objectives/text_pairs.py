@@ -1,7 +1,7 @@
 """Texts and pairs of texts: their encoding with the special tokens of the tokenizer's template, truncated to a length, and their batches.
 
-If the template puts nothing between two texts (GPT's, GPT-2's), eos separates them, or sep if there is no eos. Without either, pairs are an
-error, whose remedy is one text made from both columns by a template.
+If the template puts nothing between two texts (GPT's, GPT-2's), eos separates them, or sep if there is no eos. Without either, pairs raise
+DataError; its message says how `columns` can make one text of both.
 """
 
 from collections.abc import Sequence

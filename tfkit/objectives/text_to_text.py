@@ -38,13 +38,13 @@ class TextToText(TokenTargets, WritingObjective):
         return digest("text_to_text", self.tokenizer.fingerprint(), self.row_length, *self.tokenizer.forced_ids)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the ids of source and target. The first of several references is the target."""
+        """Return the ids of source and target of each row, or its error. The first of several references is the target."""
         sources = encode_texts(self.tokenizer, [(row.values["source"], None) for row in rows], self.row_length)
         targets = self.tokenizer.encode_bare([row.values["target"][0] if row.values["target"] else "" for row in rows])
         return [self._example(row, source, target.tolist()) for row, source, target in zip(rows, sources, targets, strict=True)]
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the ids of the source, and an empty target."""
+        """Return the ids of each row's source, and a target of eos alone; or the row's error."""
         sources = encode_texts(self.tokenizer, [(row.values["source"], None) for row in rows], self.row_length)
         return [
             _empty(row, "source")
@@ -84,7 +84,7 @@ class TextToText(TokenTargets, WritingObjective):
 
     def _example(self, row: Row, source: TextIds, target: list[int]) -> Encoded | BadRow:
         if not target or self._is_empty(source):
-            return _empty(row, "source" if target else "target")  # a row without a target is not lost, as it has no reference
+            return _empty(row, "source" if target else "target")  # an evaluation skips a row without a target, which has no reference
         if self.eos_id in target:
             end = self.tokenizer.backend.id_to_token(self.eos_id)
             return BadRow(

@@ -5,9 +5,9 @@ overwritten in place by the gradient of the loss with respect to its logits. If 
 backward pass; otherwise the backward pass recomputes it. The softmax runs over pieces that fit the CPU's cache, and the upstream gradient
 is folded into the two matrix products of the backward pass, so that there is no second pass over the logits.
 
-On a CPU, a cross-entropy whose logits exceed LOGITS_BYTES is computed in blocks of vocabulary entries instead. Each of these blocks is also
-computed twice, but it gives a finished part of the output matrix's gradient, whereas each block of rows would read and write a float32 sum
-of the whole matrix. The forward pass sums up the denominators of the softmax.
+In training on a CPU, a cross-entropy whose logits exceed LOGITS_BYTES is computed in blocks of vocabulary entries instead. Each of these
+blocks is also computed twice, but it gives a finished part of the output matrix's gradient, whereas each block of rows would read and write
+a float32 sum of the whole matrix. The forward pass sums up the denominators of the softmax.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from tfkit.model.head import VocabularyHead
 
-LOGITS_BYTES = 128 * 2**20  # the largest size of the logits in memory at any time
+LOGITS_BYTES = 128 * 2**20  # the most bytes of logits in memory at any time
 _BLOCK = 2048  # vocabulary entries in a block
 _PIECE = 2**20  # logits in one softmax on a CPU: 4 MiB in float32
 
@@ -134,8 +134,8 @@ def split_rows(rows: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
 
 
 def pieces(logits: Tensor, *others: Tensor, most: int | None = None) -> list[tuple[Tensor, ...]]:
-    """Split logits (n, V) and other tensors (n, ...) into pieces for one softmax each. On a CPU, a piece has at most `most` logits, which
-    fit its caches; on a GPU there is one piece, since each kernel launch takes time.
+    """Split logits (n, V) and other tensors (n, ...) into pieces for one softmax each. On a CPU, a piece has at most `most` logits (None:
+    _PIECE), which fit its caches; on a GPU there is one piece, since each kernel launch takes time.
     """
     most = most or _PIECE
     return split_rows(max(1, most // logits.shape[1] if logits.device.type == "cpu" else len(logits)), logits, *others)
@@ -149,7 +149,7 @@ def overwrite(logits: Tensor, errors: Tensor, cap: float | None) -> None:
 
 
 def block_cross_entropy(head: VocabularyHead, hidden: Tensor, labels: Tensor, smoothing: float, temperature: float) -> Tensor:
-    """Return the cross-entropy of each row in float32, the negative of `token_log_probs`: prepared hidden (N, D), labels (N,) -> (N,)."""
+    """Return the cross-entropy of each row in float32, -`token_log_probs`: hidden (N, D) from `head.prepare`, labels (N,) -> (N,)."""
     given = head.weight, head.bias, labels, head.softcap, smoothing, temperature
     losses: Tensor = _BlockCrossEntropy.apply(hidden, *given)  # type: ignore[no-untyped-call]
     return losses

@@ -33,8 +33,8 @@ def intervals(scores: Scores, rows: int, resamples: int, seed: int) -> dict[str,
     The draws are a function of (seed, rows). Resamples in which a metric is NaN (a correlation with a constant) are excluded.
 
     A resample lacks about a third of the rows, and so some classes, which biases a mean over classes: the resampled values are not centred
-    on the metric of the set. The percentiles (Efron and Tibshirani 1993, 13.3) are those of the values minus that bias (10.2, by medians),
-    so that every interval contains its estimate.
+    on the metric of the set. The percentiles (Efron and Tibshirani 1993, 13.3) are those of the values minus this bias, the median minus
+    the metric of the set (10.2), so that every interval contains that metric.
     """
     bits = np.random.PCG64([seed, rows])
     samples: dict[str, list[float]] = {}

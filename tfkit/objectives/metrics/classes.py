@@ -73,7 +73,7 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def _matthews(hits: float, targets: Numbers, predictions: Numbers, total: float) -> float:
-    """Return the correlation coefficient of two partitions into classes, from their class counts."""
+    """Return Matthews' correlation coefficient, from the number of hits and the counts of targets and predictions of each class."""
     spreads = total**2 - float(targets @ targets), total**2 - float(predictions @ predictions)
     return (hits * total - float(targets @ predictions)) / math.sqrt(spreads[0] * spreads[1]) if min(spreads) > 0 else 0.0
 
@@ -112,7 +112,7 @@ def label_set_figures(targets: Sequence[Sequence[int]], predictions: Sequence[Se
 
 
 def _entries(targets: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]]) -> list[tuple[Numbers, Numbers]]:
-    """Return the pairs of a row and a label that are hits, those that are targets, and those that are predictions, as two arrays each."""
+    """Return the pairs of a row and a label that are hits, those that are targets, and those that are predictions; each as `_flat`."""
     pairs = [({*right}, {*predicted}) for right, predicted in zip(targets, predictions, strict=True)]
     return [_flat(sets) for sets in ([r & p for r, p in pairs], [r for r, _ in pairs], [p for _, p in pairs])]
 

@@ -42,7 +42,7 @@ def require_libraries(metrics: Sequence[str]) -> None:
 
 
 def _exact_match(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
-    """White space at the ends of texts is ignored."""
+    """Compare each text with its references, ignoring white space at the ends."""
     pairs = zip(texts, references, strict=True)
     right = np.array([text.strip() in {reference.strip() for reference in accepted} for text, accepted in pairs], np.float64)
     return lambda weights: {"exact_match": float(weights @ right / weights.sum())}
