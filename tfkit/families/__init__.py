@@ -28,7 +28,7 @@ _TYPES: dict[str, tuple[str, ...]] = {
     "gemma3": ("gemma3", "gemma3_text"),  # a model that also reads images, and its text part alone
     "xlm_roberta": ("xlm-roberta",),
     "deberta_v3": ("deberta-v2",),
-    **dict.fromkeys(("gpt3", "smollm2", "flan_t5", "byt5"), ()),  # they share the type of another family
+    **dict.fromkeys(("gpt3", "smollm2", "flan_t5", "byt5"), ()),  # they share the type of another family or, like gpt3, have none
 }
 _MODEL_TYPES = {kind: name for name, kinds in _TYPES.items() for kind in kinds if kind != name}
 _MODEL_TYPES |= {name: name for name in _NAMES if name in _TYPES.get(name, (name,))}

@@ -1,9 +1,9 @@
 """ELECTRA (Clark et al. 2020, arXiv 2003.10555).
 
 New compared with BERT: a small generator fills in masked tokens, and the model, a discriminator, learns which tokens were replaced; every
-token contributes to its loss, instead of a seventh. Generators and small discriminators have token vectors narrower than their blocks, and
-a matrix that widens them. A discriminator is read here as an encoder for heads of other tasks, without its output for pretraining. A
-generator is a masked language model, whose output layer goes back to the width of its token vectors.
+token contributes to the loss, not only the seventh that is masked. Generators and the small discriminator have token vectors of another
+width than their blocks, and a matrix between the two. A discriminator is read here as an encoder for heads of other tasks, without its
+output for pretraining. A generator is a masked language model, whose output layer goes back to the width of its token vectors.
 """
 
 from typing import Any

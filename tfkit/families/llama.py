@@ -18,7 +18,7 @@ BASE: dict[str, Any] = {  # families derived from Llama use it, too
     "norm": {"kind": "rms", "eps": 1e-5},
     "mlp": {"activation": "silu", "gated": True, "bias": False},
     "head": {"kind": "lm", "tied": False},
-    "init": {"std": 0.02},  # mostly not published; this is Hugging Face's default
+    "init": {"std": 0.02},  # most papers do not state theirs; this is Hugging Face's default
 }
 
 
@@ -88,8 +88,8 @@ _FIELDS = Fields(
         "dropout.attention": ("attention_dropout", 0.0),
     }
 )
-LLAMA_ACTIVATIONS = ACTIVATIONS | {"gelu_tanh": "gelu_pytorch_tanh"}  # the newer of two names
-NO_BIAS = {"attention_bias": False, "mlp_bias": False}  # Llama's fields that Mistral, Mixtral, Phi-3 and Qwen 2 do not have
+LLAMA_ACTIVATIONS = ACTIVATIONS | {"gelu_tanh": "gelu_pytorch_tanh"}  # the newer of Hugging Face's two names
+NO_BIAS = {"attention_bias": False, "mlp_bias": False}  # Llama's fields that the classes of Mistral, Mixtral, Phi-3 and Qwen 2 lack
 
 
 def from_hf(
@@ -101,7 +101,8 @@ def from_hf(
 ) -> dict[str, Any]:
     """Return the values of a ModelConfig from a config.json with Llama's fields; families derived from Llama add their own.
 
-    `act`: the name of the activation's field; `position`: replaces Llama's; `vocabulary`: further fields of a language model's head.
+    `act`: the name of the activation's field; `position`: replaces the rotary positions of these fields; `vocabulary`: further fields
+    of a language model's head.
     """
     bias = bool(hf.get("attention_bias", False))
     return {
@@ -114,7 +115,7 @@ def from_hf(
 
 
 def to_hf(config: ModelConfig, left_out: Container[str] = ()) -> dict[str, Any]:
-    """Return the fields of a config.json; families derived from Llama leave out those that they do not have."""
+    """Return the fields of a config.json but those of `left_out`, which classes of families derived from Llama lack."""
     fields = {
         **_FIELDS.write(config),
         "hidden_act": LLAMA_ACTIVATIONS[config.mlp.activation],

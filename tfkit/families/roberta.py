@@ -37,7 +37,7 @@ _HEADS = {
 
 
 def heads(body: str) -> tuple[Rule, ...]:
-    """Return the rules of the heads; `body`: the name of the model without a head."""
+    """Return the rules of the heads and the pooler; `body`: Hugging Face's name of the model inside its classes with a head."""
     return (
         *module_rules(_HEADS),
         Rule("lm_head.decoder.weight", ("head.output.weight",)),

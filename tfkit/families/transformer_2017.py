@@ -6,7 +6,7 @@ each sum; source, target and output share one matrix, times sqrt(dim) at the inp
 
 Hugging Face's nearest class is Marian's, and the presets have its form: sine columns first, then cosine columns (interleaved in the paper,
 which is the same model with its columns in another order), and biases on attention and output, which the paper does not have and which
-start at 0. A config without them is valid, too; no Hugging Face class computes it, so it is saved with the model_type "tfkit".
+start at 0. A config without these biases is valid, too; no Hugging Face class computes it, so it is saved with the model_type "tfkit".
 """
 
 from typing import Any

@@ -49,7 +49,7 @@ def active_numel(model: nn.Module) -> int:
 
 
 def _tokens_by_expert(chosen: Tensor, count: int) -> list[int]:
-    """Return how many tokens each expert computes: about equally many in plans, where PyTorch's fake tensors have no values."""
+    """Return how many tokens each expert computes: about equally many in `tfkit plan`, where PyTorch's fake tensors have no values."""
     if hasattr(chosen, "fake_mode"):
         few, more = divmod(chosen.numel(), count)
         return [few + (expert < more) for expert in range(count)]

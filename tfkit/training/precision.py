@@ -81,7 +81,7 @@ class Weights:
         self.master = {name: nn.Parameter(sharding.local(name), one.requires_grad) for name, one in self.working.items()}
 
     def take_gradients(self) -> None:
-        """Move this rank's shards of the gradients from the model's parameters to the master weights; without sharding, they are there."""
+        """Move this rank's shards of the gradients from the model's parameters to the master weights; without sharding, do nothing."""
         for name, gradient in (self.sharding.take_gradients() if self.sharding is not None else {}).items():
             self.master[name].grad = gradient
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def is_shard_of(state: Tensor, parameter: Tensor) -> bool:
-    """Whether a tensor of a parameter's optimizer state is sharded like the parameter, as it is if it has as many dimensions."""
+    """Whether a tensor of a parameter's optimizer state is sharded like the parameter: true if both have as many dimensions."""
     return state.dim() == parameter.dim()
 
 
