@@ -41,7 +41,7 @@ GGUF_ARCHITECTURES = {
 
 
 class _Lookup(Mapping[str, Value]):
-    """Values by name, each found when it is looked up. `names`: yields the names; `find`: raises KeyError for an unknown one."""
+    """Values by name, each found when it is looked up. `names`: returns all names; `find`: returns a name's value, or raises KeyError."""
 
     def __init__(self, names: Callable[[], Iterable[str]], find: Callable[[str], Value]):
         self._names, self._find = names, find

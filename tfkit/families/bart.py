@@ -1,6 +1,6 @@
 """BART (Lewis et al. 2019, arXiv 1910.13461).
 
-New compared with the Transformer of 2017: pretraining restores corrupted texts, before tuning for summaries, translation and classes;
+New compared with the Transformer of 2017: pretraining restores corrupted texts, before fine-tuning for summaries, translation and classes;
 learned positions, whose table begins with two unused rows, instead of sinusoids; a norm over the embeddings of each stack; GELU. mBART
 (mbart.py) has the same layout with norms before the sublayers.
 """

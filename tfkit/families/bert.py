@@ -42,7 +42,7 @@ PRESETS = {
 
 def encoder_classes(name: str, dense: str, pretraining: Architectures = MappingProxyType({}), **body: Any) -> Architectures:
     """Return the classes of an encoder under transformers' usual names. `dense`: the activation of the dense layer in the head for classes;
-    `pretraining`: further classes with a head for masked tokens; `body`: further fields of the config of `{name}Model`, which has no head.
+    `pretraining`: further classes with a head for masked tokens; `body`: further fields for the class without a head.
     """
     return {
         f"{name}ForMaskedLM": {"kind": "masked_lm", "next_sentence": False},

@@ -106,7 +106,7 @@ FAMILY = Family(
     to_hf=_to_hf,
     renamed=(
         *bert.FAMILY.renamed,
-        # The head for masked tokens from pretraining, which Hugging Face's class reads only with legacy: false.
+        # Pretraining's head for masked tokens in the released files; Hugging Face's class reads it only with legacy: false.
         (r"^lm_predictions\.lm_head\.(dense|LayerNorm)\.", r"cls.predictions.transform.\1."),
         (r"^lm_predictions\.lm_head\.bias$", "cls.predictions.bias"),
     ),

@@ -35,7 +35,7 @@ _LLAMA3 = _LLAMA2 | {"vocab_size": 128256, "context_length": 8192, "position": {
 
 
 def _stretched(factor: float) -> dict[str, Any]:
-    """Return the context and positions of Llama 3.1 and later: pretraining with 8,192 tokens went on with longer wavelengths."""
+    """Return the context and positions of Llama 3.1 and later: after pretraining at 8,192 tokens, longer wavelengths."""
     scaling = {"kind": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context_length": 8192}
     return {"context_length": 131072, "position": {"kind": "rotary", "theta": 5e5, "scaling": scaling}}
 
@@ -99,7 +99,7 @@ def from_hf(
     position: dict[str, Any] | None = None,
     **vocabulary: Any,
 ) -> dict[str, Any]:
-    """Return the values of a ModelConfig from a config.json with Llama's fields; families derived from Llama add their own.
+    """Return the values of a ModelConfig from a config.json with Llama's fields; families derived from Llama add values of their own.
 
     `act`: the name of the activation's field; `position`: replaces the rotary positions of these fields; `vocabulary`: further fields
     of a language model's head.
@@ -130,7 +130,7 @@ def to_hf(config: ModelConfig, left_out: Container[str] = ()) -> dict[str, Any]:
 def usual_head_dim(config: ModelConfig) -> tuple[str, ...]:
     """Return ("head_dim",), to leave this field out of config.json, if heads are dim / num_heads wide, and else ().
 
-    Some of transformers' classes read the field, but do not declare it.
+    Some of transformers' classes read head_dim, although their configs do not declare it.
     """
     return ("head_dim",) if config.head_dim * config.num_heads == config.dim else ()
 

@@ -69,7 +69,7 @@ class Family:
     own_keys: frozenset[str] = frozenset()  # keys of FOREIGN_KEYS that `from_hf` reads
     container: str | None = None  # the model_type of folders that also hold other parts (images), whose text_config describes the model
     other_parts: str | None = None  # a regular expression of the tensors of these other parts; its first group is the part's name
-    prefixes: Mapping[str, str] = field(default_factory=dict)  # kind of head -> the prefix of its class, if that differs from `prefix`
+    prefixes: Mapping[str, str] = field(default_factory=dict)  # kind of head -> the prefix in its class, if that differs from `prefix`
     encoder_architectures: Architectures = field(default_factory=dict)  # of encoder-decoders: the classes of the encoder alone
 
     @property

@@ -2,7 +2,7 @@
 
 The architecture is Llama's, at sizes for a phone. New is the data: trillions of tokens for a small model, the best of them last, while the
 learning rate decays to 0 (warmup, stable, decay). Embeddings are tied, and still are a fifth of the smallest model. Matrices start with a
-std of 1 / sqrt(dim); those that write to the residual stream are smaller by sqrt(2 * layers).
+std of 1 / sqrt(dim), which is divided by sqrt(2 * layers) for those that write to the residual stream.
 """
 
 from dataclasses import replace

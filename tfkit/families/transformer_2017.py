@@ -33,7 +33,7 @@ _BASE: dict[str, Any] = {
 PRESETS = {
     "transformer-2017-base": _BASE | {"dim": 512, "num_heads": 8, "dropout": {"embedding": 0.1, "residual": 0.1}},
     "transformer-2017-big": _BASE
-    | {"dim": 1024, "num_heads": 16, "dropout": {"embedding": 0.3, "residual": 0.3}},  # English to French: 0.1
+    | {"dim": 1024, "num_heads": 16, "dropout": {"embedding": 0.3, "residual": 0.3}},  # the paper has 0.1 for English to French
 }
 
 ARCHITECTURES: Architectures = {"MarianMTModel": {"kind": "lm"}, "MarianModel": {"kind": "none"}}
@@ -110,7 +110,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "activation_function": ACTIVATIONS[config.mlp.activation],
         "is_encoder_decoder": True,
         "tie_word_embeddings": True,
-        "forced_eos_token_id": None,  # the class default would force id 0
+        "forced_eos_token_id": None,  # the class default would force id 0 as the last token
     }
 
 

@@ -15,7 +15,7 @@ from tfkit.model.transformer import Transformer
 
 Make = Callable[[Tensor, Tensor | None], nn.Module]  # builds a layer from a weight and a bias
 _LARGEST = 127  # the largest absolute value of an 8-bit weight
-_ZERO = 128  # the unsigned integer that represents 0 in oneDNN
+_ZERO = 128  # the unsigned 8-bit integer that represents 0 in oneDNN's inputs
 _LARGEST_16 = 127 * 257  # the largest 256 h + l with 8-bit integers h and l
 _TINY = 1e-20  # the smallest scale, so that rows of zeros can be divided by theirs
 _FEW_ROWS, _STRIDE = 4, 16  # torch's 8-bit kernel: up to _FEW_ROWS rows it is fast; it reads _STRIDE columns at a time, even past the end

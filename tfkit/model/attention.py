@@ -19,9 +19,9 @@ from tfkit.model.rotary_position import Rotation, rotate
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-# On a CPU, torch's bf16 kernel calls a library for each small block of its backward pass. With at most this
-# many keys, float32 is used: it is more exact than query_blocks.py, and takes 0.9 times as long with 32 keys, 1.3 times with 64 and 128
-# (two cores of a Zen 4).
+# On a CPU, torch's bf16 kernel calls a library for each small block of its backward pass. With at most
+# this many keys, float32 is used: it is more exact than query_blocks.py, and takes 0.9 times as long with 32 keys, 1.3 times with 64 and
+# 128 (two cores of a Zen 4).
 _MAX_FLOAT32_KEYS = 64
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tfkit.model.config import ModelConfig
 
-Pair = tuple[Tensor, Tensor]
+Pair = tuple[Tensor, Tensor]  # keys and values
 
 
 class KeyValueCache:

@@ -1,6 +1,4 @@
-"""The Transformer (arXiv 1706.03762) of every model family: Embedding -> optional encoder Stack ->
-optional decoder Stack -> Head.
-"""
+"""The Transformer (arXiv 1706.03762) of every model family: Embedding -> encoder Stack? -> decoder Stack? -> Head (?: optional)."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext

@@ -92,7 +92,7 @@ def make_deterministic(device: torch.device) -> None:
 
 def set_determinism(mode: int) -> None:
     """Allow (0), warn of (1) or refuse (2) operations without a deterministic algorithm."""
-    os.environ["TORCHINDUCTOR_DETERMINISTIC"] = str(int(mode > 0))  # the compiler reads the variable on import
+    os.environ["TORCHINDUCTOR_DETERMINISTIC"] = str(int(mode > 0))  # torch._inductor reads the variable when it is imported
     if "torch._inductor" in sys.modules:
         torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)
     else:  # use_deterministic_algorithms would import the compiler, which takes a second
@@ -106,7 +106,7 @@ def keep_freed_memory() -> None:
     """
     if sys.platform != "linux":
         return
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    with contextlib.suppress(OSError, AttributeError):  # another C library lacks `mallopt`
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
         libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)

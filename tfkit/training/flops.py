@@ -113,7 +113,9 @@ def products(model: Transformer, shape: ForwardShape) -> list[Product]:
 
 
 class _Collector:
-    """Collects the products of a forward pass. A layer's method returns whether its output needs a gradient. `stream`: its input does."""
+    """Collects the products of a forward pass. The method for a layer returns whether the layer's output needs a gradient; its argument
+    `stream` says whether the layer's input does.
+    """
 
     def __init__(self) -> None:
         self.products: list[Product] = []

@@ -28,7 +28,7 @@ class Progress:
     term_sums: dict[str, float] = field(default_factory=dict)  # by term of the objective: the sum of its losses
     observed: dict[str, list[float]] = field(default_factory=dict)  # by observation: its sum, and the number of steps with a value
     largest: dict[str, float] = field(default_factory=dict)  # by observation that is logged as a maximum: its largest value
-    skipped: int = 0  # unhealthy steps since the run began, which were not taken
+    skipped: int = 0  # the number of unhealthy steps since the run began, which were not taken
     history: LossHistory = field(default_factory=LossHistory)
     seconds: float = 0.0  # spent in these steps, including those before a resumption
 
@@ -72,8 +72,8 @@ class Plan:
     log_every: int
     evaluate_every: int | None
     save_every: int | None
-    max_skipped_steps: int = 0  # unhealthy steps that may be skipped before one ends the run
-    loss_jump_sigmas: float | None = None  # a loss that is more standard deviations above the mean is unhealthy; None: no limit
+    max_skipped_steps: int = 0  # the number of unhealthy steps that may be skipped; a further one ends the run
+    loss_jump_sigmas: float | None = None  # a loss above the mean by more than this many standard deviations is unhealthy; None: no limit
 
     def due(self, every: int | None, step: int) -> bool:
         """Whether an action with the interval `every` is due after `step`."""

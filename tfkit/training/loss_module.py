@@ -16,7 +16,7 @@ from tfkit.objectives.objective import Batch, Objective
 
 
 class LossModule(nn.Module):
-    """A model with its objective. The Transformer is the only submodule; names in checkpoints are those of the Transformer's parameters.
+    """A model with its objective. The Transformer is the only submodule; checkpoints have the names of its parameters, without a prefix.
 
     The loss of a mixture of experts has two more terms: one balances the experts within each row, and one keeps the routers' logits small
     (model/experts.py). Companions, the objective's other models, do not have these terms: the routers of a teacher, reference or reward

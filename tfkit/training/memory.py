@@ -1,7 +1,7 @@
 """An estimate of the memory of a step, for `tfkit plan`, and to choose the size of micro-batches on a CPU. On a GPU, sizes are tried out.
 
 For each model, a rank (a process of the training) holds master weights, working weights, gradients, optimizer state and a moving average
-(`ModelBytes`). A micro-batch adds activations and logits; the activations of a row are estimated from the config alone or, once the model
+(`ModelBytes`). A micro-batch adds activations and logits. The activations of a row are estimated from the config alone or, once the model
 is built, measured.
 """
 
@@ -28,7 +28,7 @@ from tfkit.training.precision import HOLDS_NARROW_GRADIENTS
 AUTO_MICRO_BATCH_TOKENS = 16_384
 AUTO_MICRO_BATCH_BYTES = 4 * 2**30
 _PROBE_TOKENS = 16  # the first tokens of a row, whose activations are measured in place of the whole row's if that is enough
-_AGAIN = 1.75  # a recomputed block takes this many times the memory of its activations, for its gradients, too
+_AGAIN = 1.75  # activations and gradients of a recomputed block take this many times the memory of its activations
 _DROPOUT_BYTES = 3 * 4  # per pair of positions and head, if attention has dropout on a CPU
 _MARGIN = 1.6  # for temporary tensors of an operation: the measured peak is 1.2 to 1.5 times the tensors kept by autograd
 _LIKELY = 1 / _MARGIN  # removes the margin: the few tokens of a probe already overestimate a long row by a seventh
@@ -40,7 +40,7 @@ class ModelBytes:
 
     weights: int = 0  # fp32 master weights, and frozen weights in the run's precision if checkpoints do not hold them
     working: int = 0  # working weights in the run's precision; none if weights are sharded
-    gradients: int = 0  # the peak within a step
+    gradients: int = 0  # of all trained weights, at the end of the backward pass
     optimizer: int = 0  # the optimizer's state
     mean: int = 0  # the moving average of the weights
     gathered: int = 0  # of sharded weights: those gathered in a micro-batch, of the root (see `Units`) and of one block or all blocks
@@ -48,7 +48,7 @@ class ModelBytes:
 
     @property
     def held(self) -> int:
-        """The bytes between two steps."""
+        """The bytes that the rank holds between two steps."""
         return self.weights + self.working + self.optimizer + self.mean
 
     @property
@@ -137,7 +137,7 @@ def choose_micro_batch(unit: int, longest: int, row_bytes: int, left: int | None
     AUTO_MICRO_BATCH_TOKENS and AUTO_MICRO_BATCH_BYTES; at least 1.
 
     `unit`: the number of rows of which every batch size is a multiple; `longest`: tokens of the longest row; `row_bytes`: bytes of its
-    activations; `left`: free bytes for activations and two blocks of logits, None if unknown.
+    activations; `left`: free bytes for activations and for two blocks of logits, of LOGITS_BYTES each; None if unknown.
     """
     useful = min(AUTO_MICRO_BATCH_TOKENS // longest, AUTO_MICRO_BATCH_BYTES // max(1, row_bytes))
     fitting = sys.maxsize if left is None else (left - 2 * LOGITS_BYTES) // max(1, row_bytes)
@@ -228,7 +228,7 @@ def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
     blocks: float = config.encoder_layers + config.decoder_layers
     itemsize = next(model.parameters()).element_size()
     if any(stack.activation_checkpointing for stack in model.stacks):
-        # The tensors between blocks, and one block with its gradients at a time.
+        # With checkpointing, the tensors between blocks are kept, and one block with its gradients at a time.
         between = (config.encoder_layers * encoder + config.decoder_layers * decoder) * config.dim * itemsize
         kept = _AGAIN * kept / blocks + between
         blocks = _AGAIN

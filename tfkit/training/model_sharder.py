@@ -38,8 +38,8 @@ def shard_models(
     """Shard the stepper's model, its trained companions and the `frozen` models over groups of `shards` ranks. All ranks call it together.
 
     Blocks on the meta device are initialized one after the other, so that no rank ever holds all of them; `on_block` is called with
-    each block. `reshard`: free a block's gathered weights after its forward pass, in the stepper's model. Companions always do so, and
-    reduce gradients after every micro-batch: if the last one of a step did not use them, a reduction after it alone would not happen.
+    each block. `reshard`: free a block's gathered weights after its forward pass, in the stepper's model. Companions always do
+    so, and reduce gradients after every micro-batch, since the last micro-batch of a step does not always use them.
     """
     from tfkit.parallel.sharding import CAN_REPEAT, OomAgreement, open_mesh  # here: this imports PyTorch's distributed tensors
 

@@ -143,7 +143,7 @@ class Optimizer:
                 parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """Return the tensors of the state, not copies, by `<parameter>/<name of the tensor in the parameter's state>`."""
+        """Return the tensors of the state, not copies, by `<parameter>/<name>`, such as `.../exp_avg`."""
         names = {id(parameter): name for name, parameter in self.parameters.items()}
         return {
             f"{names[id(parameter)]}/{state_name}": value

@@ -24,7 +24,7 @@ class Finding:
     """The place of the first number that is not finite: a module's `forward` or `backward`, the `loss`, or the `weights`."""
 
     where: str
-    module: str  # its name; of a companion, with the prefix `<companion>/`
+    module: str  # its name (for `weights`, the parameter's); of a companion, with the prefix `<companion>/`
     micro_batch: int  # its index in the step
 
 
@@ -53,7 +53,7 @@ class Watch:
             handle.remove()
 
     def _before(self, name: str) -> Callable[[nn.Module, Any], None]:
-        """Return a hook that checks a module's inputs: an input that is not finite was computed by the parent module."""
+        """Return a hook that checks a module's inputs: one that is not finite is the parent module's, which computed it."""
         parent = name.rpartition(".")[0] or name
 
         def hook(module: nn.Module, inputs: Any) -> None:
