@@ -28,7 +28,7 @@ _TYPES: dict[str, tuple[str, ...]] = {
     "gemma3": ("gemma3", "gemma3_text"),  # a model that also reads images, and its text part alone
     "xlm_roberta": ("xlm-roberta",),
     "deberta_v3": ("deberta-v2",),
-    **dict.fromkeys(("gpt3", "smollm2", "flan_t5", "byt5"), ()),  # they share the type of another family
+    **dict.fromkeys(("gpt3", "smollm2", "flan_t5", "byt5"), ()),  # they share the type of another family or, like gpt3, have none
 }
 _MODEL_TYPES = {kind: name for name, kinds in _TYPES.items() for kind in kinds if kind != name}
 _MODEL_TYPES |= {name: name for name in _NAMES if name in _TYPES.get(name, (name,))}
@@ -41,7 +41,7 @@ GGUF_ARCHITECTURES = {
 
 
 class _Lookup(Mapping[str, Value]):
-    """Values by name, each found when it is looked up. `names`: yields the names; `find`: raises KeyError for an unknown one."""
+    """Values by name, each found when it is looked up. `names`: returns all names; `find`: returns a name's value, or raises KeyError."""
 
     def __init__(self, names: Callable[[], Iterable[str]], find: Callable[[str], Value]):
         self._names, self._find = names, find

@@ -1,6 +1,6 @@
 """BART (Lewis et al. 2019, arXiv 1910.13461).
 
-New compared with the Transformer of 2017: pretraining restores corrupted texts, before tuning for summaries, translation and classes;
+New compared with the Transformer of 2017: pretraining restores corrupted texts, before fine-tuning for summaries, translation and classes;
 learned positions, whose table begins with two unused rows, instead of sinusoids; a norm over the embeddings of each stack; GELU. mBART
 (mbart.py) has the same layout with norms before the sublayers.
 """
@@ -11,7 +11,7 @@ from tfkit.families import transformer_2017
 from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
-_OFFSET = 2  # fairseq reserves the rows up to its padding id, 1; this model's padding id does not matter
+_OFFSET = 2  # fairseq reserves the rows up to its padding id, 1; Hugging Face's class always adds 2 to the position
 BASE: dict[str, Any] = transformer_2017.PRESETS["transformer-2017-base"] | {
     "vocab_size": 50265,
     "context_length": 1024,
@@ -22,7 +22,7 @@ BASE: dict[str, Any] = transformer_2017.PRESETS["transformer-2017-base"] | {
     "init": {"std": 0.02},
 }
 LARGE = BASE | {"encoder_layers": 12, "decoder_layers": 12, "dim": 1024, "num_heads": 16}
-PRESETS = {"bart-base": BASE | {"dim": 768, "num_heads": 12}, "bart-large": LARGE}  # section 4 and as released
+PRESETS = {"bart-base": BASE | {"dim": 768, "num_heads": 12}, "bart-large": LARGE}  # sizes of section 4 and as released
 
 _MODULES = {
     "model.encoder.layernorm_embedding": "embedding.norm",
@@ -41,7 +41,7 @@ RULES = (
 
 
 def family(name: str, prefix: str, presets: dict[str, dict[str, Any]], placement: str) -> Family:
-    """Return a family of BART's layout. `prefix`: how the names of Hugging Face's classes begin; `placement`: where the norms are."""
+    """Return a family of BART's layout. `prefix`: how the names of Hugging Face's classes begin; `placement`: of the norms."""
     architectures: Architectures = {
         f"{prefix}ForConditionalGeneration": {"kind": "lm"},
         # This class reads the decoder at </s>, a text's last token; the decoder's input is the text itself, shifted right by one. Hugging
@@ -56,7 +56,7 @@ def family(name: str, prefix: str, presets: dict[str, dict[str, Any]], placement
         return values | {
             "embedding": values["embedding"] | {"norm": True},
             "position": {"kind": "learned", "offset": _OFFSET},
-            "norm": {"kind": "layer", "eps": 1e-5, "placement": placement},  # the eps is hard-coded in the class
+            "norm": {"kind": "layer", "eps": 1e-5, "placement": placement},  # the eps is hard-coded in Hugging Face's class
             "dropout": values["dropout"] | {"head": hf.get("classifier_dropout", 0.0)},
         }
 
@@ -70,7 +70,7 @@ def family(name: str, prefix: str, presets: dict[str, dict[str, Any]], placement
         presets=presets,
         rules=RULES,
         prefix="model.",
-        ignored=(r"(model\.)?(encoder|decoder)\.version",),  # in old files
+        ignored=(r"(model\.)?(encoder|decoder)\.version",),  # a buffer in old files
         from_hf=from_hf,
         to_hf=to_hf,
         renamed=transformer_2017.FAMILY.renamed,

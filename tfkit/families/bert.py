@@ -42,7 +42,7 @@ PRESETS = {
 
 def encoder_classes(name: str, dense: str, pretraining: Architectures = MappingProxyType({}), **body: Any) -> Architectures:
     """Return the classes of an encoder under transformers' usual names. `dense`: the activation of the dense layer in the head for classes;
-    `pretraining`: further classes with a head for masked tokens; `body`: fields of the head config of the last class, without a head.
+    `pretraining`: further classes with a head for masked tokens; `body`: further fields for the class without a head.
     """
     return {
         f"{name}ForMaskedLM": {"kind": "masked_lm", "next_sentence": False},
@@ -63,7 +63,7 @@ def is_tagger(config: ModelConfig) -> bool:
     return config.head.kind == "tags"
 
 
-CLASSIFIERS = (  # Hugging Face has one name for the heads of classes and tags
+CLASSIFIERS = (  # Hugging Face has one name for the output layer of classes and of tags
     *module_rules({"classifier": "head.classes"}, when=lambda config: not is_tagger(config)),
     *module_rules({"classifier": "head.tags"}, when=is_tagger),
     *module_rules({"qa_outputs": "head.spans"}),
@@ -145,7 +145,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 def to_hf_with_pooler(config: ModelConfig) -> dict[str, Any]:
     """Return the fields of a config.json for a class that always has a pooler, and draws random weights for one that the file lacks.
 
-    Hugging Face's config has no field for a missing pooler, so tfkit adds one.
+    Hugging Face's config has no field for a missing pooler, so tfkit adds the field add_pooling_layer.
     """
     return to_hf(config) | ({"add_pooling_layer": False} if config.head.kind == "none" and not config.head.pooler else {})
 
@@ -161,6 +161,6 @@ FAMILY = Family(
     ignored=(r".*\.position_ids", r".*\.token_type_ids"),  # buffers in old files
     from_hf=from_hf,
     to_hf=to_hf_with_pooler,
-    renamed=(*OLD_NORMS, (r"^cls\.predictions\.decoder\.bias$", "cls.predictions.bias")),  # a second name of the same tensor
+    renamed=(*OLD_NORMS, (r"^cls\.predictions\.decoder\.bias$", "cls.predictions.bias")),  # a second name of the bias
     fixed={"position_embedding_type": ("absolute",), "is_decoder": (False,), "add_cross_attention": (False,), "is_causal": (True, False)},
 )

@@ -80,14 +80,14 @@ FOREIGN_KEYS: Mapping[str, tuple[Any, ...]] = {
     "n_routed_experts": (0, 1),
 }
 
-# Keys of config.json with which `from_hf` computes the windows and rotations of the layers -> their possible values.
+# Keys of config.json from which some families compute the windows and rotations of the layers -> the values that are valid.
 _COUNTS = {
     "num_hidden_layers": range(MAX_LAYERS + 1),
     **dict.fromkeys(("sliding_window_pattern", "no_rope_layer_interval", "global_attn_every_n_layers"), range(1, 1 << 31)),
     **dict.fromkeys(("max_window_layers", "local_attention"), range(1 << 31)),
 }
 
-# Keys of a config.json outside its text_config that apply to the text part, too.
+# Keys beside the text_config of a model that also reads images, which apply to its text part, too.
 _OF_THE_FOLDER = ("architectures", "tie_word_embeddings", "quantization_config")
 
 
@@ -136,7 +136,9 @@ LAYER_TYPES = ("sliding_attention", "full_attention")
 
 
 def windows_from_hf(hf: Mapping[str, Any], window: Any, default: Callable[[int], bool]) -> list[Any]:
-    """Return the shortest list that, repeated, gives every layer its window. `default`: whether a layer has one if layer_types is null."""
+    """Return the shortest list that, repeated, gives every layer its window or null. `window`: in tokens; `default`: which layers have it
+    if layer_types is null.
+    """
     kinds, layers = hf.get("layer_types"), hf["num_hidden_layers"]
     local, full = LAYER_TYPES
     if kinds is None:
@@ -155,7 +157,7 @@ def shortest_period(values: list[Any]) -> list[Any]:
 
 
 def layer_types(config: ModelConfig) -> list[str]:
-    """Return config.json's layer_types: whether each layer has a window."""
+    """Return config.json's layer_types: for each layer, the name of a layer with or without a window."""
     return [LAYER_TYPES[config.window(layer) is None] for layer in range(config.decoder_layers or config.encoder_layers)]
 
 
@@ -164,7 +166,7 @@ def first_window(config: ModelConfig) -> int | None:
     return next((window for window in config.attention.windows if window is not None), None)
 
 
-# Hugging Face's name of each of our activations; files may also have the synonyms below.
+# tfkit's activations -> Hugging Face's names; files may also have the synonyms that _FROM_ACTIVATIONS adds.
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new", "silu": "silu"}
 
 
@@ -180,7 +182,7 @@ def activation_from_hf(hf: Mapping[str, Any], field: str, default: str) -> str:
 
 
 def class_from_hf(hf: Mapping[str, Any], architectures: Architectures) -> str:
-    """Return the class that a config.json names, by default the first. Raise UnsupportedError for one that is not in `architectures`."""
+    """Return the class that a config.json names, else the first of `architectures`. Raise UnsupportedError for one that is not in these."""
     named = hf.get("architectures") or [next(iter(architectures))]
     name = named[0] if isinstance(named, list) else named
     if not isinstance(name, str) or name not in architectures:

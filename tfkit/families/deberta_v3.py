@@ -3,7 +3,8 @@
 New compared with BERT: an attention score is the sum of three: query token with key token, query token with distance, and distance with key
 token; distances have normed vectors, which each layer projects as it does tokens. There are no positions at the input and no segments. The
 model is pretrained like ELECTRA, but generator and discriminator share their token vectors; the released files hold the discriminator.
-Hugging Face's class has dropout on the vectors of distances, too. DeBERTa 1, and version 2 with its convolution, are not supported.
+Hugging Face's class, unlike tfkit, also has dropout on the vectors of distances. DeBERTa 1, and version 2 with its convolution, are not
+supported.
 """
 
 from typing import Any
@@ -69,7 +70,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     return values | {"position": position, "embedding": {"norm": True, "segments": segments}, "norm": norm, "dropout": dropout}
 
 
-# Fields of version 3, which have other defaults in the class.
+# The values of version 3 for fields whose defaults in Hugging Face's class are others.
 _V3 = {"relative_attention": True, "position_biased_input": False, "norm_rel_ebd": "layer_norm", "share_att_key": True}
 
 
@@ -105,7 +106,7 @@ FAMILY = Family(
     to_hf=_to_hf,
     renamed=(
         *bert.FAMILY.renamed,
-        # The head for masked tokens from pretraining, which Hugging Face's class reads only with legacy: false.
+        # Pretraining's head for masked tokens in the released files; Hugging Face's class reads it only with legacy: false.
         (r"^lm_predictions\.lm_head\.(dense|LayerNorm)\.", r"cls.predictions.transform.\1."),
         (r"^lm_predictions\.lm_head\.bias$", "cls.predictions.bias"),
     ),

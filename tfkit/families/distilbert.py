@@ -72,7 +72,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     return {
         **_FIELDS.read(hf, dropout=dropouts),
         "embedding": {"norm": True},
-        "position": {"kind": "learned"},  # sinusoidal_pos_embds is only the table's initial value; the file holds it either way
+        "position": {"kind": "learned"},  # sinusoidal_pos_embds only decides the table's values before training
         "norm": {"kind": "layer", "eps": _EPS, "placement": "post"},
         "attention": {"qkv_bias": True, "out_bias": True},
         "mlp": {"activation": activation_from_hf(hf, "activation", "gelu"), "bias": True},

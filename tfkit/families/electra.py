@@ -1,9 +1,9 @@
 """ELECTRA (Clark et al. 2020, arXiv 2003.10555).
 
 New compared with BERT: a small generator fills in masked tokens, and the model, a discriminator, learns which tokens were replaced; every
-token contributes to its loss, instead of a seventh. Generators and small discriminators have token vectors narrower than their blocks, and
-a matrix that widens them. A discriminator is read here as an encoder for heads of other tasks, without its output for pretraining. A
-generator is a masked language model, whose output layer goes back to the width of its token vectors.
+token contributes to the loss, not only the seventh that is masked. Generators and the small discriminator have token vectors of another
+width than their blocks, and a matrix between the two. A discriminator is read here as an encoder for heads of other tasks, without its
+output for pretraining. A generator is a masked language model, whose output layer goes back to the width of its token vectors.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from tfkit.families import bert
 from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
-# Table 6. The released small generator is as large as its discriminator; the other generators have a third and a fourth of the width.
+# Table 6. The released small generator has its discriminator's width, base and large generators 1/3 and 1/4 of their discriminators' width.
 _BASE: dict[str, Any] = bert.PRESETS["bert-base"] | {"head": {"kind": "masked_lm", "tied": True}}
 _NARROW = {"encoder_layers": 12, "dim": 256, "hidden_dim": 1024, "num_heads": 4}
 
@@ -31,8 +31,8 @@ PRESETS = {
 }
 
 ARCHITECTURES: Architectures = {
-    **bert.encoder_classes("Electra", "gelu", pooler=False),  # Hugging Face's class for sequences has dropout before the dense layer, too
-    "ElectraForPreTraining": {"kind": "none", "pooler": False},  # a discriminator, read without its output
+    **bert.encoder_classes("Electra", "gelu", pooler=False),  # for sequences, Hugging Face also has dropout before the dense layer
+    "ElectraForPreTraining": {"kind": "none", "pooler": False},  # a discriminator, read without its output for pretraining
 }
 _MODULES = {
     "electra.embeddings_project": "embedding.projection",

@@ -34,12 +34,13 @@ _OURS, _THEIRS = "decoder.blocks.{i}", "model.layers.{i}"
 
 RULES = (
     *(rule for rule in llama.RULES if "post_attention_layernorm" not in rule.theirs),
-    Rule(f"{_THEIRS}.post_attention_layernorm.weight", (f"{_OURS}.self_attention.post_norm.weight",)),  # after attention, unlike Llama's
+    # This norm comes after attention; Llama's norm of the same name is the one before the MLP.
+    Rule(f"{_THEIRS}.post_attention_layernorm.weight", (f"{_OURS}.self_attention.post_norm.weight",)),
     Rule(f"{_THEIRS}.pre_feedforward_layernorm.weight", (f"{_OURS}.mlp.norm.weight",)),
     Rule(f"{_THEIRS}.post_feedforward_layernorm.weight", (f"{_OURS}.mlp.post_norm.weight",)),
 )
 
-# Hugging Face's class defaults, those of the 2B model, for fields that a file leaves out. hidden_act, in old files, is not read.
+# Hugging Face's class defaults, those of the 2B model, for fields that a file leaves out. The field hidden_act of old files is not read.
 _CLASS_DEFAULTS: dict[str, Any] = {
     "hidden_activation": "gelu_pytorch_tanh",
     "max_position_embeddings": 8192,

@@ -91,7 +91,7 @@ FAMILY = replace(
     rules=gemma2.RULES + QK_NORMS,
     from_hf=_from_hf,
     to_hf=_to_hf,
-    # In folders of models with images, whose older and newer files order the parts of names differently.
+    # Names in the files of models that also read images; older and newer files order the parts of a name differently.
     renamed=((r"^language_model\.lm_head\.", "lm_head."), (r"^(?:model\.)?language_model\.(?:model\.)?", "model.")),
     container="gemma3",
     other_parts=r"(?:model\.)?(vision_tower|multi_modal_projector)\..*",

@@ -65,7 +65,7 @@ RULES = (
     *HEAD_RULES,
 )
 
-# Other families' names for these fields, which transformers also accepts here.
+# Names of fields in other families, which transformers also accepts for GPT and GPT-2 -> the names in their files.
 ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
@@ -89,7 +89,7 @@ FIELDS = Fields(
 _ACTIVATIONS = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}  # this family's gelu is the tanh form
 _FROM_ACTIVATIONS = dict(zip(_ACTIVATIONS.values(), _ACTIVATIONS, strict=True)) | {"swish": "silu"}
 
-# How Hugging Face's double-heads classes pool a sequence: their other options are in no released model, and not in tfkit.
+# How Hugging Face's double-heads classes score a sequence; no released model has other values of these fields, and tfkit refuses them.
 SUMMARY = {"summary_type": "cls_index", "summary_use_proj": True, "summary_activation": None, "summary_proj_to_labels": True}
 
 

@@ -2,7 +2,7 @@
 
 New compared with GPT: the norm comes before each sublayer and once more after the last block, so that nothing interrupts the residual
 stream and deep stacks train; byte-level BPE, so that no text is unknown; matrices that write to the residual stream start smaller, by
-a factor of sqrt(2 * layers). Layers, widths and counts as released (124,439,808 to 1,557,611,200 parameters).
+a factor of sqrt(2 * layers). Layers, widths and heads as released (124,439,808 to 1,557,611,200 parameters).
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face Hub by name: the presets of released models, and for other models the nearest implemented model_type."""
+"""Models of the Hugging Face Hub by name: the presets of released models, and the nearest model_type to one that tfkit lacks."""
 
 import difflib
 
@@ -63,7 +63,7 @@ RELEASES |= {
 }
 _BY_NAME = {name.lower(): preset for release, preset in RELEASES.items() for name in (release, release.rpartition("/")[2])}
 
-# Implemented model_type -> model_types, and beginnings of models' names, that tfkit does not have and to which it is nearest.
+# Implemented model_type -> the model_types, and beginnings of models' names, that tfkit lacks and that are nearest to it.
 _NEAREST = {
     "bert": ("albert", "xlm"),
     "deberta-v2": ("deberta",),

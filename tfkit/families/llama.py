@@ -18,7 +18,7 @@ BASE: dict[str, Any] = {  # families derived from Llama use it, too
     "norm": {"kind": "rms", "eps": 1e-5},
     "mlp": {"activation": "silu", "gated": True, "bias": False},
     "head": {"kind": "lm", "tied": False},
-    "init": {"std": 0.02},  # mostly not published; this is Hugging Face's default
+    "init": {"std": 0.02},  # most papers do not state theirs; this is Hugging Face's default
 }
 
 
@@ -35,7 +35,7 @@ _LLAMA3 = _LLAMA2 | {"vocab_size": 128256, "context_length": 8192, "position": {
 
 
 def _stretched(factor: float) -> dict[str, Any]:
-    """Return the context and positions of Llama 3.1 and later: pretraining with 8,192 tokens went on with longer wavelengths."""
+    """Return the context and positions of Llama 3.1 and later: after pretraining at 8,192 tokens, longer wavelengths."""
     scaling = {"kind": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context_length": 8192}
     return {"context_length": 131072, "position": {"kind": "rotary", "theta": 5e5, "scaling": scaling}}
 
@@ -88,8 +88,8 @@ _FIELDS = Fields(
         "dropout.attention": ("attention_dropout", 0.0),
     }
 )
-LLAMA_ACTIVATIONS = ACTIVATIONS | {"gelu_tanh": "gelu_pytorch_tanh"}  # the newer of two names
-NO_BIAS = {"attention_bias": False, "mlp_bias": False}  # Llama's fields that Mistral, Mixtral, Phi-3 and Qwen 2 do not have
+LLAMA_ACTIVATIONS = ACTIVATIONS | {"gelu_tanh": "gelu_pytorch_tanh"}  # the newer of Hugging Face's two names
+NO_BIAS = {"attention_bias": False, "mlp_bias": False}  # Llama's fields that the classes of Mistral, Mixtral, Phi-3 and Qwen 2 lack
 
 
 def from_hf(
@@ -99,9 +99,10 @@ def from_hf(
     position: dict[str, Any] | None = None,
     **vocabulary: Any,
 ) -> dict[str, Any]:
-    """Return the values of a ModelConfig from a config.json with Llama's fields; families derived from Llama add their own.
+    """Return the values of a ModelConfig from a config.json with Llama's fields; families derived from Llama add values of their own.
 
-    `act`: the name of the activation's field; `position`: replaces Llama's; `vocabulary`: further fields of a language model's head.
+    `act`: the name of the activation's field; `position`: replaces the rotary positions of these fields; `vocabulary`: further fields
+    of a language model's head.
     """
     bias = bool(hf.get("attention_bias", False))
     return {
@@ -114,7 +115,7 @@ def from_hf(
 
 
 def to_hf(config: ModelConfig, left_out: Container[str] = ()) -> dict[str, Any]:
-    """Return the fields of a config.json; families derived from Llama leave out those that they do not have."""
+    """Return the fields of a config.json but those of `left_out`, which classes of families derived from Llama lack."""
     fields = {
         **_FIELDS.write(config),
         "hidden_act": LLAMA_ACTIVATIONS[config.mlp.activation],
@@ -129,7 +130,7 @@ def to_hf(config: ModelConfig, left_out: Container[str] = ()) -> dict[str, Any]:
 def usual_head_dim(config: ModelConfig) -> tuple[str, ...]:
     """Return ("head_dim",), to leave this field out of config.json, if heads are dim / num_heads wide, and else ().
 
-    Some of transformers' classes read the field, but do not declare it.
+    Some of transformers' classes read head_dim, although their configs do not declare it.
     """
     return ("head_dim",) if config.head_dim * config.num_heads == config.dim else ()
 

@@ -1,7 +1,7 @@
 """Mixtral 8x7B and 8x22B (Jiang et al. 2024, arXiv 2401.04088).
 
 New compared with Mistral 7B: eight MLPs in each layer, of which a router chooses two for each token, weighted by their probabilities
-among the two, so that a token costs 13 of 47 billion parameters. There is no window. Sizes as released.
+among the two, so that a token is computed with 13 of 47 billion parameters (8x7B). There is no window. Sizes as released.
 """
 
 from dataclasses import replace
@@ -25,7 +25,7 @@ ARCHITECTURES = decoder_classes("Mixtral", "classes", "tags", "spans")
 
 
 def expert_rules(theirs: str, names: dict[str, str]) -> tuple[Rule, ...]:
-    """Return the rules that map the weights of a router and its experts, which are in Hugging Face's module `theirs` of a layer, to ours.
+    """Return the rules for a router and its experts, which are in the module `theirs` of a layer of Hugging Face's class.
 
     `names`: our names of an expert's three matrices -> Hugging Face's names.
     """
@@ -68,7 +68,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def expert_fields(config: ModelConfig, count: str) -> dict[str, Any]:
-    """Return the fields of a config.json that describe experts of the width intermediate_size; `count`: the field for their number."""
+    """Return the fields of a config.json that describe experts of the width intermediate_size; `count`: the field of their number."""
     if config.mlp.experts is None or config.routing is None:
         return {}
     return {

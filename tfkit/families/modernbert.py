@@ -46,7 +46,7 @@ PRESETS = {
 
 ARCHITECTURES: Architectures = {
     "ModernBertForMaskedLM": {"kind": "masked_lm", "next_sentence": False, "dense_bias": False},
-    # This class reads at the first token or, if the file says so, as the released ones do, the mean; a new head reads at the first.
+    # This class reads the first token or, if classifier_pooling is mean (as in the released files), the mean; a new head reads the first.
     "ModernBertForSequenceClassification": {"kind": "classes", "dense": "normed", "bias": True},
     "ModernBertForTokenClassification": {"kind": "tags", "dense": "normed"},
     "ModernBertForQuestionAnswering": {"kind": "spans", "dense": "normed"},
@@ -73,7 +73,7 @@ RULES = (
     Rule("head.norm.weight", ("head.norm.weight",)),
     Rule("decoder.weight", ("head.output.weight",)),
     Rule("decoder.bias", ("head.bias",)),
-    # Hugging Face has one name for three heads.
+    # Hugging Face has one name for the output layers of three heads.
     *(rule for kind in ("classes", "tags", "spans") for rule in module_rules({"classifier": f"head.{kind}"}, when=_has(kind))),
 )
 _FIELDS = Fields(
@@ -116,7 +116,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 
 
 def _thetas(hf: dict[str, Any]) -> tuple[Any, Any]:
-    """Return the bases of global and local layers from either spelling: global_rope_theta (old), rope_parameters by type of layer (new)."""
+    """Return the bases of layers without and with a window, from global_rope_theta and local_rope_theta, or newer rope_parameters."""
     found = []
     local, full = ropes_by_layer(hf)
     for rope, old, default in ((full, "global_rope_theta", _THETA), (local, "local_rope_theta", _LOCAL_THETA)):

@@ -42,7 +42,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
     if config.embedding.segments is not None:
         raise UnsupportedError("MPNet has no segment vectors, but embedding.segments is not null")
     fields = roberta.to_hf(config.model_copy(update={"embedding": EmbeddingConfig(norm=True, segments=1)}))
-    foreign = ("type_vocab_size", "classifier_dropout")  # the heads' dropout is hidden_dropout_prob
+    foreign = ("type_vocab_size", "classifier_dropout")  # MPNet lacks them; its heads have hidden_dropout_prob
     return {name: value for name, value in fields.items() if name not in foreign} | {"relative_attention_num_buckets": 32}
 
 

@@ -45,7 +45,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
     scaling = fields["rope_scaling"] or {"rope_type": "default"}
     local = {"rope_type": "default", "rope_theta": getattr(config.position, "local_theta", None)}
     return fields | {
-        # In addition to the old fields, which have no base for layers with a window, but are all that older versions of transformers read.
+        # Old fields are written, too: older versions of transformers read only those, which have no base for layers with a window.
         "rope_parameters": {"full_attention": scaling | {"rope_theta": fields["rope_theta"]}, "sliding_attention": local},
         "sliding_window": first_window(config) or config.context_length,
         "layer_types": layer_types(config),

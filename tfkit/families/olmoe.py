@@ -2,7 +2,7 @@
 
 New compared with Mixtral: 64 small experts, of which eight compute each token, weighted by their probabilities among all; queries and keys
 are normed over the whole projection; each query head has its own key and value head. Data, code and checkpoints are open. In pretraining,
-the logits of the routers are kept small, too (section 4.1.6), which transformers does not do. Sizes as released.
+a further loss keeps the logits of the routers small (section 4.1.6); transformers does not have this loss. Sizes as released.
 """
 
 from dataclasses import replace
@@ -45,7 +45,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    if config.head_dim * config.num_heads != config.dim:  # the class builds its norms of queries and keys for this width
+    if config.head_dim * config.num_heads != config.dim:  # Hugging Face's norms of queries and keys have the width dim
         raise UnsupportedError(f"OLMoE's heads are hidden_size / num_attention_heads wide, not {config.head_dim}")
     fields = llama.to_hf(config, ("mlp_bias", "head_dim"))
     normalized = config.mlp.experts is not None and config.mlp.experts.normalized

@@ -85,7 +85,7 @@ _FIELDS = Fields(
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     bias, placement = bool(hf.get("attention_bias", True)), "parallel" if hf.get("use_parallel_residual", True) else "pre"
     values = _FIELDS.read(hf, norm={"kind": "layer", "placement": placement}, dropout={"embedding": hf.get("hidden_dropout", 0.0)})
-    # The class has its own names for two fields of rotary positions.
+    # GPT-NeoX's config has names of its own for two fields of rotary positions, rotary_emb_base and rotary_pct.
     rotary = {"rope_theta": hf.get("rotary_emb_base"), "max_position_embeddings": values["context_length"]}
     return values | {
         "position": position_from_hf(hf | rotary, partial=hf.get("rotary_pct", 0.25)),

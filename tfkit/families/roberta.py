@@ -12,7 +12,7 @@ from tfkit.families.config_fields import UnsupportedError
 from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
-# Section 3.1 and table 9; the vocabulary and the widths of the tables as released.
+# Sizes: section 3.1 and table 9; the vocabulary, and the tables of positions and segments, as released.
 BASE: dict[str, Any] = bert.PRESETS["bert-base"] | {
     "vocab_size": 50265,
     "embedding": {"norm": True, "segments": 1},
@@ -37,7 +37,7 @@ _HEADS = {
 
 
 def heads(body: str) -> tuple[Rule, ...]:
-    """Return the rules of the heads; `body`: the name of the model without a head."""
+    """Return the rules of the heads and the pooler; `body`: Hugging Face's name of the model inside its classes with a head."""
     return (
         *module_rules(_HEADS),
         Rule("lm_head.decoder.weight", ("head.output.weight",)),
@@ -77,7 +77,7 @@ FIXED = {
 
 def family(name: str, model_type: str, prefix: str, presets: dict[str, dict[str, Any]]) -> Family:
     """Return a family of RoBERTa's layout; `prefix`: how the names of Hugging Face's classes begin."""
-    classes = bert.encoder_classes(prefix, "tanh")  # Hugging Face's class for sequences has dropout before the dense layer, too
+    classes = bert.encoder_classes(prefix, "tanh")  # unlike tfkit, its class for sequences has dropout before the dense layer, too
     return Family(
         name=name,
         model_type=model_type,

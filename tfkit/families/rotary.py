@@ -1,7 +1,7 @@
 """Reading and writing the rotary positions of a config.json, for all families that have them.
 
-Old files have `rope_theta` and `rope_scaling` (older still: `type` for `rope_type`), newer ones `rope_parameters` with both. tfkit writes
-the old names, which every version of transformers reads.
+Old files have `rope_theta` and `rope_scaling` (the oldest with `type` for `rope_type`), newer ones `rope_parameters` with the fields of
+both. tfkit writes the old names, which every version of transformers reads.
 """
 
 import math
@@ -12,7 +12,7 @@ from tfkit.families.config_fields import LAYER_TYPES, UnsupportedError
 from tfkit.model.config import Position, Rotary
 
 _KINDS = ("default", "linear", "yarn", "llama3", "longrope")
-_REFUSED = {  # a type -> the reason in the error message
+_REFUSED = {  # a rope_type -> the reason that the error message adds
     "dynamic": " (beyond max_position_embeddings its wavelengths change with each token of a text; "
     "for shorter texts it changes nothing: make its type default in config.json)"
 }
@@ -24,7 +24,7 @@ def position_from_hf(hf: Mapping[str, Any], *, partial: float | None = None) -> 
 
     Raise UnsupportedError for a scaling that tfkit does not compute.
     """
-    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {"rope_type": "default"}  # in transformers' order
+    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {"rope_type": "default"}  # looked up in the same order as by transformers
     if not isinstance(rope, dict):
         raise UnsupportedError(f"rope_scaling or rope_parameters is {rope!r:.80}, not an object")
     if rope.keys() & set(LAYER_TYPES):
@@ -39,7 +39,7 @@ def position_from_hf(hf: Mapping[str, Any], *, partial: float | None = None) -> 
 
 
 def position_by_layer(hf: Mapping[str, Any], theta: float, local_theta: float) -> dict[str, Any]:
-    """Return the position of a config.json in which layers with a window have a base of their own. `theta`, `local_theta`: defaults."""
+    """Return the position of a config.json in which layers with a window have their own base. `theta`, `local_theta`: default bases."""
     local, full = ropes_by_layer(hf)
     if (scaling := hf.get("rope_scaling")) and not (isinstance(scaling, dict) and "rope_type" in scaling):
         raise UnsupportedError("rope_scaling has no rope_type")
@@ -107,7 +107,7 @@ def _longrope(rope: Mapping[str, Any], original: Any, context: Any) -> dict[str,
 
 
 def position_to_hf(position: Position) -> dict[str, Any]:
-    """Return the fields rope_theta and rope_scaling of a config.json for these rotary positions."""
+    """Return the fields rope_theta and rope_scaling of a config.json for rotary positions; null for other positions."""
     if not isinstance(position, Rotary):
         return {"rope_theta": None, "rope_scaling": None}
     return {"rope_theta": position.theta, "rope_scaling": None if position.scaling is None else _scaling(position.scaling.model_dump())}

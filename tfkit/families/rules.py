@@ -65,11 +65,11 @@ class Family:
     ignored: tuple[str, ...] = ()  # regular expressions of tensors that are not loaded, such as buffers
     renamed: tuple[tuple[str, str], ...] = ()  # other spellings in tensor names: a regular expression and its replacement
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of config.json's keys -> the names that `from_hf` reads
-    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # a key of config.json -> the values that tfkit supports
+    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # a key of config.json -> the only values that tfkit supports
     own_keys: frozenset[str] = frozenset()  # keys of FOREIGN_KEYS that `from_hf` reads
-    container: str | None = None  # the model_type of folders with other parts, in which text_config describes the model
-    other_parts: str | None = None  # a regular expression of the tensors of other parts; its first group is the part
-    prefixes: Mapping[str, str] = field(default_factory=dict)  # kind of head -> the prefix of its class, if that differs from `prefix`
+    container: str | None = None  # the model_type of folders that also hold other parts (images), whose text_config describes the model
+    other_parts: str | None = None  # a regular expression of the tensors of these other parts; its first group is the part's name
+    prefixes: Mapping[str, str] = field(default_factory=dict)  # kind of head -> the prefix in its class, if that differs from `prefix`
     encoder_architectures: Architectures = field(default_factory=dict)  # of encoder-decoders: the classes of the encoder alone
 
     @property
@@ -79,18 +79,18 @@ class Family:
         return bool(values.get("encoder_layers")), bool(values.get("decoder_layers"))
 
     def architecture(self, config: ModelConfig) -> str | None:
-        """Return Hugging Face's class for a model with these stacks and this head; None if there is none."""
+        """Return Hugging Face's class for the stacks and the head of this config; None if there is none."""
         head = config.head.model_dump()
         return next((name for name, values in self.classes_of(config).items() if head.items() >= values.items()), None)
 
     def classes_of(self, config: ModelConfig) -> Architectures:
-        """Return Hugging Face's classes for models with these stacks; empty if there are none."""
+        """Return Hugging Face's classes for the stacks of this config; empty if there are none."""
         stacks = config.encoder_layers > 0, config.decoder_layers > 0
         return self.architectures if stacks == self.stacks else self.encoder_architectures if stacks == (True, False) else {}
 
 
 def decoder_classes(name: str, *tasks: str) -> Architectures:
-    """Return the classes of a decoder under transformers' usual names: for text, for `tasks` (kinds of heads), and without a head."""
+    """Return the classes of a decoder under transformers' usual names: to write text, for `tasks` (kinds of heads), and without a head."""
     heads: dict[str, Mapping[str, Any]] = {
         "ForSequenceClassification": {"kind": "classes", "pool": "last", "dense": None, "bias": False},
         "ForTokenClassification": {"kind": "tags"},

@@ -2,7 +2,7 @@
 
 The architecture is Llama's, at sizes for a phone. New is the data: trillions of tokens for a small model, the best of them last, while the
 learning rate decays to 0 (warmup, stable, decay). Embeddings are tied, and still are a fifth of the smallest model. Matrices start with a
-std of 1 / sqrt(dim); those that write to the residual stream are smaller by sqrt(2 * layers).
+std of 1 / sqrt(dim), which is divided by sqrt(2 * layers) for those that write to the residual stream.
 """
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ def _size(dim: int, layers: int, heads: int, kv_heads: int, hidden_dim: int, the
     return llama.size(dim, layers, heads, kv_heads, hidden_dim, **values, init={"std": dim**-0.5, "residual_scaling": True})
 
 
-# As released. The largest was trained with theta 1e4 at 2,048 tokens, and then extended.
+# As released. The largest was trained with theta 1e4 at 2,048 tokens, and afterwards for a longer context with this theta.
 PRESETS = {
     "smollm2-135m": _size(576, 30, 9, 3, 1536),
     "smollm2-360m": _size(960, 32, 15, 5, 2560),

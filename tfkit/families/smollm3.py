@@ -46,7 +46,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rotated(hf: dict[str, Any]) -> list[bool]:
-    """Return whether each layer has rotary positions; despite its name, no_rope_layers has a 1 for those that have."""
+    """Return whether each layer has rotary positions; despite its name, no_rope_layers has a 1 for each layer that has them."""
     stated, count = hf.get("no_rope_layers"), hf["num_hidden_layers"]
     if stated is None:
         return [(layer + 1) % hf["no_rope_layer_interval"] != 0 for layer in range(count)]

@@ -13,12 +13,12 @@ from tfkit.families.config_fields import Fields, UnsupportedError, class_from_hf
 from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
-_CONTEXT = 512  # tokens in pretraining; relative positions extend beyond it
+_CONTEXT = 512  # tokens in pretraining; relative positions allow longer texts
 DROPOUTS = ("embedding", "attention", "residual", "hidden", "final")  # all have the same rate
 
 
 def _output_scale(dim: Any) -> float | None:
-    """Return the factor of 1.0's hidden states before the output matrix; None for an invalid width, which is rejected later."""
+    """Return the factor of 1.0's hidden states before the output matrix; None for an invalid width, which ModelConfig rejects."""
     return dim**-0.5 if type(dim) is int and 0 < dim < 1 << 63 else None
 
 
@@ -69,7 +69,7 @@ ENCODER_ARCHITECTURES: Architectures = {"T5ForTokenClassification": {"kind": "ta
 
 
 def _sublayer(stack: str, place: int, ours: str, tensors: dict[str, str]) -> tuple[Rule, ...]:
-    """Return the rules of a sublayer's norm and of its matrices; `tensors`: Hugging Face's names -> ours."""
+    """Return the rules of the norm and the matrices of sublayer `place` of each block. `tensors`: Hugging Face's names -> ours."""
     their_prefix, our_prefix = f"{stack}.block.{{i}}.layer.{place}", f"{stack}.blocks.{{i}}.{ours}"
     matrices = (Rule(f"{their_prefix}.{theirs}.weight", (f"{our_prefix}.op.{name}.weight",)) for theirs, name in tensors.items())
     return Rule(f"{their_prefix}.layer_norm.weight", (f"{our_prefix}.norm.weight",)), *matrices
@@ -146,7 +146,7 @@ def from_hf(
     parts = {"dense_act_fn": "gelu_new" if mlp == "gated-gelu" else mlp.removeprefix("gated-"), "is_gated_act": gated}
     if contradicting := [name for name, value in parts.items() if hf.get(name, value) != value]:
         raise UnsupportedError(f"{contradicting[0]} {hf[contradicting[0]]!r} contradicts feed_forward_proj {mlp!r}")
-    # Before transformers 5, an untied output matrix implied unscaled hidden states; newer files state both.
+    # Before transformers 5, hidden states were scaled only if the output matrix was tied; newer files have a field for each.
     tied = hf.get("tie_word_embeddings", True)
     scaled = hf.get("scale_decoder_outputs", tied)
     classes = {**architectures, **encoder_architectures}
@@ -183,7 +183,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "is_encoder_decoder": config.decoder_layers > 0,
         "use_cache": config.decoder_layers > 0,
         "tie_word_embeddings": config.tied,
-        "scale_decoder_outputs": head.scale is not None if head.kind == "lm" else True,  # without a head: the class default
+        "scale_decoder_outputs": head.scale is not None if head.kind == "lm" else True,  # with another head: the class default
     }
 
 
@@ -198,6 +198,6 @@ FAMILY = Family(
     ignored=(r".*\.EncDecAttention\.relative_attention_bias\.weight",),  # in the first released files; never used
     from_hf=from_hf,
     to_hf=to_hf,
-    renamed=((r"^transformer\.", ""), (r"^(encoder|decoder)\.embed_tokens\.", "shared.")),  # classes for a task have a prefix
+    renamed=((r"^transformer\.", ""), (r"^(encoder|decoder)\.embed_tokens\.", "shared.")),  # classes for a task have the prefix
     aliases={"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers", "head_dim": "d_kv"},
 )

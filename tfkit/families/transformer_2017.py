@@ -6,7 +6,7 @@ each sum; source, target and output share one matrix, times sqrt(dim) at the inp
 
 Hugging Face's nearest class is Marian's, and the presets have its form: sine columns first, then cosine columns (interleaved in the paper,
 which is the same model with its columns in another order), and biases on attention and output, which the paper does not have and which
-start at 0. A config without them is valid, too; no Hugging Face class computes it, so it is saved with the model_type "tfkit".
+start at 0. A config without these biases is valid, too; no Hugging Face class computes it, so it is saved with the model_type "tfkit".
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ _BASE: dict[str, Any] = {
 PRESETS = {
     "transformer-2017-base": _BASE | {"dim": 512, "num_heads": 8, "dropout": {"embedding": 0.1, "residual": 0.1}},
     "transformer-2017-big": _BASE
-    | {"dim": 1024, "num_heads": 16, "dropout": {"embedding": 0.3, "residual": 0.3}},  # English to French: 0.1
+    | {"dim": 1024, "num_heads": 16, "dropout": {"embedding": 0.3, "residual": 0.3}},  # the paper has 0.1 for English to French
 }
 
 ARCHITECTURES: Architectures = {"MarianMTModel": {"kind": "lm"}, "MarianModel": {"kind": "none"}}
@@ -110,7 +110,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "activation_function": ACTIVATIONS[config.mlp.activation],
         "is_encoder_decoder": True,
         "tie_word_embeddings": True,
-        "forced_eos_token_id": None,  # the class default would force id 0
+        "forced_eos_token_id": None,  # the class default would force id 0 as the last token
     }
 
 

@@ -15,10 +15,10 @@ from tfkit.model.transformer import Transformer
 
 Make = Callable[[Tensor, Tensor | None], nn.Module]  # builds a layer from a weight and a bias
 _LARGEST = 127  # the largest absolute value of an 8-bit weight
-_ZERO = 128  # the unsigned integer that represents 0 in oneDNN
+_ZERO = 128  # the unsigned 8-bit integer that represents 0 in oneDNN's inputs
 _LARGEST_16 = 127 * 257  # the largest 256 h + l with 8-bit integers h and l
 _TINY = 1e-20  # the smallest scale, so that rows of zeros can be divided by theirs
-_FEW_ROWS, _STRIDE = 4, 16  # torch's 8-bit kernel is fast for few rows; it reads columns in groups of this size, even beyond the end
+_FEW_ROWS, _STRIDE = 4, 16  # torch's 8-bit kernel: up to _FEW_ROWS rows it is fast; it reads _STRIDE columns at a time, even past the end
 _SMALL = 2**22  # number of weights; with fewer, preparing the inputs takes longer than oneDNN's faster product saves
 
 
@@ -91,7 +91,7 @@ def has_int8(device: torch.device) -> bool:
 
 
 def pack(model: Transformer) -> None:
-    """Convert the weights of every linear layer, and the output matrix of a language model, to oneDNN's layout, for inference alone.
+    """Convert the weights of every linear layer but routers, and the output matrix of a language model, to oneDNN's layout, for inference.
 
     A tied embedding keeps its table as it is, because only the rows of a text's tokens are read.
     """
@@ -121,7 +121,7 @@ def _replace(model: Transformer, make: Make) -> None:
 
 
 def _joined(owner: nn.Module, names: Sequence[str], make: Make) -> nn.Module:
-    """Return one layer whose output is the concatenation of the outputs of several with the same input, and delete these from `owner`."""
+    """Return one layer whose output concatenates those of the layers `names` of `owner`, which share an input; delete these layers."""
     layers: list[nn.Linear] = [getattr(owner, name) for name in names]
     joined = make(
         torch.cat([layer.weight for layer in layers]), None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])

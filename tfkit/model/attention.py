@@ -19,8 +19,9 @@ from tfkit.model.rotary_position import Rotation, rotate
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-# On a CPU, torch's bf16 kernel calls a library for each small block of its backward pass. With few keys, float32 takes less time and is
-# more exact: compared with query_blocks.py, 0.9 times as long with 32 keys, and 1.3 times with 64 and 128 (two cores of a Zen 4).
+# On a CPU, torch's bf16 kernel calls a library for each small block of its backward pass. With at most
+# this many keys, float32 is used: it is more exact than query_blocks.py, and takes 0.9 times as long with 32 keys, 1.3 times with 64 and
+# 128 (two cores of a Zen 4).
 _MAX_FLOAT32_KEYS = 64
 
 
@@ -43,8 +44,8 @@ class AttentionContext:
     ):
         """`masks`: one for each distinct window. `rotations`: by the names that `ModelConfig.rotation` returns. `bias`: a tensor
         (1, H, T, S), or the output of DistanceVectors, from which each layer computes a bias of its own. `encoder_output`
-        (B, S, D); `encoder_padding` (B, S): True = real token; None: all are real. `use_blocks`: whether block_attention.py computes the
-        attention under a mask.
+        (B, S, D); `encoder_padding` (B, S): True = real token; None: all are real. `use_blocks`: returns whether block_attention.py
+        computes the attention under a mask.
         """
         self.masks = {mask.window: (block_mask(mask), False) if use_blocks(mask) else kernel_mask(mask) for mask in masks}
         self.rotations, self.bias, self.cache = rotations, bias, cache
@@ -68,7 +69,7 @@ def supports_blocks(mask: Mask, device: str, dtype: torch.dtype, dropout: float,
 
 
 class Operands(NamedTuple):
-    """Queries, keys and values of one attention, its mask and bias. `prompt`: in addition, the keys and values that several rows share."""
+    """Queries, keys and values of one attention, its mask and bias. `prompt`: further keys and values, which several rows share."""
 
     queries: Tensor  # (B, H, T, E)
     keys: Tensor  # (B, K, S, E)
@@ -156,8 +157,8 @@ class Attention(nn.Module):
     def _scores_of_distances(self, queries: Tensor, keys: Tensor, vectors: Tensor, numbers: Tensor) -> Tensor:
         """Return the sum of the scores of queries with distances and of distances with keys (DeBERTa, arXiv 2006.03654, equation 4).
 
-        Queries and keys (B, H, T, E) -> (B, H, T, T). `vectors` (2 R, D): of distances, projected like those of tokens; `numbers` (T, T):
-        the index of the vector of each pair.
+        Queries and keys (B, H, T, E) -> (B, H, T, T). `vectors` (2 R, D): those of the distances, projected as the hidden states of tokens
+        are; `numbers` (T, T): the index of the vector of each pair of query and key.
         """
         table = vectors[None]
         both = (self.q_proj(table), self.k_proj(table)) if self.qkv is None else self.qkv(table).split(self.widths, dim=-1)[:2]
@@ -197,7 +198,8 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Queries (B, H, T, E), keys and values (B, K, S, E) -> (B, H, T, E), in blocks of queries or by torch's kernel.
+    """Queries (B, H, T, E), keys and values (B, K, S, E) -> (B, H, T, E): by query_blocks.py when training in bf16 on a CPU with
+    many keys, else by `_attend_capped` with a soft cap, else by torch's kernel.
 
     `mask`: True where a query sees a key; None: every query sees every key or, if `causal`, query t sees the keys 0 to t. With a mask,
     `causal` only states that the mask itself hides later keys. `dropout`: a probability. `scale` None: 1 / sqrt(E).
@@ -216,7 +218,7 @@ def attend(
     if bias is not None:
         visible = _visible(mask, causal, queries, keys)
         mask = bias.to(queries.dtype) if visible is None else torch.where(visible, bias.to(queries.dtype), float("-inf"))  # (., H, T, S)
-    if mask is not None and queries.device.type != "cpu":  # with grouped heads, CUDA's kernels take no mask: all scores would be held
+    if mask is not None and queries.device.type != "cpu":  # with grouped heads, CUDA's fused kernels take no mask: all scores would be kept
         keys, values = _repeat_kv(queries, keys, values)
     return F.scaled_dot_product_attention(
         queries,
@@ -231,7 +233,7 @@ def attend(
 
 
 def _visible(mask: Tensor | None, causal: bool, queries: Tensor, keys: Tensor) -> Tensor | None:
-    """Return the mask, or a dense causal one if only `causal` is given; None if every query sees every key."""
+    """Return the mask; without one, a dense causal mask if `causal`, else None: every query sees every key."""
     if mask is None and causal:
         return torch.ones(queries.shape[2], keys.shape[2], dtype=torch.bool, device=queries.device).tril()  # (T, S)
     return mask

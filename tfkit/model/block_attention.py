@@ -16,7 +16,7 @@ from tfkit.model.masks import Mask
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-BLOCK = 128
+BLOCK = 128  # queries, and keys, of a block
 DTYPES = (torch.bfloat16, torch.float16)
 
 
@@ -33,7 +33,7 @@ def block_mask(mask: Mask) -> "BlockMask":
             visible = visible & (key > query - window) & (key < query + window)
         return visible if documents is None else visible & (documents[row, query] == documents[row, key])
 
-    create: Any = _compiled(create_block_mask) if device.type == "cuda" else create_block_mask  # uncompiled, it allocates a dense mask
+    create: Any = _compiled(create_block_mask) if device.type == "cuda" else create_block_mask  # uncompiled, it would allocate a dense mask
     blocks: BlockMask = create(sees, None if documents is None else len(documents), None, length, length, device=device)
     return blocks
 

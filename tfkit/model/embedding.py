@@ -13,8 +13,8 @@ from tfkit.model.norm import build_dropout, build_norm
 class Embedding(nn.Module):
     """tokens[id], optionally scaled, plus optional position and segment vectors, then an optional norm and projection.
 
-    Encoder and decoder share this module, or only its token vectors if it also has positions or a norm (BART): `decoder` is then the
-    embedding of the decoder.
+    Encoder and decoder share this module or, if it also has learned positions or a norm (BART), only its token vectors: the decoder's own
+    module is then `decoder`.
     """
 
     def __init__(self, config: ModelConfig, tokens: nn.Embedding | None = None):
@@ -59,7 +59,7 @@ def _table(rows: int, dim: int) -> nn.Embedding:
 
 
 def sinusoids(position_ids: Tensor, dim: int, layout: str, dtype: torch.dtype) -> Tensor:
-    """Return sin and cos of position / 10000^(2i / D) (arXiv 1706.03762): (..., T, D), computed in float32."""
+    """Return sin and cos of position / 10000^(2i / D) (arXiv 1706.03762), in the order `layout`: (..., T, D), computed in float32."""
     pairs = torch.arange(0, dim, 2, dtype=torch.float32, device=position_ids.device)  # (D / 2,)
     angles = position_ids[..., None].float() / 10_000 ** (pairs / dim)  # (..., T, D / 2)
     halves = angles.sin(), angles.cos()

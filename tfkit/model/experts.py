@@ -11,7 +11,7 @@ from tfkit.model.mlp import Mlp
 
 
 class Experts(nn.Module):
-    """The sum of p_e MLP_e(x) over the `active` experts e with the largest p = softmax(router x), divided by their sum if `normalized`."""
+    """The sum of p_e MLP_e(x) over the `active` experts e with the largest p = softmax(router x); if `normalized`, these p_e sum to 1."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -49,7 +49,7 @@ def active_numel(model: nn.Module) -> int:
 
 
 def _tokens_by_expert(chosen: Tensor, count: int) -> list[int]:
-    """Return how many tokens each expert computes: about equally many in plans, where PyTorch's fake tensors have no values."""
+    """Return how many tokens each expert computes: about equally many in `tfkit plan`, where PyTorch's fake tensors have no values."""
     if hasattr(chosen, "fake_mode"):
         few, more = divmod(chosen.numel(), count)
         return [few + (expert < more) for expert in range(count)]
@@ -65,7 +65,7 @@ def balance_loss(routed: Sequence[Tensor], active: int, real: Tensor | None) -> 
     token; None: all are real.
 
     transformers' load_balancing_loss_func computes f and P over the whole micro-batch and all layers, so that its value depends on how a
-    step is cut into micro-batches. For one row and one layer with experts, it equals the row's loss. Computed by row, the loss balances the
+    step is cut into micro-batches. For one row and one layer with experts, the two losses are equal. Computed by row, the loss balances the
     experts within each row (DeepSeek-V3, arXiv 2412.19437, section 2.1.2), whichever rows are in a micro-batch.
     """
     total = routed[0].new_zeros((), dtype=torch.float32)

@@ -19,17 +19,17 @@ class Head(nn.Module):
         self.transform: nn.Module | None = None
 
     def build_transform(self, config: ModelConfig, bias: bool, width: int) -> None:
-        """Build a dense layer with this output width, the MLP's activation and a norm, which `transformed` applies."""
+        """Build a dense layer of output width `width`, the MLP's activation and a norm, which `transformed` applies."""
         self.transform = nn.Linear(config.dim, width, bias=bias)
         self.activation = ACTIVATIONS[config.mlp.activation]
         self.norm = build_norm(width, config.norm)
 
     def transformed(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., D): the hidden states after the dense layer, activation and norm, if the head has them."""
+        """(..., D) -> (..., width): the hidden states after the dense layer, activation and norm; unchanged in a head without these."""
         return hidden if self.transform is None else self.norm(self.activation(self.transform(hidden)))
 
     def extra(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Return the head's second output. Raise ValueError if it has none."""
+        """Return the head's second output, such as the next-sentence logits. Raise ValueError if the head has none."""
         raise ValueError("this head has no output other than its logits")
 
 
@@ -49,13 +49,13 @@ class VocabularyHead(Head):
 
     @property
     def weight(self) -> Tensor:
-        """The output matrix (V, D). There is none after answering_linear.py has converted the model for inference alone."""
+        """The output matrix (V, embedding_dim). There is none after answering_linear.py has converted the model for inference alone."""
         assert self.product is None
         owner = self._tokens if self.output is None else self.output
         return owner.weight
 
     def prepare(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., D): the input of the output matrix."""
+        """(..., D) -> (..., embedding_dim): the input of the output matrix."""
         return hidden
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
@@ -66,7 +66,7 @@ class VocabularyHead(Head):
 
 
 class LanguageModelHead(VocabularyHead):
-    """The causal language model's head, with optional scale, bias and soft cap, and GPT's optional score of a choice."""
+    """The causal language model's head, with optional scale, bias and soft cap, and GPT's optional score of a whole sequence."""
 
     def __init__(self, config: ModelConfig, head: LanguageModelHeadConfig, tokens: nn.Embedding):
         super().__init__(config, tokens, tied=head.tied, bias=head.bias)
@@ -93,7 +93,7 @@ class MaskedLanguageModelHead(VocabularyHead):
         self.next_sentence = nn.Linear(config.dim, 2) if head.next_sentence else None
 
     def prepare(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
+        """(..., D) -> (..., embedding_dim)."""
         return self.transformed(hidden)
 
     def extra(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:

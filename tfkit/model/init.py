@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tfkit.model.config import ModelConfig
 
-BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")  # the prefix of a block's parameter names; groups: its stack, and its index
+BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")  # prefix of a block's parameter names; groups: the block's stack and index
 _WRITES_TO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 
@@ -21,7 +21,7 @@ def allocate(module: nn.Module) -> None:
 
 @torch.no_grad()
 def initialize(model: nn.Module, config: ModelConfig, generator: torch.Generator) -> None:
-    """Initialize every parameter in place, in the order of the module: matrices by init.scheme, norms to the identity, biases to 0."""
+    """Initialize every parameter in place, in `named_parameters`' order: matrices by init.scheme, norms to the identity, biases to 0."""
     for name, parameter in model.named_parameters():
         _initialize_parameter(name, parameter, config, generator)
 
@@ -56,7 +56,7 @@ class RandomBlocks:
 
 
 def put_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Replace the parameters of these names, which may be on the meta device, by new ones of the same type with these values."""
+    """Replace the parameters that `tensors` names, which may be on the meta device, by new ones of the same type with its values."""
     for name, tensor in tensors.items():
         old = module.get_parameter(name)
         parent, _, attribute = name.rpartition(".")
@@ -84,7 +84,7 @@ def _draw(name: str, matrix: Tensor, config: ModelConfig, generator: torch.Gener
         case "fan_in":  # tensor2tensor's uniform unit scaling
             limit = math.sqrt(3 / matrix.shape[1])
             matrix.uniform_(-limit, limit, generator=generator)
-        case "by_width":  # Mesh TensorFlow's, for T5: since its scores are not scaled, the query projections start smaller
+        case "by_width":  # Mesh TensorFlow's, for T5: its query projections start smaller, since its attention scores are not scaled
             widths = {
                 "q_proj": config.dim * config.head_dim,
                 "k_proj": config.dim,

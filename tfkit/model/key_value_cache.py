@@ -10,11 +10,11 @@ from torch import Tensor
 
 from tfkit.model.config import ModelConfig
 
-Pair = tuple[Tensor, Tensor]
+Pair = tuple[Tensor, Tensor]  # keys and values
 
 
 class KeyValueCache:
-    """Space for `length` positions of `batch_size` rows: 2 * layers * K * E numbers per position. The model's forward pass fills it.
+    """Space for `length` positions of `batch_size` rows: 2 * layers * K * E numbers per row and position. A forward pass fills it.
 
     A layer with a window keeps only the positions that its next token can still see, however long the text grows. Keys and values of an
     encoder's output are computed in the first forward pass and kept.
@@ -65,7 +65,7 @@ class KeyValueCache:
         return visible
 
     def prompt(self, layer: int) -> Pair | None:
-        """Return one layer's keys and values (B / copies, K, S, E) of the prompts' first positions if rows share them; else None."""
+        """Return one layer's keys and values (B / copies, K, S, E) of the prompts' first `shared` positions; None if not shared."""
         return self._prompts.get(layer)
 
     def keep_cross(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
@@ -74,7 +74,7 @@ class KeyValueCache:
         return self._cross[layer]
 
     def cross_keys_values(self, layer: int) -> Pair | None:
-        """Return the keys and values that `keep_cross` stored for a layer, (B, K, S, E) each, or None."""
+        """Return the keys and values that `keep_cross` stored for a layer, (B, K, S, E) each; None if there are none."""
         return self._cross.get(layer)
 
     @property

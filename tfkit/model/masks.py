@@ -59,7 +59,7 @@ class Mask:
 
     @property
     def pattern(self) -> Literal["full", "causal", "other"]:
-        """`full`: every query sees every key. `causal`: query t sees the keys 0 to t of T keys."""
+        """`full`: every query sees every key. `causal`: query t sees the keys 0 to t of T keys. `other`: any other."""
         positions = self.positions
         if positions.padding_mask is not None or positions.document_ids is not None:
             return "other"

@@ -19,8 +19,8 @@ QUERY_BLOCK = 128  # queries in a block
 class ScoreRule:
     """The settings of the scores: softcap(scale q k) + bias for each pair of query and key that the mask allows, else -inf."""
 
-    mask: Tensor | None  # (1 or B, 1, T, S), True where a query sees a key; None: all keys, or see `causal`
-    causal: bool  # query t sees no key after t; a mask hides these keys, too
+    mask: Tensor | None  # (1 or B, 1, T, S), True where a query sees a key; None: `causal` alone decides
+    causal: bool  # query t sees no key after t; if there is a mask, it hides these keys itself
     scale: float
     softcap: float | None
 
@@ -58,7 +58,8 @@ class _QueryBlocks(torch.autograd.Function):
         (scaled, keys, values, bias, out), rule = ctx.saved_tensors, ctx.rule
         grad_scaled, grad_bias = torch.empty_like(scaled), torch.zeros(bias.shape) if ctx.needs_input_grad[3] else None
         grad_keys, grad_values = (torch.zeros(keys.shape) for _ in range(2))  # float32: sums of blocks in bf16 would lose small addends
-        means = torch.linalg.vecdot(grad.float(), out.float()).to(grad.dtype).view(*scaled.shape[:3], 1)  # mean gradient of the weights
+        # For each query, the mean of its attention weights' gradients, weighted by the attention weights.
+        means = torch.linalg.vecdot(grad.float(), out.float()).to(grad.dtype).view(*scaled.shape[:3], 1)
         grad = grad.reshape(scaled.shape)
         for begin, end, seen in _blocks(scaled, keys, rule):
             rows, grad_rows = _rows(scaled, begin, end), _rows(grad, begin, end)
@@ -85,7 +86,7 @@ def _blocks(queries: Tensor, keys: Tensor, rule: ScoreRule) -> Iterator[tuple[in
 
 
 def _rows(part: Tensor, begin: int, end: int) -> Tensor:
-    """Return the part of a tensor by query that belongs to a block of n queries: (N, G, T, ...) -> (N, G n, ...)."""
+    """Return the part of a tensor that belongs to the n queries from `begin` to `end`: (N, G, T, ...) -> (N, G n, ...)."""
     return part[:, :, begin:end].flatten(1, 2)
 
 

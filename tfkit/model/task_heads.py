@@ -55,7 +55,7 @@ class TagsHead(Head):
 
 
 class SpansHead(Head):
-    """Two logits at every token, for the beginning and for the end of an answer; as in BERT, without dropout before the layer."""
+    """Two logits at every token, for the beginning and for the end of an answer; as in BERT, without dropout before the output layer."""
 
     def __init__(self, config: ModelConfig, head: SpansHeadConfig):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The Transformer (arXiv 1706.03762) of every model family: Embedding -> encoder Stack? -> decoder Stack? -> Head."""
+"""The Transformer (arXiv 1706.03762) of every model family: Embedding -> encoder Stack? -> decoder Stack? -> Head (?: optional)."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -55,7 +55,7 @@ class Output:
 class Transformer(nn.Module):
     """An encoder, a decoder, or both. Its parameters are uninitialized: use `build`, or load them."""
 
-    # Loads or draws the weights of a block on the meta device, given the prefix of its parameter names; None: no block is on that device.
+    # Loads or draws the weights of a block on the meta device, by the prefix of its parameter names; None: no block is on that device.
     fill_block: Callable[[str, nn.Module], None] | None = None
     # A context in which each rank holds all weights and may run forward passes alone; ranks with sharded weights enter it together.
     unsharded: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -98,7 +98,7 @@ class Transformer(nn.Module):
         An encoder-decoder encodes `input_ids` (B, S), unless `encoder_output` (from `encode`) or the cache of an earlier forward pass is
         given; `padding_mask` is always that of the source. It returns the hidden states of `decoder_input_ids` (B, T), whose mask is
         `decoder_padding_mask`.
-        Raises ValueError if a sequence is longer than the context.
+        Raises ValueError if a sequence is longer than the context, unless positions are relative (T5), which have no limit.
         """
         if self.encoder is None or self.decoder is None:
             assert input_ids is not None

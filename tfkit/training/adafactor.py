@@ -1,8 +1,9 @@
 """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235): no first moment, and R + C numbers for the second moment of an R x C matrix.
 
-The defaults are T5's settings. The updates equal those of `transformers.optimization.Adafactor` without relative_step, whose learning rate,
-1 / sqrt(max(step, 10000)), is a schedule here. torch.optim.Adafactor departs from the paper: it bounds the learning rate by 1 / sqrt(step),
-and adds epsilon elsewhere. T5's own code does not factor the second moment of matrices with a side below 128; here all are factored.
+The recipe's defaults are T5's settings. The updates equal those of `transformers.optimization.Adafactor` with relative_step=False; the
+learning rate of relative_step, 1 / sqrt(max(step, 10000)), is the schedule inverse_sqrt here. torch.optim.Adafactor departs from the paper:
+it bounds the learning rate by 1 / sqrt(step), and adds epsilon in other places. T5's own code does not factor the second moment of matrices
+with a side below 128; here all are factored.
 """
 
 import math

@@ -39,7 +39,7 @@ class Unfreezing:
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], every: int):
-        """`parameters`: all working parameters of the model, by name."""
+        """`parameters`: all parameters of the model (if sharded, this rank's shards), by name."""
         depths = parameter_depths(parameters)
         stages = sorted({depths[name] for name, parameter in parameters.items() if parameter.requires_grad})
         self.every = every

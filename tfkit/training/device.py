@@ -20,9 +20,9 @@ KEPT_BYTES = 1 << 30  # freed memory up to this size is kept for the next tensor
 
 
 def pick_device(name: str | None) -> torch.device:
-    """Return the named device, or the best available one: cuda, then mps, then cpu.
+    """Return the device of this name; for None or auto, the best available one: cuda, else mps, else cpu.
 
-    Raises UsageError if there is no device of this name in PyTorch, and MachineError if this machine does not have the device.
+    Raises UsageError if PyTorch does not know the name, and MachineError if this machine or this build of PyTorch lacks the device.
     """
     if name in (None, "auto"):
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -41,7 +41,7 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def use_device(device: torch.device) -> None:
-    """Make a GPU the default device of this process, the one that NCCL uses; for a CPU there is nothing to set."""
+    """Make a CUDA GPU the default device of this process, the one that NCCL uses; do nothing for other devices."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
@@ -65,7 +65,7 @@ def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def move(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
-    """Move a model to a device, and convert it to `dtype` if given. Parameters on the meta device stay there; `Module.to` would raise."""
+    """Move a model to a device, and to a type, if not None. Parameters on the meta device stay there; `Module.to` would raise."""
 
     def moved(tensor: Tensor) -> Tensor:
         return tensor.to(tensor.device if tensor.is_meta else device, dtype if tensor.is_floating_point() else None)
@@ -73,7 +73,7 @@ def move(model: nn.Module, device: torch.device, dtype: torch.dtype | None = Non
     def is_moved(tensor: Tensor) -> bool:
         return (tensor.is_meta or tensor.device == device) and (dtype in (None, tensor.dtype) or not tensor.is_floating_point())
 
-    if not all(map(is_moved, (*model.parameters(), *model.buffers()))):  # `_apply` fails on a simulated rank's tensors
+    if not all(map(is_moved, (*model.parameters(), *model.buffers()))):  # `_apply` fails on simulated_step.py's tensors
         model._apply(moved)
 
 
@@ -92,7 +92,7 @@ def make_deterministic(device: torch.device) -> None:
 
 def set_determinism(mode: int) -> None:
     """Allow (0), warn of (1) or refuse (2) operations without a deterministic algorithm."""
-    os.environ["TORCHINDUCTOR_DETERMINISTIC"] = str(int(mode > 0))  # the compiler reads the variable on import
+    os.environ["TORCHINDUCTOR_DETERMINISTIC"] = str(int(mode > 0))  # torch._inductor reads the variable when it is imported
     if "torch._inductor" in sys.modules:
         torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)
     else:  # use_deterministic_algorithms would import the compiler, which takes a second
@@ -106,14 +106,14 @@ def keep_freed_memory() -> None:
     """
     if sys.platform != "linux":
         return
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    with contextlib.suppress(OSError, AttributeError):  # another C library lacks `mallopt`
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
         libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def compile_model(model: Transformer, *, by_block: bool) -> None:
-    """Compile each stack; with `by_block` each block, for ranks that gather sharded weights between blocks.
+    """Compile each stack as a whole or, with `by_block`, each block apart, for ranks that gather sharded weights between blocks.
 
     A mixture of experts, whose shapes change with every batch, runs uncompiled.
     """
@@ -154,7 +154,7 @@ def seed_draws(device: torch.device, seed: int) -> None:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Return the peak memory so far in bytes: allocated on the GPU, or resident in this process."""
+    """Return the peak memory so far in bytes: allocated on a CUDA GPU; for other devices, resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

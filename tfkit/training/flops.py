@@ -31,13 +31,13 @@ class Product(NamedTuple):
     flops: float
     gradients: int  # the number of products of this size in the backward pass, for the gradients of the two factors
     width: int  # the smallest of n, k and m that is not a number of positions; the speed of the product depends on it
-    length: int = 0  # the number of keys of a row in attention, whose speed depends on this and on `causal`
+    length: int = 0  # of attention's scores and values: the number of keys of a row (with `causal`, it decides the speed); else 0
     causal: bool = False
 
 
 @dataclass(frozen=True)
 class Flops:
-    """FLOPs by part of the model. `head`: the output matrix, or the matrices of another task's head."""
+    """FLOPs by part of the model. `head`: all matrices of the head, including the output matrix."""
 
     blocks: float = 0.0
     attention: float = 0.0
@@ -63,9 +63,9 @@ class ForwardShape:
 
     rows: int
     length: int  # positions of a row; in an encoder-decoder, of the encoder
-    decoder_length: int  # in an encoder-decoder, else 0
-    states: int  # hidden states that the head's matrix multiplies
-    pooled: int = 0  # rows for which the head's second output is read (next sentence, choice)
+    decoder_length: int  # positions of a row in the decoder of an encoder-decoder; else 0
+    states: int  # the number of hidden states that the head's matrix multiplies
+    pooled: int = 0  # the number of rows whose second output of the head is read (next sentence, choice); else 0
 
     @classmethod
     def of(cls, batch: Batch, config: ModelConfig, states: int, *, reads_second_output: bool = False) -> "ForwardShape":
@@ -80,7 +80,7 @@ class ForwardShape:
 
 
 def trained_shape(objective: Objective, batch: Batch, config: ModelConfig) -> ForwardShape:
-    """Return the shape of the trained model's forward pass in a step."""
+    """Return the shape of the forward pass of the run's model (not of the objective's companions) for a batch."""
     return ForwardShape.of(batch, config, objective.vocabulary_states(batch), reads_second_output=objective.reads_second_output)
 
 
@@ -113,7 +113,9 @@ def products(model: Transformer, shape: ForwardShape) -> list[Product]:
 
 
 class _Collector:
-    """Collects the products of a forward pass. Methods for a layer return whether its output needs a gradient; `stream`: its input does."""
+    """Collects the products of a forward pass. The method for a layer returns whether the layer's output needs a gradient; its argument
+    `stream` says whether the layer's input does.
+    """
 
     def __init__(self) -> None:
         self.products: list[Product] = []
@@ -135,7 +137,9 @@ class _Collector:
         return stream or self.is_trained(module)
 
     def stack(self, stack: Stack, rows: int, length: int, stream: bool, *, source: int = 0, encoded: bool = False) -> bool:
-        """Collect the products of a stack. `source`: the encoder's positions; `encoded`: whether the encoder's output needs a gradient."""
+        """Collect the products of a stack. For cross-attention, `source`: the number of the encoder's positions; `encoded`: whether the
+        encoder's output needs a gradient.
+        """
         bias = self.is_trained(stack.position_bias)
         vectors = stack.position_bias if isinstance(stack.position_bias, DistanceVectors) else None
         for block in stack.blocks:
@@ -223,7 +227,7 @@ class _Collector:
             stream = self.linear(transform, shape.states, stream, "head") or self.is_trained(getattr(head, "norm", None))
         entries, dim = head.weight.shape
         learns = stream or head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad)
-        gradients = head.weight.requires_grad + learns  # vocabulary_loss.py always computes the gradient of its input
+        gradients = head.weight.requires_grad + learns  # vocabulary_loss.py computes its input's gradient whatever is trained
         self.products.append(Product("head", 2.0 * shape.states * entries * dim, gradients, min(entries, dim)))
 
 

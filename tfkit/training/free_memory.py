@@ -1,4 +1,4 @@
-"""The memory that this process holds, and may still allocate, given the machine, the control groups and the limit of the process."""
+"""The memory that this process holds, and the memory that the machine, the control groups and `ulimit -v` still let it allocate."""
 
 import contextlib
 import resource
@@ -11,7 +11,7 @@ _PAGE = resource.getpagesize()
 
 def available_bytes(swap: bool = False) -> int | None:
     """Return how many bytes this process may still allocate: the smallest of the memory that is free on the machine (plus its free swap if
-    `swap`), in the control groups, and below the process's own limit. None if all three are unknown.
+    `swap`), in the control groups, and below the limit of `ulimit -v`. None if all three are unknown.
     """
     known = [limit for limit in (_machine(swap), _control_group(), _address_space()) if limit is not None]
     return max(0, min(known)) if known else None
@@ -25,7 +25,7 @@ def resident_bytes() -> int | None:
 
 
 def _machine(swap: bool) -> int | None:
-    """Return the machine's memory that is available without swapping, and with `swap` the free swap; None without /proc."""
+    """Return the bytes that the machine can allocate without swapping, with `swap` plus its free swap; None without /proc."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         lines = (line.split() for line in (_ROOT / "proc/meminfo").read_text(encoding="ascii").splitlines())
         fields = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
@@ -64,7 +64,7 @@ def _control_group_files() -> list[tuple[Path, Path, Path]]:
 
 
 def _reclaimable(stat: Path) -> int:
-    """Return the bytes of page cache, which count as used but are freed on demand."""
+    """Return the bytes of inactive page cache, which count as used, but which the kernel frees on demand."""
     for line in stat.read_text(encoding="ascii").splitlines():
         name, _, value = line.partition(" ")
         if name in ("inactive_file", "total_inactive_file"):
@@ -73,7 +73,7 @@ def _reclaimable(stat: Path) -> int:
 
 
 def _address_space() -> int | None:
-    """Return the address space that `ulimit -v` leaves; None without such a limit."""
+    """Return the bytes of address space that `ulimit -v` leaves; None without such a limit, or outside Linux."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY or sys.platform != "linux":
         return None

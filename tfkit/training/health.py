@@ -12,17 +12,18 @@ _MIN_STEPS = 10  # a jump is detected only after this many steps
 
 @dataclass(frozen=True)
 class StepReport:
-    """The result of one step. `losses`: each term's mean over its targets; `loss`: their weighted sum.
+    """The result of one step. `losses`: for each term of the loss, its mean over its targets; `loss`: the weighted sum of these means.
 
-    `observed`: the objective's observations that are means; `largest`: those that are maxima. `companion_norms`: the 2-norm of the
-    gradient of each trained companion, before clipping.
+    `observed`: the objective's observations (numbers that are logged, not trained on) that are means; `largest`: those that are maxima.
+    `grad_norm`, `companion_norms`: the 2-norm of the gradient before clipping, of the run's model and of each companion (another model of
+    the objective) that the step trains.
     """
 
     loss: float
     losses: dict[str, float]
     grad_norm: float
     lr: float
-    tokens: int  # positions that the model processed
+    tokens: int  # real tokens that the step read, including those of a decoder
     observed: Mapping[str, float] = field(default_factory=dict)
     largest: Mapping[str, float] = field(default_factory=dict)
     companion_norms: Mapping[str, float] = field(default_factory=dict)
@@ -34,7 +35,7 @@ class StepReport:
 
     @property
     def all_observed(self) -> dict[str, float]:
-        """The observations that are means, including the gradient norms of the companions."""
+        """The objective's observations that are means, including the gradient norms of the companions."""
         return {**self.observed, **{f"{name}_grad_norm": norm for name, norm in self.companion_norms.items()}}
 
 
@@ -55,7 +56,7 @@ class LossHistory:
         self.variance = (1 - weight) * (self.variance + weight * difference**2)
 
     def highest(self, sigmas: float | None) -> float:
-        """Return the highest loss that does not count as a jump: infinity after too few steps, or if `sigmas` is None."""
+        """Return the highest loss that does not count as a jump: infinity after fewer than _MIN_STEPS steps, or if `sigmas` is None."""
         if sigmas is None or self.steps < _MIN_STEPS:
             return math.inf
         return self.mean + sigmas * math.sqrt(self.variance)

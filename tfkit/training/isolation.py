@@ -1,4 +1,4 @@
-"""The state of a process that a run changes and restores: threads, seeds, determinism, warnings, environment, exception hook."""
+"""The state of a process that a call of tfkit changes and restores: threads, seeds, determinism, warnings, environment, exception hook."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ _AUTOCAST_DEVICES = ("cpu", "cuda", "mps")
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Restore, after the block, the state that a run changes: of torch, of warnings, os.environ and sys.excepthook.
+    """Restore, after the block, the state that a call of tfkit changes: of torch, of warnings, os.environ and sys.excepthook.
 
     Within the block, whatever the caller has set, gradients are enabled, autocast is off, and new tensors are float32 on the CPU.
     """

@@ -22,15 +22,15 @@ class Progress:
     """The progress of a run: the loop's whole state, saved with every checkpoint."""
 
     step: int = 0  # steps taken or skipped
-    tokens: int = 0  # positions trained on
-    loss_sum: float = 0.0  # of the steps since the last line of the log, as are the next four fields
+    tokens: int = 0  # tokens of these steps, without padding
+    loss_sum: float = 0.0  # over the steps taken since the last line of the log, as are the next four fields
     loss_steps: int = 0
     term_sums: dict[str, float] = field(default_factory=dict)  # by term of the objective: the sum of its losses
     observed: dict[str, list[float]] = field(default_factory=dict)  # by observation: its sum, and the number of steps with a value
     largest: dict[str, float] = field(default_factory=dict)  # by observation that is logged as a maximum: its largest value
-    skipped: int = 0  # unhealthy steps since the run began, which were not taken
+    skipped: int = 0  # the number of unhealthy steps since the run began, which were not taken
     history: LossHistory = field(default_factory=LossHistory)
-    seconds: float = 0.0  # spent in steps, over all attempts
+    seconds: float = 0.0  # spent in these steps, including those before a resumption
 
     def state(self) -> dict[str, Any]:
         """Return the state as plain numbers."""
@@ -72,8 +72,8 @@ class Plan:
     log_every: int
     evaluate_every: int | None
     save_every: int | None
-    max_skipped_steps: int = 0  # unhealthy steps that may be skipped before one ends the run
-    loss_jump_sigmas: float | None = None  # more standard deviations above the mean, a loss is unhealthy; None: no limit
+    max_skipped_steps: int = 0  # the number of unhealthy steps that may be skipped; a further one ends the run
+    loss_jump_sigmas: float | None = None  # a loss above the mean by more than this many standard deviations is unhealthy; None: no limit
 
     def due(self, every: int | None, step: int) -> bool:
         """Whether an action with the interval `every` is due after `step`."""
@@ -82,12 +82,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Log:
-    """A line of the log. All values but tokens_per_second have the same bits in a run that was interrupted and resumed."""
+    """A line of the log. An interruption and resumption changes no bit of its values, apart from tokens_per_second."""
 
     step: int
     tokens: int
     loss: float  # mean over the steps since the last line; NaN if all of them were skipped
-    lr: float
+    lr: float  # of this step, as is grad_norm
     grad_norm: float
     skipped: int  # the number of steps that were skipped since the run began
     tokens_per_second: float
@@ -96,7 +96,7 @@ class Log:
 
 
 class Hooks(Protocol):
-    """The callbacks of the training loop, which a run implements."""
+    """The callbacks of the training loop, which tfkit/engine/training_run/loop_hooks.py implements."""
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
         """Called after each step, taken or skipped; `seconds`: the duration of the step."""
@@ -105,7 +105,7 @@ class Hooks(Protocol):
         """Called before `stepped` if a step is unhealthy, and is skipped."""
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
-        """Record the unhealthy step with which the run ends. Return a sentence for the user about this record."""
+        """Record the unhealthy step with which the run ends. Return a sentence about this record for the error message."""
 
     def out_of_memory(self, error: str) -> None:
         """Make the loader's micro-batches smaller. Raises MachineError if that is impossible."""
@@ -133,12 +133,12 @@ class Hooks(Protocol):
 
 
 def train(stepper: Stepper, loader: StepLoader[Batch], schedule: Schedule, plan: Plan, hooks: Hooks, progress: Progress) -> None:
-    """Take the remaining steps, or fewer if the evaluations end the run early. Raises Stopped after saving a checkpoint of the last whole
-    step, UnhealthyError if a step is unhealthy and no more steps may be skipped, and MachineError if a micro-batch of one row does not fit
-    into memory.
+    """Take the remaining steps, or fewer if the evaluations end the run early. Raises Stopped when the run is asked to stop, after saving
+    the last whole step, if there is one; UnhealthyError if a step is unhealthy and no more steps may be skipped; and MachineError if a
+    micro-batch of one row does not fit into memory.
 
-    A checkpoint is saved before the evaluation that is due after the same step, so that a failed evaluation does not lose it. A run that is
-    resumed from a checkpoint whose evaluation is missing evaluates first.
+    A checkpoint is saved before the evaluation that is due after the same step, so that a failed evaluation does not lose the step. A run
+    that is resumed from a checkpoint whose evaluation is missing evaluates first.
     """
     saved_step = progress.step
     seconds, tokens = 0.0, 0  # since the last line of the log
@@ -190,7 +190,7 @@ def _stopped(step: int, plan: Plan) -> Stopped:
 
 
 def try_out(stepper: Stepper, loader: StepLoader[Batch], hooks: Hooks, progress: Progress) -> None:
-    """Run the next micro-batch forward and backward without a step, making it smaller until it fits into memory.
+    """Run the next micro-batch forward and backward without updating weights, making it smaller until it fits into memory.
 
     If the device has no deterministic algorithm for an operation, `hooks.nondeterministic` is called.
     """
@@ -202,7 +202,7 @@ def try_out(stepper: Stepper, loader: StepLoader[Batch], hooks: Hooks, progress:
 
 
 def _take(stepper: Stepper, loader: StepLoader[Batch], factor: float, plan: Plan, hooks: Hooks, progress: Progress) -> StepReport:
-    """Take or skip the next step. Raises UnhealthyError if no more steps may be skipped."""
+    """Take the next step, or skip it if it is unhealthy. Raises UnhealthyError if it is unhealthy and no more steps may be skipped."""
 
     def attempt() -> StepReport:
         highest = progress.history.highest(plan.loss_jump_sigmas)
@@ -227,8 +227,8 @@ def _take(stepper: Stepper, loader: StepLoader[Batch], factor: float, plan: Plan
 def deterministic_if_possible(
     attempt: Callable[[], Result], stepper: Stepper, out_of_memory: Callable[[str], None], nondeterministic: Callable[[str], None]
 ) -> Result:
-    """Return the attempt's result, as `until_it_fits` does. If the device has no deterministic algorithm for an operation, any
-    algorithm is allowed from then on, `nondeterministic` is called with PyTorch's message, and the attempt is repeated.
+    """Return the attempt's result, as `until_it_fits` does. If the device has no deterministic algorithm for an operation, other
+    algorithms are allowed for the rest of the run, `nondeterministic` is called with PyTorch's message, and the attempt is repeated.
     """
     try:
         return until_it_fits(attempt, stepper, out_of_memory)
@@ -244,7 +244,7 @@ def deterministic_if_possible(
 
 def until_it_fits(attempt: Callable[[], Result], stepper: Stepper, out_of_memory: Callable[[str], None]) -> Result:
     """Return the attempt's result. While it runs out of memory, `out_of_memory` makes the micro-batches smaller, and the attempt is
-    repeated. The size of micro-batches does not change the step, which divides the sums of losses by the counts of all micro-batches.
+    repeated. The size of micro-batches does not change the loss of a step: the sums over all micro-batches divided by their counts.
     """
     while True:
         try:

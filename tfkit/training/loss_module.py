@@ -16,11 +16,11 @@ from tfkit.objectives.objective import Batch, Objective
 
 
 class LossModule(nn.Module):
-    """A model with its objective. The Transformer is the only submodule; names in checkpoints are those of the Transformer's parameters.
+    """A model with its objective. The Transformer is the only submodule; checkpoints have the names of its parameters, without a prefix.
 
     The loss of a mixture of experts has two more terms: one balances the experts within each row, and one keeps the routers' logits small
-    (model/experts.py). Companions do not have these terms: the routers of a teacher, reference or reward model do not learn, and those of a
-    value model were balanced in its pretraining, and learn for a few steps only.
+    (model/experts.py). Companions, the objective's other models, do not have these terms: the routers of a teacher, reference or reward
+    model do not learn, and those of a value model were balanced in its pretraining, and learn for a few steps only.
     """
 
     def __init__(self, model: Transformer, objective: Objective):
@@ -40,12 +40,12 @@ class LossModule(nn.Module):
         return {**self.objective.terms, **self._of_routers}
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Return the number of targets of each term; of a router's term, each token is a target."""
+        """Return the number of targets of each term; for a term of the routers, each token is a target."""
         return {**self.objective.counts(batch), **dict.fromkeys(self._of_routers, batch.tokens)}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the sum of each term's losses over the micro-batch: scalars with a gradient."""
-        self._routed = []  # without the entries of a pass that ran out of memory
+        """Return the sum of each term's losses over the micro-batch, scalars with a gradient, and the objective's observations."""
+        self._routed = []  # drops the entries of an earlier pass that ran out of memory
         losses = self.objective.loss(self.model, batch)
         routed, self._routed = self._routed, []
         return losses | {term: self._loss_of_routers(term, routed) for term in self._of_routers}

@@ -1,7 +1,8 @@
-"""An estimate of the memory of a step, for plans and to choose the micro-batch on a CPU. On a GPU, sizes of micro-batches are tried out.
+"""An estimate of the memory of a step, for `tfkit plan`, and to choose the size of micro-batches on a CPU. On a GPU, sizes are tried out.
 
-For each model, a rank holds master weights, working weights, gradients, optimizer state and a moving average (`ModelBytes`). A micro-batch
-adds activations and logits; their bytes for a row are estimated from the config alone, or measured with a short row.
+For each model, a rank (a process of the training) holds master weights, working weights, gradients, optimizer state and a moving average
+(`ModelBytes`). A micro-batch adds activations and logits. The activations of a row are estimated from the config alone or, once the model
+is built, measured.
 """
 
 import sys
@@ -26,8 +27,8 @@ from tfkit.training.precision import HOLDS_NARROW_GRADIENTS
 # SmolLM2-135M takes 1.2 MB per token on a CPU, so its limit is 3,600 tokens.
 AUTO_MICRO_BATCH_TOKENS = 16_384
 AUTO_MICRO_BATCH_BYTES = 4 * 2**30
-_PROBE_TOKENS = 16  # length of the row whose activations are measured
-_AGAIN = 1.75  # a recomputed block takes this many times the memory of its activations, for its gradients, too
+_PROBE_TOKENS = 16  # the first tokens of a row, whose activations are measured in place of the whole row's if that is enough
+_AGAIN = 1.75  # activations and gradients of a recomputed block take this many times the memory of its activations
 _DROPOUT_BYTES = 3 * 4  # per pair of positions and head, if attention has dropout on a CPU
 _MARGIN = 1.6  # for temporary tensors of an operation: the measured peak is 1.2 to 1.5 times the tensors kept by autograd
 _LIKELY = 1 / _MARGIN  # removes the margin: the few tokens of a probe already overestimate a long row by a seventh
@@ -37,17 +38,17 @@ _LIKELY = 1 / _MARGIN  # removes the margin: the few tokens of a probe already o
 class ModelBytes:
     """The bytes of a model on a rank, by kind of tensor. The bytes of several models can be added."""
 
-    weights: int = 0  # fp32 master weights; frozen weights that checkpoints do not hold, in the run's precision
+    weights: int = 0  # fp32 master weights, and frozen weights in the run's precision if checkpoints do not hold them
     working: int = 0  # working weights in the run's precision; none if weights are sharded
-    gradients: int = 0  # the peak within a step
+    gradients: int = 0  # of all trained weights, at the end of the backward pass
     optimizer: int = 0  # the optimizer's state
     mean: int = 0  # the moving average of the weights
-    gathered: int = 0  # whole weights that are gathered in a micro-batch: of the root, and of one block or all blocks
+    gathered: int = 0  # of sharded weights: those gathered in a micro-batch, of the root (see `Units`) and of one block or all blocks
     root_gradients: int = 0  # gradients of the root's gathered weights, until the ranks have summed them
 
     @property
     def held(self) -> int:
-        """The bytes between two steps."""
+        """The bytes that the rank holds between two steps."""
         return self.weights + self.working + self.optimizer + self.mean
 
     @property
@@ -74,7 +75,7 @@ def model_bytes(
     """Return the bytes of a model on rank 0, whose shards are the largest.
 
     `parameters`: by name, with the shapes of the whole model; they may be on the meta device. `dtype`: the type in which the model
-    computes. `section`: the optimizer's section; None for a model that is not trained. `has_mean`: a moving average of the weights is kept.
+    computes. `section`: the recipe's optimizer; None for a model that is not trained. `has_mean`: a moving average of the weights is kept.
     `whole`: frozen weights are kept in fp32, too. `shards`: the number of ranks over which weights are sharded. `reshard`: the weights of a
     block are freed after its forward pass. `sums_gradients`: the gradients of several micro-batches or ranks are added up.
     """
@@ -91,7 +92,7 @@ def model_bytes(
     has_copy = shards == 1 and dtype != torch.float32
     stays_narrow = has_copy and HOLDS_NARROW_GRADIENTS and not sums_gradients
     narrow = sum(part.numel() for name, part in trained.items() if stays_narrow and reads_narrow_gradients(name, part, section))
-    # Adafactor's means over rows and columns are replicated.
+    # Adafactor's means over rows and columns are not sharded: each rank holds them whole.
     states = {
         name: parameters[name].shape if isinstance(section, AdafactorSection) and len(part) > 1 else part for name, part in trained.items()
     }
@@ -107,14 +108,14 @@ def model_bytes(
 
 
 def trained_bytes(parameters: int, dtype: torch.dtype = torch.bfloat16) -> int:
-    """Return the bytes that training needs for this many parameters with AdamW: master and working weights, gradients and two moments."""
+    """Return the bytes that AdamW's training of `parameters` weights needs: master and working weights, gradients and two moments."""
     sizes = model_bytes({"": torch.empty(parameters, device="meta", requires_grad=True)}, dtype, AdamWSection())
     return sizes.held + sizes.in_step
 
 
 @dataclass(frozen=True)
 class Units:
-    """The sizes of the parts of a sharded model that ranks gather as a whole: each block, and the root: all parameters outside blocks."""
+    """The sizes of the units of a sharded model that ranks gather as a whole: each block, and the root (all parameters outside blocks)."""
 
     count: int  # the number of blocks
     largest: int  # the number of weights in the largest block
@@ -136,7 +137,7 @@ def choose_micro_batch(unit: int, longest: int, row_bytes: int, left: int | None
     AUTO_MICRO_BATCH_TOKENS and AUTO_MICRO_BATCH_BYTES; at least 1.
 
     `unit`: the number of rows of which every batch size is a multiple; `longest`: tokens of the longest row; `row_bytes`: bytes of its
-    activations; `left`: free bytes for activations and two blocks of logits, None if unknown.
+    activations; `left`: free bytes for activations and for two blocks of logits, of LOGITS_BYTES each; None if unknown.
     """
     useful = min(AUTO_MICRO_BATCH_TOKENS // longest, AUTO_MICRO_BATCH_BYTES // max(1, row_bytes))
     fitting = sys.maxsize if left is None else (left - 2 * LOGITS_BYTES) // max(1, row_bytes)
@@ -147,13 +148,13 @@ def likely_peak(held: int, to_come: int, activations: int, logits: int) -> int:
     """Return the likely peak memory of a training run, in bytes.
 
     `held`: the process's memory before the first step; `to_come`: gradients and the optimizer's state; `activations`: of a micro-batch,
-    with the margin, which is not counted; `logits`: of a micro-batch, of which two blocks of at most LOGITS_BYTES each are counted.
+    as estimated with the margin, which is taken out here; `logits`: of a micro-batch, of which two blocks of at most LOGITS_BYTES count.
     """
     return held + to_come + int(activations * _LIKELY) + 2 * min(logits, LOGITS_BYTES)
 
 
 def logits_bytes(config: ModelConfig, positions: int, itemsize: int) -> int:
-    """Return the bytes of the logits of this many positions over the vocabulary; 0 for a head that has no such logits."""
+    """Return the bytes of the logits of `positions` positions over the vocabulary; 0 for a head without such logits."""
     return positions * config.vocab_size * itemsize if has_logits(config) else 0
 
 
@@ -165,7 +166,7 @@ def has_logits(config: ModelConfig) -> bool:
 def planned_row_bytes(
     config: ModelConfig, objective: Objective, length: int, itemsize: int, *, has_fused_dropout: bool, checkpointing: bool
 ) -> int:
-    """Estimate the bytes of a row's activations in all models of a run, from their configs alone, margin included."""
+    """Estimate the bytes of a row's activations in the run's model and its companions, from their configs alone, margin included."""
     trained = [config, *(companion.model.config for companion in objective.companions if companion.trained)]
     rows = sum(
         activation_bytes_per_row(one, length, itemsize, has_fused_dropout=has_fused_dropout, checkpointing=checkpointing) for one in trained
@@ -174,8 +175,8 @@ def planned_row_bytes(
 
 
 def companion_bytes_per_row(objective: Objective, length: int, itemsize: int) -> int:
-    """Return the peak bytes of the companions' forward passes for a row, without gradients: for each companion the residual stream and, of
-    one block, the MLP or the scores of capped attention, whichever are more.
+    """Return the peak bytes of a row in the forward passes of the objective's companions, without gradients: for each companion the
+    residual stream and, of one block, the MLP or the scores of capped attention, whichever are more.
 
     The activations that autograd keeps for a trained companion are not included: they are counted with those of the model.
     """
@@ -227,7 +228,7 @@ def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
     blocks: float = config.encoder_layers + config.decoder_layers
     itemsize = next(model.parameters()).element_size()
     if any(stack.activation_checkpointing for stack in model.stacks):
-        # The tensors between blocks, and one block with its gradients at a time.
+        # With checkpointing, the tensors between blocks are kept, and one block with its gradients at a time.
         between = (config.encoder_layers * encoder + config.decoder_layers * decoder) * config.dim * itemsize
         kept = _AGAIN * kept / blocks + between
         blocks = _AGAIN

@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
 OnBlock = Callable[[str, nn.Module], None]  # called with the prefix of a block's parameter names, and the block
 
-_FREE_BYTES, _NEAR_PEAK = 1 << 26, 0.9  # FreedMemory.trim acts above these: free bytes, and memory in use / its peak
+_FREE_BYTES, _NEAR_PEAK = 1 << 26, 0.9  # FreedMemory.trim acts above both: free bytes, and memory in use as a fraction of its peak
 _LARGE_BYTES = 1 << 25  # the kernel maps a tensor of this size in less time than computing with the tensor takes
 
 
 def shard_models(
     stepper: Stepper, shards: int, *, reshard: bool, frozen: Sequence[Transformer] = (), on_block: OnBlock | None = None
 ) -> None:
-    """Shard the stepper's model, its trained companions and the `frozen` models over groups of this many ranks. All ranks call it together.
+    """Shard the stepper's model, its trained companions and the `frozen` models over groups of `shards` ranks. All ranks call it together.
 
     Blocks on the meta device are initialized one after the other, so that no rank ever holds all of them; `on_block` is called with
-    each of them. `reshard`: as in Sharding, for the stepper's model. For companions it is true, so that their gradients are reduced after
-    every micro-batch: the last micro-batch of a step may not involve them.
+    each block. `reshard`: free a block's gathered weights after its forward pass, in the stepper's model. Companions always do
+    so, and reduce gradients after every micro-batch, since the last micro-batch of a step does not always use them.
     """
     from tfkit.parallel.sharding import CAN_REPEAT, OomAgreement, open_mesh  # here: this imports PyTorch's distributed tensors
 
@@ -75,7 +75,9 @@ def shard_models(
 
 @dataclass(frozen=True)
 class _ModelSharder:
-    """Shards the models of a run. `agreement`: as in Sharding; `on_block`: called with each block after its initialization."""
+    """Shards the models of a run. `agreement`: lets all ranks raise an error if one runs out of memory; None: not done. `on_block`: called
+    with each block after its initialization.
+    """
 
     mesh: "DeviceMesh"
     device: torch.device
@@ -83,8 +85,8 @@ class _ModelSharder:
     on_block: OnBlock | None = None
 
     def shard(self, model: Transformer, dtype: torch.dtype, *, root: nn.Module | None = None, reshard: bool = True) -> "Sharding":
-        """Shard a model whose blocks may still be on the meta device. `dtype` is that of the gathered weights; `root` and `reshard` as in
-        Sharding.
+        """Shard a model whose blocks may still be on the meta device. `dtype` is that of the gathered weights; `root`: the module around
+        the model that also computes the loss (None: the model itself); `reshard`: free a block's gathered weights after its forward pass.
         """
         from tfkit.parallel.sharding import Sharding  # here: this imports PyTorch's distributed tensors
 

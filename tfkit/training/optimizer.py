@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
 
 _PORTION, _GPU_PORTION = 2**20, 2**24  # weights that one call of the kernel updates: on a CPU as many as the caches hold
-_ROWS = 64  # a portion has a multiple of this many rows, and so ends with a SIMD vector of the kernel: the bits are those of a single call
+_ROWS = 64  # a portion has a multiple of this many rows, and so ends with a whole SIMD vector: the bits are those of a single call
 
 
 class AdamW:
@@ -143,7 +143,7 @@ class Optimizer:
                 parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """Return the tensors of the state, not copies, by `<parameter>/<name of the tensor in the parameter's state>`."""
+        """Return the tensors of the state, not copies, by `<parameter>/<name>`, such as `.../exp_avg`."""
         names = {id(parameter): name for name, parameter in self.parameters.items()}
         return {
             f"{names[id(parameter)]}/{state_name}": value
@@ -216,7 +216,7 @@ def _build(parameters: Mapping[str, nn.Parameter], section: OptimizerSection, na
 def _groups(parameters: Mapping[str, nn.Parameter], section: OptimizerSection, lr: float, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return a group of the matrices, which have weight decay, and one of the other parameters, which have none.
 
-    With layer_decay there are two such groups for each depth, with the learning rate lr * layer_decay ^ depth.
+    If layer_decay is not 1, there are two such groups for each depth, with the learning rate lr * layer_decay ^ depth.
     """
     weight_decay = 0.0 if isinstance(section, AdamSection) else section.weight_decay
     layer_decay = 1.0 if isinstance(section, MuonSection) else section.layer_decay

@@ -30,7 +30,7 @@ GPU_PEAKS = {
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Return the peak FLOP/s of the device: for a GPU from its data sheet (bf16 only; None if unknown), else measured."""
+    """Return the peak FLOP/s of the device: for a CUDA GPU from GPU_PEAKS (None if not listed, or not in bf16), else measured."""
     if device.type == "cuda":
         return peak_of_gpu(torch.cuda.get_device_name(device)) if dtype == torch.bfloat16 else None
     return matrix_speed(device, dtype, torch.get_num_threads())

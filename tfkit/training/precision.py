@@ -81,12 +81,12 @@ class Weights:
         self.master = {name: nn.Parameter(sharding.local(name), one.requires_grad) for name, one in self.working.items()}
 
     def take_gradients(self) -> None:
-        """Move this rank's shards of the gradients from the model's parameters to the master weights; without sharding, they are there."""
+        """Move this rank's shards of the gradients from the model's parameters to the master weights; without sharding, do nothing."""
         for name, gradient in (self.sharding.take_gradients() if self.sharding is not None else {}).items():
             self.master[name].grad = gradient
 
     def clip_gradients(self, limit: float | None) -> float:
-        """Return the 2-norm of the whole gradient. If it exceeds `limit`, the next update scales the gradient down to this norm."""
+        """Return the 2-norm of the whole gradient. If it exceeds `limit`, the next update scales the gradient down to a norm of `limit`."""
         grads = [parameter.grad for parameter in self.master.values() if parameter.grad is not None]
         norm = _norm(grads) if self.sharding is None else self.sharding.norm(grads)
         self.gradient_factor = limit / norm if limit is not None and math.isfinite(norm) and norm > limit else 1.0

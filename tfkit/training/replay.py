@@ -1,4 +1,4 @@
-"""The record of an unhealthy step, which tfkit/run/replay_file.py writes, and the search for the module that caused it."""
+"""The record of an unhealthy step, which tfkit/run/replay_file.py writes, and the search for its first number that is not finite."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +16,7 @@ from tfkit.training.loop import Plan, Progress
 from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper
 
-Whole = Callable[[str, str], Tensor]  # (companion, parameter) -> the whole weight; companion "": the model of the run
+Whole = Callable[[str, str], Tensor]  # (companion, parameter) -> the weight, not sharded; companion "": the run's model
 
 
 @dataclass
@@ -24,13 +24,15 @@ class Finding:
     """The place of the first number that is not finite: a module's `forward` or `backward`, the `loss`, or the `weights`."""
 
     where: str
-    module: str  # its name; of a companion, with the prefix `<companion>/`
+    module: str  # its name (for `weights`, the parameter's); of a companion, with the prefix `<companion>/`
     micro_batch: int  # its index in the step
 
 
 @dataclass
 class Watch:
-    """A context that finds the first bad output, or gradient of an output, of the modules of a model and of its `companions` (by name)."""
+    """A context that finds the first number that is not finite in the inputs, outputs and outputs' gradients of a model's modules without
+    children, and of those of its `companions` (by name).
+    """
 
     model: nn.Module
     companions: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -51,7 +53,7 @@ class Watch:
             handle.remove()
 
     def _before(self, name: str) -> Callable[[nn.Module, Any], None]:
-        """Return a hook that checks a module's inputs: an input that is not finite was computed by the parent module."""
+        """Return a hook that checks a module's inputs: one that is not finite is the parent module's, which computed it."""
         parent = name.rpartition(".")[0] or name
 
         def hook(module: nn.Module, inputs: Any) -> None:
@@ -109,7 +111,7 @@ def batch_sha256(batch: Batch) -> str:
 
 
 def weights_sha256(stepper: Stepper, whole: Whole | None = None) -> str:
-    """Return the SHA-256 of the names and bytes of all weights, including trained companions.
+    """Return the SHA-256 of the names and bytes of all weights of the run's model and of its trained companions.
 
     `whole`: returns a weight, a sharded one as a whole; None: sharded weights are gathered, which all ranks do together.
     """
@@ -140,7 +142,7 @@ def take_steps(stepper: Stepper, loader: StepLoader[Batch], schedule: Schedule, 
 
 
 def find_first_bad(stepper: Stepper, batches: list[Batch], step: int) -> Finding | None:
-    """Run a step's micro-batches forward and backward, and return where the first number is not finite; None if all are."""
+    """Run a step's micro-batches forward and backward, and return the place of the first number that is not finite, if any."""
     for companion, weights in stepper.all_weights.items():
         for name, parameter in weights.working.items():
             if not bool(parameter.isfinite().all()):

@@ -1,6 +1,7 @@
 """Learning-rate schedules: the factor of optimizer.lr, a pure function of the step.
 
-The decay depends on the number of rows read so far (in GPT-3: of tokens), which is proportional to the step if the batch size is constant.
+The decay of linear, cosine and wsd depends on the number of rows read so far (in GPT-3: of tokens), which is proportional to the step if
+the batch size is constant.
 """
 
 import math
@@ -12,7 +13,7 @@ from tfkit.recipe.schema.optimizer_sections import ScheduleSection
 
 @dataclass(frozen=True)
 class Schedule:
-    """The schedule of a run of `steps` steps. `sizes`: rows per batch; `mean_tokens`: tokens per row; `dim`: the width of the model."""
+    """The schedule of a run of `steps` steps. `sizes`: rows of each batch; `mean_tokens`: tokens per row; `dim`: the width of the model."""
 
     section: ScheduleSection
     steps: int
@@ -21,7 +22,7 @@ class Schedule:
     dim: int = 1
 
     def factor(self, step: int) -> float:
-        """Return the factor for step 1, 2, ..., steps: a linear rise over the warm-up, then the schedule's shape down to final_ratio."""
+        """Return the factor for step 1, 2, ..., steps: a linear rise over the warm-up, then the kind's shape; noam is one formula."""
         section, warmup = self.section, self._stated_warmup
         if section.kind == "noam":  # arXiv 1706.03762, section 5.3: the formula itself, whose peak is not 1
             return min(1 / math.sqrt(step), step / (warmup * math.sqrt(warmup))) / math.sqrt(self.dim)
@@ -38,7 +39,7 @@ class Schedule:
                 return min(1.0, math.sqrt(max(self._warmup_steps, section.flat_steps, 1) / step))
             case "linear":
                 return _between(1.0 - self._progress(step, self._warmup_rows), section.final_ratio)
-            case "cosine":  # arXiv 1608.03983, one period
+            case "cosine":  # arXiv 1608.03983, without restarts
                 return _between(0.5 * (1.0 + math.cos(math.pi * self._progress(step, self._warmup_rows))), section.final_ratio)
             case "wsd":  # warm-up, stable, decay: arXiv 2404.06395; the decay is linear, as in SmolLM2
                 begin = max(self._warmup_rows, self.sizes.before(self.steps - round(section.decay_ratio * self.steps)))

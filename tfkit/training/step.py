@@ -1,4 +1,4 @@
-"""One optimizer step over its micro-batches, from the objective's sums and counts."""
+"""One optimizer step over its micro-batches, from the objective's sums of losses and counts of targets."""
 
 import contextlib
 import math
@@ -62,7 +62,7 @@ class Stepper:
         companions: Mapping[str, TrainedModel] = MappingProxyType({}),
         peers: Peers = ALONE,
     ):
-        """`companions`: the objective's trained companions, by name. `peers`: the ranks that take each step together."""
+        """`companions`: the objective's other models that the step trains, by name. `peers`: the ranks that take each step together."""
         self.loss_module, self.weights, self.optimizer = loss_module, weights, optimizer
         self.model, self.objective = loss_module.model, loss_module.objective
         self.device, self.seed, self.unfreezing, self.companions, self.peers = device, seed, unfreezing, companions, peers
@@ -92,7 +92,8 @@ class Stepper:
         """Take step `step`, counted from 1. `batches`: this rank's micro-batches of the step.
 
         Raises UnhealthyStepError, before any update, if the loss or the gradient is not finite, or if the loss exceeds `highest_loss`.
-        Raises Stopped, dropping the step's gradients, if `should_stop` returns True. It is called before each micro-batch but the first.
+        Raises UnhealthyError if a term of the loss has no target. Raises Stopped, dropping the step's gradients, if `should_stop`, which is
+        called before each micro-batch but the first, returns True.
         """
         counts, tokens = _total_counts(self.loss_module, batches, self.peers)
         if not all(counts.values()):
@@ -129,8 +130,8 @@ class Stepper:
         return report
 
     def try_out(self, step: int, batch: Batch, index: int = 0) -> float:
-        """Run forward and backward of a micro-batch without updating weights, to compile the model or to see whether the
-        micro-batch fits into memory. Return the weighted loss. `index`: that of the micro-batch in its step.
+        """Run the forward and backward pass of a micro-batch without updating weights, to compile the model or to see whether the
+        micro-batch fits into memory. Return the weighted sum of the terms' mean losses. `index`: that of the micro-batch in its step.
         """
         self.loss_module.train(self.objective.draws_dropout)
         counts = {term: max(1, count) for term, count in self.loss_module.counts(batch).items()}
@@ -161,7 +162,7 @@ class Stepper:
 
 
 def _total_counts(loss_module: LossModule, batches: Sequence[Batch], peers: Peers) -> tuple[dict[str, int], int]:
-    """Return the counts of the terms and the number of tokens of the whole step; `batches`: this rank's micro-batches."""
+    """Return the number of targets of each term and the number of tokens, of all ranks in a step; `batches`: this rank's micro-batches."""
     counts: Counter[str] = Counter()
     for batch in batches:
         counts.update(loss_module.counts(batch))

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def is_shard_of(state: Tensor, parameter: Tensor) -> bool:
-    """Whether a tensor of a parameter's optimizer state is sharded like the parameter, as it is if it has as many dimensions."""
+    """Whether a tensor of a parameter's optimizer state is sharded like the parameter: true if both have as many dimensions."""
     return state.dim() == parameter.dim()
 
 
 @torch.no_grad()
 def step_unsharded(optimizer: "Algorithm", parameters: Mapping[str, nn.Parameter], sharding: "Sharding") -> None:
-    """Take a step of an optimizer whose `parameters` are this rank's shards. State of another shape than its parameter's, such as means
-    over rows, is not sharded.
+    """Take a step of an optimizer whose `parameters` are this rank's shards. State with fewer dimensions than its parameter, such as
+    means over rows, is not sharded.
     """
     updated = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     gradients = {name: shard.grad for name, shard in parameters.items() if id(shard) in updated and shard.grad is not None}

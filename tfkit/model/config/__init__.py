@@ -1,6 +1,7 @@
 """The config of a model: one tree of frozen records. The other modules of tfkit/model build a Transformer from it.
 
-A field exists only if one of the model families uses it, and a field that applies to one kind only is in that kind's member of a union.
+A field exists only if one of the model families uses it. A field that applies to one kind of a part only (positions, norm, head) is in the
+class of that kind.
 
 layer_config.py defines the parts of a layer, position_config.py the kinds of positions, head_config.py the kinds of output layers,
 training_only.py the fields that act only in training, and sizes.py the bounds of all sizes. No file here imports torch.
@@ -78,7 +79,9 @@ class ModelConfig(Data):
     @model_validator(mode="before")
     @classmethod
     def _fill_widths(cls, values: Any) -> Any:
-        """Derive null widths from the others, so that a preset with another dim stays in proportion; by default the head is an LM head."""
+        """Derive null widths from the others, so that a preset with another dim stays in proportion. Fill in the default kind of head (lm)
+        and, for a mixture of experts, the default routing.
+        """
         if not isinstance(values, dict):
             return values
         values = dict(values)
@@ -125,7 +128,7 @@ class ModelConfig(Data):
 
     @property
     def embeds_apart(self) -> bool:
-        """Whether encoder and decoder have positions and norms of their own for their embeddings."""
+        """Whether the embeddings of encoder and decoder have learned positions and norms of their own."""
         return bool(self.encoder_layers and self.decoder_layers and (self.position_rows or self.embedding.norm))
 
     @property

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# The largest sizes: far above any published model's, so that the product of any three fits 63 bits.
+# The largest sizes, far above those of any published model.
 MAX_LAYERS = 1_024  # layers of a stack; the deepest published model has 1,000 (DeepNet, arXiv 2203.00555)
 Layers = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
 Width = Annotated[int, Field(gt=0, le=1 << 20)]  # width of the residual stream, or of a head; PaLM has 18,432
-HiddenWidth = Annotated[int, Field(gt=0, le=1 << 23)]  # inside the MLP, which is 4 dim unless it is stated; T5 has 65,536
+HiddenWidth = Annotated[int, Field(gt=0, le=1 << 23)]  # inside the MLP, by default 4 dim, or 8/3 dim if gated; T5 has 65,536
 Heads = Annotated[int, Field(gt=0, le=1 << 14)]
 Rows = Annotated[int, Field(gt=0, le=1 << 24)]  # entries of the vocabulary, or classes
 Distance = Annotated[int, Field(gt=0, le=1 << 31)]  # in tokens
