@@ -57,7 +57,7 @@ class AgreedStop:
 
     @contextmanager
     def exit_code(self) -> Iterator[None]:
-        """If the block raises Stopped, set its exit code to that of the signal that the ranks have agreed on."""
+        """If the block raises Stopped, set its exit code to 128 plus the signal on which the ranks have agreed."""
         try:
             yield
         except Stopped as stopped:
@@ -132,9 +132,9 @@ class RankHooks:
         self._by_first(lambda: self._hooks.evaluate(progress))
 
     def _by_first(self, work: Callable[[], Result]) -> Result:
-        """Do the work on rank 0, which announces the outcome; any other rank does the work when that announcement arrives.
+        """Do the work on rank 0, which announces the outcome; any other rank calls its own `work` when the outcome arrives.
 
-        A Stopped or UnhealthyError of rank 0 is raised on all ranks; any other error of rank 0 becomes a PeerLostError on them.
+        A Stopped or UnhealthyError of rank 0 is raised on all ranks; any other error of rank 0 becomes a PeerLostError on the others.
         """
         if isinstance(self._hooks, FollowingHooks):
             outcome = self._work.serve()
@@ -201,7 +201,7 @@ def steps_of_ranks(
         group.announce(start)
     else:
         with stop.at_once("no step was taken"):
-            start = work.serve()  # takes part in work before the first step, such as its evaluation
+            start = work.serve()  # takes part in work before the first step, such as an evaluation of the initial model
         components.loader.micro_batch_size = start["micro_batch_size"]
     if components.stepper.weights.sharding is None:  # sharded weights were compared when they were sharded
         require_same(group, weights_sha256(components.stepper))
@@ -211,7 +211,7 @@ def steps_of_ranks(
 
 
 def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, given: RequestRecord | None = None) -> None:
-    """Take part in all trainings of rank 0's command. This process writes its output into the run folder as soon as rank 0 names it.
+    """Take part, on any rank but rank 0, in all trainings of rank 0's command. Output goes to the run folder as soon as rank 0 names it.
 
     `given`: the request of this rank's command, if it has one; it is only compared with rank 0's. Raises Stopped as rank 0 does,
     PeerLostError if rank 0 fails or is lost, and UnhealthyError if rank 0 ends after an unhealthy step.

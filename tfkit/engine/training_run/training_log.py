@@ -20,10 +20,10 @@ from tfkit.units import format_metrics
 
 
 class TrainingLog:
-    """The log of one attempt. Lines of earlier attempts after the step from which it resumes are deleted. As a context manager, it shows
-    the live line.
+    """The log of one attempt. Lines of earlier attempts after the step from which this one resumes are deleted. As a context manager,
+    the log shows the live line, and starts the trackers.
 
-    `saved`: the part of the log in the checkpoint; None without a checkpoint, or if an older version wrote it: then metrics.jsonl is used.
+    `saved`: the part of the log in the checkpoint; if None (no checkpoint, or one of an older version), metrics.jsonl is used alone.
     """
 
     def __init__(self, run: Run, components: Components, saved: SavedLog | None):
@@ -73,7 +73,7 @@ class TrainingLog:
         self._lines, self.before = saved.lines, saved.scores_before
         for step, values in saved.evaluations:
             logged = self.evaluations.get(step, {})
-            if {name: finite_or_none(value) for name, value in logged.items()} != values:  # equal ones stay, with infinities
+            if {name: finite_or_none(value) for name, value in logged.items()} != values:  # equal ones stay, with their infinities
                 self.evaluations[step] = dict(values)
 
     def __enter__(self) -> Self:
