@@ -74,7 +74,7 @@ class CommonWork:
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
-        """Enclose work that fills a cache, which rank 0 does first: the others enter the block, without a time-out, when it has left it."""
+        """Enclose work that fills a cache. Rank 0 does it first; the other ranks then enter the block, after a wait without a time-out."""
         if not self._ranks.is_first:
             self._group.receive()
         try:

@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 REPLICAS, SHARDS = "replicas", "shards"  # names of the mesh dimensions
 CAN_REPEAT = hasattr(FSDPModule, "reset_iter_state")  # a forward or backward pass that failed can be repeated: PyTorch 2.13 and later
-_PIECE = 1 << 20  # elements of which a float64 copy exists at the same time
+_PIECE = 1 << 20  # the most elements of which a float64 copy exists at the same time
 
 
 def open_mesh(device: torch.device, ranks: int, shards: int) -> DeviceMesh:
@@ -83,7 +83,7 @@ class Sharding:
         their weights already. `dtype`: that of the gathered weights. `root`: the module whose forward reads the parameters outside the
         blocks: the model itself, or a module around it that also computes the loss. `reshard`: free the weights of a block after its
         forward, and reduce gradients after every micro-batch; otherwise, keep the weights for the backward pass, and reduce gradients once
-        per step. `agreement`: None on GPUs, which would have to wait for it before each collective.
+        per step. `agreement`: None on GPUs, which would have to wait for the agreement at each collective.
         """
         policy = MixedPrecisionPolicy(
             param_dtype=None if dtype == torch.float32 else dtype,
@@ -131,7 +131,7 @@ class Sharding:
     def drop_micro_batch(self) -> None:
         """Clear the state that an exception in a forward or backward pass leaves behind, except the parameters' gradients.
 
-        All ranks call this together, since it runs a backward pass: only that makes FSDP reduce the unsharded gradients that it holds.
+        All ranks call this together, since it runs a backward pass, without which FSDP would not reduce the unsharded gradients it holds.
         """
         if CAN_REPEAT:
             self._root.reset_iter_state()

@@ -52,7 +52,7 @@ class ValidationSet:
     name: str
     stored: Stored
     source: Source
-    lost: Sequence[LostRow] = ()  # valid rows that the model cannot process; the evaluation of answers counts them as wrong
+    lost: Sequence[LostRow] = ()  # valid rows that the model cannot process; as answers they count as wrong, except for numbers
 
     @property
     def examples(self) -> ExampleSet:
@@ -104,7 +104,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class RowStore:
-    """Reads the rows of sources, encoded for an objective, from the cache, which encodes them first if it does not have them.
+    """Reads the rows of sources, encoded for an objective, from the cache; rows that it lacks are encoded first.
 
     `feedback`: makes the examples of an objective that samples and ranks responses to prompts; None for any other objective.
     """

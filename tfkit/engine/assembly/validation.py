@@ -93,8 +93,8 @@ def score_validation(
 ) -> SetScores | None:
     """Return `loss` and the objective's other metrics; with several sets also each set's, as `<set>.<metric>`. None after a stop request.
 
-    A causal language model is scored text by text, as by `tfkit evaluate`; any other model on the rows of its objective; the
-    student of a distillation without its teacher. `evaluation.max_tokens` limits all sets together, so the last ones may not be scored.
+    A causal language model is scored text by text, as by `tfkit evaluate`; any other model on the rows of its objective (the
+    student of a distillation without its teacher). `evaluation.max_tokens` limits all sets together, so the last ones may not be scored.
     """
     work = BatchWork(should_stop=should_stop)
     with suppress(Stopped):

@@ -35,7 +35,10 @@ class Comparison:
 
 
 def compare(baselines: Baselines, metrics: Metrics, preferred: str | None = None) -> Comparison | None:
-    """Compare a model's metrics with the best baseline, by `preferred` if a baseline has it, else another metric; None without one."""
+    """Compare a model's metrics with the best baseline, by `preferred` if a baseline has it, else by another metric.
+
+    Return None without baselines, or if `metrics` lack that metric.
+    """
     metric = baseline_metric(baselines, preferred)
     if metric is None or metric not in metrics:
         return None

@@ -1,4 +1,4 @@
-"""Plan a recipe with stages: check all stages, and choose those of this command, before the first one starts. Does not import torch."""
+"""Plan a recipe with stages: check all stages, and choose those to run, before the first one starts. This module does not import torch."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,7 +23,7 @@ from tfkit.run.listing import read_run
 from tfkit.run.manifest import verify
 from tfkit.run.run_json import known_of, read_run_json, stage_folders
 
-TOTALS = ("seconds", "energy_kwh", "emissions_g")  # metrics of a chain for its gates, in addition to those of its stages
+TOTALS = ("seconds", "energy_kwh", "emissions_g")  # totals of a chain that --fail-if may compare, besides its stages' metrics
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def is_sweep(folder: Path) -> bool:
 
 
 def decide_source(overrides: Overrides, listener: Listener) -> RecipeText:
-    """Infer the recipe of a fine-tuning from the data and the checkpoint that the overrides name. Raise TfkitError."""
+    """Infer the recipe of a fine-tuning from the data and the checkpoint that the overrides name. Raise TfkitError if that fails."""
     request = TrainingRequest("fine-tuning", None, overrides, unwritten=UnwrittenRecipe(overrides))
     request.check()
     return RecipeText(_DECIDED, request.decide(listener).text)

@@ -41,7 +41,7 @@ def resume(overrides: Overrides, options: RunOptions, listener: Listener, stop: 
 
 
 def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Run the remaining trials. A trial whose values make the training fail is recorded, and the sweep continues with the next one.
+    """Run the remaining trials. A trial whose values make the training fail is recorded as failed, and the next one follows.
 
     Raise Stopped, whose `result` is set.
     """

@@ -172,7 +172,7 @@ class AssembledRun:
         return document
 
     def finish(self) -> dict[str, Any]:
-        """Write the card of the last checkpoint, and record the finished run in run.json; return its result."""
+        """Write the model card of the last checkpoint, and record the finished run in run.json; return its result."""
         result = self.result("finished")
         for warning in self.hooks.checkpointer.best.warnings(self.baselines, new_head=result["new_head"]):
             self.run.listener.warn(warning)
@@ -274,7 +274,10 @@ def _announce_size(model: Transformer, listener: Listener) -> None:
 
 
 def _micro_batches(run: Run, components: Components, resumed_from: Path | None, size: int) -> MicroBatches:
-    """Return the micro-batches of a run. Their size is chosen unless the recipe gives it, or a checkpoint has one that suits the ranks."""
+    """Return the micro-batches of a run.
+
+    Their size is chosen by the free memory unless the recipe gives it, or a checkpoint has one that divides evenly among the ranks.
+    """
     micro_batches = MicroBatches(run.recipe, run.device, run.listener, components, restored=resumed_from is not None)
     if run.recipe.training.micro_batch_size is None and not (resumed_from and micro_batches.is_even):
         micro_batches.choose()

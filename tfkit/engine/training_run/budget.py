@@ -70,7 +70,7 @@ class _MeterWatchdog:
 
 
 class Budget:
-    """The budget of one attempt, created before the attempt's meter. `carbon` has at least one limit.
+    """The budget of one attempt, created before the attempt's meter. `carbon`: that section of the recipe, with a limit.
 
     `ended_by`: as in `require_unspent`. Raises SpentBudgetError if earlier attempts of the run have used up the budget, BudgetReached if
     sibling runs have.
@@ -119,7 +119,10 @@ class Budget:
         return self._asked.should_stop() or bool(self.reached)
 
     def check(self, next_step: bool = False) -> bool:
-        """Return whether a limit is reached or, with `next_step`, whether one more step and the end of the attempt would exceed a limit."""
+        """Return whether a limit is reached or, with `next_step`, whether one more step and the end of the attempt would exceed a limit.
+
+        Warn once when a limit is near, or when the meter has failed.
+        """
         if self.reached or self._usage.meter is None:
             return bool(self.reached)
         spent = self._usage.spent_near(self.limits)
@@ -202,7 +205,7 @@ class Budget:
                 )
 
     def _is_measured(self) -> bool:
-        """Whether the steps so far took more than two intervals of the meter, so that their energy is known; True without a meter."""
+        """Whether the steps so far took more than two intervals of the meter, so that their energy is known; True if only time counts."""
         return not self._meters or self._usage.seconds_of_steps > 2 * self._carbon.every_seconds
 
     def _warn_once(self, what: str, text: str) -> None:
@@ -235,7 +238,7 @@ class BudgetStop:
 
     @contextmanager
     def at_once(self, message: str = "nothing had to be saved") -> Iterator[None]:
-        """Let a signal end the block anywhere; the budget is checked before and after the block."""
+        """Let a signal end the block anywhere, by Stopped; the budget is checked before and after the block."""
         self.budget.raise_if_reached(message)
         try:
             with self.asked.at_once(message):

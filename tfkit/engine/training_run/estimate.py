@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _MAX_FRACTION = 0.15  # of the run's FLOPs that a trial may take
 _CHEAP_FLOPS = 2e13  # a minute or two on a processor: a trial may always take this much, up to half of the run's FLOPs
-_MIN_STEPS, _MAX_STEPS, _SHORTENING = 4, 100, 6  # steps per rate: from 4 to 100, and at most a sixth of the run's
-_MIN_HELD_OUT, _MAX_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows to score on: from 4 to 64, and at most the rows of 4 steps
+_MIN_STEPS, _MAX_STEPS, _SHORTENING = 4, 100, 6  # steps per rate: at most a sixth of the run's and 100, at least 4
+_MIN_HELD_OUT, _MAX_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows to score on: at most 64 and the rows of 4 steps, at least 4
 _MANY_HELD_OUT = 256  # rows to score on if an F1 decides: 64 rows would have too few of the rare classes
 _EXPONENT = 0.32  # of Bjorck et al., see above
 RARE_METRICS = ("f1", "f1_macro")  # metrics for classes of unequal frequency, which decide a trial in place of the loss
@@ -140,7 +140,7 @@ class Estimate:
     micro_batch_size: int
     flops: dict[str, float]
     memory_bytes: int  #: at the peak, on the training device
-    disk_bytes: int  #: of the checkpoints that are kept
+    disk_bytes: int  #: of the checkpoints that exist at the same time
     seconds: Range  #: wall time, from the start of the command to its end
     energy_kwh: Range
     emissions_g: Range  #: CO2e

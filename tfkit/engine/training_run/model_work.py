@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
 
 _ANNOUNCED = ("scores", "completions", "facts", "are_finite", "gather")  # methods of ModelWork that rank 0 announces when it calls them
-_CALLS = 64  # of `should_stop` between two agreements of the ranks: it is called before every module of a forward pass
+_CALLS = 64  # calls of `should_stop`, one for every module of a forward pass, between two agreements of the ranks
 
 
 class ModelWork:

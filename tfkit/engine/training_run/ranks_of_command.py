@@ -51,7 +51,7 @@ class RankConnection:
         return self._join(say)
 
     def meter_nodes(self, device: "torch.device", facts: dict[str, Any]) -> None:
-        """Let a rank of each other machine measure that machine's energy. `facts`: the arguments of `Meter.on_node`."""
+        """Let a rank of each other machine measure that machine's energy. `facts`: the argument of `Meter.on_node`."""
         if self.ranks.nodes > 1:
             from tfkit.engine.training_run.coordinator import announce_meter
 
@@ -92,9 +92,9 @@ def find_or_start(
     """Return the rank of this process; or, if no launcher has started it as a rank and several ranks are requested, start the processes of
     all ranks, wait for their end, and return the exit code.
 
-    `words`: the arguments of tfkit in each process. `report` is called with the output of a rank that failed, unless that rank has shown
-    its error. `again`: the command that continues the run if a rank is lost. Raises UsageError if this process is a rank already, and the
-    number of ranks is not the requested one.
+    `words`: the arguments of tfkit in each process. `forwarding`: passes stop signals on to them. `report` is called with the
+    output of a rank that failed, unless that rank has shown its error. `again`: the command that continues a run that lost a rank. Raises
+    UsageError if this process is a rank already, and the number of ranks is not the requested one.
     """
     ranks = find_ranks()
     if requested is not None and not ranks.is_alone and requested != ranks.size:

@@ -57,7 +57,7 @@ class Run:
         """Read and tokenize the data, train or load the tokenizer, and build the model without weights.
 
         `begun`: the run has taken steps, so its batch size is not limited anew. `ranks`: the number of ranks that will train the run; None:
-        its peers. `copies`: how many copies of each model must fit into this machine's memory; None: as many as its ranks hold. Raises
+        as in `peers`. `copies`: how many copies of each model must fit into this machine's memory; None: as many as its ranks hold. Raises
         InsufficientMemoryError if the model does not fit, and UsageError if a reduced batch cannot be divided among the ranks.
         """
         copies = self.peers.ranks.copies_on_machine(self.recipe.parallel.shard) if copies is None else copies

@@ -61,7 +61,7 @@ class Program(Protocol):
 
 
 class NewPoints:
-    """A tracker that passes on the points (values of one step) that the other program does not have yet, and counts them."""
+    """A tracker that passes on the points (each one value of one step) that the other program does not have yet, and counts them."""
 
     def __init__(self, program: Program, totals: Callable[[], Footprint]):
         self.place, self.sent = program.place, 0
@@ -98,7 +98,7 @@ def tracker_of(section: TrackerSection, run: TrackedRun) -> Callable[[], NewPoin
 
 
 class _EventFiles:
-    """TensorBoard's files in the run folder: a curve for each name. They are flushed after each line, so that a kill loses no points."""
+    """TensorBoard's files in the run folder: a curve for each name. They are flushed after each step, so that a kill loses no points."""
 
     def __init__(self, run: TrackedRun):
         from torch.utils.tensorboard import SummaryWriter

@@ -73,7 +73,8 @@ class TrainingLog:
         self._lines, self.before = saved.lines, saved.scores_before
         for step, values in saved.evaluations:
             logged = self.evaluations.get(step, {})
-            if {name: finite_or_none(value) for name, value in logged.items()} != values:  # equal ones stay, with their infinities
+            # Equal scores stay as they were logged: those of the checkpoint have None for infinity.
+            if {name: finite_or_none(value) for name, value in logged.items()} != values:
                 self.evaluations[step] = dict(values)
 
     def __enter__(self) -> Self:

@@ -101,7 +101,7 @@ class Usage:
     def to_end(self, name: str) -> float:
         """Return the seconds that the attempt will take after its last step: those of the longest save so far and of the meter's stop.
 
-        For energy and grams, return 0: it takes less than what is used between two readings, by which a budget may be exceeded.
+        For energy and grams, return 0: the end uses less than what is used between two readings, by which a budget may be exceeded.
         """
         assert self.meter is not None
         return self._longest_save + self.meter.seconds_to_stop if name == "seconds" else 0.0
