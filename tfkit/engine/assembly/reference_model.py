@@ -1,7 +1,7 @@
 """Compute the log-probabilities of each row by the reference: the initial model, with which DPO, for example, compares the trained one.
 
-They are computed before the first step, and cached by a hash of the weights, the configuration and the data, so that the training needs no
-second model.
+The values are computed before the first step, and cached by a hash of the weights, the configuration and the data, so that the training
+needs no second model.
 """
 
 from collections.abc import Callable, Sequence

@@ -52,7 +52,7 @@ class ValidationSet:
     name: str
     stored: Stored
     source: Source
-    lost: Sequence[LostRow] = ()  # valid rows that the model cannot process; as answers they count as wrong, except for numbers
+    lost: Sequence[LostRow] = ()  # valid rows that the model cannot process: wrong answers, if the objective has such
 
     @property
     def examples(self) -> ExampleSet:

@@ -28,7 +28,7 @@ from tfkit.run.run_json import read_run_json, trial_folders
 
 MOST_TRIALS = 1000  # the most combinations that are tried without a requested number of trials; more are taken for a mistake
 _DECIDED = Path("the inferred recipe")  # in messages, in place of the path of a recipe file
-_MAY_CHANGE = "carbon"  # the section of a recipe or stage that may differ when a sweep continues: place and budget
+_MAY_CHANGE = "carbon"  # the section of a recipe or stage that may differ when a sweep continues: the place and the budget
 _RETRIES = 50  # the most draws of the sampler to find a combination that was not tried
 
 Done = Sequence[tuple[Trial, float | None]]  # the trials so far, each with its score; None: it failed, or has no score

@@ -149,7 +149,7 @@ class Budget:
             time.sleep(0.02)
 
     def begin_steps(self, left: int, planned: dict[str, float]) -> None:
-        """Begin the `left` remaining steps, which are estimated to use `planned`."""
+        """Begin the `left` remaining steps, and warn if their estimated use, `planned`, would exceed a limit."""
         self.wait_for_meter()
         began = asdict(self._usage.begin_steps())
         if not self.check() and left:

@@ -207,7 +207,7 @@ class RowSubset:
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the indices of an epoch's rows, in reading order: (len(self),).
 
-        With weighted sources, a later epoch of the full set may read more or fewer of these rows; then the first epoch's order is used.
+        With weighted sources, a later epoch of the full set may read more or fewer of these rows: if so, the first epoch's order is used.
         """
         kept = self._kept(epoch)
         return kept if len(kept) == len(self) else self._first

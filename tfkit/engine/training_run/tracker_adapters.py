@@ -133,7 +133,7 @@ def _steps_in_event_files(folder: Path) -> dict[str, set[int]]:
 
 
 class _Wandb:
-    """A run of Weights & Biases with the id of tfkit's run. It takes steps in ascending order only, so all up to its last count as sent."""
+    """A run of Weights & Biases with the id of tfkit's run. wandb takes steps in ascending order only: all up to its last count as sent."""
 
     def __init__(self, run: TrackedRun, project: str):
         import wandb

@@ -35,7 +35,7 @@ class TrainingLog:
         self.latest: dict[str, Any] = {}
         self.evaluations: dict[int, dict[str, Any]] = {}
         self.sampled: set[int] = set()
-        self.before: dict[str, float] | None = None  # the scores before the first step, of a fine-tuning
+        self.before: dict[str, float] | None = None  # of a fine-tuning: the scores before its first step
         self._lines = 0
         for record in read_metrics(run.folder.metrics):
             if "loss" in record:
