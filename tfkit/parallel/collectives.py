@@ -1,9 +1,9 @@
-"""The process group of the ranks of a training: tensors on CPUs are sent by gloo, those on GPUs by NCCL, and messages as JSON in the store.
-Nothing is pickled.
+"""The process group of the ranks of a training: gloo sends tensors on CPUs, NCCL those on GPUs, and messages are JSON in the store, a
+server of keys and values that rank 0 or torchrun runs. Nothing is pickled.
 
 A process that ends closes its connections. All other ranks notice that within milliseconds, whatever they are waiting for. A process that
-hangs is noticed after a time-out, which is long before the first step, and then a multiple of the longest step. To name that rank, each
-rank that still answers reports itself in the store.
+hangs is noticed after a time-out: half an hour until the first step is timed, later a multiple of the longest step. To name the rank that
+hangs, each rank that still answers reports itself in the store.
 """
 
 import json
@@ -25,7 +25,7 @@ from tfkit.parallel.rendezvous import STEP_SECONDS, first_sentence, meet
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-# The time-out after the first step is the larger of _LEAST_SECONDS and _TIMES_A_STEP times the longest step.
+# The time-out after the first step: _TIMES_A_STEP times the longest step, but at least _LEAST_SECONDS and at most STEP_SECONDS.
 _LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0
 _set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # public only in later versions of torch
 _BUCKET = 1 << 22  # elements per all-reduce
@@ -112,8 +112,8 @@ class ProcessGroup(Peers):
     def in_order(self, parts: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         """Return the values of all ranks' micro-batches, ordered by their index in the step: micro-batch i is computed by rank i mod N.
 
-        `parts`: one mapping for each micro-batch of this rank. The k-th micro-batches of all ranks have the same names. Values are sent in
-        float64, which represents each of them exactly, and returned in their own dtype, on the CPU.
+        `parts`: one mapping for each micro-batch of this rank. The k-th micro-batches of all ranks have values of the same names. They are
+        sent in float64, which represents each value exactly, and returned in their own dtype, on the CPU.
         """
         layouts = [[(name, value.dtype) for name, value in sorted(part.items())] for part in parts]  # the same on all ranks
         own = torch.stack([value.detach().double().cpu() for part in parts for _, value in sorted(part.items())])
@@ -219,7 +219,7 @@ def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def lost(ranks: Ranks, what: str, *, only_of_backends: bool = False) -> Iterator[None]:
-    """Convert connection errors in the block to PeerLostError. `what`: what this rank could not do, after "rank n" in the message.
+    """Convert connection errors in the block to PeerLostError. `what`: the words after "rank n" in the message: what it could not do.
 
     `only_of_backends`: convert only errors of gloo and NCCL.
     """

@@ -45,7 +45,7 @@ class CommonWork:
         self._is_over = False  # an error was exchanged, or a rank is lost: no further exchange is possible
 
     def deal(self, compute: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
-        """Yield the result of each item, computed by its rank."""
+        """Yield the result of each item, in order; rank i mod N computes item i."""
         iterator, rank = iter(items), self._ranks.rank
         refused: TfkitError | None = None
         while refused is None:
@@ -64,7 +64,7 @@ class CommonWork:
 
     @contextmanager
     def sharing_errors(self) -> Iterator[None]:
-        """Enclose work that all ranks do before they call `exchange`. An error of one rank's work is then raised on all ranks."""
+        """Enclose work that all ranks do before they call `exchange`. If the work fails on one rank, all ranks raise the error."""
         try:
             yield
         except Exception as error:
@@ -74,7 +74,7 @@ class CommonWork:
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
-        """Enclose work that fills a cache. The other ranks enter the block when rank 0 has left it, without a time-out."""
+        """Enclose work that fills a cache. Rank 0 does it first; the other ranks then enter the block, after a wait without a time-out."""
         if not self._ranks.is_first:
             self._group.receive()
         try:
@@ -85,7 +85,10 @@ class CommonWork:
 
     @contextmanager
     def to_the_end(self) -> Iterator[None]:
-        """Enclose all of the work. The ranks leave the block together, since rank 0 serves the store. An error of one is raised on all."""
+        """Enclose all of the work. An error of one rank is raised on all.
+
+        The ranks leave the block together, since rank 0 serves the store by which they are connected.
+        """
         try:
             yield
             self.exchange(None)

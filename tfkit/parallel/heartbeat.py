@@ -1,7 +1,7 @@
 """The heartbeat of rank 0, by which the others know that rank 0 is not lost while it does long work of its own, such as an evaluation.
 
 A process that ends closes its connections, which every other rank notices immediately. A process that is suspended, or whose machine loses
-power or network, closes no connection: only its missing heartbeat shows that it is lost.
+power or network, closes no connection: only its missing heartbeat, a counter in the store (collectives.py), shows that it is lost.
 """
 
 import threading
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 BEAT_SECONDS = 10.0  # between two beats
-SILENT_SECONDS = 600.0  # without a beat, after which rank 0 is lost: a slow disk, or a call that blocks all threads, may delay beats
+SILENT_SECONDS = 600.0  # without a beat, after which rank 0 counts as lost: a slow disk, or a call that blocks all threads, may delay beats
 _LOOK_SECONDS = 1.0  # between two readings of the heartbeat
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.2  # between two queries of a key; PyTorch's own wait would warn at each time-out
 _ANSWER_SECONDS = 0.2  # between two checks of the thread that queries the store
 _ROLL_CALL_SECONDS, _CALL_AGAIN_SECONDS = 10.0, 0.1  # for all ranks to report that they wait; between two looks at the reports
-_KEY = "heartbeat"  # of the counter in the store
+_KEY = "heartbeat"  # the name of the counter in the store
 
 
 class Heartbeat:

@@ -28,9 +28,10 @@ def serial_map(compute: Callable[[Item], Result], items: Iterable[Item], /) -> I
 
 @dataclass(frozen=True)
 class BatchWork:
-    """The way in which batches are computed without gradients: `deal` divides them, and none is started once `should_stop` returns True.
+    """The way in which batches are computed without gradients: `deal` divides them among the ranks.
 
-    `progress(n)` is called when n more rows, texts or tokens are done, in the unit that the caller counts.
+    No batch is started once `should_stop()` returns True. `progress(n)` is called when n more rows, texts or
+    tokens are done, in the unit that the caller counts.
     """
 
     progress: Callable[[int], object] = lambda _: None

@@ -28,7 +28,7 @@ class Ranks:
     rank: int = 0
     size: int = 1
     local_rank: int = 0  # among the ranks of this machine
-    local_size: int = 1
+    local_size: int = 1  # the number of ranks of this machine
     node: int = 0  # the index of this machine
     address: str = "127.0.0.1"  # of rank 0, to which the other ranks connect
     port: int = 0
@@ -159,8 +159,8 @@ class RankOutOfMemoryError(MemoryError):
 
 
 class Peers:
-    """The ranks of a training. All of them call these methods in the same order. This class is a single process, which waits for nobody;
-    `ProcessGroup` is several.
+    """The ranks of a training. All of them call these methods in the same order. This class is for a single process, which waits for
+    nobody; `ProcessGroup` is for several.
     """
 
     ranks = ONE_PROCESS
@@ -181,7 +181,7 @@ class Peers:
         """Replace each gradient by its sum over all ranks; a gradient that a rank lacks counts as zero."""
 
     def fitting(self) -> AbstractContextManager[None]:
-        """Enclose work in which a rank may run out of memory. All ranks then raise RankOutOfMemoryError, and can repeat it together."""
+        """Enclose work in which a rank may run out of memory. If one does, all raise RankOutOfMemoryError, and can repeat the work."""
         return nullcontext()
 
     def go_on(self) -> None:

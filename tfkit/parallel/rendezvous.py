@@ -1,4 +1,4 @@
-"""Connect the ranks of a training: each connects to the store that rank 0 or torchrun serves, and waits until all are connected."""
+"""Connect the ranks of a training: each connects to the key-value store of rank 0 or torchrun, and waits until all are connected."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from tfkit.parallel.ranks import Ranks
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-STEP_SECONDS = 1800.0  # the longest wait for a slower rank within a step, before a step has been timed
+STEP_SECONDS = 1800.0  # the longest wait for ranks to connect, and for a slower rank before a step has been timed
 _CONNECT_SECONDS, _AGAIN_SECONDS = 10.0, 0.1  # the longest try to connect; the pause before the next one
 _THIS_MACHINE = "127.0.0.1"
 _LATE_SECONDS = 30.0  # after which missing ranks are reported: processes that start together import their modules first
@@ -31,7 +31,7 @@ def meet(ranks: Ranks, given: str, watch: Callable[[], None] | None, say: Callab
     not connect in time, and MachineError if rank 0 cannot listen at its port.
     """
     of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's own process serves the store
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # keys of an earlier attempt may still be in the store
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # after a restart by torchrun, the store may still have earlier keys
     serves = ranks.is_first and not of_launcher
     if not serves:
         _await_server(ranks)
@@ -68,7 +68,7 @@ def _connect(ranks: Ranks, serves: bool) -> "Store":
 
 
 def _await_server(ranks: Ranks) -> None:
-    """Wait until the server of the store listens. Unlike PyTorch's own wait, a signal ends this one, and its tries stay frequent.
+    """Wait until the server of the store listens. Unlike PyTorch's own wait, this one ends at a signal, and tries again often.
 
     Raises RuntimeError after the time-out, as PyTorch does.
     """

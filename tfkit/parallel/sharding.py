@@ -2,7 +2,7 @@
 
 Each rank holds some rows of every parameter, and of the parameter's gradient and optimizer state. The weights of a block are gathered for
 the block's forward and backward pass; embeddings, final norm and head stay gathered from the forward to the end of the backward pass.
-Gradients are summed in fp32 and not averaged, since the loss is already divided by the counts of all ranks.
+Gradients are summed in fp32 and not averaged, since the loss is already divided by counts over all ranks (of tokens, for example).
 
 With a two-dimensional mesh, there are several replicas of the shards (HSDP), whose gradients are summed, too.
 """
@@ -21,11 +21,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 REPLICAS, SHARDS = "replicas", "shards"  # names of the mesh dimensions
 CAN_REPEAT = hasattr(FSDPModule, "reset_iter_state")  # a forward or backward pass that failed can be repeated: PyTorch 2.13 and later
-_PIECE = 1 << 20  # elements of which a float64 copy exists at the same time
+_PIECE = 1 << 20  # the most elements of which a float64 copy exists at the same time
 
 
 def open_mesh(device: torch.device, ranks: int, shards: int) -> DeviceMesh:
-    """Return the mesh (replicas, shards): the ranks of a row together hold one copy of the weights, those of a column the same shard."""
+    """Return the mesh (replicas, shards): the ranks of a row together hold one copy of the weights, those of a column the same shard.
+
+    With a single replica, the mesh has only the dimension of the shards.
+    """
     if ranks == shards:
         return init_device_mesh(device.type, (shards,), mesh_dim_names=(SHARDS,))
     return init_device_mesh(device.type, (ranks // shards, shards), mesh_dim_names=(REPLICAS, SHARDS))
@@ -80,7 +83,7 @@ class Sharding:
         their weights already. `dtype`: that of the gathered weights. `root`: the module whose forward reads the parameters outside the
         blocks: the model itself, or a module around it that also computes the loss. `reshard`: free the weights of a block after its
         forward, and reduce gradients after every micro-batch; otherwise, keep the weights for the backward pass, and reduce gradients once
-        per step. `agreement`: None on GPUs, which would have to wait for it before each collective.
+        per step. `agreement`: None on GPUs, which would have to wait for the agreement at each collective.
         """
         policy = MixedPrecisionPolicy(
             param_dtype=None if dtype == torch.float32 else dtype,
@@ -106,15 +109,15 @@ class Sharding:
         register_fsdp_forward_method(root, "empty_pass")
         self._empty_pass: Callable[[], Tensor] = root.empty_pass  # type: ignore[assignment]
         with self._fitting():
-            self._empty_pass()  # FSDP's root is the first module that is called: without this, a block
+            self._empty_pass()  # makes `root` FSDP's root: the first module that is called becomes it
         self._reshard_all()
 
     def begin_micro_batch(self, *, is_last: bool) -> None:
-        """Prepare a micro-batch. Its backward pass reduces gradients if the micro-batch is the last of a step; with `reshard`, all do."""
+        """Prepare a micro-batch. Its backward pass reduces gradients if it is the step's last or `reshard` is set."""
         self._root.set_requires_gradient_sync(is_last or self._reshard)
 
     def end_micro_batch(self) -> None:
-        """Free the gathered parameters outside the blocks of a frozen model, since no backward pass frees them."""
+        """If the model is frozen, free its gathered parameters outside the blocks, since no backward pass frees them."""
         if self.is_frozen:
             self._reshard_all()
 
@@ -128,7 +131,7 @@ class Sharding:
     def drop_micro_batch(self) -> None:
         """Clear the state that an exception in a forward or backward pass leaves behind, except the parameters' gradients.
 
-        All ranks call this together, since it runs a backward pass: only that makes FSDP reduce the unsharded gradients that it holds.
+        All ranks call this together, since it runs a backward pass, without which FSDP would not reduce the unsharded gradients it holds.
         """
         if CAN_REPEAT:
             self._root.reset_iter_state()

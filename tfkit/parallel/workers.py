@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import IO
 
 _POLL_SECONDS = 0.05  # between two checks of the processes
-_SHOWN_LINES = 60  # of the output of a rank that failed
+_SHOWN_LINES = 60  # the last lines of a failed rank's output that its report shows
 # After the first failure the other ranks end by themselves, since a connection is closed. Those that do not are asked to stop (SIGTERM), so
-# that rank 0 can still write its files, and then killed. A killed rank closes its connections immediately, so the waits are shorter then.
+# that rank 0 can still write its files, and then killed. A killed rank closes its connections immediately: the waits are shorter.
 _ASK_SECONDS, _END_SECONDS = 5.0, 15.0
 _ASK_AFTER_KILL_SECONDS, _END_AFTER_KILL_SECONDS = 0.0, 4.0
 _OTHERS_SECONDS = 4.0  # time that the other ranks have after the end of rank 0
 _OTHERS_OF_REFUSED_SECONDS = 0.3  # the same if rank 0 has an error of its own, such as a wrong recipe: the others may not be connected yet
 _LOST = 9  # the exit code of PeerLostError
-_PIPE = "TFKIT_LAUNCHER_PIPE"  # the descriptor of a pipe that is closed when the launcher ends
-_OUTPUT = "TFKIT_RANK_OUTPUT"  # the descriptor of a rank's temporary output file
-_MOVED = b"\0"  # the first byte of that file if the output goes to the run folder; the path of the output follows
+_PIPE = "TFKIT_LAUNCHER_PIPE"  # the environment variable with the descriptor of a pipe that is closed when the launcher ends
+_OUTPUT = "TFKIT_RANK_OUTPUT"  # the environment variable with the descriptor of a rank's temporary output file
+_MOVED = b"\0"  # the first byte of the temporary file once the output goes to the run folder, followed by the new file's path
 
 
 @dataclass
@@ -39,13 +39,13 @@ class Workers:
 
     size: int
     port: int
-    pipe: int  # the descriptor of the writing end
+    pipe: int  # the descriptor of the writing end of the pipe by which the ranks notice the launcher's end
     processes: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     outputs: dict[int, IO[bytes]] = field(default_factory=dict)  # by rank, without rank 0
     ended: dict[int, int] = field(default_factory=dict)  # the exit code by rank, in order of exit; -N: killed by signal N
     signals: list[int] = field(default_factory=list)  # the signals that were forwarded
-    _since: dict[str, float] = field(default_factory=dict)  # times of the first failure and of the end of rank 0
-    _asked: bool = False  # to stop, by SIGTERM
+    _since: dict[str, float] = field(default_factory=dict)  # the monotonic times of the first failure and of the end of rank 0
+    _asked: bool = False  # whether running ranks were asked to stop, by SIGTERM
     _killed: set[int] = field(default_factory=set)  # ranks that this process killed
 
     @classmethod
@@ -82,7 +82,7 @@ class Workers:
         return self.exit_code
 
     def lost(self, seconds: float = 0.0) -> str | None:
-        """Wait until a rank fails, for this many seconds at most. Return the report on that rank; None if no rank has failed."""
+        """Wait until a rank fails, for at most `seconds` seconds. Return the report on that rank; None if no rank has failed."""
         end = time.monotonic() + seconds
         while True:
             self._look()
@@ -128,7 +128,10 @@ class Workers:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of the training: that of `culprit`, or 9 if a signal that was not forwarded killed it; 0 if no rank failed."""
+        """The exit code of the training: that of `culprit`; 0 if no rank failed.
+
+        If signal N killed the culprit: 128 + N if this process forwarded N, else 9.
+        """
         if self.culprit is None:
             return 0
         code = self.ended[self.culprit]
@@ -254,7 +257,7 @@ def write_into(run: Path) -> None:
 
 
 def watch_launcher() -> None:
-    """Send SIGTERM to this rank when the launcher ends, since nothing else would stop the rank then."""
+    """Send SIGTERM to this rank when the launcher ends, since nothing else would stop a rank without a launcher."""
     if not (pipe := os.environ.get(_PIPE)):
         return
 

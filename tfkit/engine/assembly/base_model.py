@@ -42,12 +42,15 @@ class Start:
         return self.described.require_tokenizer()
 
     def parent(self) -> dict[str, str | None]:
-        """Return the checkpoint's entry among the parents in tfkit.json."""
+        """Return the checkpoint's entry for tfkit.json, in the list of the models from which the run's model is made."""
         return {"role": "start", "path": self.path, "run_id": self.run_id, "sha256": self.sha256}
 
 
 def open_start(section: ModelSection) -> Start:
-    """Return the checkpoint of `model: {from: CKPT}`. Raises ModelError, also if its hash is not the recipe's model.sha256."""
+    """Return the checkpoint of the recipe's `model: {from: CKPT}`.
+
+    Raises ModelError if the checkpoint cannot be read, or if its hash is not the recipe's model.sha256.
+    """
     assert section.start is not None
     described = describe(section.start)
     sha256 = content_hash(described.folder)
@@ -60,9 +63,9 @@ def open_start(section: ModelSection) -> Start:
 
 
 def kept_labels(start: Start, recipe: Recipe, labels: list[str]) -> list[str]:
-    """Return the checkpoint's classes if its head can be used for `labels`, the classes of the rows; otherwise return `labels`.
+    """Return the checkpoint's classes if its head can be used for `labels`, the classes that the run needs; else return `labels`.
 
-    For that, the head must be of the objective's kind, the checkpoint's classes must include all `labels`, and the recipe must name no
+    To be usable, the head must be of the objective's kind, the checkpoint's classes must include all `labels`, and the recipe must name no
     classes. Raises UsageError if the recipe names the checkpoint's classes in another order.
     """
     own, head = list(start.described.labels), start.described.config.head.kind
@@ -83,7 +86,7 @@ def check_order(checkpoint: str, own: Sequence[str], named: Sequence[str]) -> No
 
 
 def has_other_labels(start: Start, head: HeadConfig, labels: Sequence[str]) -> bool:
-    """Whether `head` is of the checkpoint's kind but for other classes, so that it must be trained anew.
+    """Whether `head` is of the same kind as the checkpoint's head but for other classes, so that it must be trained anew.
 
     If the checkpoint's classes have only the default names (LABEL_0 and so on), any names for the same number of classes are accepted.
     """
@@ -99,8 +102,8 @@ def has_other_labels(start: Start, head: HeadConfig, labels: Sequence[str]) -> b
 def has_new_head(start: Start, config: ModelConfig, labels: Sequence[str]) -> bool:
     """Whether a model of `config` has a head that the checkpoint lacks, so that the head begins with random weights.
 
-    A language model's head is not new if only its soft cap or scale differs, since these have no weights, nor if its output matrix was
-    tied, since the matrix then begins as the embedding.
+    A language model's head is not new if only its soft cap or scale differs, since these have no weights, nor if only the checkpoint's
+    output matrix is tied to the embedding, since the new matrix begins as a copy of the embedding.
     """
     own, head = start.described.config.head, config.head
     if isinstance(own, LanguageModelHeadConfig) and isinstance(head, LanguageModelHeadConfig):
@@ -109,9 +112,10 @@ def has_new_head(start: Start, config: ModelConfig, labels: Sequence[str]) -> bo
 
 
 def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer: Tokenizer) -> ModelConfig:
-    """Return the checkpoint's configuration with the recipe's changes, the objective's head, and entries for new tokens of `tokenizer`.
+    """Return the checkpoint's configuration with the recipe's changes, the objective's head, and entries for new tokens.
 
-    Raises ModelError if the model does not fit the objective, UsageError for changes that the checkpoint does not allow.
+    `tokenizer`: may have more tokens than the checkpoint's. Raises ModelError if the configuration does not fit the objective or the sizes
+    of the weights, UsageError for other changes that the checkpoint does not allow.
     """
     config, described = apply_changes(start.described.config, recipe.model.changes), start.described
     if tokenizer.size > start.tokenizer.size:
@@ -141,9 +145,9 @@ def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer:
 
 
 def _unlike_weights(own: ModelConfig, wanted: ModelConfig) -> list[str]:
-    """Return a message for each size of `wanted`, the run's configuration, that differs from that of the checkpoint's weights."""
+    """Return a message for each size of `wanted`, the run's configuration, that differs from the size in `own`, the checkpoint's."""
     sizes = {name: (getattr(own, name), getattr(wanted, name)) for name in ("encoder_layers", "decoder_layers", "dim", "hidden_dim")}
-    for name in ("num_heads", "num_kv_heads"):  # if the width of a head differs, too, the matrices may have the same shapes
+    for name in ("num_heads", "num_kv_heads"):  # the matrices' shapes depend only on the number of heads times the width of a head
         if getattr(own, name) * own.head_dim != getattr(wanted, name) * wanted.head_dim:
             sizes[name] = getattr(own, name), getattr(wanted, name)
     return [
@@ -152,7 +156,10 @@ def _unlike_weights(own: ModelConfig, wanted: ModelConfig) -> list[str]:
 
 
 def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig) -> list[str]:
-    """Return the reasons why the run cannot train an adapter: an adapter holds only a head, and updates of an otherwise unchanged model."""
+    """Return the reasons why the run cannot save an adapter alone: it holds only LoRA updates and a head, so all else must be unchanged.
+
+    Return no reasons if the run trains no adapter, or merges it.
+    """
     if recipe.training.adapter is None or recipe.training.adapter.merge:
         return []
     if is_adapter(described.folder):
@@ -181,13 +188,13 @@ def start_model(
 ) -> tuple[Transformer, tuple[str, ...]]:
     """Return the model of `config` with the checkpoint's weights, and the names of the parameters drawn with the recipe's seed instead.
 
-    `defer_blocks`: leave the blocks on the meta device, to be filled one by one (`fill_block`).
+    `defer_blocks`: leave the blocks on the meta device, until the model's `fill_block` loads them one by one.
     """
     own = start.described.config
     head = config.head if config.head != own.head or recipe.model.changes.get("head") else None
     has_others = has_other_labels(start, config.head, labels)
     cut = own.position.kind == config.position.kind == "learned" and config.context_length < own.context_length
-    later = ("head", "vocab_size", *(["context_length"] if cut else []))  # the tables of the last two are resized after loading
+    later = ("head", "vocab_size", *(["context_length"] if cut else []))  # a head is passed apart; the other tables are resized
     changes = {name: value for name, value in recipe.model.changes.items() if name not in later}
     loaded = load(
         start.described.folder,
@@ -218,7 +225,7 @@ def open_finished(section: ObjectiveSection, loaded: Loaded, settings: Evaluatio
 def _finished_labels(section: ObjectiveSection, loaded: Loaded) -> list[str]:
     """Return the names of the checkpoint's classes, in its order: those of objective.labels or, without them, those of the checkpoint.
 
-    Raises UsageError and ModelError.
+    Empty for an objective without classes. Raises UsageError if objective.labels does not fit the checkpoint, ModelError without names.
     """
     if not section.has_labels:
         return []
@@ -236,7 +243,10 @@ def _finished_labels(section: ObjectiveSection, loaded: Loaded) -> list[str]:
 
 
 def pin_models(recipe: Recipe, start: Start | None, objective: Objective, folder: RunFolder) -> Recipe:
-    """Return the recipe with the hashes of its base model and companions. Raises ModelError if the run in `folder` began with others."""
+    """Return the recipe with the hashes of its base model and companions (such as a teacher).
+
+    Raises ModelError if the run in `folder` has begun with other hashes.
+    """
     named, update = [(f"objective.{one.name}", one.path, one.sha256) for one in objective.recorded_companions], dict[str, Any]()
     if named:
         update["objective"] = recipe.objective.pinned({one.name: one.sha256 for one in objective.recorded_companions})
@@ -258,7 +268,7 @@ def pin_models(recipe: Recipe, start: Start | None, objective: Objective, folder
 
 
 def parent_of(entry: Mapping[str, str | None], folder: Path | None) -> Parent:
-    """Return a parent from its entry in tfkit.json and its folder; if the parent is an adapter, also with its base model."""
+    """Return a model on which a run is based, by its entry in tfkit.json and its folder; for an adapter, also with its base model."""
     role, path = (str(entry[name]) for name in ("role", "path"))
     base = None
     if folder is not None and is_adapter(folder):

@@ -1,4 +1,4 @@
-"""Assemble the training components from a recipe, data and a model, for a training and for the replay of a step."""
+"""Assemble the training components from a recipe, data and a model, for a training and for `tfkit replay`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -57,7 +57,7 @@ def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: P
     """Return the initial model, with random weights or a checkpoint's, and with the parameters that the objective itself initializes.
 
     If the weights will be sharded over `peers`, the blocks stay on the meta device: each is filled just before it is sharded. Raises
-    ModelError.
+    ModelError if the checkpoint does not fit, UsageError if training.adapter or training.frozen does not fit the model.
     """
     new: tuple[str, ...] | None = None
     later = peers.ranks.share(recipe.parallel.shard)
@@ -80,7 +80,7 @@ def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: P
 
 
 def _untrained_tokens(data: TrainingData, model: Transformer) -> list[str]:
-    """Return the tokens that the run adds to its checkpoint's vocabulary without training their rows of the output matrix."""
+    """Return the tokens except padding that the run adds to the vocabulary without training their rows of the output matrix."""
     if data.start is None or not isinstance(model.head, VocabularyHead) or model.head.weight.requires_grad:
         return []
     tokenizer = data.tokenizer
@@ -98,10 +98,11 @@ def assemble(
     should_stop: Callable[[], bool] | None = None,
     peers: Peers = ALONE,
 ) -> Components:
-    """Return the components of the first step. The model moves to the device, and its parameters become working weights.
+    """Return the components for step 1. The model moves to the device; its parameters become the working weights, in the run's precision.
 
-    `should_stop` ends the sampling of responses. `peers`: the ranks that take each step together; the weights are sharded over them if the
-    recipe says so. Raises ModelError for ids beyond the vocabulary, and if the ranks' weights differ.
+    The sampling of responses ends once `should_stop()` is True. `peers`: the ranks that take each step together; the weights are sharded
+    over them if the recipe says so. Raises ModelError for token ids beyond the vocabulary, and if the weights to be sharded differ between
+    ranks.
     """
     _check(recipe, data, model)
     training, objective = recipe.training, data.objective
@@ -135,7 +136,10 @@ def assemble(
 
 
 def _check(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
-    """Check that the vocabulary has all ids of the data, and that evaluations are possible. Raises ModelError, DataError and UsageError."""
+    """Check that the vocabulary has all token ids of the data, and that validation sets and prompts can be evaluated.
+
+    Raises ModelError, DataError and UsageError.
+    """
     for stored in (
         *(stored for stored, _ in data.train),
         *(held_out.stored for held_out in data.validation),
@@ -151,7 +155,10 @@ def _check(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
 def assemble_stepper(
     recipe: Recipe, objective: Objective, model: Transformer, device: torch.device, precision: torch.dtype, peers: Peers = ALONE
 ) -> tuple[Stepper, FrozenReference | None]:
-    """Return the stepper, with unsharded weights, and the reference; None if the objective does not read it throughout the training."""
+    """Return the stepper, with unsharded weights, and the reference (the frozen initial model).
+
+    The reference is None unless the objective reads it throughout the training.
+    """
     training = recipe.training
     companions = place_companions(recipe, objective, device, precision) if objective.companions else {}
     move(model, device)
@@ -188,7 +195,7 @@ def place_companions(recipe: Recipe, objective: Objective, device: torch.device,
 
 
 def batch_sizes(recipe: Recipe, rows: Rows) -> BatchSizes:
-    """Return the number of rows of each step; a batch ramp in tokens is converted by the mean length of a row."""
+    """Return the number of rows of each step. The length of a batch ramp, in tokens, is converted to rows by the mean length of a row."""
     ramp = recipe.training.batch_ramp
     if ramp is None:
         return BatchSizes(recipe.training.batch_size)
@@ -207,14 +214,15 @@ def total_steps(recipe: Recipe, rows: Rows, sizes: BatchSizes) -> int:
 
 
 def in_steps(every: int | Literal["epoch"] | None, rows: Rows, sizes: BatchSizes) -> int | None:
-    """Return the number of steps between two evaluations or checkpoints, rounded up for "epoch"; None stays None."""
+    """Return the number of steps between two evaluations or checkpoints, for "epoch" the steps of an epoch, rounded up; None stays None."""
     return sizes.steps(len(rows)) if every == "epoch" else every
 
 
 def choose_trained(recipe: Recipe, model: Transformer, new: Sequence[str] = ()) -> None:
-    """Add the recipe's adapter, and freeze training.frozen. `new`: the newly initialized parameters, which are trained with the adapter.
+    """Add the recipe's adapter, and freeze the parameters that training.frozen names.
 
-    Raises UsageError.
+    `new`: the newly initialized parameters, which are trained with the adapter. Raises UsageError if a pattern of adapter.targets or frozen
+    matches no parameter, or if nothing is left to train.
     """
     training = recipe.training
     if training.adapter is not None:
@@ -224,7 +232,7 @@ def choose_trained(recipe: Recipe, model: Transformer, new: Sequence[str] = ()) 
 
 
 def meta_model(recipe: Recipe, config: ModelConfig) -> Transformer:
-    """Return the model of a run on the meta device, with the adapter, and with its frozen parameters marked. Raises UsageError."""
+    """Return the model of a run on the meta device, with the adapter, and with requires_grad=False for frozen parameters."""
     model = on_meta(config)
     choose_trained(recipe, model)
     return model

@@ -1,4 +1,4 @@
-"""Loaders for sampled responses, for steps into which text is mixed, and for the micro-batches of all ranks."""
+"""Loaders of sampled responses, of steps with mixed-in pretraining text, and of the micro-batches of all ranks."""
 
 from collections.abc import Callable
 from copy import copy
@@ -20,8 +20,8 @@ ShouldStop = Callable[[], bool] | None
 
 
 class MixedLoader:
-    """A loader whose steps have the micro-batches of the loader `main`, then micro-batches of text: `ratio` rows of text for each row of a
-    full step.
+    """A loader whose steps have the micro-batches of the loader `main`, then micro-batches of text: `ratio` rows of text for each row of
+    the full batch size, also while a batch ramp still has smaller batches.
 
     The text is read in an order of its own. Its micro-batches have about as many tokens as the largest ones of `main`, so that they need
     about as much memory.
@@ -54,8 +54,8 @@ class MixedLoader:
 def sampling_loader(
     data: TrainingData, rows: Rows, sizes: BatchSizes, size: int, stepper: Stepper, reference: FrozenReference | None, stop: ShouldStop
 ) -> StepLoader[Batch]:
-    """Return the loader of an objective that samples responses, in micro-batches of `size` rows. `stop` ends the sampling of a single rank;
-    several ranks stop only after a step.
+    """Return the loader of an objective that samples responses, in micro-batches of `size` rows. A single rank ends the sampling once
+    `stop()` is True; several ranks stop only after a step.
     """
     from tfkit.alignment.rollout_loader import RolloutLoader
 
@@ -78,7 +78,7 @@ def sampling_loader(
 
 
 def whole_loader(loader: StepLoader[Batch]) -> StepLoader[Batch]:
-    """Return a loader of the micro-batches of all ranks."""
+    """Return, for the loader of one rank, a loader that yields the micro-batches of all ranks."""
     if loader.ranks == 1:
         return loader
     if isinstance(loader, MixedLoader):

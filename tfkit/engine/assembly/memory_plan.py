@@ -24,7 +24,7 @@ from tfkit.training.memory import ModelBytes, model_bytes, trained_bytes
 
 
 def holds_whole_model(recipe: Recipe) -> bool:
-    """Whether checkpoints hold all weights, also frozen ones, so that each is needed in fp32. An adapter's checkpoints do not."""
+    """Whether checkpoints hold all weights, also frozen ones, so that the run keeps all in fp32. False for an unmerged adapter."""
     adapter = recipe.training.adapter
     return adapter is None or adapter.merge
 
@@ -39,8 +39,8 @@ class RunMemory:
     """The bytes that the models of a run need on one rank."""
 
     own: ModelBytes  # of the run's model
-    further: ModelBytes  # of all companions, and of the reference if it is a second model
-    loading: int  # of the run's model while its weights are read, in fp32
+    further: ModelBytes  # of all companions, and of the frozen initial model if the run holds a copy of it
+    loading: int  # of the run's model while its weights are read, in fp32; 0 if they are sharded
 
     @property
     def total(self) -> int:
@@ -61,9 +61,9 @@ class RunMemory:
 def run_memory(
     recipe: Recipe, objective: Objective, model: Transformer, dtype: torch.dtype, *, shards: int = 1, sums_gradients: bool = True
 ) -> RunMemory:
-    """Return the memory of a run on one of the `shards` ranks over which its models are sharded: the first, whose shards are the largest.
+    """Return the memory of a run on one of the `shards` ranks over which its models are sharded: on rank 0, whose shards are largest.
 
-    `model`: may be on the meta device; its frozen parameters are marked. `sums_gradients`: a step adds up several gradients.
+    `model`: may be on the meta device; frozen parameters have requires_grad=False. `sums_gradients`: as the function of that name returns.
     """
     parameters = dict(model.named_parameters())
     layout = {"shards": shards, "reshard": recipe.parallel.reshard is not False, "sums_gradients": sums_gradients}
@@ -89,7 +89,8 @@ def _companion_bytes(
     if companion.trained:
         return model_bytes(parameters, dtype, recipe.optimizer, shards=shards, sums_gradients=sums_gradients)
     frozen = model_bytes(parameters, dtype, None, whole=False, shards=shards)
-    return frozen if objective.rollouts is None else replace(frozen, gathered=0)  # a reward model reads responses between steps
+    # With sampled responses, it is a reward model, which reads them between steps, so its weights are not gathered within a step.
+    return frozen if objective.rollouts is None else replace(frozen, gathered=0)
 
 
 def sums_gradients(objective: Objective, rows: int, micro_batch_size: int, ranks: int = 1) -> bool:
@@ -102,7 +103,7 @@ def checkpoint_bytes(recipe: Recipe, model: Transformer, objective: Objective) -
     adapter, trained = recipe.training.adapter, trained_numel(model)
     weights = sum(parameter.numel() for parameter in model.parameters())
     if adapter is not None:
-        # The training state holds the LoRA matrices as trained; in the adapter's file, those of fused projections are up to twice as large.
+        # The training state has the LoRA matrices as trained; those of fused projections are up to twice as large in the adapter's file.
         weights = trained + (weights if adapter.merge else 2 * trained)
     companions = [_companion_bytes(recipe, objective, one, torch.float32).held for one in objective.companions if one.trained]
     own = _own_bytes(recipe, dict(model.named_parameters()), torch.float32)
@@ -123,7 +124,7 @@ def require_memory(recipe: Recipe, model: Transformer, device: torch.device, cop
 
 
 def require_memory_for_blocks(recipe: Recipe, device: torch.device, copies: float = 1.0) -> None:
-    """Do the check of `require_memory` before the data are read. The size of the vocabulary is not known then, and counts as 1.
+    """Do the check of `require_memory` before the data are read. The vocabulary, whose size is still unknown, counts as 1 entry.
 
     A model that starts from a checkpoint is not checked. At most three blocks of each stack are built, on the meta device.
     """
@@ -148,7 +149,7 @@ def _require(recipe: Recipe, parameters: Mapping[str, Tensor], device: torch.dev
 
 
 def require_memory_for_companions(recipe: Recipe, copies: float = 1.0) -> None:
-    """Raise InsufficientMemoryError if the companions alone do not fit into this machine's memory, and ModelError if one is missing.
+    """Raise InsufficientMemoryError if the companions alone do not fit into the free memory, and ModelError if one is missing.
 
     Only the headers of their files are read. `copies`: how many copies of each companion this machine holds.
     """

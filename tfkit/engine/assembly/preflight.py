@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 _ROWS = 1_000  # rows at the beginning of each source that are checked
 _HEAD = 256  # characters at the beginning of a text: more than any special token has
 _WORD = re.compile(r"[^\W\d_]{4,}")
-_FEWEST_WORDS, _MOST_WORDS = 200, 2_000  # number of different words of a source by which the tokenizer is judged
-# Checkpoints for many languages, to suggest in place of an encoder or a decoder that does not fit.
+_FEWEST_WORDS, _MOST_WORDS = 200, 2_000  # the least and the largest number of different words of a source by which the tokenizer is judged
+# Checkpoints for many languages, to suggest in place of an encoder or a decoder whose tokenizer does not fit the texts.
 _MULTILINGUAL = {"encoder": "hub:distilbert/distilbert-base-multilingual-cased", "decoder": "hub:google/gemma-2-2b"}
 
 
 def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: Tokenizer) -> None:
-    """Raise DataError if a text begins with the special token that the tokenizer puts before every text.
+    """Raise DataError if a text in the first rows of a source begins with the special token that the tokenizer puts before every text.
 
     Called for tokenizers with `reads_openings_twice`, which would encode the token twice: a model would be trained on two such tokens, and
     get one when it generates.
@@ -53,7 +53,7 @@ def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: 
 
 
 def misfit(source: Source, tokenizer: Tokenizer, stack: str) -> str | None:
-    """Return a warning if most words of the first rows are tokenized in pieces of one or two letters, or as unknown tokens.
+    """Return a warning if most words of the first rows are tokenized in pieces of at most two letters on average, or as unknown tokens.
 
     Return None otherwise, or if these rows have too few words. A wide letter, such as a Chinese one, counts as three letters. `stack`:
     encoder, decoder or both, for the checkpoint that the warning suggests.
@@ -99,7 +99,7 @@ def _over(limit: float) -> str:
 def with_lost(
     held_out: "ValidationSet", objective: LabelledObjective, listener: Listener, count: int | None = None, *, by_loss: bool = False
 ) -> "ValidationSet":
-    """Return the set with its field `lost`: the valid rows that the model cannot process, among the first `count` examples (None: all).
+    """Return the set with `lost` set to the valid rows that the model cannot process, among the first `count` examples (None: all).
 
     These rows are reported as lost, and no longer as skipped. `by_loss`: the evaluation reports only the loss, which lost rows do not have.
     """

@@ -30,10 +30,9 @@ class RankInput:
 
 
 def inputs_on_rank(recipe: Recipe, data: TrainingData, checkpoint: Path | None) -> Iterator[RankInput]:
-    """Yield the inputs of a training. An input from which another one is computed comes before that one, since it is the cause if both
-    differ.
+    """Yield the inputs of a training. An input comes before those that are computed from it, since it is the cause if they differ.
 
-    `checkpoint`: that from which the run continues, if any. Raises ModelError if it is incomplete.
+    `checkpoint`: the checkpoint from which the run continues; None for a new run. Raises ModelError if the checkpoint is incomplete.
     """
     if checkpoint is not None:
         yield RankInput(f"{checkpoint}", manifest_text(read_manifest(checkpoint)), ModelError, partial(_files_in, checkpoint))
@@ -73,7 +72,7 @@ def _fingerprint(files: Mapping[str, Path]) -> str:
 
 
 def require_code_of_first(recipe: Recipe, first: Collection[str], rank: int) -> None:
-    """Raise DataError if a code file of the recipe is not among rank 0's, whose SHA-256 are `first`. No code is run."""
+    """Raise DataError if a file of reward functions is not among those of rank 0, whose SHA-256 are `first`. No code is run."""
     files = recipe.objective.code_files
     for (place, path), sha256 in zip(files.items(), code_hashes(files), strict=True):
         if sha256 not in first:
@@ -81,7 +80,7 @@ def require_code_of_first(recipe: Recipe, first: Collection[str], rank: int) -> 
 
 
 def require_same_inputs(inputs: Sequence[RankInput], exchange: Callable[[Any], list[Any]]) -> None:
-    """Raise an error on all ranks for the first input that differs between them. The message names the ranks and the files.
+    """Raise, on all ranks, the `error` of the first input that differs between them. The message names the ranks and the files.
 
     `exchange` takes a value of this rank, and returns those of all ranks. Files are hashed only if the fingerprints differ.
     """

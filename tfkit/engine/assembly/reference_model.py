@@ -1,7 +1,7 @@
 """Compute the log-probabilities of each row by the reference: the initial model, with which DPO, for example, compares the trained one.
 
-They are computed before the first step, and cached by a hash of the weights, the configuration and the data, so that the training needs no
-second model.
+The values are computed before the first step, and cached by a hash of the weights, the configuration and the data, so that the training
+needs no second model.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.training.replay import weights_sha256
 from tfkit.training.step import Stepper
 
-_VERSION = 1  # of the folder in the cache
+_VERSION = 1  # the version of the format of the cache's folders
 
 
 def data_with_reference(data: TrainingData, stepper: Stepper, batch_size: int, listener: Listener) -> TrainingData:
@@ -59,8 +59,8 @@ def with_reference(
 ) -> ExampleSet:
     """Return a set with the reference's log-probability of each sequence, from the cache or computed by `model`, the reference.
 
-    `key`: a hash of the model's weights and precision. `lacks_any`: given for ranks that can only compute together; it takes whether this
-    rank's cache lacks the values, and returns whether any rank's cache does.
+    `key`: a hash of the model's weights and precision. `lacks_any`: a function for ranks with sharded weights, which only compute
+    together: it takes whether this rank's cache lacks the values, and returns whether any rank's cache does.
 
     The cache's folder has values.bin (float32, one value for each element of the set's array `sizes`), hashes.json and index.json, which is
     written last.
@@ -105,7 +105,7 @@ def _log_probs(
 def with_finished_reference(
     sets: Sequence[ExampleSet], objective: LabelledObjective, finished: Loaded, batch_size: int, listener: Listener
 ) -> list[ExampleSet]:
-    """Return the sets with the log-probabilities of the reference of a finished model: the model from which its training started.
+    """Return the sets with the log-probabilities by a finished model's reference, which is the model from which its training started.
 
     The sets are unchanged if the objective reads no such log-probabilities. Raises ModelError if the finished model's folder does not name
     the reference, or if the reference is missing or was changed.
@@ -133,7 +133,7 @@ def with_finished_reference(
 
 
 def _load_first(path: str, finished: Loaded) -> Loaded:
-    """Load the model that a training started from, with the configuration of the finished model, as it was before the first step."""
+    """Load the model that a training started from as it was before the first step: with the configuration of the finished model."""
     config, weight = finished.config, next(finished.model.parameters())
     cut = config.position.kind == "learned"  # the table of positions is cut after loading
     changes = config.model_dump(exclude={"head", "vocab_size", *(["context_length"] if cut else [])})

@@ -1,4 +1,4 @@
-"""Count the FLOPs of training steps from the shapes of real batches: padding counts, and the head computes only the labelled positions."""
+"""Count the FLOPs of training steps from the shapes of real batches: padding counts, and a vocabulary head only at labelled positions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -22,12 +22,12 @@ from tfkit.training.flops import Flops, ForwardShape, backward_flops, forward_fl
 from tfkit.training.memory import has_logits
 
 _SAMPLED_TOKENS = 65_536  # after this number of tokens no more steps are read
-_SAMPLED_STEPS = 8  # at most, at equal distances in the first epoch
+_SAMPLED_STEPS = 8  # the most steps that are read, at equal distances in the first epoch
 
 
 @dataclass(frozen=True)
 class StepFlops:
-    """The FLOPs of a number of training rows in steps: those of the run's model, and of its companions and reference."""
+    """The FLOPs of training on a number of rows: those of the run's model, and of its companions and reference (the initial model)."""
 
     rows: float = 0  # number of rows; 0 for mixed-in text
     tokens: float = 0
@@ -55,7 +55,7 @@ class StepFlops:
 
     @property
     def training(self) -> float:
-        """The FLOPs of these steps, without recomputation."""
+        """The FLOPs of all parts of the steps, without recomputation."""
         further = self.companions_in_steps + self.companions_in_rollouts + self.rollouts
         return self.forward.total + self.backward.total + further
 
@@ -77,7 +77,10 @@ def sampled_flops(recipe: Recipe, data: TrainingData, model: Transformer, loader
 
 
 def reference_flops(data: TrainingData, sample: StepFlops) -> float:
-    """Return the FLOPs with which the reference reads all rows once; 0 without a reference. `sample`: the FLOPs of some steps."""
+    """Return the FLOPs with which the reference reads all rows once before the steps; 0 for an objective without that.
+
+    `sample`: the FLOPs of some steps, from which those of a token are taken.
+    """
     if data.objective.reference_use != "once":
         return 0.0
     read = [stored for stored, _ in data.train] + [held_out.stored for held_out in data.validation]
@@ -118,7 +121,7 @@ def _with_responses(objective: Objective, batch: Batch) -> Batch:
 
 
 def _companion_flops(objective: Objective, companion: Companion, batch: Batch) -> float:
-    """Return the FLOPs of a companion in a step: forward and, if trained, backward; 0 for a reward model, which reads before the steps."""
+    """Return the FLOPs of a companion in a step: forward and, if trained, backward; 0 for a reward model, which works before the steps."""
     if objective.rollouts is not None and not companion.trained:
         return 0.0
     config, states = companion.model.config, objective.companion_states(batch)
@@ -139,7 +142,7 @@ def _rollout_flops(objective: Objective, model: Transformer, shape: ForwardShape
     rollouts = objective.rollouts
     assert rollouts is not None
     sampling = forward_flops(model, shape).total
-    reading = forward_flops(model, replace(shape, states=2 * shape.states)).total  # the entropies need the logits again
+    reading = forward_flops(model, replace(shape, states=2 * shape.states)).total  # the head works twice: entropies need the logits again
     further = reading + sum(
         forward_flops(one.model, ForwardShape(shape.rows, shape.length, 0, shape.states if one.trained else shape.rows)).total
         for one in objective.companions

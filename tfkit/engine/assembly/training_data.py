@@ -1,4 +1,4 @@
-"""Prepare the training data of a recipe: open the sources, the base checkpoint, the tokenizer and the objective, and encode the rows."""
+"""Prepare the training data of a recipe: from its sources and base checkpoint to the tokenizer, the objective and the encoded rows."""
 
 import os
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class ValidationSet:
     name: str
     stored: Stored
     source: Source
-    lost: Sequence[LostRow] = ()  # rows that the model cannot process, for which the evaluation accounts
+    lost: Sequence[LostRow] = ()  # valid rows that the model cannot process: wrong answers, if the objective has such
 
     @property
     def examples(self) -> ExampleSet:
@@ -81,7 +81,7 @@ class TrainingData:
         return self.rules.code_hashes if self.rules is not None else []
 
     def fingerprints(self) -> dict[str, list[str]]:
-        """Return the fingerprints of the training and validation data and of reward functions, which must not change when a run resumes."""
+        """Return hashes of the training, validation and pretraining data and of reward functions, to be the same when a run resumes."""
         train, validation = [stored.fingerprint for stored, _ in self.train], [held_out.stored.fingerprint for held_out in self.validation]
         hashes = {"train": train, "validation": validation}
         hashes |= {"pretraining": [stream.fingerprint for stream, _ in self.pretraining]} if self.pretraining else {}
@@ -104,7 +104,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class RowStore:
-    """Reads the rows of sources, encoded for an objective, from the cache, which encodes them first if it does not have them.
+    """Reads the rows of sources, encoded for an objective, from the cache; rows that it lacks are encoded first.
 
     `feedback`: makes the examples of an objective that samples and ranks responses to prompts; None for any other objective.
     """
@@ -121,8 +121,8 @@ class RowStore:
             return token_stream(source, self.tokenizer, bar.advance, sentences=sentences)
 
     def rows(self, source: Source, *, counts_lost: bool = False) -> Stored:
-        """Return the rows of a source. `counts_lost`: rows that the model cannot process are left out, since the evaluation counts them;
-        otherwise they are an error, or skipped, as data.on_bad_row says.
+        """Return the rows of a source. `counts_lost`: rows that the model cannot process are left out, since `with_lost` finds them for the
+        evaluation; otherwise they are an error, or skipped, as data.on_bad_row says.
         """
         if self.feedback is not None:
             with self.listener.progress(f"sampling and judging responses to {source.name}", source.size_bytes, "bytes") as bar:
@@ -134,7 +134,7 @@ class RowStore:
             return (scored_examples if counts_lost else example_set)(source, encoder, self.data.on_bad_row, bar.advance)
 
     def validation_sets(self, held_out: Sequence[Source]) -> list[ValidationSet]:
-        """Return the held-out sets, with their lost rows if the evaluation counts these."""
+        """Return the held-out sets. If the evaluation counts rows that the model cannot process, they are in `lost`."""
         judged = self.objective.labelled if self.feedback is None else None
         counts_lost = judged is not None and (judged.evaluates_answers or judged.writer is not None)
         stored = [self.rows(source, counts_lost=counts_lost) for source in held_out]
@@ -157,7 +157,7 @@ def prepare_data(
     copies: float | None = None,
 ) -> TrainingData:
     """Open the sources, train or load the tokenizer, and encode the rows; if a judge ranks responses, sample these on the device. Tokenizer
-    and rows come from the cache, if it has them. Raises Stopped.
+    and rows come from the cache, if it has them. Raises Stopped after a stop request.
 
     `code`: which reward functions may be run; None: the training is only planned, and runs none. `peers`: the ranks over which the weights,
     also those of companions, are sharded if the recipe says so. `copies`: how many copies of each companion must fit into this machine's
@@ -215,7 +215,7 @@ def _open_sources(recipe: Recipe, listener: Listener) -> tuple[list[Source], lis
 def _open_objective(
     recipe: Recipe, start: Start | None, sources: Sequence[Source], held_out: Sequence[Source], listener: Listener, peers: Peers
 ) -> tuple[ModelContext, Objective]:
-    """Train or load the tokenizer, find the labels and the model's configuration, and open the objective with them."""
+    """Train or load the tokenizer, find the labels and the model's configuration, and construct the objective with them."""
     base = start.tokenizer if start else _tokenizer(recipe, sources, listener)
     is_finished = start is not None or recipe.tokenizer.path is not None
     tokenizer = objective_tokenizer(recipe.objective, base, is_finished=is_finished)
@@ -253,7 +253,7 @@ def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: T
 
 
 def report_rows(stored: Sequence[Stored], listener: Listener) -> None:
-    """Report how many rows were kept and truncated, and warn of skipped rows, once for a source and its held-out part."""
+    """Report how many rows were kept and truncated, and warn of skipped rows; equal messages are shown once."""
     for note in dict.fromkeys(describe_skipped(rows.name, rows.skipped) for rows in stored):
         if note:
             listener.warn(note)

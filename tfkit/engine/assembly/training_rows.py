@@ -1,4 +1,4 @@
-"""Read a run's training rows again: for baselines, which are metrics without a model, and to count scored rows that were trained on."""
+"""Read a run's training rows again: for baselines (scores without a Transformer), and to count scored rows that were training rows."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -20,11 +20,11 @@ from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.tfkit_json import read_tfkit_json
 
-_MOST_BYTES = 1 << 30  # of training rows that are read again to be counted
+_MOST_BYTES = 1 << 30  # of training rows; larger sources are not read again to find scored rows among them
 
 
 def training_baselines(recipe: Recipe) -> Baselines:
-    """Return the baselines for a run's validation rows; empty without such rows, or for an objective without baselines."""
+    """Return the baselines for a run's validation rows; empty without such rows, or for an objective that has none or samples responses."""
     section = recipe.objective.trained_for
     if not has_baselines(section, ()) or not _learns_from_rows(recipe):
         return {}
@@ -49,8 +49,8 @@ def evaluation_baselines(section: ObjectiveSection, text_metrics: Sequence[str],
 
 
 def scored_rows(sources: Sequence[Source], stored: Sequence[ExampleSet], judged: Sequence[Sequence[RowPrediction]]) -> Iterator[Row]:
-    """Yield the rows of the sources that were judged. If all examples of a source were judged, these are all of its rows, also those that
-    make no example; otherwise as many of its first rows.
+    """Yield the rows of each source that were judged: all of its rows, also those that make no example, if all of its examples were judged;
+    otherwise its first rows, as many as were judged.
     """
     for source, examples, results in zip(sources, stored, judged, strict=False):
         yield from islice(source.rows({}), None if len(results) == len(examples) else len(results))
@@ -64,7 +64,7 @@ def _learns_from_rows(recipe: Recipe) -> bool:
 def _local_run(checkpoint: Path) -> Recipe | None:
     """Return the recipe of the run that made a checkpoint; None without a recipe, or for rows of the Hub, which are not downloaded again.
 
-    Raises TfkitError.
+    Raises TfkitError if the recipe cannot be read.
     """
     saved = saved_recipe(checkpoint)
     run = saved.read() if saved is not None else None
@@ -80,7 +80,7 @@ def _rows(sources: Iterable[Source]) -> Iterator[Row]:
 
 
 def count_trained_rows(checkpoint: Path, scored: Sequence[Hashes]) -> int | None:
-    """Return how many scored texts are training texts of the run that made a checkpoint; None if the training texts are not known.
+    """Return how many scored texts are training texts of the run that made a checkpoint; None if none was scored, or those are unknown.
 
     A text of which the run has read only a part is not counted.
     """

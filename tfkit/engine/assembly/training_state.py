@@ -41,7 +41,7 @@ def state_tensors(
     model's files have them.
 
     If there is a moving average of the weights, the model's files have it in place of the latest weights. `factors`: the trained weights
-    are LoRA matrices, which the model's files have in another layout, or merged; then their moving average is returned, too.
+    are LoRA matrices, which the model's files have in another layout, or merged; so both they and their moving average are returned.
     """
     trained = weights.trained
     latest = {f"{_LATEST}{name}": parameter for name, parameter in trained.items()} if weights.mean or factors else {}
@@ -82,14 +82,14 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_companion_tensors(
     trained: Mapping[str, TrainedModel], tensors: Mapping[str, Tensor], reading: Reading = lambda weights: weights
 ) -> None:
-    """Load the result of `companion_tensors` into the companions; other tensors are ignored. `reading` wraps the weights."""
+    """Load the result of `companion_tensors` into the companions; other tensors are ignored. `reading` wraps the weights, to hash them."""
     for name, companion in trained.items():
         companion.optimizer.load_state(_below(f"{COMPANIONS}{name}/optimizer/", tensors))
         companion.weights.load(reading(_below(f"{COMPANIONS}{name}/weights/", tensors)))
 
 
 def loader_state(loader: StepLoader[Batch], step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the loader's tensors and JSON document for a checkpoint of this step. Both are empty unless the loader samples responses."""
+    """Return the loader's tensors and JSON document for a checkpoint of step `step`. Both are empty unless the loader samples responses."""
     tensors, state = loader.state(step)
     return {f"{_LOADER}{name}": tensor for name, tensor in tensors.items()}, dict(state)
 

@@ -91,10 +91,10 @@ class SetScorer:
 def score_validation(
     recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool], reference: FrozenReference | None = None
 ) -> SetScores | None:
-    """Return `loss` and the objective's other metrics; with several sets also each set's, as `<name>.loss`. None after a stop request.
+    """Return `loss` and the objective's other metrics; with several sets also each set's, as `<set>.<metric>`. None after a stop request.
 
-    A causal language model is scored text by text, as by `tfkit evaluate`; any other model on the rows of its objective, and a distilled
-    student without the teacher. `evaluation.max_tokens` limits all sets together, so the last sets may not be scored.
+    A causal language model is scored text by text, as by `tfkit evaluate`; any other model on the rows of its objective (the
+    student of a distillation without its teacher). `evaluation.max_tokens` limits all sets together, so the last ones may not be scored.
     """
     work = BatchWork(should_stop=should_stop)
     with suppress(Stopped):
@@ -110,7 +110,7 @@ def score_validation(
 def check_validation(recipe: Recipe, data: TrainingData) -> None:
     """Raise DataError if a set cannot be divided into rows (too little text, no second document): its evaluation would end the run.
 
-    Raises UsageError if the rows do not have the metric that chooses the best checkpoint.
+    A set that is scored text by text is not checked. Raises UsageError if evaluations with the objective's labels lack evaluation.metric.
     """
     objective = data.objective.evaluation_objective
     objective.check_metric(recipe.evaluation.metric)
@@ -145,14 +145,14 @@ def _responses(
 
 
 def join_metrics(together: Mapping[str, float], each: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
-    """Return the metrics of all sets together and, if there are several, of each set as `<name>.loss`. `each` may lack the last sets."""
+    """Return the metrics of all sets together and, if there are several, of each set as `<set>.<metric>`. `each` may lack the last sets."""
     if len(names) < 2:
         return dict(together)
     return dict(together) | {f"{of}.{name}": value for of, metrics in zip(names, each, strict=False) for name, value in metrics.items()}
 
 
 def check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
-    """Raise UsageError if the model cannot continue a prompt of the recipe, which its evaluations would do."""
+    """Raise UsageError if a prompt of the recipe, which evaluations let the model continue, is empty or leaves no room in the context."""
     texts, rendered = data.objective.prompts(recipe.generation.prompts)
     for number, ids in enumerate(encode_prompts(model, data.tokenizer, texts, rendered=rendered)):
         try:

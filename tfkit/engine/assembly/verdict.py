@@ -1,4 +1,4 @@
-"""Judge a training: whether its best checkpoint beats the baselines, and if not, what the user can try."""
+"""Judge a training: whether its best checkpoint beats the baselines (scores without a Transformer), and if not, what the user can try."""
 
 import math
 from collections.abc import Mapping
@@ -35,7 +35,10 @@ class Comparison:
 
 
 def compare(baselines: Baselines, metrics: Metrics, preferred: str | None = None) -> Comparison | None:
-    """Compare a model's metrics with the best baseline, by `preferred` if the baselines have it; None without baselines."""
+    """Compare a model's metrics with the best baseline, by `preferred` if a baseline has it, else by another metric.
+
+    Return None without baselines, or if `metrics` lack that metric.
+    """
     metric = baseline_metric(baselines, preferred)
     if metric is None or metric not in metrics:
         return None
@@ -56,8 +59,8 @@ def comparison_fields(comparison: Comparison | None) -> dict[str, Any]:
 def predicts_one_class(metrics: Metrics) -> bool:
     """Whether a classifier predicted the same class for all rows, judged by its metrics.
 
-    The correlation is then 0, and only one of the k classes has an F1 above 0: 2a / (1 + a), since its recall is 1 and its precision is
-    the accuracy a. Among a few rows, several predicted classes may give such metrics by chance.
+    The Matthews correlation of such answers is 0, and only one of the k classes has an F1 above 0: 2a / (1 + a), since its recall is 1 and
+    its precision is the accuracy a. Among a few rows, several predicted classes may give such metrics by chance.
     """
     accuracy, f1_macro = metrics.get("accuracy"), metrics.get("f1_macro")
     if not accuracy or not f1_macro or metrics.get("matthews") != 0 or metrics.get("majority") == 1:  # 1: all targets are one class

@@ -1,4 +1,4 @@
-"""Plan a recipe with stages: check all stages, and choose those of this command, before the first one starts. Does not import torch."""
+"""Plan a recipe with stages: check all stages, and choose those to run, before the first one starts. This module does not import torch."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,12 +23,12 @@ from tfkit.run.listing import read_run
 from tfkit.run.manifest import verify
 from tfkit.run.run_json import known_of, read_run_json, stage_folders
 
-TOTALS = ("seconds", "energy_kwh", "emissions_g")  # metrics of a chain for its gates, in addition to those of its stages
+TOTALS = ("seconds", "energy_kwh", "emissions_g")  # totals of a chain that --fail-if may compare, besides its stages' metrics
 
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage of a chain as a run of its own, with its options. In `source`, names of earlier stages are replaced by their folders."""
+    """A stage of a chain as a run of its own, with its options. In `source`, the names of earlier stages are replaced by their folders."""
 
     stage: Stage
     source: RecipeText
@@ -45,12 +45,12 @@ class PlannedStage:
         return TrainingRequest(kind_of(self.stage.recipe), self.source)
 
     def missing_stage(self) -> str | None:
-        """Return the name of an earlier stage that this one uses and that has no checkpoint yet; None: all have one."""
+        """Return the name of an earlier stage that this one uses and that has no checkpoint yet; None if all have one."""
         return next((name for name in self.stage.uses if not is_begun(self.options.run.parent / name)), None)
 
     def require_intact_stages(self) -> None:
         """Raise ModelError if this stage uses an earlier one whose result names a checkpoint that is missing or damaged, since otherwise
-        the stage would start from another checkpoint. A finished stage does not use earlier ones again, so nothing is checked.
+        the stage would start from another checkpoint. If this stage is finished, it does not use them again, and nothing is checked.
         """
         if read_run(self.options.run).status == "finished":
             return
@@ -77,7 +77,7 @@ class ChainPlan:
     folder: str  # the path of the chain's folder in the recipes of its stages
     stages: tuple[PlannedStage, ...]
     selected: tuple[str, ...]  # the names of the stages that this command runs
-    gates: tuple[Gate, ...]  # on the totals of all stages
+    gates: tuple[Gate, ...]  # comparisons of the totals of all stages that must not be true
     continues: bool  # an earlier command has started the chain, and recorded its request in the folder's run.json
 
     @property
@@ -95,7 +95,7 @@ def is_chain(folder: Path) -> bool:
 
 
 def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOptions) -> ChainPlan:
-    """Check a chain, all of its stages and the gates, and return its plan. Raises UsageError.
+    """Check a chain, all of its stages and the gates, and return its plan. Raises UsageError for a mistake in any of them.
 
     `now`: the request of this command; without a recipe, the chain in the folder continues. `kind`: the kind of training that the command
     starts; None: any.
@@ -173,7 +173,7 @@ def _selected(chain: Chain, options: RunOptions) -> tuple[str, ...]:
 
 
 def _split_gates(texts: Sequence[str], chain: Chain, selected: Sequence[str]) -> tuple[dict[str, list[str]], list[Gate]]:
-    """Return the gates of each stage, without the stage's name, and the gates on the totals.
+    """Return the gates (comparisons that must not be true) of each stage, without the stage's name, and those on the totals.
 
     Raises UsageError, also for a gate of a stage that is not `selected`, since it would never be checked.
     """
@@ -243,8 +243,8 @@ def _require_files(plan: ChainPlan) -> None:
 
 
 def check_begun(plan: ChainPlan, listener: Listener) -> None:
-    """Check that stages that were begun can continue with their recipes. Raise UsageError for a new length of a stage from whose result a
-    later stage has started.
+    """Check that stages that have checkpoints can continue with their recipes. Raise UsageError if a stage has a new
+    length, and a later stage has started from its result.
     """
     for planned in plan.stages:
         if not is_begun(planned.options.run):

@@ -45,7 +45,7 @@ def make_plan(request: PlanRequest, session: Session, options: PlanOptions) -> E
 
 
 def _plan_prepared(run: Run, options: PlanOptions) -> Estimate:
-    """Return the estimate of a prepared run, with a probe if one was requested."""
+    """Return the estimate of a prepared run, corrected by a probe (a few real steps) and for other ranks or GPUs if requested."""
     plan = run.forecast(ahead=True)
     if options.probe:
         plan = with_probe(plan, run.recipe, probe_run(run, options.probe), run.device)
@@ -118,7 +118,7 @@ def _write_placeholder(folder: Path, recipe: Recipe, data: TrainingData) -> None
 
 
 def _sum_stages(stages: dict[str, Estimate]) -> Estimate:
-    """Return the estimate of a chain: sums over the stages, but the largest memory of a stage, and the parameters of the last one."""
+    """Return the estimate of a chain: sums over the stages, but the memory of the stage that needs most, and the last one's parameters."""
     estimates = [*stages.values()]
     last = estimates[-1]
     full = [stage.full_power for stage in estimates if stage.full_power is not None]

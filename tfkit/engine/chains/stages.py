@@ -1,4 +1,4 @@
-"""Run a recipe with stages: a chain of runs, whose folders are in a folder with their totals.
+"""Run a recipe with stages: a chain of runs, whose folders lie in one folder; its run.json has their totals.
 
 Each stage is an ordinary run, which is recorded, resumed and refused like any other.
 """
@@ -83,7 +83,7 @@ def _run_stage(
         error.add_note(f"in the stage {planned.name}")
         raise
     finally:
-        gc.collect()  # frees the memory by which the next stage chooses its micro-batches
+        gc.collect()  # the next stage chooses its micro-batch size by the free memory
 
 
 def _facts(plan: ChainPlan) -> dict[str, Any]:

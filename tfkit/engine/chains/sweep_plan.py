@@ -26,17 +26,17 @@ from tfkit.recipe.scoring_fields import scoring_fields
 from tfkit.recipe.search_space import Axis, SearchSpace
 from tfkit.run.run_json import read_run_json, trial_folders
 
-MOST_TRIALS = 1000  # of a grid; more are taken for a mistake
+MOST_TRIALS = 1000  # the most combinations that are tried without a requested number of trials; more are taken for a mistake
 _DECIDED = Path("the inferred recipe")  # in messages, in place of the path of a recipe file
-_MAY_CHANGE = "carbon"  # the section of a recipe or stage that may differ when a sweep continues: place and budget
-_RETRIES = 50  # draws of the sampler until it proposes a combination that was not tried
+_MAY_CHANGE = "carbon"  # the section of a recipe or stage that may differ when a sweep continues: the place and the budget
+_RETRIES = 50  # the most draws of the sampler to find a combination that was not tried
 
 Done = Sequence[tuple[Trial, float | None]]  # the trials so far, each with its score; None: it failed, or has no score
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A search that tries all combinations of the values of its axes. The last axis varies fastest."""
+    """A search that tries all combinations of the values of its axes (the varied fields). The last axis varies fastest."""
 
     axes: tuple[Axis, ...]
 
@@ -66,7 +66,7 @@ class OptunaSearch:
     higher_is_better: bool
 
     def propose(self, done: Done) -> dict[str, Any] | None:
-        """Return the values of the next trial; None after the last one. Combinations that were tried are redrawn, 50 times at most."""
+        """Return the values of the next trial; None after the last one. Redraw combinations that were tried: 50 draws at most."""
         if len(done) >= self.count:
             return None
         tried = [trial.values for trial, _ in done]
@@ -98,8 +98,8 @@ class SweepPlan:
     """A sweep to run, with the trials that earlier commands have started."""
 
     source: RecipeText  # the recipe that all trials change
-    given: RequestRecord  # the request; it has no recipe if `source` was inferred
-    space: SearchSpace
+    given: RequestRecord  # the user's request; it has no recipe if `source` was inferred
+    space: SearchSpace  # the varied fields with their values, and the overrides of all trials
     search: Search
     trials: tuple[Trial, ...]
     asked: int | None  # the number of trials that the user requested; None: all combinations
@@ -112,7 +112,7 @@ class SweepPlan:
         return followed_by(self.space.fixed, trial.values)
 
     def request(self, trial: Trial) -> TrainingRequest:
-        """Return the request for the training of a trial. Raise UsageError."""
+        """Return the request for the training of a trial. Raise UsageError if its recipe is not valid."""
         overrides = self.overrides(trial)
         recipe = read_trial(self.source, overrides)
         kind = kind_of(recipe if isinstance(recipe, Recipe) else recipe.stages[0].recipe)
@@ -125,14 +125,14 @@ def is_sweep(folder: Path) -> bool:
 
 
 def decide_source(overrides: Overrides, listener: Listener) -> RecipeText:
-    """Infer the recipe of a fine-tuning from the data and the checkpoint that the overrides name. Raise TfkitError."""
+    """Infer the recipe of a fine-tuning from the data and the checkpoint that the overrides name. Raise TfkitError if that fails."""
     request = TrainingRequest("fine-tuning", None, overrides, unwritten=UnwrittenRecipe(overrides))
     request.check()
     return RecipeText(_DECIDED, request.decide(listener).text)
 
 
 def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None, options: RunOptions, listener: Listener) -> SweepPlan:
-    """Plan a sweep, and check it; if it is a grid, check every trial. Raise UsageError.
+    """Plan a sweep, and check it; if it is a grid, check every trial. Raise UsageError, also if the folder has another sweep.
 
     `source`: the recipe; None: the sweep in the folder continues with its own recipe, or a new sweep gets one that is inferred with the
     first value of each varied field. `asked`: the number of trials; None: the number with which the sweep was started, or all combinations.
@@ -195,7 +195,7 @@ def _require_unspent(read: Recipe | Chain, folder: Path) -> None:
 
 
 def _decided(folder: Path, overrides: Overrides, listener: Listener, *, continues: bool) -> RecipeText:
-    """Return the recipe of a sweep that was given none: that in its folder if the sweep continues, else an inferred one."""
+    """Return the recipe of a sweep whose command names none: that in its folder if the sweep continues, else an inferred one."""
     if continues and (folder / "recipe.yaml").exists():
         return RecipeText(_DECIDED, open_recipe(str(folder / "recipe.yaml")).text)
     source = decide_source(overrides, listener)
@@ -204,7 +204,7 @@ def _decided(folder: Path, overrides: Overrides, listener: Listener, *, continue
 
 
 def read_trial(source: RecipeText, overrides: Overrides) -> Recipe | Chain:
-    """Return the recipe of a trial, checked. Raise UsageError."""
+    """Return the recipe of a trial, checked. Raise UsageError if it is not valid."""
     return read_chain(source, overrides) if source.has_stages else source.read(overrides)
 
 
@@ -242,7 +242,7 @@ def _of_trial(trial: Trial) -> Iterator[None]:
 
 
 def check_trial(plan: SweepPlan, trial: Trial, options: RunOptions) -> None:
-    """Check the recipe of a trial as its own command would. Raise UsageError."""
+    """Check the recipe of a trial as a command that trains it would. Raise UsageError if it is not valid."""
     overrides = plan.overrides(trial)
     recipe = read_trial(plan.source, overrides)
     for stage_recipe in [recipe] if isinstance(recipe, Recipe) else [stage.recipe for stage in recipe.stages]:
@@ -277,7 +277,7 @@ def _drawn(axis: Axis, value: Any) -> Any:
 
 
 def _rounded(axis: Axis, value: Any) -> Any:
-    """Return the value for what Optuna drew. A number of a range that is not whole is rounded to three significant digits."""
+    """Return the trial's value for the index or number that Optuna drew. In a range of real numbers, it has three significant digits."""
     if axis.ends is None:
         return axis.values[value]
     return axis.number(value if axis.whole else min(max(float(f"{value:.3g}"), axis.ends[0]), axis.ends[1]))

@@ -1,4 +1,4 @@
-"""Run a sweep: trials of one recipe with different values. Each is an ordinary run, whose folder is in a folder with the totals of all."""
+"""Run a sweep: trials of one recipe with different values. Each is an ordinary run; their common folder has the totals."""
 
 import gc
 from dataclasses import replace
@@ -41,7 +41,7 @@ def resume(overrides: Overrides, options: RunOptions, listener: Listener, stop: 
 
 
 def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Run the remaining trials. A trial whose values make the training fail is recorded, and the sweep continues with the next one.
+    """Run the remaining trials. A trial whose values make the training fail is recorded as failed, and the next one follows.
 
     Raise Stopped, whose `result` is set.
     """
@@ -112,7 +112,7 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
             raise
         return _failed(trial, str(error) if no_memory else "out of memory", listener)
     finally:
-        gc.collect()  # frees the memory by which the next trial chooses its micro-batches
+        gc.collect()  # the next trial chooses its micro-batch size by the free memory
     return trial
 
 

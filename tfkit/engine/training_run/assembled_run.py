@@ -1,6 +1,6 @@
 """An assembled run: its weights, optimizer, loader and hooks, new or restored from its newest undamaged checkpoint.
 
-Its methods record it in run.json, take its steps, and finish it.
+The methods of `AssembledRun` record the run in run.json, take its steps, and finish it.
 """
 
 import warnings
@@ -70,8 +70,8 @@ class AssembledRun:
         """Seconds, tokens and FLOPs of all steps, including those of earlier attempts.
 
         `train_flops` follow from the tokens and the architecture (training/flops.py); `hardware_flops_bound` is what the devices of
-        all ranks could have computed in that time at their peak speed, which comes from the data sheet of a GPU, and is measured on any
-        other device.
+        all ranks could have computed in `train_seconds` at their peak speed, which comes from the data sheet of a GPU, and is measured on
+        any other device.
         """
         seconds, tokens, peak = round(self.progress.seconds, 3), self.progress.tokens, self.log.peak_flops
         totals = {"train_seconds": seconds, "tokens": tokens, "train_flops": tokens * self.log.flops_per_token if tokens else 0.0}
@@ -100,11 +100,14 @@ class AssembledRun:
             planned |= {"predicted": predicted, "actual": None}
         data: dict[str, Any] = {"data": run.data.fingerprints(), "held_out": run.data.held_out(), "data_sizes": run.data.sizes()}
         run.folder.record(**arithmetic, **planned, **data, parents=[parent.document() for parent in run.parents])
-        run.folder.write_recipe(dump_recipe(self.pinned, run.data.config))  # once run.json has no result of an earlier recipe
+        run.folder.write_recipe(dump_recipe(self.pinned, run.data.config))  # only now that run.json has no result of an earlier recipe
         run.folder.record(given=given.document())
 
     def train(self) -> None:
-        """Train to the end. Raises Stopped after saving a checkpoint, and UnhealthyError instead of taking an unhealthy step."""
+        """Train to the end.
+
+        Raises Stopped after saving a checkpoint, and UnhealthyError if a loss or gradient is not finite, or a guard of the recipe acts.
+        """
         run, components, listener, begun_at = self.run, self.components, self.run.listener, self.progress.step
         if self.resumed_from:
             listener.say(f"resuming from {self.resumed_from.name}")
@@ -136,7 +139,7 @@ class AssembledRun:
                 run.meter.phase(FINISH)
 
     def result(self, status: Literal["finished", "stopped"]) -> dict[str, Any]:
-        """Return the result (docs/cli.md). Its seconds and energy are the totals in run.json, which must be recorded before."""
+        """Return the result (docs/cli.md). Its seconds and energy are the totals in run.json: record these first."""
         folder, progress, data, best = self.run.folder, self.progress, self.run.data, self.hooks.checkpointer.best
         recorded = folder.recorded
         result: dict[str, Any] = {
@@ -163,13 +166,13 @@ class AssembledRun:
             "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
             **recorded.totals.document(MEASURED),
             **self.hooks.checkpointer.inherited.fields(),
-            "gates": [],  # the command that asks for the result adds its own
+            "gates": [],  # the command that asks for the result adds its verdicts
         }
         document: dict[str, Any] = strict_json.loads(strict_json.dumps(result))  # as --resume reads it: an infinite perplexity is null
         return document
 
     def finish(self) -> dict[str, Any]:
-        """Write the card of the last checkpoint, and record the finished run in run.json; return its result."""
+        """Write the model card of the last checkpoint, and record the finished run in run.json; return its result."""
         result = self.result("finished")
         for warning in self.hooks.checkpointer.best.warnings(self.baselines, new_head=result["new_head"]):
             self.run.listener.warn(warning)
@@ -205,8 +208,10 @@ class AssembledRun:
         budget.raise_if_reached(no_step_yet(self.resumed_from))
 
     def _try_out(self) -> None:
-        """Try the largest micro-batch on a GPU, and on any device with training.compile, where this compiles the model. A stop request ends
-        the trial immediately. With sharded weights nothing is tried: the ranks compile in their first step.
+        """On a GPU, or with training.compile, compute a micro-batch without taking a step, and make it smaller until it fits into memory.
+
+        With training.compile, this compiles the model. A stop request ends it immediately. With sharded weights, nothing is computed: the
+        ranks compile in their first step.
         """
         run, compiles = self.run, self.run.recipe.training.compile
         if run.recipe.parallel.shard > 1 or (not compiles and run.device.type == "cpu"):
@@ -269,7 +274,10 @@ def _announce_size(model: Transformer, listener: Listener) -> None:
 
 
 def _micro_batches(run: Run, components: Components, resumed_from: Path | None, size: int) -> MicroBatches:
-    """Return the micro-batches of a run. Their size is chosen unless the recipe or a checkpoint gives one that the ranks can share."""
+    """Return the micro-batches of a run.
+
+    Their size is chosen by the free memory unless the recipe gives it, or a checkpoint has one that divides evenly among the ranks.
+    """
     micro_batches = MicroBatches(run.recipe, run.device, run.listener, components, restored=resumed_from is not None)
     if run.recipe.training.micro_batch_size is None and not (resumed_from and micro_batches.is_even):
         micro_batches.choose()

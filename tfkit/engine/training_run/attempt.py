@@ -52,11 +52,11 @@ class RunOptions:
     run: Path
     forecaster: Forecaster
     resume: bool = False
-    exact: bool = False  # do not fall back to an older checkpoint
+    exact: bool = False  # if the newest checkpoint is damaged, do not fall back to an older one
     force: bool = False  # start even if the planned checkpoints do not fit the disk
     device: str | None = None
     threads: int | None = None
-    command: Sequence[str] = ()  # for run.json
+    command: Sequence[str] = ()  # the command line, recorded in run.json
     fail_if: Sequence[str] = ()  # comparisons of the result's metrics that must not be true
     stages: Sequence[str] = ()  # the stages of the recipe to run; empty: all
     connection: RankConnection = field(default_factory=RankConnection)  # to the ranks that train together
@@ -71,7 +71,7 @@ class RunOptions:
 
 
 def start_run(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Start a run, or continue the one in the folder; return the result (docs/cli.md).
+    """Start a run or, with `options.resume`, continue the one in its folder; return the result (docs/cli.md).
 
     Problems of a new run's recipe are reported before its folder is created.
     """
@@ -143,7 +143,10 @@ def _decide(request: TrainingRequest, folder: RunFolder, listener: Listener, sto
 def _budget(
     recipe: Recipe, options: RunOptions, folder: RunFolder, listener: Listener, stop: StopRequest, ended_by: str | None
 ) -> Budget | None:
-    """Return the budget of an attempt: the limits of its recipe and, for a new run, its length in minutes; None if there is no limit."""
+    """Return the budget of an attempt; None if it has no limit.
+
+    Its limits are those of the recipe and, for a new run of a length in minutes, a time limit somewhat above that length.
+    """
     carbon, minutes = recipe.carbon, None if folder.begun else options.minutes
     if minutes is None and not carbon.limits:
         return None
@@ -157,13 +160,19 @@ def _gates(options: RunOptions, recipe: Recipe) -> list[Gate]:
 
 
 def _with_verdicts(result: dict[str, Any], gates: Collection[Gate]) -> dict[str, Any]:
-    """Return the result with the verdict on each gate. run.json has no verdicts, since the next command may have other gates."""
+    """Return the result with the verdict on each gate (a comparison of `fail_if`).
+
+    run.json has no verdicts, since the next command may have other gates.
+    """
     return {**result, "gates": strict_json.loads(strict_json.dumps({"gates": judge(gates, training_metrics(result))}))["gates"]}
 
 
 @dataclass(frozen=True)
 class _Attempt:
-    """An attempt whose folder is locked and whose recipe is known. `stop`: that of the budget, if there is one; else the command's."""
+    """An attempt whose folder is locked and whose recipe is known.
+
+    `given`: the record of the user's request. `stop`: the stop request of the budget or, without a budget, of the command.
+    """
 
     recipe: Recipe
     given: RequestRecord
@@ -175,7 +184,7 @@ class _Attempt:
     budget: Budget | None
 
     def train(self) -> dict[str, Any]:
-        """Train while a meter measures; however the attempt ends, stop the meter and record the totals. Raises Stopped."""
+        """Train while a meter measures the energy; however the attempt ends, stop the meter and record the totals. Raises Stopped."""
         recipe, folder, budget = self.recipe, self.folder, self.budget
         folder.begin_attempt(self.options.threads, kind=kind_of(recipe))
         assembled: AssembledRun | None = None
@@ -243,7 +252,7 @@ class _Attempt:
         return run
 
     def _decide_by_data(self, run: "Run") -> RequestRecord:
-        """Check the gates; choose the number of steps and the learning rate if they are left open. Return the completed request record."""
+        """Check the gates' metrics; choose the steps and the learning rate if they are left open. Return the completed request record."""
         options, given = self.options, self.given
         run.budget = self.budget
         for gate in self.gates:

@@ -1,4 +1,4 @@
-"""The best checkpoint of a run, by the metric of its recipe. A record next to the checkpoints keeps it from being deleted as an old one."""
+"""The best checkpoint of a run, by the metric of its recipe. The file best.json records it, so that it is not deleted as an old one."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,10 @@ class BestCheckpoint:
         self.metric = run.recipe.evaluation.metric or run.recipe.objective.trained_for.best_by
 
     def score(self, metrics: Mapping[str, float | None]) -> float:
-        """Return the value by which checkpoints are compared; NaN, which is never best, if `metrics` lack it or exceed kl_limit."""
+        """Return the value by which checkpoints are compared.
+
+        Return NaN, which is never best, if `metrics` lack that value, or exceed objective.kl_limit.
+        """
         value = metrics.get(self.metric)
         known = {name: number for name, number in metrics.items() if number is not None}
         return value if value is not None and self.run.recipe.objective.may_be_best(known) else math.nan
@@ -50,7 +53,7 @@ class BestCheckpoint:
             )
 
     def _record(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """Record the scores. Of checkpoints with equal scores, such as an F1 of 0, the lower loss is better. Raises OSError."""
+        """Record the scores. Of checkpoints with equal scores, such as an F1 of 0, that with the lower loss is better. Raises OSError."""
         old, loss = read_best(self.root), metrics.get("loss")
         known = self.log.evaluations.get(old.step, {}).get("loss") if old else None
         lower = loss is not None and known is not None and loss < known

@@ -1,8 +1,9 @@
-"""The budget of a run in grams of CO2e, energy or time, which counts all its attempts and its sibling runs, and ends a run that reaches it.
+"""The budget of a run in grams of CO2e, energy or time. It counts all attempts of the run and of its siblings (the other stages of its
+recipe or trials of its sweep), and ends a run that reaches it.
 
 The budget is checked after each step, and wherever a run checks whether to stop. The last step is the one that reaches the limit, or the
-one before a step that would exceed it. A limit of time includes the end of the attempt. A limit of energy or grams may be exceeded by as
-much as is used between two readings of the meter.
+one before a step that would exceed it. A limit of time includes the end of the attempt: its last save and the stop of the
+meter. A limit of energy or grams may be exceeded by as much as is used between two readings of the meter.
 """
 
 import time
@@ -21,8 +22,8 @@ from tfkit.units import format_energy, format_mass, format_seconds
 NEAR = 0.8  # fraction of the limit at which the user is warned
 SURE_STEPS = 5  # number of steps after which the use of the remaining ones is forecast
 LONGER, LATER_SECONDS = 1.2, 30.0  # a run of n minutes is stopped after this factor times n minutes, plus these seconds
-SILENT_TICKS = 2  # intervals of the meter, of at most LONGEST_TICK_SECONDS, without a good reading after which the meter has failed
-LONGEST_TICK_SECONDS = 5.0
+SILENT_TICKS = 2  # the meter has failed after this number of its intervals without a good reading
+LONGEST_TICK_SECONDS = 5.0  # a longer interval of the meter counts as this long
 
 
 def format_amount(name: str, value: float) -> str:
@@ -33,7 +34,7 @@ def format_amount(name: str, value: float) -> str:
 
 
 def with_latest_end(carbon: CarbonSection, minutes: float, earlier: float) -> CarbonSection:
-    """Return the section with a limit on the time, somewhat above `minutes`; a limit in the recipe is kept.
+    """Return the recipe's `carbon` section with a limit on the time, somewhat above `minutes`; unchanged if it has one.
 
     `earlier`: the seconds of attempts that left no checkpoint; they count against the limit, so it is raised by them.
     """
@@ -69,7 +70,7 @@ class _MeterWatchdog:
 
 
 class Budget:
-    """The budget of one attempt, created before the attempt's meter. `carbon` has at least one limit.
+    """The budget of one attempt, created before the attempt's meter. `carbon`: that section of the recipe, with a limit.
 
     `ended_by`: as in `require_unspent`. Raises SpentBudgetError if earlier attempts of the run have used up the budget, BudgetReached if
     sibling runs have.
@@ -118,7 +119,10 @@ class Budget:
         return self._asked.should_stop() or bool(self.reached)
 
     def check(self, next_step: bool = False) -> bool:
-        """Return whether a limit is reached or, with `next_step`, whether one more step and the end of the attempt would exceed a limit."""
+        """Return whether a limit is reached or, with `next_step`, whether one more step and the end of the attempt would exceed a limit.
+
+        Warn once when a limit is near, or when the meter has failed.
+        """
         if self.reached or self._usage.meter is None:
             return bool(self.reached)
         spent = self._usage.spent_near(self.limits)
@@ -139,20 +143,20 @@ class Budget:
             raise Stopped(message)
 
     def wait_for_meter(self) -> None:
-        """Wait until the meter has started: steps before that would not be counted. Raises Stopped."""
+        """For a limit of energy or grams, wait until the meter has started, since it counts no earlier steps. Raises Stopped."""
         while self._meters and (meter := self._usage.meter) is not None and meter.reading().status == "starting":
             self._asked.raise_if_requested("no step was taken")
             time.sleep(0.02)
 
     def begin_steps(self, left: int, planned: dict[str, float]) -> None:
-        """Begin the `left` remaining steps, which are estimated to use `planned`."""
+        """Begin the `left` remaining steps, and warn if their estimated use, `planned`, would exceed a limit."""
         self.wait_for_meter()
         began = asdict(self._usage.begin_steps())
         if not self.check() and left:
             self._forecast({name: began[name] + planned[name] for name in self.limits}, "by the plan of the run")
 
     def stepped(self, left: int) -> None:
-        """Check the budget after a step, and forecast the `left` remaining steps."""
+        """Check the budget after a step, and warn if the `left` remaining steps are likely to exceed it."""
         if self._usage.began is None:
             return
         used = asdict(self._usage.stepped())
@@ -181,7 +185,7 @@ class Budget:
         self.reached, self._remedy = _key(name), f"{_key(name)}={_larger(max(used, limit))}"
 
     def _watch_meter(self) -> None:
-        """Warn or stop, as the recipe says, if the meter of an energy budget no longer gives readings."""
+        """If the meter of a budget of energy or grams has failed, warn and, if carbon.on_meter_failure says so, stop."""
         if not self._meters or self._usage.meter is None or not self._silence.is_long(self._usage.meter):
             return
         failed = "the carbon meter has failed, so the budget of energy cannot be kept"
@@ -201,7 +205,7 @@ class Budget:
                 )
 
     def _is_measured(self) -> bool:
-        """Whether the steps so far took more than two intervals of the meter, so that their energy is known well enough."""
+        """Whether the steps so far took more than two intervals of the meter, so that their energy is known; True if only time counts."""
         return not self._meters or self._usage.seconds_of_steps > 2 * self._carbon.every_seconds
 
     def _warn_once(self, what: str, text: str) -> None:
@@ -224,7 +228,7 @@ class BudgetStop:
         return number
 
     def should_stop(self) -> bool:
-        """Whether the run should stop as soon as nothing is lost."""
+        """Whether the run should stop, at a place where nothing is lost: after a stop request, or if a limit is reached."""
         return self.asked.should_stop() or self.budget.check()
 
     def raise_if_requested(self, message: str = "nothing was lost") -> None:
@@ -234,7 +238,7 @@ class BudgetStop:
 
     @contextmanager
     def at_once(self, message: str = "nothing had to be saved") -> Iterator[None]:
-        """Let a signal end the block anywhere; the budget is checked before and after the block."""
+        """Let a signal end the block anywhere, by Stopped; the budget is checked before and after the block."""
         self.budget.raise_if_reached(message)
         try:
             with self.asked.at_once(message):

@@ -72,7 +72,7 @@ class Checkpointer:
         run.meter.phase("train", progress.step)
 
     def record_scores(self, step: int, metrics: Mapping[str, float]) -> None:
-        """If the step has a checkpoint, record its scores, by which the best checkpoint is kept, and write them into its card."""
+        """If the step has a checkpoint, record its scores, by which the best checkpoint is kept, and write them into its model card."""
         checkpoint = self.root / f"step-{step:06d}"
         if not checkpoint.is_dir():
             return
@@ -82,7 +82,7 @@ class Checkpointer:
 
     @property
     def inherited(self) -> Inherited:
-        """The energy and emissions of all ancestors of the model."""
+        """The energy and emissions of all models from which the run's model descends."""
         return sum_inherited(self.run.ancestry.ancestors)
 
     def lineage(self) -> Lineage:
@@ -91,9 +91,9 @@ class Checkpointer:
         return Lineage(self.kind, tuple(ParentEntry(**parent.document()) for parent in self.run.parents), own, self.run.ancestry.ancestors)
 
     def write_card(self, checkpoint: Path, step: int, totals: RunTotals = RunTotals()) -> None:
-        """Write the card again, with the scores and the energy that are known now. The manifest stays valid: it does not list the card.
+        """Write the model card again, with the scores and energy known now. The manifest (hashes of files) stays valid: it omits the card.
 
-        `totals`: those of run.json, if the attempt has ended, so that they are complete.
+        `totals`: the complete totals of run.json, if the attempt has ended.
         """
         try:
             write_atomically(checkpoint / "README.md", self._card(checkpoint, step, totals))
@@ -169,7 +169,7 @@ class Checkpointer:
 
 
 def family_name(recipe: Recipe, data: TrainingData) -> str | None:
-    """Return the family in whose format the model is saved: the base model's or the preset's; None for a model described in full."""
+    """Return the family in whose format the model is saved: the base model's or the preset's; None for any other model."""
     preset = recipe.model.preset
     return data.start.described.family if data.start else PRESETS[preset][0].name if preset else None
 

@@ -1,4 +1,4 @@
-"""Detect contention for the processor: before a run by the load, for the forecast; during a run by processor time and load, for a warning.
+"""Detect contention for the processor: before a run by the system's load average; during it also by its own processor time.
 
 A parallel step waits for its slowest thread, so one competing process can halve the speed of the run. The number of threads is not changed
 automatically, since that changes the last bits of a run's numbers.
@@ -25,7 +25,7 @@ _LOST = 0.25  # the processor time, in cores, that the run may lose without a wa
 def busy_neighbours() -> int:
     """Return the number of busy threads of other processes: the average over a minute or, if it is smaller, the number that are ready now.
 
-    The average still counts processes that have just ended.
+    The average may be too large: it still counts processes that have just ended. Return 0 if the system has no load average.
     """
     try:
         average = os.getloadavg()[0]
@@ -62,7 +62,7 @@ class Contention:
             self._step_seconds, self._used = 0.0, 0.0
 
     def _judge(self, used: float) -> None:
-        """Warn if more processes than cores are ready to run, and this run gets less than a core per thread. `used`: the cores it got."""
+        """Warn if more processes than cores are ready to run, and this run gets less than a core per thread: `used` cores on average."""
         load = os.getloadavg()[0]
         if load <= self.machine + _MARGIN or used >= min(self.threads, self.cores) - _LOST:
             return

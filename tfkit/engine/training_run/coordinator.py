@@ -57,7 +57,7 @@ class AgreedStop:
 
     @contextmanager
     def exit_code(self) -> Iterator[None]:
-        """If the block raises Stopped, set its exit code to that of the signal that the ranks have agreed on."""
+        """If the block raises Stopped, set its exit code to 128 plus the signal on which the ranks have agreed."""
         try:
             yield
         except Stopped as stopped:
@@ -67,7 +67,7 @@ class AgreedStop:
 
 
 class FollowingHooks:
-    """The hooks of a rank other than rank 0, which writes no files and shows only warnings."""
+    """The hooks of any rank but rank 0: they write no files, and show only warnings."""
 
     def __init__(self, listener: Listener, micro_batches: MicroBatches, meter: Meter):
         self._listener, self._meter = listener, meter
@@ -132,9 +132,9 @@ class RankHooks:
         self._by_first(lambda: self._hooks.evaluate(progress))
 
     def _by_first(self, work: Callable[[], Result]) -> Result:
-        """Do the work on rank 0, which announces the outcome; any other rank does the work when that announcement arrives.
+        """Do the work on rank 0, which announces the outcome; any other rank calls its own `work` when the outcome arrives.
 
-        A Stopped or UnhealthyError of rank 0 is raised on all ranks; any other error of rank 0 becomes a PeerLostError on them.
+        A Stopped or UnhealthyError of rank 0 is raised on all ranks; any other error of rank 0 becomes a PeerLostError on the others.
         """
         if isinstance(self._hooks, FollowingHooks):
             outcome = self._work.serve()
@@ -163,13 +163,13 @@ class RankHooks:
 
 
 def announce_meter(group: ProcessGroup, facts: dict[str, Any]) -> None:
-    """Let a rank of each other machine measure that machine's energy. `facts`: the arguments of `Meter.on_node`."""
+    """Let a rank of each other machine measure that machine's energy. `facts`: the argument of `Meter.on_node`."""
     group.announce({"metered": facts})
 
 
 def announce_run(run: Run, checkpoint: Path | None, micro_batch_size: int) -> None:
     """Announce the run to the other ranks: its folder, recipe, checkpoint to continue from, micro-batch size, device and code files. Then
-    wait until they have prepared the same data (`follow`). Raises DataError or ModelError on all ranks if an input differs.
+    wait until they have prepared the same data (`_begin`). Raises DataError or ModelError on all ranks if an input differs.
     """
     assert isinstance(run.peers, ProcessGroup)
     where = {"folder": str(run.folder.path), "checkpoint": str(checkpoint) if checkpoint else None}
@@ -191,8 +191,8 @@ def steps_of_ranks(
 ) -> Iterator[RankHooks]:
     """Begin the steps after `step` on all ranks, and yield the hooks with which this rank takes them in the block.
 
-    At the end of the block, the ranks wait for each other, call `last`, and wait again. A Stopped of the block gets the exit code of the
-    signal that the ranks have agreed on. Raises ModelError on all ranks if their initial weights differ in a bit.
+    At the end of the block, the ranks wait for each other, call `last`, and wait again. If the block raises Stopped, the error gets the
+    exit code of the signal that the ranks have agreed on. Raises ModelError on all ranks if their initial weights differ in a bit.
     """
     group, components = work.group, work.components
     if isinstance(hooks, LoopHooks):
@@ -201,7 +201,7 @@ def steps_of_ranks(
         group.announce(start)
     else:
         with stop.at_once("no step was taken"):
-            start = work.serve()  # takes part in work before the first step, such as its evaluation
+            start = work.serve()  # takes part in work before the first step, such as an evaluation of the initial model
         components.loader.micro_batch_size = start["micro_batch_size"]
     if components.stepper.weights.sharding is None:  # sharded weights were compared when they were sharded
         require_same(group, weights_sha256(components.stepper))
@@ -211,9 +211,10 @@ def steps_of_ranks(
 
 
 def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, given: RequestRecord | None = None) -> None:
-    """Take part in all trainings of rank 0's command. This process writes its output into the run folder as soon as rank 0 names it.
+    """Take part, on any rank but rank 0, in all trainings of rank 0's command. This process's output goes to the
+    run folder as soon as rank 0 names it.
 
-    `given`: the request of this rank's command, if it has one; it is only compared with rank 0's. Raises Stopped as rank 0 does,
+    `given`: the request of this rank's command, if it has one; it is only compared with rank 0's. Raises Stopped when rank 0 does,
     PeerLostError if rank 0 fails or is lost, and UnhealthyError if rank 0 ends after an unhealthy step.
     """
     torch.set_num_threads(threads)
@@ -262,7 +263,7 @@ def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener,
 
 
 def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> MicroBatches:
-    """Prepare the data, and assemble the same components as rank 0. Return the micro-batches, which hold the components.
+    """Prepare the data, and assemble the same components as rank 0. Return the `MicroBatches`, which hold the components.
 
     If this rank and rank 0 share a cache, the cache has the data already.
     """

@@ -2,7 +2,7 @@
 
 A trial takes a few steps with each of several learning rates, and chooses the best one for the run (rate_trial.py). The optimal rate falls
 with the length of the training, as the number of tokens to the power of -0.32 (Bjorck et al. 2024, arXiv 2409.19913, for lengths within a
-factor of ten). So the trial multiplies each rate by a factor that depends on how much shorter than the run it is.
+factor of ten). So the trial multiplies each rate by a factor that depends on how much shorter the trial is than the run.
 
 This module does not import torch.
 """
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _MAX_FRACTION = 0.15  # of the run's FLOPs that a trial may take
 _CHEAP_FLOPS = 2e13  # a minute or two on a processor: a trial may always take this much, up to half of the run's FLOPs
-_MIN_STEPS, _MAX_STEPS, _SHORTENING = 4, 100, 6  # steps per rate: from 4 to 100, and at most a sixth of the run's
-_MIN_HELD_OUT, _MAX_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows to score on: from 4 to 64, and at most the rows of 4 steps
+_MIN_STEPS, _MAX_STEPS, _SHORTENING = 4, 100, 6  # steps per rate: at most a sixth of the run's and 100, at least 4
+_MIN_HELD_OUT, _MAX_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows to score on: at most 64 and the rows of 4 steps, at least 4
 _MANY_HELD_OUT = 256  # rows to score on if an F1 decides: 64 rows would have too few of the rare classes
 _EXPONENT = 0.32  # of Bjorck et al., see above
 RARE_METRICS = ("f1", "f1_macro")  # metrics for classes of unequal frequency, which decide a trial in place of the loss
@@ -111,15 +111,15 @@ class Range:
 
 @dataclass(frozen=True)
 class FullPower:
-    """The emissions by the formula of ML CO2 Impact (Lacoste et al. 2019, arXiv 1910.09700), for comparison: the hardware uses its full
-    power for the likely time.
+    """The emissions by the formula of ML CO2 Impact (Lacoste et al. 2019, arXiv 1910.09700), for comparison: as if the hardware used its
+    full power for the run's likely time.
     """
 
     hardware: str
     watts: float
     hours: float
     emissions_g: float
-    source: str  #: of the watts
+    source: str  #: where `watts` comes from, such as a data sheet
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,9 @@ class Estimate:
     """The resources that a run, or all stages of a chain, will need.
 
     `flops`: `total` is the sum of `forward`, `backward` (of the trained model in all steps), `companions` (teacher, reference, reward and
-    value models), `rollouts` (sampling the responses, and the policy's own forward pass on them before the first step), `recomputed` (by
-    activation checkpointing, and logits that are too large to keep), `evaluation`, `samples` and `trial` (of learning rates). `attention`
-    and `head` are parts of `forward` and `backward`: `total` does not count them again.
+    value models), `rollouts` (sampling the responses, and the policy's own forward pass on them before the steps), `recomputed` (by
+    activation checkpointing, and logits that are too large to keep), `evaluation`, `samples` (generated texts) and `trial` (of rates).
+    `attention` and `head` are parts of `forward` and `backward`: `total` does not count them again.
     """
 
     parameters: int
@@ -140,20 +140,20 @@ class Estimate:
     micro_batch_size: int
     flops: dict[str, float]
     memory_bytes: int  #: at the peak, on the training device
-    disk_bytes: int  #: of the checkpoints that are kept
+    disk_bytes: int  #: of the checkpoints that exist at the same time
     seconds: Range  #: wall time, from the start of the command to its end
     energy_kwh: Range
     emissions_g: Range  #: CO2e
     basis: str  #: "table": from the machine's speeds alone; "learned": corrected by earlier runs on it; "probe": from real steps
-    place: str = ""  #: whose carbon intensity is used
+    place: str = ""  #: the place whose carbon intensity is used
     assumptions: dict[str, str] = field(default_factory=dict)  #: how each number was obtained
     full_power: FullPower | None = None
     table_seconds: dict[str, float] = field(default_factory=dict)  #: seconds of each part of the run, from the machine's speeds alone
-    probe: dict[str, Any] | None = None  #: the measured steps and their cost
+    probe: dict[str, Any] | None = None  #: the steps that `tfkit plan --probe` measured, and their cost
     rate_trial: RateTrialPlan | None = None  #: of learning rates, before the first step
     no_rate_trial: str | None = None  #: why the recipe's rates are not tried
     cluster: dict[str, Any] | None = None  #: ranks, their memory and traffic (planning/cluster.py); None: one rank on this machine
-    stages: dict[str, "Estimate"] = field(default_factory=dict)  #: of a chain, by name
+    stages: dict[str, "Estimate"] = field(default_factory=dict)  #: the estimates of a chain's stages, by name; empty for a single run
 
     @property
     def training_flops(self) -> float:
@@ -162,13 +162,13 @@ class Estimate:
 
     @property
     def fraction_after_start(self) -> float:
-        """The fraction of the run's time that is left after the start and the rate trial: steps, evaluations, samples, checkpoints."""
+        """The fraction of the run's time that is left after start, weights and rate trial: steps, evaluations, samples, checkpoints."""
         whole = sum(self.table_seconds.values())
         return 1.0 - self._seconds("start", "weights", "trial") / whole if whole else 1.0
 
     @property
     def fixed_seconds(self) -> float:
-        """The seconds, by `table_seconds`, that do not depend on the speed of the steps: start, weights and checkpoints."""
+        """The seconds, by `table_seconds`, that do not depend on the speed of the steps: those of start, weights and checkpoints."""
         return self._seconds("start", "weights", "checkpoints")
 
     def _seconds(self, *parts: str) -> float:
@@ -211,7 +211,7 @@ class Forecaster(Protocol):
 
 
 def fit_length(run: "Run", minutes: float, named: Collection[str], *, measures: bool = False) -> dict[str, Any]:
-    """Give the prepared run the number of steps that takes about this many minutes, and return the changed fields of its recipe.
+    """Give the prepared run the number of steps that takes about `minutes` minutes, and return the changed fields of its recipe.
 
     Other fields in steps, such as intervals, are scaled with the length, unless the user sets them (`named`). `measures`: correct the
     forecast by the time of a few real steps, if a single process trains.

@@ -19,7 +19,7 @@ from tfkit.training.loop import Log, Progress
 from tfkit.training.replay import describe_step
 from tfkit.units import format_energy, format_seconds
 
-MEASURED_STEPS = 3  # of an attempt; without the first one, which is slower, the remaining time is estimated from them
+MEASURED_STEPS = 3  # the first steps of an attempt; all but the slower first one give the remaining time
 WORTH_REPORTING_SECONDS = 60.0  # of the remaining steps; a shorter time is not reported
 
 
@@ -36,7 +36,7 @@ class LoopHooks:
         self._measured: list[float] = []  # the seconds of the first steps of this attempt
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
-        """Show the step on a terminal's live line, and check the budget and contention for the processor."""
+        """Show the step on a terminal's live line, check the budget and contention for the processor, and report the time once."""
         if self.run.device.type == "cpu":
             self._contention.stepped(seconds)
         if self.run.budget is not None:
@@ -86,7 +86,7 @@ class LoopHooks:
         )
 
     def log(self, line: Log) -> None:
-        """Write a line to the log and the time to run.json, and warn if the meter has a new problem."""
+        """Write a line to the log, update the time in run.json, and warn if the meter has a new problem."""
         self.training_log.line(line)
         self.run.folder.update_time()
         if warning := self.run.meter.warning():

@@ -37,8 +37,8 @@ def limit_batch_size(recipe: Recipe, data: TrainingData, listener: Listener, ran
     """Return the recipe with a batch of at most the available rows. A larger batch would repeat rows in a step, so it is reduced, with a
     warning, to the same size for any number of ranks.
 
-    Batches of sampled responses are not limited, since several responses to one prompt are different rows. Raises UsageError if the reduced
-    batch cannot be divided evenly among the ranks.
+    Not limited are a batch that grows by training.batch_ramp, and batches of sampled responses, since several responses to one prompt are
+    different rows. Raises UsageError if the reduced batch cannot be divided evenly among the ranks.
     """
     training = recipe.training
     if (
@@ -59,7 +59,10 @@ def limit_batch_size(recipe: Recipe, data: TrainingData, listener: Listener, ran
 
 
 def is_short(recipe: Recipe, data: TrainingData, model: Transformer, device: torch.device) -> bool:
-    """Whether a run takes at most about a minute, even on the slowest machine in use today: its forecast would not help the user."""
+    """Whether a run takes at most about a minute, even on the slowest machine in use today: its forecast would not help the user.
+
+    False, without a calculation, for a run with companions, a reference, sampled responses or generated samples.
+    """
     objective = data.objective
     if objective.rollouts is not None or objective.companions or objective.reference_use != "none" or recipe.generation.prompts:
         return False
@@ -86,7 +89,7 @@ class MicroBatches:
         self.restored = restored
 
     def choose(self) -> None:
-        """Set the size that `choose_micro_batch` returns for the free memory. A GPU's memory counts as unlimited; `halve` corrects that."""
+        """Set the size that `choose_micro_batch` returns for the free memory. A GPU's memory counts as unlimited: see `halve`."""
         on_cpu = self.device.type == "cpu"
         left = available_bytes() if on_cpu else None
         left = None if left is None else left // self.ranks.local_size - self.bytes_to_come(sums=True)
@@ -104,7 +107,10 @@ class MicroBatches:
         return self.loader.sizes.unit % (self.loader.micro_batch_size * self.ranks.size) == 0
 
     def halve(self, error: str) -> None:
-        """Halve the micro-batches after `error`. Raises InsufficientMemoryError if their size is fixed, or a single row does not fit."""
+        """Halve the micro-batches when memory ran out with `error`.
+
+        Raises InsufficientMemoryError if the recipe fixes their size, or a single row does not fit.
+        """
         rows = self.loader.micro_batch_size
         if self.recipe.training.micro_batch_size is not None and rows > 1:
             raise InsufficientMemoryError(
@@ -124,7 +130,7 @@ class MicroBatches:
     def row_bytes(self) -> int:
         """The bytes of the activations of the longest row on a CPU, scaled from those of the first row, which are measured.
 
-        With sharded weights, one rank cannot run the model alone: the bytes are then estimated from the model's configuration.
+        With sharded weights, one rank cannot run the model alone, so the bytes are estimated from the model's configuration.
         """
         rows, itemsize, loss_module = self.loader.rows, self.weights.dtype.itemsize, self.components.stepper.loss_module
         if self.weights.sharding is not None:
@@ -132,7 +138,7 @@ class MicroBatches:
             return planned_row_bytes(
                 self.model.config, loss_module.objective, rows.longest, itemsize, has_fused_dropout=False, checkpointing=checkpointing
             )
-        first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[0]  # the longest only if rows are grouped by length
+        first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[0]  # the longest row only if rows are grouped by length
         longer = max(1.0, rows.longest / first.tokens)
         row = int(step_bytes_per_row(loss_module, first) * longer)
         return row + companion_bytes_per_row(loss_module.objective, rows.longest, itemsize)

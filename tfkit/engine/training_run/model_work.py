@@ -1,7 +1,7 @@
 """The computations on a run's model for its evaluations and checkpoints.
 
-Rank 0 alone writes the run folder, and decides when to evaluate and save. With sharded weights it needs the other ranks for that: they
-take part in evaluations, and in gathering the tensors of a checkpoint one by one. Without sharding, rank 0 works alone.
+Rank 0 alone writes the run folder, and decides when to evaluate and save. With sharded weights, it needs the other ranks: they take
+part in evaluations, and in gathering the tensors of a checkpoint one by one. Without sharding, rank 0 works alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
 
 _ANNOUNCED = ("scores", "completions", "facts", "are_finite", "gather")  # methods of ModelWork that rank 0 announces when it calls them
-_CALLS = 64  # of `should_stop` between two agreements of the ranks: it is called before every module of a forward pass
+_CALLS = 64  # calls of `should_stop`, one for every module of a forward pass, between two agreements of the ranks
 
 
 class ModelWork:
@@ -64,7 +64,7 @@ class ModelWork:
         return None if should_stop() else completions  # after a stop some are incomplete; a resumed run generates them again
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts that the objective stores in a checkpoint's tfkit.json."""
+        """Return the facts that the objective stores in a checkpoint's tfkit.json; empty for most objectives."""
         if not self.data.objective.has_facts:
             return {}
         self._announce("facts")
@@ -119,7 +119,7 @@ class ModelWork:
             self.group.announce({"work": work, "of": of})
 
     def _agreed_stop(self) -> Callable[[], bool]:
-        """Return a function that returns the same on all ranks, so that they stop at the same place: whether one of them is to stop."""
+        """Return a function that says whether any rank is to stop: the same on all ranks, so that they stop at the same place."""
         if self.weights.sharding is None:
             return self.should_stop
         calls, stops = 0, False
@@ -144,7 +144,7 @@ class ModelWork:
 
 
 class _Gathered(LazyTensors):
-    """Tensors by name. One of which this rank holds only a shard is gathered when it is read."""
+    """Tensors by name. A tensor of which this rank holds only a shard is gathered when it is read."""
 
     def __init__(self, local: Mapping[str, Tensor], shardings: "Mapping[str, Sharding]", gather: Callable[[str], Tensor]):
         """`shardings`: by the name of the companion; "" for the run's model."""

@@ -35,7 +35,7 @@ class RankConnection:
     def peers(self, device: "torch.device", say: Callable[[str], None] | None = None) -> "Peers":
         """Return the ranks that train together; `say` reports which ranks are late.
 
-        Raises UsageError for a device that several ranks cannot use, and PeerLostError if a rank does not come.
+        Raises UsageError for a device that several ranks cannot use, and PeerLostError if a rank does not connect in time.
         """
         from tfkit.parallel.ranks import ALONE
         from tfkit.training.device import use_device
@@ -51,7 +51,7 @@ class RankConnection:
         return self._join(say)
 
     def meter_nodes(self, device: "torch.device", facts: dict[str, Any]) -> None:
-        """Let a rank of each other machine measure that machine's energy. `facts`: the arguments of `Meter.on_node`."""
+        """Let a rank of each other machine measure that machine's energy. `facts`: the argument of `Meter.on_node`."""
         if self.ranks.nodes > 1:
             from tfkit.engine.training_run.coordinator import announce_meter
 
@@ -80,7 +80,7 @@ class RankConnection:
         return self._group
 
 
-_PATIENCE_SECONDS = 5.0  # the wait for the exit code of a rank whose connection is closed
+_PATIENCE_SECONDS = 5.0  # the longest wait for the exit code of a rank whose connection is closed
 
 # A function that takes a handler, and returns a context in which stop signals call the handler with their number.
 ForwardSignals = Callable[[Callable[[int], None]], AbstractContextManager[None]]
@@ -89,12 +89,12 @@ ForwardSignals = Callable[[Callable[[int], None]], AbstractContextManager[None]]
 def find_or_start(
     requested: int | None, words: Sequence[str], forwarding: ForwardSignals, report: Callable[[str], None], again: str | None = None
 ) -> Ranks | int:
-    """Return the rank of this process; or, if it is no rank and several are requested, start the processes of all ranks, wait for their
-    end, and return the exit code.
+    """Return the rank of this process; or, if no launcher has started it as a rank and several ranks are requested, start the processes of
+    all ranks, wait for their end, and return the exit code.
 
-    `words`: the arguments of tfkit in each process. `report` is called with the output of a rank that failed, unless that rank has shown
-    its error. `again`: the command that continues the run if a rank is lost. Raises UsageError if this process is a rank already, and the
-    number of ranks is not the requested one.
+    `words`: the arguments of tfkit in each process. `forwarding`: passes stop signals on to them. `report` is called with the
+    output of a rank that failed, unless that rank has shown its error. `again`: the command that continues a run that lost a rank. Raises
+    UsageError if this process is a rank already, and the number of ranks is not the requested one.
     """
     ranks = find_ranks()
     if requested is not None and not ranks.is_alone and requested != ranks.size:
@@ -119,7 +119,7 @@ def find_or_start(
 
 @contextmanager
 def local_ranks(size: int, run: Path, threads: int | None) -> Iterator[RankConnection]:
-    """Start `size` - 1 processes that follow this one as rank 0, and yield the connection to them. `threads`: those of each rank.
+    """Start `size` - 1 processes that follow this one as rank 0, and yield the connection to them. `threads`: the number in each process.
 
     Raises UsageError for an invalid `size`, or if this process already has a process group; PeerLostError, with the last lines of its
     output, if one of the processes fails.

@@ -78,9 +78,9 @@ def choose_rate(run: "Run") -> None:
 def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] | None]:
     """Return the recipe with the chosen rate, and the field `rate_trial` of run.json, None if no rate was tried. Raises Stopped.
 
-    The recipe's own rate is kept unless the loss of another is lower by a twentieth. If the run's metric is an F1, the F1 decides instead,
-    since a model that always answers the most frequent class may have a low loss. No rate is tried if the held-out rows have too few labels
-    of other classes.
+    The recipe's own rate is kept unless the loss of another is lower by a twentieth. If the run's metric is an F1, it decides instead (if
+    higher by 0.05), since a model that always answers the most frequent class may have a low loss. No rate is tried if the held-out
+    rows have too few labels of any but the most frequent class.
     """
     make_deterministic(run.device)
     keep_freed_memory()
@@ -138,7 +138,8 @@ def _trial_recipe(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
     """Return the recipe of a short training: the run's schedule compressed into a few steps, without ema_decay and batch_ramp."""
     length = {"steps": plan.steps, "epochs": None, "tokens": None, "ema_decay": None, "batch_ramp": None}
     warmup = {"warmup_steps": min(recipe.schedule.warmup_steps, 1), "warmup_tokens": None}
-    peak = recipe.schedule.warmup_steps**-0.5 if recipe.schedule.kind == "noam" else 1.0  # relative to noam's after one step
+    # The peak of the schedule `noam` with the recipe's warmup, relative to its peak with one warmup step.
+    peak = recipe.schedule.warmup_steps**-0.5 if recipe.schedule.kind == "noam" else 1.0
     return recipe.with_rate(rate * plan.factor * peak).model_copy(
         update={"training": recipe.training.model_copy(update=length), "schedule": recipe.schedule.model_copy(update=warmup)}
     )
@@ -165,7 +166,7 @@ def _try_rate(run: "Run", recipe: Recipe, plan: RateTrialPlan, advance: Callable
             components.stepper.take(step, loader.step(step - 1), components.schedule.factor(step), should_stop=should_stop)
 
         try:
-            deterministic_if_possible(take, components.stepper, micro_batches.halve, lambda _: None)  # the run itself will report it
+            deterministic_if_possible(take, components.stepper, micro_batches.halve, lambda _: None)  # the run warns of nondeterminism
         except UnhealthyStepError:
             return _Outcome(math.inf, None if judged_by is None else 0.0)
         except Stopped:
@@ -184,7 +185,7 @@ def _try_rate(run: "Run", recipe: Recipe, plan: RateTrialPlan, advance: Callable
 
 
 def _score(model: Transformer, judge: Objective, rows: Rows, batch_size: int, work: BatchWork, judged_by: str | None) -> dict[str, float]:
-    """Return the metrics of the model's answers to the rows if `judged_by` is an F1, else those of the loss. Raises Stopped."""
+    """Return the metrics of the model's answers to the rows if `judged_by` is an F1, else the loss and its metrics. Raises Stopped."""
     if judged_by is None or judge.labelled is None:
         return judge.metrics(score_rows(model, judge, rows, batch_size, work=work))
     judged = judge_rows(model, judge.labelled, rows, batch_size, work=work)
@@ -206,7 +207,7 @@ class RowSubset:
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the indices of an epoch's rows, in reading order: (len(self),).
 
-        With weighted sources, a later epoch of the full set may read more or fewer of these rows; then the first epoch's order is used.
+        With weighted sources, a later epoch of the full set may read more or fewer of these rows: if so, the first epoch's order is used.
         """
         kept = self._kept(epoch)
         return kept if len(kept) == len(self) else self._first

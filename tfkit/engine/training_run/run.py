@@ -54,11 +54,11 @@ class Run:
         self.planned: Estimate | None = None
 
     def prepare(self, *, begun: bool = False, ranks: int | None = None, copies: float | None = None) -> None:
-        """Read and tokenize the data, train or load the tokenizer, and describe the model.
+        """Read and tokenize the data, train or load the tokenizer, and build the model without weights.
 
         `begun`: the run has taken steps, so its batch size is not limited anew. `ranks`: the number of ranks that will train the run; None:
-        its peers. `copies`: how many copies of each model must fit into this machine's memory; None: as many as its ranks hold. Raises
-        MachineError, UsageError.
+        as in `peers`. `copies`: how many copies of each model must fit into this machine's memory; None: as many as its ranks hold. Raises
+        InsufficientMemoryError if the model does not fit, and UsageError if a reduced batch cannot be divided among the ranks.
         """
         copies = self.peers.ranks.copies_on_machine(self.recipe.parallel.shard) if copies is None else copies
         require_memory_for_blocks(self.recipe, self.device, copies)
@@ -70,8 +70,8 @@ class Run:
                 self.recipe = limit_batch_size(self.recipe, self.data, self.listener, ranks or self.peers.ranks.size)
 
     def forecast(self, *, ahead: bool = False) -> Estimate:
-        """Estimate the prepared run. `ahead`: the run will start later and find in the cache what this command built, so the time that
-        building took is not part of the estimate.
+        """Estimate the prepared run. `ahead`: the run will start later, and find in the cache the tokenizer and rows that this command
+        has built; so the time for that is not part of the estimate.
         """
 
         def seconds() -> float:

@@ -26,7 +26,7 @@ from tfkit.recipe.schema.output_sections import TensorBoardSection, TrackerSecti
 class TrackedRun:
     """The facts about a run that its trackers need.
 
-    `recipe`: resolved, as nested dicts. `totals`: returns the run's energy and emissions. `first_step`: TensorBoard's points of an earlier
+    `recipe`: complete, as nested dicts. `totals`: returns the run's energy and emissions. `first_step`: TensorBoard's points of an earlier
     attempt from this step on are replaced; None: they are kept. `close_seconds`: the longest time that wandb may take to upload the
     remaining points; 0: unlimited.
     """
@@ -51,7 +51,7 @@ class Program(Protocol):
     place: str
 
     def steps(self, name: str) -> Collection[int]:
-        """Return the steps whose value of this name the program has, and would keep twice or refuse if it were sent again."""
+        """Return the steps whose value of the metric `name` the program has, and would keep twice or refuse if sent again."""
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Store the values of one step."""
@@ -61,7 +61,7 @@ class Program(Protocol):
 
 
 class NewPoints:
-    """A tracker that passes on the points that the other program does not have yet, and counts them."""
+    """A tracker that passes on the points (each one value of one step) that the other program does not have yet, and counts them."""
 
     def __init__(self, program: Program, totals: Callable[[], Footprint]):
         self.place, self.sent = program.place, 0
@@ -77,14 +77,14 @@ class NewPoints:
             self.sent += len(new)
 
     def close(self) -> None:
-        """Send the totals that are known, and finish."""
+        """Send the totals of energy and emissions, if known, and finish."""
         used = self._totals()
         totals = {"totals/energy_kwh": used.energy_kwh, "totals/emissions_g": used.emissions_g}
         self._program.close({name: value for name, value in totals.items() if value is not None})
 
 
 def tracker_of(section: TrackerSection, run: TrackedRun) -> Callable[[], NewPoints]:
-    """Return a function that opens `run` in a tracker: a new run, or the existing one. Raises MachineError if the tracker is missing."""
+    """Return a function that opens `run` in a tracker: a new run, or the existing one. Raises MachineError without its library."""
     if isinstance(section, TensorBoardSection):
         try:
             import torch.utils.tensorboard  # noqa: F401
@@ -98,7 +98,7 @@ def tracker_of(section: TrackerSection, run: TrackedRun) -> Callable[[], NewPoin
 
 
 class _EventFiles:
-    """TensorBoard's files in the run folder: a curve for each name. They are flushed after each line, so that a kill loses no points."""
+    """TensorBoard's files in the run folder: a curve for each name. They are flushed after each step, so that a kill loses no points."""
 
     def __init__(self, run: TrackedRun):
         from torch.utils.tensorboard import SummaryWriter
@@ -108,7 +108,7 @@ class _EventFiles:
         self._steps = _steps_in_event_files(folder) if run.first_step is None else {}
         purged = None
         if run.first_step is not None and folder.exists():
-            purged = run.first_step if run.first_step > 1 else 0  # 0: a run from its start scores its initial model again
+            purged = run.first_step if run.first_step > 1 else 0  # 0: a run that restarts also scores its initial model again
         self._writer: Any = SummaryWriter(str(folder), purge_step=purged)
 
     def steps(self, name: str) -> Collection[int]:
@@ -133,7 +133,7 @@ def _steps_in_event_files(folder: Path) -> dict[str, set[int]]:
 
 
 class _Wandb:
-    """A run of Weights & Biases with the id of tfkit's run. It takes steps in ascending order only, so all up to its last count as sent."""
+    """A run of Weights & Biases with the id of tfkit's run. wandb takes steps in ascending order only: all up to its last count as sent."""
 
     def __init__(self, run: TrackedRun, project: str):
         import wandb
@@ -212,7 +212,7 @@ class _Mlflow:
                 for name, value in section.items()
             }
             params = [Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in fields.items()]
-            for first in range(0, len(params), 100):  # the limit of a request
+            for first in range(0, len(params), 100):  # MLflow's limit of parameters per request
                 self._client.log_batch(self._id, params=params[first : first + 100])
         else:
             self._client.update_run(self._id, "RUNNING")

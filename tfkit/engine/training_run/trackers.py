@@ -20,14 +20,14 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder
 
 WAITING = 1000  # lines of the log that may wait in a queue; when it is full, new lines are dropped
-CLOSE_SECONDS = 3.0  # for the waiting lines, at the end of the run
+CLOSE_SECONDS = 3.0  # the time that a tracker has for the waiting lines, at the end of the run
 
 
 class Tracker(Protocol):
     """Sends metrics to another program. It runs on the thread of its queue, and may raise, hang or exit there."""
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Store the values of one step so that a kill does not lose them. If this raises, they are lost; the next step is still added."""
+        """Store the values of one step, safe from a kill. If this raises, the values are lost, and the next step is still added."""
 
     def close(self) -> None:
         """Send the added values that are not sent yet, and finish."""
@@ -42,7 +42,7 @@ class TrackerQueue:
     def __init__(self, name: str, place: Path, open_tracker: Callable[[], Tracker], warn: Callable[[str], None]):
         self._name, self._place, self._open, self._warn = name, place, open_tracker, warn
         self._lines: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue(WAITING)
-        self._given = self._taken = 0  # numbers of points
+        self._given = self._taken = 0  # numbers of points queued, and taken by the tracker
         self._trouble = "the queue was full"
         self._end_is_reported = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -77,7 +77,7 @@ class TrackerQueue:
             while (line := self._lines.get()) is not None:
                 self._pass_on(tracker, *line)
             tracker.close()
-        except BaseException as error:  # SystemExit, too: this thread only ends itself
+        except BaseException as error:  # also SystemExit, since an exit here ends only this thread
             self._note(error)
 
     def _pass_on(self, tracker: Tracker, step: int, points: dict[str, float]) -> None:
@@ -94,7 +94,7 @@ class TrackerQueue:
 def open_trackers(
     recipe: Recipe, config: ModelConfig, folder: RunFolder, first_step: int, totals: Callable[[], Footprint], warn: Callable[[str], None]
 ) -> Callable[[], list[TrackerQueue]]:
-    """Return a function that starts the trackers of a recipe, each section once. Points that an earlier attempt sent from `first_step` on
+    """Return a function that starts a recipe's trackers, one for equal sections. Points that an earlier attempt sent from `first_step` on
     are not doubled.
 
     `totals` returns the run's energy and emissions; each tracker calls it on its own thread while it is being closed. `warn` is called if a

@@ -20,10 +20,10 @@ from tfkit.units import format_metrics
 
 
 class TrainingLog:
-    """The log of one attempt. Lines of earlier attempts after the step from which it resumes are deleted. As a context manager, it shows
-    the live line.
+    """The log of one attempt. Lines of earlier attempts after the step from which this one resumes are deleted. As a context manager,
+    the log shows the live line, and starts the trackers.
 
-    `saved`: the part of the log in the checkpoint; None without a checkpoint, or if an older version wrote it: then metrics.jsonl is used.
+    `saved`: the part of the log in the checkpoint; if None (no checkpoint, or one of an older version), metrics.jsonl is used alone.
     """
 
     def __init__(self, run: Run, components: Components, saved: SavedLog | None):
@@ -35,7 +35,7 @@ class TrainingLog:
         self.latest: dict[str, Any] = {}
         self.evaluations: dict[int, dict[str, Any]] = {}
         self.sampled: set[int] = set()
-        self.before: dict[str, float] | None = None  # the scores before the first step, of a fine-tuning
+        self.before: dict[str, float] | None = None  # of a fine-tuning: the scores before its first step
         self._lines = 0
         for record in read_metrics(run.folder.metrics):
             if "loss" in record:
@@ -73,7 +73,8 @@ class TrainingLog:
         self._lines, self.before = saved.lines, saved.scores_before
         for step, values in saved.evaluations:
             logged = self.evaluations.get(step, {})
-            if {name: finite_or_none(value) for name, value in logged.items()} != values:  # equal ones stay, with infinities
+            # Equal scores stay as they were logged: those of the checkpoint have None for infinity.
+            if {name: finite_or_none(value) for name, value in logged.items()} != values:
                 self.evaluations[step] = dict(values)
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The energy, emissions and time that a run has used, for its budget: those of all its attempts and sibling runs, and the mean of a step.
+"""The energy, emissions and time that a run has used, for its budget: by all its attempts, by sibling runs, and by a step on average.
 
 Siblings are the stages of one recipe or the trials of one sweep. One budget limits their sum.
 """
@@ -14,7 +14,7 @@ from tfkit.run.run_json import member_folders, read_run_json
 
 Clock = Callable[[], float]  # returns seconds, as time.monotonic
 REFRESH_SECONDS = 0.25  # between two fresh readings near a limit
-REFRESH_TIMEOUT_SECONDS = 1.0
+REFRESH_TIMEOUT_SECONDS = 1.0  # the longest wait for a fresh reading
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Usage:
         return self._after_step
 
     def per_step(self, name: str) -> float:
-        """Return the mean use of a step so far."""
+        """Return how much of the amount `name` a step of this attempt has used on average; 0 before the first one."""
         if self.began is None or not self.steps:
             return 0.0
         used: float = asdict(self._after_step)[name] - asdict(self.began)[name]
@@ -101,7 +101,7 @@ class Usage:
     def to_end(self, name: str) -> float:
         """Return the seconds that the attempt will take after its last step: those of the longest save so far and of the meter's stop.
 
-        For energy and grams, return 0: that time uses less than the interval between two readings, by which a budget may be exceeded.
+        For energy and grams, return 0: the end uses less than what is used between two readings, by which a budget may be exceeded.
         """
         assert self.meter is not None
         return self._longest_save + self.meter.seconds_to_stop if name == "seconds" else 0.0
@@ -117,7 +117,7 @@ class Usage:
 
 
 def spent_in(folder: Path) -> Amounts:
-    """Return what all attempts of a run, or all stages or trials in a folder, have used; zeros for a folder that does not exist."""
+    """Return what all attempts of a run, or all stages or trials in a folder, have used; zeros for a folder without a run."""
     if members := member_folders(folder):
         return sum((spent_in(member) for member in members.values()), Amounts())
     with suppress(OSError, ValueError):
@@ -127,7 +127,7 @@ def spent_in(folder: Path) -> Amounts:
 
 
 def spent_by_siblings(folder: Path) -> Amounts:
-    """Return what the other stages of the same recipe, or the other trials of the same sweep, have used."""
+    """Return what the other stages of the recipe or trials of the sweep have used; for a stage of a trial, both."""
     folder = folder.resolve()
     members = {member.resolve() for member in member_folders(folder.parent).values()}
     if folder not in members:

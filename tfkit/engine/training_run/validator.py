@@ -28,7 +28,7 @@ class Validator:
             self._record_scores(progress.step, self._score("during the evaluation"))
         if self.prompts and progress.step not in self.log.sampled:
             self._write_samples(progress.step)
-        self.run.meter.phase("train", progress.step)  # work until here is not lost by a kill: the scores are recorded
+        self.run.meter.phase("train", progress.step)  # a kill loses no work until here: the scores are recorded
 
     def score_before(self) -> None:
         """Score the initial model on the validation sets, so that the result can say whether the run improved it. Raises Stopped."""
@@ -67,7 +67,7 @@ class Validator:
         return scores
 
     def _record_scores(self, step: int, scores: SetScores) -> None:
-        """Record the scores, in metrics.jsonl last, so that a run that is killed before evaluates again and records them everywhere."""
+        """Record the scores, in metrics.jsonl last, so that a run that is killed before that evaluates again."""
         metrics = self.log.evaluations[step] = scores.metrics
         self.checkpointer.record_scores(step, metrics)
         self.log.scores(step, metrics, scores.confusion)
