@@ -51,7 +51,7 @@ class Reading:
 
 
 def add_readings(own: Reading, others: Iterable[Reading]) -> Reading:
-    """Add the readings of other nodes of the run to `own`: energies, emissions and powers are summed, and the longest time counts.
+    """Add the readings of other nodes of the run to `own`: energies, emissions and powers are summed; the time is the longest of all nodes.
 
     The status is that of `own`, or degraded if the status of another node is neither ok nor that of `own`.
     """
@@ -64,7 +64,7 @@ def add_readings(own: Reading, others: Iterable[Reading]) -> Reading:
 
 @dataclass(frozen=True)
 class Totals:
-    """The probe's sums of one attempt, since CodeCarbon's start. The energies include the PUE."""
+    """The sums of one attempt since CodeCarbon's start, as CodeCarbon reports them. The energies include the PUE."""
 
     measured_seconds: float = 0.0  # since CodeCarbon's start, which is about two seconds after the meter's start
     energy_wh: float = 0.0
