@@ -65,7 +65,9 @@ def _last_hash(data: bytes) -> str | None:
 def tick_line(
     at: float, phase: str, seconds: float, totals: Totals, power_w: float, status: str, reason: str | None = None, step: int | None = None
 ) -> dict[str, Any]:
-    """Return the ledger's line for a tick. `reason`: the problems since the previous tick; `step`: the run can continue after this step."""
+    """Return the ledger's line for a tick. `at`: seconds since 1970; `seconds`: since the attempt's start; `reason`: the problems since the
+    previous tick; `step`: the run can continue after this step (None: no such point).
+    """
     line = {"kind": "tick", "at": round(at, 3), "phase": phase, "seconds": round(seconds, 3), **asdict(totals), "power_w": power_w}
     return line | {"status": status} | ({"reason": reason} if reason else {}) | ({} if step is None else {"step": step})
 
@@ -152,7 +154,7 @@ class AttemptFiles:
             self._machine_written = True
         last = self._unwritten[-1] if self._unwritten else {"kind": ""}
         if last["kind"] == "tick" and last["phase"] == tick["phase"] and not last.keys() & {"step", "reason", "g_per_kwh"}:
-            # The next tick's sums include those of an unwritten tick. The three fields concern one tick only, so a tick with them is kept.
+            # The next tick's sums include those of an unwritten tick, but step, reason and g_per_kwh concern only the tick that has them.
             self._unwritten.pop()
         self._unwritten += [tick, *([estimate] if estimate else [])]
         if self._ledger is None:

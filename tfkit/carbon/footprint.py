@@ -73,7 +73,7 @@ class Measurement(Footprint):
     pue: float | None = None
     intensity: Intensity | None = None
     device_seconds: dict[str, float] | None = None  #: by the name of the device: wall time times the number of such devices
-    idle_kwh: float | None = None  #: the energy that the idle machine would have used in the same time; None: not measured
+    idle_kwh: float | None = None  #: the energy that the idle machine would have used in the same time; None: its power was not measured
 
 
 MEASURED = tuple(Measurement.__dataclass_fields__)
@@ -93,7 +93,7 @@ class RunTotals(Measurement):
     rework_seconds: float | None = None
 
     def document(self, names: Iterable[str]) -> dict[str, Any]:
-        """Return the fields with these names as JSON values."""
+        """Return the fields whose names are in `names`, as JSON values."""
         values = vars(self) | {"intensity": self.intensity.document() if self.intensity else None}
         return {name: values[name] for name in names}
 
@@ -120,7 +120,9 @@ def describe_sources(components: Mapping[str, str | None]) -> str:
 
 
 def joined(values: Iterable[Any]) -> str | None:
-    """Return the distinct values as text, such as `counter, model`; None if there are none. A value may be such a text itself."""
+    """Return the distinct values as text, such as `counter, model`; None if there are none. A value may itself be such a text of several
+    values.
+    """
     return ", ".join(dict.fromkeys(part for value in values if value for part in str(value).split(", "))) or None
 
 

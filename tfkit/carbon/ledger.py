@@ -55,7 +55,7 @@ class Chain:
     """The verification of the hash chain of one ledger, line by line."""
 
     lines: int = 0  # the number of lines, including torn and empty ones
-    first: Any = None  # the hash in the first line, which is that of a line of the previous ledger
+    first: Any = None  # the hash in the first line: that of the last line of the node's previous ledger
     last: str | None = None  # the hash of the last intact line
     is_chained: bool | None = None  # whether the lines have hashes; None: no intact line yet
     broken_at: int | None = None  # the line number, from 1, of the first line whose hash does not match the previous line
@@ -228,7 +228,7 @@ class LedgerReader:
     def __init__(self, folder: Path, *, keeps_ticks: bool = False):
         self.folder = folder
         self._keeps_ticks = keeps_ticks
-        self._read: dict[Path, tuple[int, Attempt]] = {}  # for each ledger, the number of bytes read so far, and their sums
+        self._read: dict[Path, tuple[int, Attempt]] = {}  # for each ledger, the number of bytes read so far, and the sums in them
 
     def attempts(self) -> list[Attempt]:
         """Return the sums of each ledger that has a header, sorted by attempt and node."""
@@ -238,7 +238,7 @@ class LedgerReader:
         return sorted(with_header, key=lambda attempt: (attempt.header["attempt"], attempt.header["node"], attempt.name))
 
     def sizes(self) -> dict[Path, int]:
-        """Return the size of each ledger in bytes; if all sizes are the same later, nothing was written meanwhile."""
+        """Return the size of each ledger in bytes; if a later call returns the same sizes, nothing was written meanwhile."""
         return {path: path.stat().st_size for path in self._paths()}
 
     def _paths(self) -> Iterator[Path]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CODECARBON = "tfkit.carbon.probe:CodeCarbonProbe"
 STOP_SECONDS = 3.0  # the longest time that `stop` waits for CodeCarbon's start, so that a power can be measured
-LAST_READING_SECONDS = 0.5  # the time that the last reading takes in `stop`
+LAST_READING_SECONDS = 0.5  # the time that `stop` needs for the last reading, if CodeCarbon has started
 SILENCE_SECONDS = 90.0  # without a message from the sidecar for this time plus three ticks, the reading is out of date
 
 
@@ -140,8 +140,8 @@ class Meter:
         return STOP_SECONDS if self.reading().status == "starting" else LAST_READING_SECONDS
 
     def stop(self, timeout: float = STOP_SECONDS) -> Reading:
-        """End the last phase and the sidecar, and return the totals. The sidecar writes its files; it is killed if that takes longer than
-        `timeout` seconds. A second call changes nothing.
+        """End the last phase and the sidecar, and return the totals. The sidecar first writes its files, but is killed if it takes longer
+        than `timeout` seconds. A second call changes nothing.
         """
         process = self._process
         if process is None or self._forked:
@@ -174,7 +174,7 @@ class Meter:
     def _launch(self, section: "CarbonSection", folder: Path | None, spec: dict[str, Any]) -> None:
         try:
             place, series = resolve_place(section), series_of(section)
-        except Exception as error:  # only a warning here: commands that must refuse an invalid place resolve the place before
+        except Exception as error:  # only a warning: commands that must refuse an invalid place resolve it before they start the meter
             place, series = Place(), None
             self._degrade(str(error), "starting")
         for problem in broken_codecarbon_files():

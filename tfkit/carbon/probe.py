@@ -152,7 +152,7 @@ class LastError(logging.Handler):
 
 
 def _do_without_temporary_files() -> None:
-    """Set any path as temporary folder if Python finds none, as on a full disk: CodeCarbon needs the path, for a lock that is not used."""
+    """Set any path as temporary folder if Python finds none, as on a full disk: CodeCarbon needs a path for a lock that it does not use."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError:

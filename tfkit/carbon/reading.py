@@ -16,7 +16,7 @@ ENERGIES = ("energy_wh", "cpu_wh", "gpu_wh", "ram_wh", "emissions_g")
 SUMS = ("seconds", *ENERGIES)
 """The fields of a Reading, and of a line of a ledger, that add up over attempts."""
 
-SILENT_SECONDS = 10.0  # in this time even an idle machine uses a milliwatt-hour, so a reading of no energy is an error
+SILENT_SECONDS = 10.0  # in this time even an idle machine uses a milliwatt-hour, so after it a reading of no energy is an error
 
 
 @dataclass(frozen=True)

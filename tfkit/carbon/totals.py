@@ -173,7 +173,9 @@ def _intensity_range(attempts: Sequence[Attempt], intensity: float | None) -> di
 
 
 def _device_seconds(attempts: Iterable[Attempt]) -> dict[str, float]:
-    """Return the device seconds by the name of the device: for GPUs the wall time times their number, for the processor the wall time."""
+    """Return the device seconds by the name of the device: for a GPU the wall time times the number of such GPUs, for the processor the
+    wall time.
+    """
     seconds: dict[str, float] = {}
     for attempt in attempts:
         record = attempt.machine.get("record", {})
@@ -185,7 +187,8 @@ def _device_seconds(attempts: Iterable[Attempt]) -> dict[str, float]:
 
 
 def _idle_kwh(attempts: Sequence[Attempt]) -> float | None:
-    """Return the energy that the idle machine would have used in the time of all attempts, at the power of the phase `idle`.
+    """Return the energy that the idle machine would have used in the time of all attempts, at the power of the phase `idle`, in which the
+    meter runs before the training.
 
     For an attempt without this phase, the power is that of the latest earlier attempt with the phase, or else of the first attempt with it.
     None if no attempt has the phase.
@@ -260,9 +263,9 @@ def _full_load_energy(attempt: Attempt) -> float:
 def rework(attempts: Sequence[Attempt]) -> dict[str, float]:
     """Return the sums of the work that was lost and repeated, which is the cost of kills. The totals of the run include these sums.
 
-    The lost work of an attempt is what it did after the last of its resume points (checkpoints and recorded evaluations) that no later
-    attempt repeated: steps and evaluations. The start of an attempt does not count, nor does the end of an attempt that had saved its last
-    step.
+    If a later attempt resumed from a step, the lost work of an attempt is what it did after its last resume point (a checkpoint or a
+    recorded evaluation) that is not beyond that step: steps and evaluations. The start of an attempt does not count, nor does the end of an
+    attempt that had saved its last step.
     """
     sums = dict.fromkeys(SUMS, 0.0)
     for attempt in attempts:

@@ -25,7 +25,7 @@ from tfkit.run.tfkit_json import NAME, read_tfkit_json
 from tfkit.run.verified import find_named
 
 OWN_TYPE = "tfkit"  # model_type of a model that no Hugging Face class can express, so that other programs refuse to load it
-_GENERATION_KEYS = (  # transformers reads these from config.json if there is no generation_config.json
+_GENERATION_KEYS = (  # transformers reads these settings from config.json if there is no generation_config.json
     *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature"),
     *("top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
     *("bad_words_ids", "num_return_sequences", "forced_bos_token_id", "exponential_decay_length_penalty", "suppress_tokens"),

@@ -48,7 +48,7 @@ class GgufLayout:
     architecture: str
 
     def describe(self, writer: "GGUFWriter") -> None:
-        """Write the fields that describe the architecture."""
+        """Write the fields of the GGUF file that describe the architecture, such as the number of layers."""
         config, position = self.config, self.config.position
         writer.add_vocab_size(config.vocab_size)
         writer.add_context_length(config.context_length)

@@ -132,7 +132,7 @@ class Described(ModelFolder):
 
 
 def describe(path: str | Path) -> Described:
-    """Read a model folder, but only the names and shapes of its weights. Raise ModelError."""
+    """Read a model folder, but of its weights only the names and shapes. Raise ModelError as `load` does."""
     folder = find_checkpoint(path)
     with verified(folder, weights=False):
         opened, document = _open(folder, None, {}), read_tfkit_json(folder)

@@ -110,7 +110,7 @@ def rules_of(family: str, config: ModelConfig) -> tuple[Rule, ...]:
 
 
 def missing_of_head(weights: Mapping[str, Weight], family: Family | None, config: ModelConfig) -> frozenset[str]:
-    """Return the tensors of the model's head that the resolved weights lack, by their names in files."""
+    """Return the names, as in files, of the head's tensors that `weights` (from `resolve_names`) lack."""
     names = {rule.theirs: rule.ours for rule in _expand(family, config)} if family else {}
     lacking = expected_shapes(family, config).keys() - weights.keys()
     return frozenset(name for name in lacking if all(ours.startswith("head.") for ours in names.get(name, (name,))))
@@ -135,7 +135,7 @@ def without_own_head(weights: Mapping[str, Weight], family: Family, config: Mode
 
 
 def label_tensors(family: Family | None, config: ModelConfig) -> frozenset[str]:
-    """Return the tensors of the head that have a row for each class or tag, by their names in files."""
+    """Return the names, as in files, of the head's tensors that have a row for each class or tag."""
     head = config.head
     if not isinstance(head, ClassesHeadConfig | TagsHeadConfig):
         return frozenset()
@@ -151,7 +151,7 @@ def without_other_heads(weights: Mapping[str, Weight], config: ModelConfig) -> d
 
 
 def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tensors:
-    """Convert tensors of a file that fits the model from the family's names and layout to ours."""
+    """Convert the tensors of a file from the family's names and layout to ours. The file must fit the model."""
     shapes = parameter_shapes(config)
     tensors: Tensors = {}
     for rule in _expand(family, config):

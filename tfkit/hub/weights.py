@@ -53,7 +53,9 @@ def find_weights(folder: Path) -> dict[str, Weight]:
 
 
 def read_weights(weights: Mapping[str, Weight]) -> Tensors:
-    """Read these tensors, and return them under the names in `weights`. Raise ModelError for a file that cannot be read."""
+    """Read the tensors in `weights`, and return them under its keys, which may differ from the names in the files. Raise ModelError for a
+    file that cannot be read.
+    """
     tensors: Tensors = {}
     for path in sorted({weight.path for weight in weights.values()}):
         try:

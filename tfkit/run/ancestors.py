@@ -24,7 +24,7 @@ _AVERAGED = "averaged"  # the role of averaged checkpoints, which belong to the 
 
 @dataclass(frozen=True)
 class Parent:
-    """A model from which a run starts or learns, and the folder from which the model was read."""
+    """A model from which a run starts or learns (such as a teacher), and the folder from which the model was read."""
 
     role: str
     path: str  # as the recipe writes it, which may be relative or hub:org/name

@@ -192,7 +192,7 @@ def mean_card(card: str, checkpoints: Sequence[str]) -> str:
 
 
 def _use(config: ModelConfig) -> tuple[str, str]:
-    """Return the Hub's name for the task of the model's head, and a command or expression that uses the model."""
+    """Return the Hub's name for the task of the model's head, and a tfkit command or Python expression that uses it."""
     kind = config.head.kind
     if kind == "lm":
         return ("text2text-generation" if config.encoder_layers else "text-generation"), 'tfkit generate --from . --prompt "..."'

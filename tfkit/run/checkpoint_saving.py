@@ -18,9 +18,9 @@ def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], make_r
     """Save a checkpoint as `root`/step-..., replacing one of the same step, and return its path. `write` fills an empty folder.
 
     Only the owner of the run's lock may call this function. After a transient disk error, the save is tried again. `make_room` deletes
-    checkpoints that are not needed (None: none can be deleted). It is called if the disk has less free space than the last checkpoint
-    takes, and also if the disk is full during the save, which is then tried once more. Raises MachineError for a disk error, and whatever
-    `write` raises; in both cases the unfinished checkpoint is removed, and the older ones are unchanged.
+    checkpoints that are not needed (None: none can be deleted). The function is called if the disk has less free space than the last
+    checkpoint takes, and also if the disk is full during the save, which is then tried once more. Raises MachineError for a disk error, and
+    whatever `write` raises; in both cases the unfinished checkpoint is removed, and the older ones are unchanged.
     """
     try:
         clear_leftovers(root)

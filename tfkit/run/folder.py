@@ -1,4 +1,5 @@
-"""The run folder, which holds everything about one run, and in which one process at a time writes.
+"""The run folder, which holds everything about one run. Only the owner of its lock writes there, except that meters write carbon/ and
+emissions.csv, and ranks write ranks/.
 
 runs/<name>/  recipe.yaml  run.json  metrics.jsonl  emissions.csv  carbon/  tensorboard/  checkpoints/step-000500/  lock
 """

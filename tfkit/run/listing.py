@@ -19,7 +19,7 @@ from tfkit.run.metrics import parse_record
 from tfkit.run.refused_folders import lost_receipt
 from tfkit.run.run_json import CHAIN, SWEEP, RunDocument, member_folders, read_run_json, runs_within
 
-_TAIL_BYTES = 1 << 16  # the size of the end of metrics.jsonl that is read
+_TAIL_BYTES = 1 << 16  # the number of bytes at the end of metrics.jsonl that are read
 _KINDS = {"pre-training": "pretrain", "fine-tuning": "finetune"}
 UNFINISHED = ("new", "stopped", "failed", "killed")
 

@@ -77,7 +77,7 @@ class RunDocument:
     planned_steps: int | None = None
     given: dict[str, Any] | None = None
     data: dict[str, Any] = field(default_factory=dict)  # fingerprints of the data, and the SHA-256 of the code that the run executes
-    held_out: list[str] = field(default_factory=list)  # a hash of each validation set, by which runs are compared
+    held_out: list[str] = field(default_factory=list)  # a hash of each validation set; runs with equal hashes have comparable scores
     data_sizes: dict[str, Any] = field(default_factory=dict)  # `rows` or `documents`, and `tokens`, of `train` and `validation`
     result: dict[str, Any] | None = None  # None: no attempt reached the last step, or a later one has continued the run
     rate_trial: dict[str, Any] | None = None  # the learning rates that were tried, and the chosen one (`lr`)

@@ -32,7 +32,7 @@ _ACKNOWLEDGEMENTS = (
 
 @contextmanager
 def forwarded(forward: Callable[[int], None], numbers: Sequence[int] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)) -> Iterator[None]:
-    """A context in which `forward` is called with the number of each of these signals. Signals that are ignored on entry stay ignored."""
+    """A context in which `forward` is called with the number of each signal in `numbers`. Signals ignored on entry stay ignored."""
     handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     previous = [(number, signal.signal(number, lambda received, frame: forward(received))) for number in handled]
     try:

@@ -24,7 +24,7 @@ class SavedLog:
     """The part of the training log that a checkpoint contains, so that a run resumes exactly even if its metrics.jsonl was lost."""
 
     lines: int  # the number of records of steps
-    loss: float | None  # of the last of these records; None: not finite, or no record yet
+    loss: float | None  # the loss of the last record of a step; None: not finite, or no record yet
     evaluations: list[tuple[int, dict[str, float | None]]]  # step and scores; None: not finite
     before: dict[str, float | str] | None = None  # the scores before the first step, as text if not finite; None: not recorded
 

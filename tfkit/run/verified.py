@@ -37,10 +37,10 @@ def unverified() -> Iterator[None]:
 
 @contextmanager
 def verified(folder: Path, *, weights: bool) -> Iterator[None]:
-    """A context that compares the files that are read in it, except training state, with manifest.json. Raises ModelError for differences.
-    Before the block, all sizes and the hashes of all files but the weights are compared. With `weights`, the hashes of the weights are
-    compared while the block runs. If the block raises ModelError and the weights are damaged, an error about the damage replaces it, since
-    the damage is the likely cause. A file that changes while it is read is an error, too.
+    """A context that compares the files of a model folder, except training state, with its manifest.json, for code that reads them. Raises
+    ModelError for differences. Before the block, all sizes and the hashes of all files but the weights are compared. With `weights`, the
+    hashes of the weights are compared while the block runs, and a file that changes meanwhile is an error, too. If the block raises
+    ModelError and the weights are damaged, an error about the damage replaces it, since the damage is the likely cause.
     """
     entries = _entries(folder)
     paths = {name: _check_size(folder, name, entry) for name, entry in entries.items()}
@@ -63,7 +63,7 @@ def verified(folder: Path, *, weights: bool) -> Iterator[None]:
     for path, identity in hashed.items():
         try:
             is_same = identity_of(path) == identity
-        except OSError:  # such as a checkpoint that its run has deleted meanwhile
+        except OSError:  # as when the run has deleted this checkpoint meanwhile
             is_same = False
         if not is_same:
             raise ModelError(f"{path}: was changed or deleted while it was read; load it again when nothing writes to it")
