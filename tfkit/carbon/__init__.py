@@ -1,12 +1,13 @@
 """Energy and CO2 of a run, measured by CodeCarbon in a separate process. The package does not import torch, and is fast to import.
 
-Meter (meter.py)            in the trainer: starts the sidecar, sends it the phases of the run, and keeps its latest Reading
+Meter (meter.py)            in the trainer: starts the sidecar, sends it the phases of the run (train, evaluate, ...), and stores the
+                            sidecar's latest Reading
   | JSON lines over pipes
-sidecar.py                  the separate process: takes a reading (a tick) every few seconds, and a last one when the trainer has exited
+sidecar.py                  the separate process: takes a reading (a tick) every few seconds, and a last one even if the trainer is killed
   probe.py                  CodeCarbon, in a thread that may fail or hang
-  ledger.py                 carbon/<node>-<attempt>.jsonl, the source of all totals: a fsynced line per tick, and a hash chain over the
-                            lines; attempt_files.py writes the file
-  totals.py                 the sums over attempts, with their ranges and repeated work
+  ledger.py                 carbon/<node>-<attempt>.jsonl, from which all totals are computed: a fsynced line per tick, and a hash chain
+                            over the lines; an attempt is one start of a run; attempt_files.py writes the file
+  totals.py                 the sums over attempts, with their ranges of uncertainty, and the sums of work that was lost and repeated
   emissions_file.py         emissions.csv, derived from the ledgers, in CodeCarbon's own columns
 """
 

@@ -1,4 +1,6 @@
-"""Writer of the files of a metered attempt: its ledger, and emissions.csv, which is derived from the ledgers of all attempts and nodes."""
+"""Writer of the files of one attempt (one start of a run): its ledger of measurements, and emissions.csv, which is derived from the ledgers
+of all attempts and nodes.
+"""
 
 import contextlib
 import hashlib
@@ -41,8 +43,10 @@ class Ledger:
         self._previous, self._torn = previous, False
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write and sync a line, with the hash of the last intact line. Raises OSError; the next line then begins with a line break."""
-        if self._torn:  # the previous line may have been written completely, although it failed
+        """Write and sync a line, with the hash of the last intact line. Raises OSError; the next call then first writes a line break, so
+        that its line is separate from a torn one.
+        """
+        if self._torn:  # the previous line may have been written completely, although `append` raised an error
             self._previous = _last_hash(self.path.read_bytes()) or self._previous
         text = json.dumps(line | {PREVIOUS: self._previous}, ensure_ascii=False, allow_nan=False).encode()
         data = b"\n" * self._torn + text + b"\n"
@@ -54,27 +58,29 @@ class Ledger:
 
 
 def _last_hash(data: bytes) -> str | None:
-    """Return the hash of the last intact line, with or without a line break at the end; None if there is none."""
+    """Return the hash of the last intact line in `data`, which may lack its line break; None if there is no intact line."""
     return next((line_hash(text) for text in reversed(data.split(b"\n")) if parse_line(text) is not None), None)
 
 
 def tick_line(
     at: float, phase: str, seconds: float, totals: Totals, power_w: float, status: str, reason: str | None = None, step: int | None = None
 ) -> dict[str, Any]:
-    """Return the ledger's line for a tick. `reason`: the problems since the previous tick; `step`: the run can continue after this step."""
+    """Return the ledger's line for a tick. `at`: seconds since 1970; `seconds`: since the attempt's start; `reason`: the problems since the
+    previous tick; `step`: the run can continue after this step (None: no such point).
+    """
     line = {"kind": "tick", "at": round(at, 3), "phase": phase, "seconds": round(seconds, 3), **asdict(totals), "power_w": power_w}
     return line | {"status": status} | ({"reason": reason} if reason else {}) | ({} if step is None else {"step": step})
 
 
 def estimate_line(seconds: float, totals: Totals) -> dict[str, Any]:
-    """Return the estimate for the `seconds` of an attempt that are not in `totals`, at the mean power of `totals`."""
+    """Return the ledger's line for the `seconds` before CodeCarbon's start: their energy at the mean power of `totals`, which lack them."""
     ratio = seconds / totals.measured_seconds
     return {"kind": "estimate", "seconds": seconds} | {name: getattr(totals, name) * ratio for name in ENERGIES}
 
 
 class AttemptFiles:
     """The writer of one attempt's files. `spec`: the meter's first message; if its `folder` is None, nothing is written. `warn` is called
-    only at the first failure.
+    only at the first failure to write.
     """
 
     def __init__(self, spec: dict[str, Any], warn: Callable[[str], object]):
@@ -95,7 +101,10 @@ class AttemptFiles:
             self._unwritten.append(self._header())
 
     def write(self, tick: dict[str, Any], estimate: dict[str, Any] | None, machine: Machine | None, *, derive: bool) -> None:
-        """Append to the ledger: lines that failed before, then these. `machine` is written once. `derive`: also write emissions.csv."""
+        """Append lines to the ledger: those that could not be written before, then `machine` (only once), `tick` and `estimate`.
+
+        `derive`: also write emissions.csv.
+        """
         if not self._spec["folder"]:
             return
         with self._guarding():
@@ -104,7 +113,9 @@ class AttemptFiles:
                 write_emissions(Path(self._spec["folder"]), self._ledgers)
 
     def sums_of_other_nodes(self) -> dict[str, float]:
-        """Return the energies and emissions of this attempt on the other nodes, from their ledgers; {} if the run has a single node."""
+        """Return the energies and emissions of this attempt on the other nodes, from their ledgers; {} if there are none, or if they cannot
+        be read.
+        """
         if self._nodes == 1:
             return {}
         with self._guarding():
@@ -143,7 +154,8 @@ class AttemptFiles:
             self._machine_written = True
         last = self._unwritten[-1] if self._unwritten else {"kind": ""}
         if last["kind"] == "tick" and last["phase"] == tick["phase"] and not last.keys() & {"step", "reason", "g_per_kwh"}:
-            self._unwritten.pop()  # its sums are part of those of the next tick; the other fields concern one tick only
+            # The next tick's sums include those of an unwritten tick, but step, reason and g_per_kwh concern only the tick that has them.
+            self._unwritten.pop()
         self._unwritten += [tick, *([estimate] if estimate else [])]
         if self._ledger is None:
             self._ledger = Ledger(self._ledgers.folder, self._node, int(self._spec["attempt"]), self._previous)

@@ -1,9 +1,9 @@
 """emissions.csv: one row per phase, attempt and node, in CodeCarbon's columns and units (kg, kWh), derived from the ledgers.
 
 The columns are the fields of the record of the installed CodeCarbon, in the same order, since CodeCarbon renames a file with any other
-columns. The file is replaced atomically. Rows of other trackers are kept. If the present file has other columns or incomplete rows, it is
-first copied to emissions.csv.bak. The writers of a run folder, one on each node, need no lock: if a ledger has grown while a writer
-replaced the file, the writer derives the rows again, so the last writer has read all ledgers.
+columns. The file is replaced atomically. Rows that other programs with CodeCarbon wrote are kept. If the present file has other columns or
+incomplete rows, which cannot be kept, it is first copied to emissions.csv.bak. The writers of a run folder, one on each node, need no lock:
+if a ledger has grown while a writer replaced the file, the writer derives the rows again, so the last writer has read all ledgers.
 """
 
 import ast
@@ -32,7 +32,10 @@ CODECARBON_3_3 = (
 
 @functools.cache
 def installed_columns() -> tuple[str, ...]:
-    """Return the fields of `EmissionsData`, read from its source code, since importing CodeCarbon takes 0.2 s, and may fail or hang."""
+    """Return the fields of CodeCarbon's record `EmissionsData`; those of version 3.3 if they are not found.
+
+    They are read from the source code of the class, since importing CodeCarbon takes 0.2 s, and may fail or hang.
+    """
     try:
         path = codecarbon_folder() / "output_methods" / "emissions_data.py"
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -46,7 +49,7 @@ def installed_columns() -> tuple[str, ...]:
 
 
 def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> None:
-    """Write emissions.csv from the ledgers in `run_folder`/carbon. Without ledgers it has only rows of other trackers. Raises OSError."""
+    """Write emissions.csv from the ledgers in `run_folder`/carbon. Without ledgers, it has only rows of other programs. Raises OSError."""
     ledgers = ledgers or LedgerReader(run_folder / "carbon")
     path, columns = run_folder / NAME, installed_columns()
     while True:

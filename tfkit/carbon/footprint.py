@@ -1,5 +1,5 @@
-"""Footprint: the energy and emissions of a run or a command, and their sources, with the field names of run.json, results and reports.
-A value that is None is not known. This module does not import pydantic, so that the sidecar need not import it.
+"""Footprint: the energy and emissions of a run or a command, and their sources, with the field names of run.json, results and reports. A
+value that is None is not known. This module does not import pydantic, so that the sidecar (sidecar.py) starts fast.
 """
 
 import math
@@ -13,7 +13,7 @@ from tfkit.carbon.reading import Reading
 
 @dataclass(frozen=True, kw_only=True)
 class Intensity:
-    """The carbon intensity of a run over all attempts: with its range, if that is known, and with its mean over time, if it is a series."""
+    """The carbon intensity of a run over all attempts: with its range, if that is known, and its mean over time, if it is a series."""
 
     g_per_kwh: float | None = None
     low_g_per_kwh: float | None = None
@@ -26,7 +26,7 @@ class Intensity:
     kind: str | None = None  # as in Place (place.py)
 
     def document(self) -> dict[str, Any]:
-        """Return the JSON object, without the range and the mean if they are not known."""
+        """Return the JSON object. It lacks the fields of the range and of a series (`mean_g_per_kwh` to `beyond_series`) that are None."""
         always = ("g_per_kwh", "source", "year", "kind")
         return {name: value for name, value in vars(self).items() if value is not None or name in always}
 
@@ -69,11 +69,11 @@ class Measurement(Footprint):
     emissions_g_high: float | None = None
     coverage: float | None = None  #: the fraction of the time in which the energy was measured
     modelled_share: float | None = None  #: the fraction of the energy that was modelled or taken as a constant
-    provenance: dict[str, str | None] | None = None  #: the source for cpu, gpu and ram: counter, model, constant or user
+    provenance: dict[str, str | None] | None = None  #: how the energy of cpu, gpu and ram was obtained: counter, model, constant or user
     pue: float | None = None
     intensity: Intensity | None = None
     device_seconds: dict[str, float] | None = None  #: by the name of the device: wall time times the number of such devices
-    idle_kwh: float | None = None  #: the energy that the idle machine would have used in the same time; None: not measured
+    idle_kwh: float | None = None  #: the energy that the idle machine would have used in the same time; None: its power was not measured
 
 
 MEASURED = tuple(Measurement.__dataclass_fields__)
@@ -93,7 +93,7 @@ class RunTotals(Measurement):
     rework_seconds: float | None = None
 
     def document(self, names: Iterable[str]) -> dict[str, Any]:
-        """Return the fields with these names as JSON values."""
+        """Return the fields whose names are in `names`, as JSON values."""
         values = vars(self) | {"intensity": self.intensity.document() if self.intensity else None}
         return {name: values[name] for name in names}
 
@@ -115,17 +115,20 @@ AMOUNTS = ("seconds", "energy_kwh", *RANGES[:2], "emissions_g", *RANGES[2:], *RE
 
 
 def describe_sources(components: Mapping[str, str | None]) -> str:
-    """Return the source of the energy of each component as text, such as `GPU counter, CPU model, RAM constant`."""
+    """Return as text how the energy of each component was obtained, such as `GPU counter, CPU model, RAM constant`."""
     return ", ".join(f"{part.upper()} {components[part]}" for part in ("gpu", "cpu", "ram") if components.get(part))
 
 
 def joined(values: Iterable[Any]) -> str | None:
-    """Return the distinct values as text, such as `counter, model`; None if there are none. A value may be such a text itself."""
+    """Return the distinct values as text, such as `counter, model`; None if there are none. A value may itself be such a text of several
+    values.
+    """
     return ", ".join(dict.fromkeys(part for value in values if value for part in str(value).split(", "))) or None
 
 
 def sum_totals(parts: Sequence[RunTotals]) -> RunTotals:
-    """Sum the totals of runs. A field of the sum is None if no run has a value for it; a range is None also if a run with energy has none.
+    """Sum the totals of runs. A field of the sum is None if no run has a value for it; a range is None also if a run with energy has no
+    range. The sum has no place and no FLOPs.
 
     If the runs have different values of `carbon_status`, the sum is degraded.
     """

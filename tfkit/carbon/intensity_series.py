@@ -1,8 +1,8 @@
 """A carbon intensity that changes with time: a csv of `timestamp_utc,g_per_kwh`.
 
-The energy between two readings is multiplied by the mean intensity between them. The value of a row applies from the row's time to the time
-of the next row; the last value applies for an interval of the same length. Times are in UTC and equally spaced: in local time, an hour
-would occur twice or be missing when the clocks change.
+The energy between two readings of CodeCarbon is multiplied by the mean intensity between them. The value of a row applies from the row's
+time to the time of the next row; the last value applies for an interval of the same length. Times are in UTC and equally spaced: in local
+time, an hour would occur twice or be missing when the clocks change.
 """
 
 import csv
@@ -39,7 +39,7 @@ class IntensitySeries:
         return self.g_per_kwh[max(0, bisect_right(self.times, moment) - 1)]
 
     def mean(self, begin: float, end: float) -> float:
-        """Return the time-weighted mean over an interval, which after `self.end` has the last value. For equal values it is exact."""
+        """Return the time-weighted mean from `begin` to `end`, with values as in `at`. The mean of equal values is exact."""
         first, last = max(0, bisect_right(self.times, begin) - 1), max(0, bisect_right(self.times, end) - 1)
         values = self.g_per_kwh[first : last + 1]
         if end <= begin or len({*values}) == 1:
@@ -116,11 +116,11 @@ def _text(moment: float) -> str:
 
 
 class IntensityCorrection:
-    """Corrects the probe's emissions, which assume a constant intensity, by a series of intensities.
+    """Corrects CodeCarbon's emissions, which assume a constant intensity, by a series of intensities.
 
-    A series whose values equal the constant does not change a bit of the emissions. `series`: the fields of an IntensitySeries, or None;
-    `g_per_kwh`: the constant; `offset`: the wall clock minus the monotonic clock at the start. All later times are computed from this
-    offset, so that setting the wall clock during the run has no effect.
+    If all values of the series equal the constant, the emissions are unchanged to the last bit. `series`: the fields of an IntensitySeries,
+    or None; `g_per_kwh`: the constant; `offset`: the wall clock minus the monotonic clock at the start. All later times are computed from
+    this offset, so that setting the wall clock during the run has no effect.
     """
 
     def __init__(self, series: dict[str, Any] | None, g_per_kwh: float, offset: float, clock: Callable[[], float] = monotonic):
@@ -128,11 +128,11 @@ class IntensityCorrection:
         self._g_per_kwh, self._offset, self._clock = g_per_kwh, offset, clock
         self._energy_wh = self._correction_g = 0.0
         self._corrected_until: float | None = None
-        self._intensity_seconds = self._seconds = 0.0  # since the last tick: g/kWh x s, and s
+        self._intensity_seconds = self._seconds = 0.0  # since the last tick: the integral of the intensity over time, g/kWh x s, and its s
         self.is_past_end = False  # whether a reading was after the end of the series
 
     def correct(self, totals: Totals) -> Totals:
-        """Return the totals of a reading that was just taken, with the emissions that follow from the series."""
+        """Return the totals of a reading that was just taken, with the emissions that follow from the series (None: unchanged)."""
         if self._series is not None and totals.energy_wh > self._energy_wh:
             now = self._clock()
             begin = self._corrected_until if self._corrected_until is not None else now - totals.measured_seconds

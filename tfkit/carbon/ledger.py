@@ -1,18 +1,21 @@
-"""The ledger, carbon/<node>-<attempt>.jsonl: the measurements of an attempt on a node, to which each tick appends a fsynced JSON line.
+"""The ledger, carbon/<node>-<attempt>.jsonl: the measurements of one attempt (one start of a run) on one node. Each tick, which is a
+reading of the meter, appends a fsynced line of JSON.
 
     {"kind": "header", "run_id": ..., "attempt": 1, "node": 0, "host": ..., "place": {...}, "pue": 1.0, ..., "previous": null}
     {"kind": "machine", "components": {"cpu": "model", "ram": "constant"}, "tdp_w": 65.0, "record": {...}}     once CodeCarbon has started
     {"kind": "tick", "at": ..., "phase": "train", "seconds": ..., "energy_wh": ..., ...}         sums since the attempt's start
     {"kind": "estimate", "seconds": 2.1, "energy_wh": ..., ...}     for the time before CodeCarbon's start, at the first measured power
 
-Each process writes its own file, so no locks are needed. The time between two ticks belongs to the phase of the later tick. A tick with a
-`step` marks a point from which the run can continue: the checkpoint of that step was saved, or the attempt resumed from it. The sums in
-ticks do not include the estimate. Readers add it to the attempt's sums, and divide it among the phases before CodeCarbon's start.
+Each sidecar, one per node and attempt, writes its own file, so no locks are needed. The time between two ticks belongs to the phase of the
+later tick. A tick with a `step` marks a point from which the run can continue: the checkpoint of that step was saved, the attempt resumed
+from it, or an evaluation after that step was recorded. The sums in ticks do not include the estimate. Readers add it to the attempt's sums,
+and divide it among the phases before CodeCarbon's start.
 
 Each line has the SHA-256 of the previous line, so that changed, removed and inserted lines are detected. The hash covers the bytes between
 two line breaks. A torn line, which is not a JSON object, is not part of the chain. The first line of a ledger has the hash of the line that
 was then the last one in the previous ledger on the same node (null if there was none), so that a missing ledger is detected, too. If lines
-at the end of a ledger are removed, the ledger contradicts the files derived from it: emissions.csv, the totals and the next ledger.
+at the end of a ledger are removed, the ledger contradicts the files derived from it: emissions.csv, the totals in run.json, and the first
+line of the next ledger.
 """
 
 import hashlib
@@ -28,7 +31,7 @@ from typing import Any
 from tfkit.carbon.reading import ENERGIES, SUMS
 
 SCHEMA_VERSION = 1
-FINISH = "finish"  # the phase after the work, when its result is saved or has been given up
+FINISH = "finish"  # the last phase of an attempt, after the last save of a checkpoint
 PREVIOUS = "previous"  # the field with the hash of the previous line
 UTILIZATIONS = ("cpu_percent", "gpu_percent", "ram_percent", "ram_used_gb")
 
@@ -52,7 +55,7 @@ class Chain:
     """The verification of the hash chain of one ledger, line by line."""
 
     lines: int = 0  # the number of lines, including torn and empty ones
-    first: Any = None  # the hash in the first line, which is that of a line of the previous ledger
+    first: Any = None  # the hash in the first line: that of the last line of the node's previous ledger
     last: str | None = None  # the hash of the last intact line
     is_chained: bool | None = None  # whether the lines have hashes; None: no intact line yet
     broken_at: int | None = None  # the line number, from 1, of the first line whose hash does not match the previous line
@@ -88,7 +91,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A point from which a run can continue after `step`, with the sums and the unmeasured time of the attempt until then."""
+    """A point from which a run can continue after `step`, with the sums and the unmeasured time of the attempt up to this point."""
 
     step: int
     measured: dict[str, float]
@@ -112,7 +115,7 @@ class Attempt:
     series_integral: float = 0.0  # the integral of a series of intensities over time, in g/kWh x s
     series_seconds: float = 0.0
     is_beyond_series: bool = False
-    ticks: list[tuple[float, float, float, float]] | None = None  # seconds, Wh, g, and watts since the previous tick; None: not stored
+    ticks: list[tuple[float, float, float, float]] | None = None  # sums of seconds, Wh and g; mean W since the last tick. None: not stored
     status: str = "starting"
     lines_dropped: int = 0
     chain: Chain = field(default_factory=Chain)
@@ -202,7 +205,7 @@ class Attempt:
 
     @property
     def components(self) -> dict[str, str]:
-        """The source of the energy of each component: counter, model, constant or user."""
+        """The method by which the energy of each component (cpu, gpu, ram) was obtained: counter, model, constant or user."""
         return dict(self.machine.get("components", {}))
 
     @property
@@ -225,7 +228,7 @@ class LedgerReader:
     def __init__(self, folder: Path, *, keeps_ticks: bool = False):
         self.folder = folder
         self._keeps_ticks = keeps_ticks
-        self._read: dict[Path, tuple[int, Attempt]] = {}  # for each ledger, the number of bytes read so far, and their sums
+        self._read: dict[Path, tuple[int, Attempt]] = {}  # for each ledger, the number of bytes read so far, and the sums in them
 
     def attempts(self) -> list[Attempt]:
         """Return the sums of each ledger that has a header, sorted by attempt and node."""
@@ -235,7 +238,7 @@ class LedgerReader:
         return sorted(with_header, key=lambda attempt: (attempt.header["attempt"], attempt.header["node"], attempt.name))
 
     def sizes(self) -> dict[Path, int]:
-        """Return the size of each ledger in bytes; if all sizes are the same later, nothing was written meanwhile."""
+        """Return the size of each ledger in bytes; if a later call returns the same sizes, nothing was written meanwhile."""
         return {path: path.stat().st_size for path in self._paths()}
 
     def _paths(self) -> Iterator[Path]:

@@ -1,5 +1,6 @@
-"""The meter in the trainer: it keeps the latest reading, and never raises, blocks or prints. CodeCarbon runs in another process (sidecar).
-Two daemon threads read and write the pipes to the sidecar, so the caller never waits for the pipes. No signal handler is installed.
+"""The meter in the trainer. It stores the latest reading of the sidecar, a separate process in which CodeCarbon runs (sidecar.py). It never
+raises or prints, and waits only in methods with a time-out. Two daemon threads read and write the pipes to the sidecar, so the caller never
+waits for the pipes. No signal handler is installed.
 """
 
 import contextlib
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 CODECARBON = "tfkit.carbon.probe:CodeCarbonProbe"
 STOP_SECONDS = 3.0  # the longest time that `stop` waits for CodeCarbon's start, so that a power can be measured
-LAST_READING_SECONDS = 0.5  # the time that the last reading takes in `stop`
-SILENCE_SECONDS = 90.0  # without a message for this time plus three intervals between ticks, the reading is out of date
+LAST_READING_SECONDS = 0.5  # the time that `stop` needs for the last reading, if CodeCarbon has started
+SILENCE_SECONDS = 90.0  # without a message from the sidecar for this time plus three ticks, the reading is out of date
 
 
 class Meter:
@@ -60,9 +61,10 @@ class Meter:
     ) -> Self:
         """Start the sidecar, and return within milliseconds, before CodeCarbon has started in the sidecar.
 
-        `folder`: the run folder; None writes no files. `attempt` counts the starts of the run from 1. `probe`: the class that reads the
-        power, as module:class; tests pass a scripted one. `nodes`: the number of nodes of the run, each with its own meter. If `section`
-        disables the meter, the meter is off; but if earlier attempts were metered, it returns their sums, which are a lower bound.
+        `folder`: the run folder; None writes no files. `attempt`: the index of this start of the run, from 1. `probe`: the class that reads
+        the power, as module:class; tests pass a scripted one. `nodes`: the number of nodes of the run, each with its own meter. If
+        `section` disables the meter, its readings are the sums of the earlier attempts, as a lower bound; off if these were not metered
+        either.
         """
         meter = cls()
         try:
@@ -81,7 +83,9 @@ class Meter:
 
     @classmethod
     def on_node(cls, facts: dict[str, Any]) -> Self:
-        """Start the meter of a node other than that of rank 0, with the facts that rank 0 sent. Both have ledgers in the same folder."""
+        """Start the meter of a node other than that of rank 0. `facts`: the arguments of `start` as rank 0 sent them, with `carbon` for the
+        section. The meters of all nodes write their ledgers into the same folder.
+        """
         from tfkit.recipe.schema.carbon_section import CarbonSection
 
         folder = None if facts["folder"] is None else Path(facts["folder"])
@@ -97,7 +101,9 @@ class Meter:
         self._command({"do": "phase", "name": name, "step": step, "at": time.monotonic()})
 
     def reading(self) -> Reading:
-        """Return the latest totals of the run, including earlier attempts. They are at most one interval between ticks old."""
+        """Return the latest totals of the run, including earlier attempts. They are at most one interval between ticks old; if the sidecar
+        is silent for longer (SILENCE_SECONDS), they are marked as degraded and failing.
+        """
         if self._forked:
             return self._reading
         with self._changed:
@@ -134,8 +140,8 @@ class Meter:
         return STOP_SECONDS if self.reading().status == "starting" else LAST_READING_SECONDS
 
     def stop(self, timeout: float = STOP_SECONDS) -> Reading:
-        """End the last phase and the sidecar, and return the totals. The sidecar writes its files; it is killed if that takes longer than
-        `timeout` seconds. A second call changes nothing.
+        """End the last phase and the sidecar, and return the totals. The sidecar first writes its files, but is killed if it takes longer
+        than `timeout` seconds. A second call changes nothing.
         """
         process = self._process
         if process is None or self._forked:
@@ -162,13 +168,13 @@ class Meter:
 
     @property
     def _forked(self) -> bool:
-        """Whether this meter is the copy of a forked process, which must not use the pipes."""
+        """Whether this meter is a copy in a forked process, which must not use the pipes."""
         return os.getpid() != self._pid
 
     def _launch(self, section: "CarbonSection", folder: Path | None, spec: dict[str, Any]) -> None:
         try:
             place, series = resolve_place(section), series_of(section)
-        except Exception as error:  # only a warning here: commands that must refuse an invalid place resolve the place before
+        except Exception as error:  # only a warning: commands that must refuse an invalid place resolve it before they start the meter
             place, series = Place(), None
             self._degrade(str(error), "starting")
         for problem in broken_codecarbon_files():
@@ -237,7 +243,7 @@ class SidecarProcess:
 
     @classmethod
     def start(cls, spec: dict[str, Any], receive: Receive, ended: Callable[[], None]) -> Self:
-        """Start the process, and send it the spec."""
+        """Start the process, and send it the spec, which is the first line that it reads (sidecar.py)."""
         sidecar = cls(_spawn(), receive, ended)
         sidecar.send(spec)
         for target in (sidecar._write, sidecar._read):

@@ -1,4 +1,6 @@
-"""The place of a run, and the carbon intensity of its grid (g CO2e per kWh), with its range. Nothing is guessed, or looked up online."""
+"""The place of a run, and the carbon intensity of its grid (g CO2e per kWh), with its range. The place is not guessed, and nothing is
+looked up online.
+"""
 
 import configparser
 import difflib
@@ -51,8 +53,8 @@ class Place:
     country_iso_code: str = WORLD
     country_name: str = "World"
     intensity_g_per_kwh: float = WORLD_AVERAGE_G_PER_KWH
-    source: str = "place unknown"
-    kind: str = "world average"  # the source of the intensity; also "annual mean", "user" or "series"
+    source: str = "place unknown"  # the setting from which the place or its intensity was taken
+    kind: str = "world average"  # how the intensity was obtained; also "annual mean", "user" or "series"
     year: int | None = 2018  # the year of the intensity; None: not known
     dataset: str = "IEA, Global Energy & CO2 Status Report 2019"  # the data set from which the intensity comes
     low_g_per_kwh: float | None = None  # None: no range is known, or the user gave the intensity
@@ -78,8 +80,8 @@ def resolve_place(section: "CarbonSection") -> Place:
     """Take the place from the recipe, or else from TFKIT_CARBON_*, or else from CodeCarbon's settings; without any, use the world average.
 
     A series in the recipe takes precedence over everything. Within each of these sources an intensity takes precedence over a country,
-    which then is only a name. Raises UsageError for an unknown country or an invalid intensity, and DataError for a series that is invalid
-    or does not cover the present.
+    whose own intensity is then not used. Raises UsageError for an unknown country or an invalid intensity, and DataError for a series that
+    is invalid or does not cover the present.
     """
     if section.intensity_file is not None:
         return _place_of_series(section)
@@ -192,7 +194,7 @@ def _country(code: str, source: str) -> Place:
 
 
 def _unknown() -> Place:
-    """Return the world average with its range over all countries."""
+    """Return the place of a run whose place is unknown: the world average, with the range of the countries' means."""
     low, high, source = range_of_world((float(row["carbon_intensity"]) for row in _countries().values()), WORLD_AVERAGE_G_PER_KWH)
     return Place(low_g_per_kwh=low, high_g_per_kwh=high, range_source=source)
 
@@ -210,7 +212,8 @@ def _countries() -> dict[str, dict[str, Any]]:
 
 def range_of_country(row: Mapping[str, Any]) -> Range:
     """Return the range of a country's mean intensity from its row of CodeCarbon's table. The range is unknown if the row does not state the
-    kinds of plants for over a tenth of the energy. It does not cover variation over time, which only carbon.intensity_file describes.
+    kinds of plants for over a tenth of the energy. The range does not cover variation over time, which only carbon.intensity_file
+    describes.
 
     The mean depends on the life-cycle emissions per kWh of each kind of plant. The range is computed for the same mix of plants with the
     lower and upper quartiles of the literature (IPCC, Special Report on Renewable Energy Sources, 2011, annex II, table A.II.4). For

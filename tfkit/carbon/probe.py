@@ -1,7 +1,7 @@
 """The probe, which wraps CodeCarbon, and the gauge, which reads the probe. Only this module imports CodeCarbon, and only in the sidecar.
 
-Only one thread reads CodeCarbon: its own timer is set to a longer period than any run, and each tick of the sidecar calls `flush()`.
-If the timer ran, a flush during its tick would count the interval between two readings twice.
+Only one thread reads CodeCarbon: CodeCarbon's own timer is set to a longer period than any run, and each tick of the sidecar calls
+`flush()`. If a flush came while the timer took a reading, the interval before it would count twice.
 """
 
 import dataclasses
@@ -26,15 +26,15 @@ READ_PATIENCE_SECONDS = 2.0
 class Machine:
     """The measured machine."""
 
-    components: dict[str, str]  # the source of the energy of cpu, gpu and ram: counter, model, constant or user
-    record: dict[str, Any]  # CodeCarbon's first record, with columns for emissions.csv
+    components: dict[str, str]  # how the energy of cpu, gpu and ram is obtained: counter, model, constant or user
+    record: dict[str, Any]  # the fields of CodeCarbon's first record, which fill columns of emissions.csv
     tdp_w: float | None = None  # the full-load power of the processors in CodeCarbon's model; None: not known, or a counter measures them
 
 
 class CodeCarbonProbe:
     """CodeCarbon's OfflineEmissionsTracker, used only through its constructor, start, flush, stop, and an output handler.
 
-    The gauge calls it from one thread. Every method may raise or hang.
+    The gauge calls the methods from one thread. Every method may raise or hang.
     """
 
     def __init__(self, spec: dict[str, Any]):
@@ -43,12 +43,12 @@ class CodeCarbonProbe:
         self._log = LastError()
 
     def start(self) -> Machine:
-        """Import, construct and start CodeCarbon, and read once. Raises RuntimeError if CodeCarbon gives no reading without raising."""
+        """Import, construct and start CodeCarbon, and read once. Raises RuntimeError if CodeCarbon gives no reading and no error."""
         refuse_network()
         settings = self._spec.get("settings", {})
         for name in [name for name in os.environ if name.lower().startswith("codecarbon_")]:
             del os.environ[name]  # these variables may enable uploads; permitted settings are passed as arguments
-        os.environ["HOME"] = os.sep  # so that an invalid ~/.codecarbon.config does not keep the tracker from reading
+        os.environ["HOME"] = os.sep  # so that an invalid ~/.codecarbon.config does not prevent readings
         _do_without_temporary_files()
         self._tracker = self._construct(settings)
         self._tracker.start()
@@ -152,7 +152,7 @@ class LastError(logging.Handler):
 
 
 def _do_without_temporary_files() -> None:
-    """Set any path as temporary folder if Python finds none, as on a full disk: CodeCarbon needs the path, for a lock that is not used."""
+    """Set any path as temporary folder if Python finds none, as on a full disk: CodeCarbon needs a path for a lock that it does not use."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError:
@@ -213,7 +213,10 @@ class Gauge:
         return complaints
 
     def read(self, patience: float = READ_PATIENCE_SECONDS, *, wait_for_start: bool = False) -> Totals:
-        """Return the present totals, or the last valid ones if the probe takes over `patience` seconds, or if it is late already."""
+        """Return the present totals, or the last valid ones if the probe takes over `patience` seconds, or still owes an earlier reading.
+
+        `wait_for_start`: if CodeCarbon has not started yet, wait up to `patience` seconds for its start.
+        """
         deadline = time.monotonic() + patience
         if wait_for_start:
             wait([self._start], patience)

@@ -16,7 +16,7 @@ ENERGIES = ("energy_wh", "cpu_wh", "gpu_wh", "ram_wh", "emissions_g")
 SUMS = ("seconds", *ENERGIES)
 """The fields of a Reading, and of a line of a ledger, that add up over attempts."""
 
-SILENT_SECONDS = 10.0  # in this time even an idle machine uses a milliwatt-hour, so a reading of no energy is an error
+SILENT_SECONDS = 10.0  # in this time even an idle machine uses a milliwatt-hour, so after it a reading of no energy is an error
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Reading:
 
 
 def add_readings(own: Reading, others: Iterable[Reading]) -> Reading:
-    """Add the readings of other nodes of the run to `own`: energies, emissions and powers are summed, and the longest time counts.
+    """Add the readings of other nodes of the run to `own`: energies, emissions and powers are summed; the time is the longest of all nodes.
 
     The status is that of `own`, or degraded if the status of another node is neither ok nor that of `own`.
     """
@@ -64,7 +64,7 @@ def add_readings(own: Reading, others: Iterable[Reading]) -> Reading:
 
 @dataclass(frozen=True)
 class Totals:
-    """The probe's sums of one attempt, since CodeCarbon's start. The energies include the PUE."""
+    """The sums of one attempt since CodeCarbon's start, as CodeCarbon reports them. The energies include the PUE."""
 
     measured_seconds: float = 0.0  # since CodeCarbon's start, which is about two seconds after the meter's start
     energy_wh: float = 0.0

@@ -1,9 +1,9 @@
-"""The sidecar, the process of the meter: it reads CodeCarbon, writes the files in the run's carbon/ folder, and outlives a killed trainer.
+"""The sidecar, the process of the meter: it reads CodeCarbon, writes the run's ledger and emissions.csv, and outlives a killed trainer.
 
 stdin has one JSON object per line: first the spec, then {"do": "phase", "name": ..., "step": ..., "at": ...}, {"do": "read", "token": n,
-"timeout": s}, {"do": "stop", "timeout": s}. stdout has a reading for each tick and each command. When stdin ends, or when the trainer is no
-longer the parent process, the sidecar takes a last reading, writes its files, and exits. The end of stdin is not enough, since a forked
-worker of the trainer may keep the pipe open.
+"timeout": s}, {"do": "stop", "timeout": s}. stdout has a reading for each tick and each command. After a stop, when stdin ends, or when the
+trainer is no longer the parent process, the sidecar takes a last reading, writes its files, and exits. The end of stdin is not enough as
+a sign that the trainer has exited, since a forked worker of the trainer may keep the pipe open.
 """
 
 import contextlib
@@ -120,9 +120,10 @@ class Sidecar:
             self._send(self._reading(line, token))
 
     def _make_estimate(self, seconds: float, final: bool) -> dict[str, Any] | None:
-        """Return the estimate for the time before CodeCarbon's start as soon as the power is known; None before, and in all later calls.
+        """Return the ledger's estimate for the time before CodeCarbon's start in the first call in which the power is known; else None.
 
-        `seconds`: the time from the attempt's start to the latest reading. `final`: whether this is the last chance for an estimate.
+        `seconds`: the time from the attempt's start to the latest reading. `final`: whether this is the last reading, for which a shorter
+        measurement of the power suffices.
         """
         has_power = self._totals.energy_wh > 0 and self._totals.measured_seconds >= (FIRST_SECONDS / 4 if final else FIRST_SECONDS)
         if self._estimate is not None or not has_power:
@@ -171,7 +172,9 @@ def _sender(stdout: int) -> Send:
 
 
 def _leave_terminal() -> tuple[int, int]:
-    """Return copies of the pipes from and to the meter, and redirect stdin, stdout and stderr to os.devnull: CodeCarbon may use them."""
+    """Return copies of the pipes from and to the meter, and redirect stdin, stdout and stderr to os.devnull, since CodeCarbon may write to
+    them.
+    """
     stdin, stdout = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):

@@ -1,4 +1,4 @@
-"""The totals of a run from its ledgers: sums over all attempts, and the sources and ranges of the numbers.
+"""The totals of a run from its ledgers: sums over all attempts, the ranges of their uncertainty, and how they were obtained.
 
 The range of an attempt's energy depends on how the energy of each component was obtained. A counter (RAPL, NVML) is accurate to about 5 %.
 CodeCarbon's model of a processor is TDP x (0.1 + 0.9 u^3) at utilization u, so its range is 10 % to 100 % of the TDP. For memory,
@@ -19,7 +19,7 @@ from tfkit.carbon.ledger import Attempt, LedgerReader, Phase
 from tfkit.carbon.reading import SUMS, Reading
 
 _MODELLED = ("model", "constant")
-_MOST_NODES = 100_000  # larger numbers of nodes, as in a damaged ledger, count as this one
+_MOST_NODES = 100_000  # a larger number of nodes, as in a damaged ledger, counts as this number
 _PARTS = ("cpu", "gpu", "ram")
 _COUNTER_MARGIN = 0.05  # NVML: 5 % (documentation of nvmlDeviceGetPowerUsage); RAPL: similar (Khan et al. 2018, TOMPECS 3(2))
 _MODULE_LOW, _MODULE_HIGH = 2 / 5, 8 / 5  # factors of CodeCarbon's 5 W; the range includes the 3 W for 8 GB that CodeCarbon 2 assumed
@@ -27,7 +27,10 @@ _IDLE_FRACTION = 0.1  # the fraction of the TDP that a processor uses without lo
 
 
 def attempts_of(run_folder: Path, run_id: str | None = None, *, keeps_ticks: bool = False) -> list[Attempt]:
-    """Return the sums of each ledger in a run folder, in order. `run_id` None: ledgers with any run id. Raises OSError."""
+    """Return the sums of each ledger in a run folder, by attempt and node. Raises OSError.
+
+    `run_id` None: ledgers with any run id. `keeps_ticks`: also store the values of each tick.
+    """
     reader = LedgerReader(run_folder / "carbon", keeps_ticks=keeps_ticks)
     return [attempt for attempt in reader.attempts() if run_id in (None, attempt.header["run_id"])]
 
@@ -68,7 +71,7 @@ def wall_seconds(attempts: Iterable[Attempt]) -> dict[int, float]:
 
 
 def missing_nodes(attempts: Iterable[Attempt]) -> list[str]:
-    """Return a sentence for each node and attempt without a ledger. The ledgers of the other nodes state the number of nodes."""
+    """Return a sentence for each node without a ledger of an attempt. The ledgers of the other nodes state the number of nodes."""
     present: dict[int, set[int]] = {}
     expected: dict[int, int] = {}
     for attempt in attempts:
@@ -170,7 +173,9 @@ def _intensity_range(attempts: Sequence[Attempt], intensity: float | None) -> di
 
 
 def _device_seconds(attempts: Iterable[Attempt]) -> dict[str, float]:
-    """Return the device seconds by the name of the device: for GPUs the wall time times their number, for the processor the wall time."""
+    """Return the device seconds by the name of the device: for a GPU the wall time times the number of such GPUs, for the processor the
+    wall time.
+    """
     seconds: dict[str, float] = {}
     for attempt in attempts:
         record = attempt.machine.get("record", {})
@@ -182,7 +187,8 @@ def _device_seconds(attempts: Iterable[Attempt]) -> dict[str, float]:
 
 
 def _idle_kwh(attempts: Sequence[Attempt]) -> float | None:
-    """Return the energy that the idle machine would have used in the time of all attempts, at the power of the phase `idle`.
+    """Return the energy that the idle machine would have used in the time of all attempts, at the power of the phase `idle`, in which the
+    meter runs before the training.
 
     For an attempt without this phase, the power is that of the latest earlier attempt with the phase, or else of the first attempt with it.
     None if no attempt has the phase.
@@ -257,8 +263,9 @@ def _full_load_energy(attempt: Attempt) -> float:
 def rework(attempts: Sequence[Attempt]) -> dict[str, float]:
     """Return the sums of the work that was lost and repeated, which is the cost of kills. The totals of the run include these sums.
 
-    The lost work of an attempt is what it did after the checkpoint from which a later attempt resumed: steps and evaluations. The start of
-    an attempt does not count, nor does the end of an attempt that had saved its last step.
+    If a later attempt resumed from a step, the lost work of an attempt is what it did after its last resume point (a checkpoint or a
+    recorded evaluation) that is not beyond that step: steps and evaluations. The start of an attempt does not count, nor does the end of an
+    attempt that had saved its last step.
     """
     sums = dict.fromkeys(SUMS, 0.0)
     for attempt in attempts:
@@ -267,5 +274,6 @@ def rework(attempts: Sequence[Attempt]) -> dict[str, float]:
             resumed_step = min(other.resume_points[0].step for other in later)
             kept = [point for point in attempt.resume_points if point.step <= resumed_step]
             for name, value in attempt.work_since(kept[-1] if kept else attempt.resume_points[0]).items():
-                sums[name] += 0.0 if name == "seconds" and attempt.header["node"] else value  # nodes work at the same time
+                # The nodes work at the same time, so only the seconds of node 0 count.
+                sums[name] += 0.0 if name == "seconds" and attempt.header["node"] else value
     return sums

@@ -3,8 +3,8 @@
 Names and labels may come from other people's folders, so control characters are replaced by escape sequences in all text for people.
 
 On a terminal and in a notebook, progress is a live line, drawn by rich, which is imported when the first live line is drawn. Elsewhere,
-progress is plain lines. In the C locale, or if the encoding of the stream is not a UTF, messages and `result_parts` are written in ASCII,
-and JSON with escapes; in any other result, only the characters that the stream cannot encode are escaped.
+progress is plain lines. In the C locale, or if the encoding of the stream is not UTF-8, UTF-16 or UTF-32, messages and `result_parts` are
+written in ASCII, and JSON with escapes; in any other text of a result, only the characters that the stream cannot encode are escaped.
 """
 
 import contextlib
@@ -47,7 +47,9 @@ def begin(as_json: bool) -> None:
 
 
 def set_quiet(quiet: bool) -> None:
-    """Set whether `say` is silent, and `progress` and `live` write a line a minute; results, decisions and warnings are always written."""
+    """Set whether `say` is silent, and `progress` and `live` write only a line per minute; results, decisions and warnings are always
+    written.
+    """
     global _quiet
     _quiet = quiet
 
@@ -73,7 +75,7 @@ def result_parts(parts: Sequence[tuple[str, str]]) -> None:
 
 
 def result_text(text: str) -> str:
-    """Return a text as `result_parts` writes it: escaped, and in ASCII unless stdout supports Unicode. That may make it wider."""
+    """Return a text as `result_parts` writes it: escaped, and in ASCII unless stdout supports Unicode. Escapes may make it wider."""
     line = escaped_line(text)
     return line if supports_unicode(sys.stdout) else ascii_only(line)
 
@@ -85,7 +87,7 @@ def result_token(token: str) -> str:
 
 
 def result_columns() -> int | None:
-    """Return the width of the terminal that shows the result, in columns; None if stdout is no terminal: lines need not be wrapped then."""
+    """Return the width of the terminal that shows the result, in columns; None if stdout is no terminal, so lines need not be wrapped."""
     return shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
 
 
@@ -158,7 +160,7 @@ def fail(text: str, code: int) -> int:
 
 
 def acknowledge(text: str) -> None:
-    """Write the acknowledgement of a signal, in any thread, at any time: it bypasses the stream, to which another thread may be writing."""
+    """Write the acknowledgement of a signal, in any thread, at any time: it bypasses `sys.stderr`, which another thread may be using."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         before = "\r\x1b[K" if is_terminal(sys.stderr) else ""  # erases the live line
         os.write(sys.stderr.fileno(), f"{before}{ascii_only(text)}\n".encode())
@@ -193,7 +195,7 @@ def _write_line(text: str, colour: str = "") -> None:
 @contextlib.contextmanager
 def progress(description: str, total: int | None = None, unit: str = "") -> Iterator[Counter]:
     """A context with a counter that shows its progress: on a terminal as a live line; elsewhere as a plain line every ten seconds (with
-    --quiet, every minute), and a last one at the end if there was any before.
+    --quiet, every minute), and a last line at the end if there was an earlier one.
 
     `total`: the count at the end; None: unknown. `unit`: the name of the counted things, in the plural.
     """
@@ -204,8 +206,8 @@ def progress(description: str, total: int | None = None, unit: str = "") -> Iter
 
 @contextlib.contextmanager
 def live() -> Iterator[LiveLine]:
-    """A context with the progress line of a training: on a terminal a live line, cut to its width; elsewhere a plain line for each update.
-    With --quiet there is one plain line a minute.
+    """A context with the progress line of a training: on a terminal a live line, cut to the terminal's width; elsewhere a plain line for
+    each update. With --quiet there is one plain line a minute.
     """
     with line_display(_quiet, _write_line) as show:
         yield LiveLine(show)

@@ -64,13 +64,13 @@ def columns_of(text: str) -> int:
 
 
 def cut(text: str, columns: int) -> str:
-    """Return the longest beginning of a text that fits into this many columns; "" if there is no room."""
+    """Return the longest beginning of a text that fits into `columns` columns of a terminal; "" if there is no room."""
     fitting = bisect_right(range(len(text) + 1), columns, key=lambda end: columns_of(text[:end])) - 1
     return text[: max(0, fitting)]
 
 
 def fitted(text: str, columns: int) -> str:
-    """Return a text, cut or padded with spaces to exactly this many columns."""
+    """Return a text, cut or padded with spaces to exactly `columns` columns of a terminal."""
     text = cut(text, columns)
     return text + " " * (columns - columns_of(text))
 
@@ -90,7 +90,8 @@ def wrap(words: Iterable[str], width: int) -> Iterator[str]:
 def fit(parts: list[str], width: int, fraction: float | None = None, *, unicode: bool = True) -> str:
     """Return a line of at most `width` characters: as many of the parts, from the first on, as fit. If none fits, the first one is cut.
 
-    If all parts fit and at least ten columns are free, the line ends with a progress bar for `fraction`. `unicode` False: only ASCII.
+    If all parts fit and leave room for two spaces and ten characters, the line ends with a progress bar for `fraction` (None: no bar).
+    `unicode` False: only ASCII.
     """
     parts = parts if unicode else [ascii_only(part) for part in parts]
     line = ""

@@ -1,4 +1,6 @@
-"""Lines of progress. On a terminal, rich, which is imported then, redraws one line; elsewhere, plain lines are written at intervals."""
+"""Lines of progress. On a terminal or in a notebook, rich redraws one line, and is imported only for this. Elsewhere, plain lines are
+written.
+"""
 
 import builtins
 import contextlib
@@ -42,14 +44,14 @@ class Counter:
         self.due = self.started + (0.2 if show.terminal else show.seconds)
 
     def advance(self, count: int = 1) -> None:
-        """Add to the count, and show the line if the last one is old enough."""
+        """Add to the count, and show the line if the last one is old enough (`due`)."""
         self.done += count
         if (now := time.monotonic()) >= self.due:
             self.due = now + (0.1 if self.show.terminal else self.show.seconds)
             self._draw(now)
 
     def finish(self) -> None:
-        """Show a last plain line, if there was an earlier one."""
+        """Write a last plain line, if `advance` has written one. A live line is not shown again."""
         if self.shown and not self.show.terminal:
             self._draw(time.monotonic())
 
@@ -159,7 +161,7 @@ def line_display(quiet: bool, write: Write) -> Iterator[LineDisplay]:
 def _is_notebook() -> bool:
     """Return whether the output goes to a Jupyter notebook with ipywidgets, in which rich can redraw a line."""
     if not hasattr(builtins, "get_ipython") or importlib.util.find_spec("ipywidgets") is None:
-        return False  # decided without importing rich
+        return False  # known without importing rich
     from rich.console import Console
 
     return Console().is_jupyter

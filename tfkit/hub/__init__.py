@@ -1,7 +1,9 @@
-"""Hugging Face model folders <-> Transformer. Only this package applies the rules of a family to tensors.
+"""Conversion between Hugging Face model folders and Transformer, tfkit's model class. This package applies the rules of a family
+(families/) to tensors.
 
-Loading is strict in both directions: each tensor of a file is either mapped or known to carry no information, and each parameter of the
-model is filled. Only safetensors and JSON are read: a pickle can run code, so it is refused.
+Loading is strict in both directions: each tensor of a file is mapped, belongs to a head or part that is not read, or is known to carry no
+information; and each parameter of the model is filled, those of a new head at random. Only safetensors and JSON are read: a pickle can run
+code, so it is refused.
 """
 
 from tfkit.hub.config_json import OWN_TYPE as OWN_TYPE

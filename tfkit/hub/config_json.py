@@ -25,19 +25,19 @@ from tfkit.run.tfkit_json import NAME, read_tfkit_json
 from tfkit.run.verified import find_named
 
 OWN_TYPE = "tfkit"  # model_type of a model that no Hugging Face class can express, so that other programs refuse to load it
-_GENERATION_KEYS = (  # transformers reads these from config.json if there is no generation_config.json
+_GENERATION_KEYS = (  # transformers reads these settings from config.json if there is no generation_config.json
     *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature"),
     *("top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
     *("bad_words_ids", "num_return_sequences", "forced_bos_token_id", "exponential_decay_length_penalty", "suppress_tokens"),
     *("begin_suppress_tokens", "forced_eos_token_id"),
 )
 TRAINING_ONLY_FIELDS = {"init", "dropout", "routing"}  # they affect only the training, not a trained model, and are saved in tfkit.json
-_MAX_PROBLEMS = 20  # in a message
+_MAX_PROBLEMS = 20  # in an error message
 LIMIT = 4 * MIB  # the maximum size of config.json: a thousand times the usual size
 
 
 def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, ModelConfig]:
-    """Return the family (None: the model_type is "tfkit") and our config of the model that config.json and tfkit.json describe.
+    """Return the family (None: the model_type is "tfkit") and the ModelConfig of the model that config.json and tfkit.json describe.
 
     `hf`: the content of config.json. Raise ModelError for a model that tfkit does not implement, and for missing or invalid fields.
     """
@@ -81,7 +81,9 @@ def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def family_of(config: ModelConfig, prefer: str | None = None) -> Family | None:
-    """Return a family whose Hugging Face configuration expresses this config completely, if possible the one named `prefer`; else None."""
+    """Return a family whose Hugging Face configuration expresses this config completely, if possible the one named `prefer`; None: no
+    family does.
+    """
     families = sorted(FAMILIES.values(), key=lambda family: family.name != prefer)
     return next((family for family in families if _expresses(family, config)), None)
 
@@ -114,7 +116,7 @@ def computation(config: ModelConfig) -> dict[str, Any]:
 
 
 def to_config_json(family: Family, config: ModelConfig, labels: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the config.json for the family's Hugging Face class. Raise UnsupportedError if it cannot express the model."""
+    """Return the config.json for the family's Hugging Face class. Raise UnsupportedError if that class cannot express the model."""
     body = {"architectures": [family.architecture(config)], "model_type": family.model_type, **family.to_hf(config)}
     if not isinstance(config.head, LanguageModelHeadConfig | MaskedLanguageModelHeadConfig):
         body.pop("tie_word_embeddings", None)  # there is no output matrix to tie; the class's default applies if a head is added later
@@ -146,7 +148,7 @@ def are_unnamed(labels: Sequence[str]) -> bool:
 
 
 def read_problem_type(hf: Mapping[str, Any]) -> str | None:
-    """Return `problem_type` of config.json: whether a label is a number, one class, or any number of classes. None if it is not stated."""
+    """Return `problem_type` of config.json: whether a label is a number, one class, or a set of classes. None if it has no known value."""
     stated = hf.get("problem_type")
     return stated if stated in ("regression", "single_label_classification", "multi_label_classification") else None
 

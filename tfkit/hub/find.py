@@ -19,14 +19,15 @@ from tfkit.run.run_json import known_of, read_run_json, stage_folders, trial_fol
 from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.run.verified import find_named, verified
 
-ADAPTER = "adapter_config.json"  # in the folder of an adapter in the format of the peft library
+ADAPTER = "adapter_config.json"  # a file in the folder of an adapter, in the format of the peft library
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _known: dict[tuple[tuple[str, Identity], ...], str] = {}  # the results of `content_hash`, by the names and identities of the files
 
 
 def find_checkpoint(path: str | Path) -> Path:
     """Return the model folder of a path: the path itself, a run folder's best or else newest checkpoint, or the downloaded repository for
-    `hub:org/name@revision`. The path may begin with ~, the home folder, as the paths of data may.
+    `hub:org/name@revision`. For a recipe with stages, the run is the last stage; for a sweep, the best trial. The path may begin with ~,
+    the home folder, as the paths of data may.
 
     Raise ModelError if there is no model folder.
     """
@@ -39,7 +40,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def unread_format(path: Path) -> str | None:
-    """Return the error message for a file of a format that is never read (pickle, GGUF), with the remedy; None for any other file."""
+    """Return the error message for a file in a format that tfkit never reads (pickle, GGUF), with the remedy; None for any other file."""
     if path.suffix == ".gguf":
         classes, source = "AutoModelForCausalLM and AutoTokenizer", f'"{path.parent}", gguf_file="{path.name}"'
         return (
@@ -104,7 +105,9 @@ def _find_folder(folder: Path) -> Path:
 
 
 def _last_stage(folder: Path, stages: dict[str, Path]) -> Path:
-    """Return the checkpoint of the last stage of a chain. Raise ModelError if that stage has no checkpoint yet."""
+    """Return the checkpoint of the last stage of a chain (the run of a recipe with stages). Raise ModelError if that stage has no
+    checkpoint yet.
+    """
     *_, last = stages.values()
     if (last / "checkpoints").is_dir():
         return _find_folder(last)

@@ -1,8 +1,9 @@
 """A model in the layout of GGUF, the file format of llama.cpp: the fields that describe the model, and its tensors under GGUF's names.
 
-The `gguf` package maps Hugging Face's names to GGUF's. Three things differ from our layout. GGUF stores the norm weights of Gemma plus 1.
-It interleaves the rows of q_proj and k_proj for Llama and SmolLM3, since llama.cpp rotates neighbouring rows together, whereas Hugging
-Face rotates rows that are half a head apart. It stacks the matrices of experts: those of all experts of a layer are one tensor.
+The `gguf` package maps Hugging Face's names to GGUF's. Three things differ from Hugging Face's layout. GGUF stores the norm weights of
+Gemma plus 1. It interleaves the rows of q_proj and k_proj for Llama and SmolLM3, since llama.cpp rotates neighbouring rows together,
+whereas Hugging Face rotates rows that are half a head apart. It stacks the matrices of experts: for each layer, the gate matrices of all
+experts are one tensor, and so are the up and the down matrices.
 """
 
 import re
@@ -47,7 +48,7 @@ class GgufLayout:
     architecture: str
 
     def describe(self, writer: "GGUFWriter") -> None:
-        """Write the fields that describe the architecture."""
+        """Write the fields of the GGUF file that describe the architecture, such as the number of layers."""
         config, position = self.config, self.config.position
         writer.add_vocab_size(config.vocab_size)
         writer.add_context_length(config.context_length)
@@ -81,7 +82,7 @@ class GgufLayout:
             writer.add_sliding_window(config.window(0) or config.context_length)
 
     def tensors(self, ours: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Yield the tensors of a model under GGUF's names. Each is read only when it is yielded."""
+        """Yield the tensors `ours`, which have tfkit's names, under GGUF's names. Each is read only when it is yielded."""
         for name, parts in groupby(to_foreign(ours, self.family, self.config), lambda pair: self._name(pair[0])):
             tensors = [self._permute_rows(theirs, tensor.float(), 2) + self._offset(theirs) for theirs, tensor in parts]
             yield name, torch.stack(tensors) if name.endswith("_exps.weight") else tensors[0]
@@ -91,7 +92,7 @@ class GgufLayout:
             yield _FACTORS, rotary_frequencies(head_dim, plain) / rotary_frequencies(head_dim, position)
 
     def ours(self, read: Callable[[str], Tensor]) -> Tensors:
-        """Convert the tensors of a GGUF file to ours; `read` returns a tensor by its GGUF name."""
+        """Convert the tensors of a GGUF file to tfkit's names and layout; `read` returns a tensor by its GGUF name."""
         names = [*expected_shapes(self.family, self.config)]
         half, read = self.config.head_dim // 2, lru_cache(maxsize=1)(read)
 
@@ -115,7 +116,9 @@ class GgufLayout:
         return gguf.get_tensor_name_map(kind, self.config.decoder_layers)
 
     def _permute_rows(self, theirs: str, tensor: Tensor, parts: int) -> Tensor:
-        """Interleave `parts` parts of each head's rows in q_proj and k_proj: 2 interleaves its halves, E / 2 separates them again."""
+        """Interleave the rows of `parts` equal parts of each head, in q_proj and k_proj only. With 2 parts, the head's two halves are
+        interleaved; with head_dim / 2 parts, this is reversed.
+        """
         if self.architecture not in _ROTATES_NEIGHBOURS or not theirs.rpartition(".")[0].endswith(("q_proj", "k_proj")):
             return tensor
         return tensor.reshape(-1, parts, self.config.head_dim // parts, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
@@ -125,7 +128,7 @@ class GgufLayout:
 
 
 def gguf_layout(config: ModelConfig, family: str) -> GgufLayout:
-    """Return the layout of a model. Raises ModelError for a model that llama.cpp would compute differently, or not at all."""
+    """Return the GGUF layout of a model. Raises ModelError for a model that llama.cpp would compute differently, or not at all."""
     architecture = GGUF_ARCHITECTURES.get(family)
     if architecture is None:
         own = " (which no class of transformers computes)" if family == OWN_TYPE else ""

@@ -13,7 +13,8 @@ def with_more_entries(model: Transformer, vocab_size: int, seed: int) -> Transfo
     `seed`, as in pretraining. GPT's fine-tuning adds three entries (Radford et al. 2018, section 3.2).
     """
     config, tensors = model.config, model.state_dict()
-    few = {name: min(1, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}  # only rows of _ROWS are used
+    # One layer is enough, since only the tensors in _ROWS are used.
+    few = {name: min(1, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}
     new = build(config.model_copy(update={"vocab_size": vocab_size - config.vocab_size, **few}), seed).state_dict()
     tensors |= {name: torch.cat([tensors[name], new[name].to(tensors[name])]) for name in _ROWS if name in tensors}
     larger = on_meta(config.model_copy(update={"vocab_size": vocab_size}))

@@ -1,4 +1,6 @@
-"""The token ids in the configuration files of a model folder. Each must be in the vocabulary, since any other id has no embedding."""
+"""The token ids in the configuration files of a model folder. Each must be in the vocabulary, since any other id has no embedding; only
+default ids of transformers' classes may be outside it, and are then ignored.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -19,7 +21,8 @@ _NAMES = (
     *("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id"),
     *("bad_words_ids", "force_words_ids", "suppress_tokens", "begin_suppress_tokens"),
 )
-# By model_type: the ids of the released vocabulary, which transformers' class writes into config.json if the author set none.
+# By model_type: the ids of the released vocabulary, which transformers' class writes into config.json if the author set none. They are
+# ignored if the model's vocabulary is too small for them.
 _CLASS_DEFAULTS = {
     "gpt2": {"bos_token_id": 50256, "eos_token_id": 50256},
     "modernbert": {**dict.fromkeys(("bos_token_id", "cls_token_id"), 50281), **dict.fromkeys(("eos_token_id", "sep_token_id"), 50282)},
@@ -33,7 +36,7 @@ _CLASS_DEFAULTS = {
 def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, Any]:
     """Return the ids with the names SPECIAL_IDS from config.json, completed from generation_config.json; several eos ids are a list.
 
-    `hf`: the content of config.json. Raise ModelError for an id outside the vocabulary, and for another value than an id in config.json.
+    `hf`: the content of config.json. Raise ModelError for an id outside the vocabulary, and for a value in config.json that is not an id.
     """
     generation = read_generation(hf, folder)
     defaults = {key: value for key, value in _CLASS_DEFAULTS.get(str(hf.get("model_type")), {}).items() if value >= vocab_size}
@@ -77,7 +80,9 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
 
 
 def with_model_ids(tokenizer: Tokenizer | None, special_ids: Mapping[str, Any]) -> Tokenizer | None:
-    """Return the tokenizer with those ids of `read_ids` with which the decoder starts, that it must write first, and that end a text."""
+    """Return the tokenizer with ids from `special_ids` (from `read_ids`): the decoder's start id, the id that it must generate first, and
+    the ids that end a text.
+    """
     if tokenizer is None:
         return None
     start = special_ids.get("decoder_start_token_id", tokenizer.decoder_start_id)

@@ -52,7 +52,7 @@ class ModelFolder:
     special_ids: dict[str, Any] = field(default_factory=dict)  # the bos, eos, pad, start and forced ids in the folder's files
     labels: tuple[str, ...] = ()  # the names of classes or tags, by index
     problem_type: str | None = None  # config.json's `problem_type`: the type of the labels; None if it states none
-    left_out: tuple[str, ...] = ()  # the parts of the folder's model that are not read, such as one for images
+    left_out: tuple[str, ...] = ()  # the parts of the folder's model that are not read, such as an image encoder
     generation: dict[str, Any] = field(default_factory=dict)  # generation_config.json, or the same settings of an older config.json
 
     def notes(self) -> list[str]:
@@ -71,10 +71,10 @@ class ModelFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded(ModelFolder):
-    """A model folder in memory."""
+    """The content of a model folder, with the model in memory."""
 
     model: Transformer
-    new_parameters: tuple[str, ...] = ()  # the parameters of the requested head that the files lack; they are random
+    new_parameters: tuple[str, ...] = ()  # the parameters of the requested head that the files lack, drawn at random
 
     @property
     def tokenizer(self) -> Backend | None:
@@ -132,7 +132,7 @@ class Described(ModelFolder):
 
 
 def describe(path: str | Path) -> Described:
-    """Read a model folder, but only the names and shapes of its weights. Raise ModelError."""
+    """Read a model folder, but of its weights only the names and shapes. Raise ModelError as `load` does."""
     folder = find_checkpoint(path)
     with verified(folder, weights=False):
         opened, document = _open(folder, None, {}), read_tfkit_json(folder)
@@ -154,9 +154,10 @@ def load(
 
     The model has the head `head`, or else the head that config.json describes. Parameters of `head` that the files lack are drawn with
     `seed`, and `new_parameters` has their names. `other_labels`: the classes differ from those of the file, so all parameters with a row
-    for each class are drawn. `changes`: fields of the config, such as dropout, that replace those of the file. `defer_blocks`: the model is
-    in float32 on the CPU, its blocks stay on the meta device, and its `fill_block` reads one block. Raise ModelError if the folder is
-    missing, damaged, unsupported or does not fit its own configuration, or if a file differs from the folder's manifest.
+    for each class are drawn. `changes`: fields of the config, such as dropout, that replace those of the file. `defer_blocks`: the model
+    stays on the CPU, except its blocks, which stay on the meta device, in float32, until the model's `fill_block` reads one of them. Raise
+    ModelError if the folder is missing, damaged, unsupported or does not fit its own configuration, or if a file differs from the folder's
+    manifest.
     """
     folder = find_checkpoint(path)
     with verified(folder, weights=True):
@@ -220,7 +221,7 @@ class _Opened:
 
 
 def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> _Opened:
-    """Read everything of a model folder but the values of its weights, and check it. `head`, `changes`: as in `load`."""
+    """Read and check everything in a model folder except the values of its weights. `head`, `changes`: as in `load`."""
     path = find_named(folder, "config.json")
     if path is None:
         raise ModelError(f"{folder / 'config.json'}: there is no such file; copy the folder again, or give another")
@@ -253,7 +254,7 @@ def _draw_head(config: ModelConfig, seed: int, known: Tensors) -> Tensors:
 
 
 def _fill(config: ModelConfig, tensors: Tensors, *, around_blocks: bool = False) -> Transformer:
-    """Build the model with copies of `tensors`. `around_blocks`: without those of the blocks, which stay on the meta device."""
+    """Build the model with copies of `tensors`. `around_blocks`: `tensors` has none of the blocks, which stay on the meta device."""
     model = on_meta(config)
     copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     model.load_state_dict(copies, assign=True, strict=not around_blocks)

@@ -17,7 +17,7 @@ from tfkit.run.tfkit_json import write_tfkit_json
 from tfkit.tokenizer import Tokenizer, save_tokenizer
 
 _PAD = "pad_token_id"
-_STATED = ("bos_token_id", "eos_token_id", _PAD)  # config.json has null for a missing one of these, not the default of the class
+_STATED = ("bos_token_id", "eos_token_id", _PAD)  # config.json has null for a missing one of these ids, not the class's default
 
 
 def save_model(
@@ -36,10 +36,10 @@ def save_model(
 ) -> Family | None:
     """Write config.json, generation_config.json, model.safetensors (or shards), the tokenizer's files and tfkit.json into a folder.
 
-    Return the family in whose names and layout the weights are written; None if they are written in ours.
+    Return the family in whose names and layout the weights are written; None if they are written in tfkit's own.
 
-    `tensors`: the parameters under our names, each read when it is written (None: the caller writes the weights); `family`: the name of the
-    family to use if several can express the model; `special_ids`: the result of `read_ids`, None to take the ids of the tokenizer;
+    `tensors`: the parameters under tfkit's names, each read when it is written (None: the caller writes the weights); `family`: the name of
+    the family to use if several can express the model; `special_ids`: the result of `read_ids`, None to take the ids of the tokenizer;
     `end_ids`: the ids that end a text, if they differ from the tokenizer's eos; `labels`: the names of classes or tags; `problem_type`: as
     in config.json; `facts`: the fields of tfkit.json in addition to `model` and `labels`; `generation`: the generation_config.json of the
     model from which this one was trained, of which all keys are written.
@@ -49,7 +49,7 @@ def save_model(
     if end_ids:
         ids["eos_token_id"] = end_ids[0] if len(end_ids) == 1 else list(end_ids)
     if config.stacks == "both":
-        # The pad id, as in T5 and Marian, or the id with which the decoder started in training.
+        # Of a loaded model the pad id, as in T5 and Marian; of a new model the id with which the decoder started in training.
         start = ids.get("pad_token_id") if special_ids or tokenizer is None else tokenizer.start_id
         if start is not None:
             ids.setdefault("decoder_start_token_id", start)
@@ -77,10 +77,10 @@ def save_model(
 
 
 def _generation(stated: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of generation_config.json: `ids`, and all other keys of `stated`, which the file had before."""
+    """Return the content of generation_config.json: `ids`, and all other keys of `stated`, the file's earlier content."""
     if not stated:
         return {"_from_model_config": True, **ids}
-    # A forced eos id that is not in `stated` is not added: if there is a generation_config.json, transformers ignores that of config.json.
+    # A forced eos id that is not in `stated` is not added: beside a generation_config.json, transformers ignores the one in config.json.
     return {**stated, **{name: value for name, value in ids.items() if name != "forced_eos_token_id" or name in stated}}
 
 
@@ -90,7 +90,9 @@ def _special_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
 
 
 def padding_id(tokenizer: Tokenizer | None) -> int | None:
-    """Return the id with which rows of texts are padded: the pad id, or else the eos id, unless texts end with that; otherwise None."""
+    """Return the id with which rows of texts are padded: the pad id, or else the eos id if the tokenizer does not end texts with it; None
+    if there is neither.
+    """
     if tokenizer is None or tokenizer.pad_id is not None:
         return tokenizer.pad_id if tokenizer else None
     return tokenizer.eos_id if tokenizer.eos_id not in tokenizer.suffix else None

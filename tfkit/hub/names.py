@@ -21,8 +21,9 @@ _OUTPUT = "head.output.weight"
 
 
 def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> tuple[dict[str, Weight], ModelConfig]:
-    """Return the tensors that carry information, under the full names of the family, and the config that they fit: it is untied if the
-    file's output matrix differs from its embedding. Raise ModelError if there are two different tensors for one tensor of the model.
+    """Return the tensors that carry information, under the full names of the family, and the config that they fit. This config is untied if
+    the file's output matrix differs from its embedding, and has no pooler if the file has none. Raise ModelError if there are two different
+    tensors for one tensor of the model.
     """
     rules = {rule.theirs: rule for rule in _expand(family, config)}
     shapes = parameter_shapes(config)
@@ -47,7 +48,7 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
         if embedding not in resolved or _are_equal(resolved[embedding], resolved[head]):
             resolved.setdefault(embedding, resolved[head])
             del resolved[head]
-        else:  # config.json says that they are tied, but the file has two different matrices, which were trained separately
+        else:  # config.json says that the two matrices are tied, but those in the file differ, so they were trained separately
             untied = config.head.model_copy(update={"tied": False})
             return resolve_names(weights, family, config.model_copy(update={"head": untied}))
     if clashes:
@@ -57,7 +58,7 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
 
 def _experts_apart(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> Iterator[tuple[str, Weight]]:
     """Yield the weights with their names, one for each matrix of each expert. transformers can save the matrices of all experts of a layer
-    as one tensor, with the rows of gate before those of up; then each of the weights for them is a part of that tensor.
+    as one tensor, with the rows of gate before those of up; such a tensor is yielded as one weight for each matrix in it.
     """
     rules = {rule.ours[0].rpartition(".{e}.")[2]: rule.theirs for rule in family.rules if "{e}" in rule.theirs}
     count = config.mlp.experts.count if config.mlp.experts is not None else 0
@@ -76,7 +77,9 @@ def _experts_apart(weights: Mapping[str, Weight], family: Family, config: ModelC
 
 
 def other_parts(weights: Iterable[str], family: Family | None) -> tuple[str, ...]:
-    """Return the parts of a model folder other than the text model to which any of these tensors belong, such as an image encoder."""
+    """Return the parts of a model folder other than the text model to which any tensor named in `weights` belongs, such as an image
+    encoder.
+    """
     matches = (re.fullmatch(family.other_parts, name) for name in weights) if family and family.other_parts else ()
     return tuple(dict.fromkeys(match[1] for match in matches if match))
 
@@ -107,14 +110,16 @@ def rules_of(family: str, config: ModelConfig) -> tuple[Rule, ...]:
 
 
 def missing_of_head(weights: Mapping[str, Weight], family: Family | None, config: ModelConfig) -> frozenset[str]:
-    """Return the tensors of the model's head that the resolved weights lack, by their names in files."""
+    """Return the names, as in files, of the head's tensors that `weights` (from `resolve_names`) lack."""
     names = {rule.theirs: rule.ours for rule in _expand(family, config)} if family else {}
     lacking = expected_shapes(family, config).keys() - weights.keys()
     return frozenset(name for name in lacking if all(ours.startswith("head.") for ours in names.get(name, (name,))))
 
 
 def is_head_incomplete(tensors: Tensors, config: ModelConfig) -> bool:
-    """Return whether `tensors`, which have our names, lack a parameter of the model's head. The family may have no name for it."""
+    """Return whether `tensors`, which have our names, lack a parameter of the model's head. Unlike `missing_of_head`, this includes
+    parameters for which the family has no name.
+    """
     return any(name.startswith("head.") and name not in tensors for name in parameter_shapes(config))
 
 
@@ -130,7 +135,7 @@ def without_own_head(weights: Mapping[str, Weight], family: Family, config: Mode
 
 
 def label_tensors(family: Family | None, config: ModelConfig) -> frozenset[str]:
-    """Return the tensors of the head that have a row for each class or tag, by their names in files."""
+    """Return the names, as in files, of the head's tensors that have a row for each class or tag."""
     head = config.head
     if not isinstance(head, ClassesHeadConfig | TagsHeadConfig):
         return frozenset()
@@ -140,13 +145,13 @@ def label_tensors(family: Family | None, config: ModelConfig) -> frozenset[str]:
 
 
 def without_other_heads(weights: Mapping[str, Weight], config: ModelConfig) -> dict[str, Weight]:
-    """Return the weights of a file that has our names, except those of a head that this model does not have."""
+    """Return the weights of a file that has our names, except those of a head that the model of `config` does not have."""
     shapes = parameter_shapes(config)
     return {name: weight for name, weight in weights.items() if name in shapes or not name.startswith("head.")}
 
 
 def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tensors:
-    """Convert tensors of a file that fits the model from the family's names and layout to ours."""
+    """Convert the tensors of a file from the family's names and layout to ours. The file must fit the model."""
     shapes = parameter_shapes(config)
     tensors: Tensors = {}
     for rule in _expand(family, config):
@@ -166,12 +171,12 @@ def their_names(family: Family | None, config: ModelConfig) -> dict[str, str]:
 
 
 def to_foreign(tensors: Mapping[str, Tensor], family: Family | None, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-    """Yield our tensors in the names and layout of the family (None: in ours). Each tensor is read only when it is needed."""
+    """Yield our tensors under the names and in the layout of the family (None: unchanged). Each tensor is read only when it is needed."""
     if family is None:
         yield from tensors.items()
         return
     for rule in _expand(family, config):
-        if all(name in tensors for name in rule.ours):  # otherwise a bias or a head that this model does not have
+        if all(name in tensors for name in rule.ours):  # otherwise the rule is for a bias or a head that this model does not have
             yield rule.theirs, _in_layout([tensors[name] for name in rule.ours], rule, config)
 
 
@@ -210,7 +215,9 @@ def _prefixes(family: Family) -> tuple[str, ...]:
 
 
 def _expand(family: Family, config: ModelConfig) -> Iterator[Rule]:
-    """Yield the rules of this model, with the prefix of the class for its head: one for each layer {i} and expert {e} of a rule."""
+    """Yield the rules that apply to this model, with one rule for each layer {i} and expert {e}. Their names have the prefix of the Hugging
+    Face class for the model's head.
+    """
     prefix = family.prefixes.get(config.head.kind, family.prefix)
     for rule in family.rules:
         if rule.when is not None and not rule.when(config):

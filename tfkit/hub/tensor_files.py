@@ -16,9 +16,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-SHARD_BYTES = 5 * 10**9  # the largest size of one file's tensors
+SHARD_BYTES = 5 * 10**9  # the largest size of a file's tensors, unless a single tensor is larger
 _MODEL_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
-_TYPES = {  # by safetensors' order of types; a file begins with the tensors of the last type
+_TYPES = {  # in safetensors' order of types; a file begins with the tensors of the last type in this order
     torch.bool: "BOOL",
     torch.uint8: "U8",
     torch.float16: "F16",

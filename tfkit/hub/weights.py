@@ -1,4 +1,4 @@
-"""Reading of a folder's safetensors files: the headers first, and the tensors only after the headers were found to fit config.json.
+"""Reading of a folder's safetensors files: first the headers, which are compared with config.json, and only then the tensors.
 
 Also the mean of several checkpoints of one model, by which the Transformer of 2017 was evaluated (arXiv 1706.03762, section 6.1).
 """
@@ -43,17 +43,19 @@ def find_weights(folder: Path) -> dict[str, Weight]:
     Raise ModelError for a file that is missing, outside the folder or not safetensors, and for an index that contradicts its shards.
     """
     whole, index = find_named(folder, _WHOLE), find_named(folder, _INDEX)
-    if whole is not None:  # if both exist, transformers makes the same choice
+    if whole is not None:  # if both exist, transformers also takes the whole file
         return {name: Weight(whole, name, stored) for name, stored in read_header(whole).items()}
     if index is not None:
         return _find_shards(folder, index)
     unread = [path for path in folder.iterdir() if unread_format(path)]
-    unread.sort(key=lambda path: ("model" not in path.name, path))  # optimizer.pt of a checkpoint of transformers has no weights
+    unread.sort(key=lambda path: ("model" not in path.name, path))  # last: optimizer.pt of a transformers checkpoint, which has no weights
     raise ModelError(unread_format(unread[0]) if unread else f"{folder / _WHOLE}: there is no such file; copy the folder again")
 
 
 def read_weights(weights: Mapping[str, Weight]) -> Tensors:
-    """Read these tensors, and return them under the names in `weights`. Raise ModelError for a file that cannot be read."""
+    """Read the tensors in `weights`, and return them under its keys, which may differ from the names in the files. Raise ModelError for a
+    file that cannot be read.
+    """
     tensors: Tensors = {}
     for path in sorted({weight.path for weight in weights.values()}):
         try:
@@ -144,7 +146,8 @@ def weights_bytes(folders: Sequence[Path]) -> int:
 
 
 def mean_weights(folders: Sequence[Path], advance: Callable[[int], object]) -> Tensors:
-    """Return the mean of each tensor over these model folders, by name in the files: summed in float64, one by one, and then float32.
+    """Return the mean of each tensor over these model folders, by the tensor's name in the files: summed in float64, one tensor at a time,
+    and returned in float32.
 
     `advance` is called after each read, with the number of bytes read. Raise ModelError if the tensors of a folder cannot be read, or
     differ from those of the first folder in name, shape or type.

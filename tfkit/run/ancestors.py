@@ -1,7 +1,9 @@
-"""The ancestors of a model that is about to be trained, collected from the lineages and model cards in the folders of its parents.
+"""The ancestors of a model that is about to be trained: its parents, from which it starts or learns, their parents, and so on. They are
+collected from the lineages (lineage.py) and model cards in the folders of the parents.
 
-A copied or renamed folder is recognized as the same ancestor, by its run id or the hash of its weights. An ancestor that cannot be read,
-or was edited after its manifest was written, is reported and counts as unknown; the sum over the ancestors is then a lower bound.
+A copied or renamed folder is recognized as the same ancestor, by its run id or the hash of its weights. An ancestor that cannot be read, or
+was edited after its manifest was written, is reported, and its emissions count as unknown; the sum over the ancestors is then a lower
+bound.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,10 +24,10 @@ _AVERAGED = "averaged"  # the role of averaged checkpoints, which belong to the 
 
 @dataclass(frozen=True)
 class Parent:
-    """A model from which a run starts or learns, and the folder from which the model was read."""
+    """A model from which a run starts or learns (such as a teacher), and the folder from which the model was read."""
 
     role: str
-    path: str  # as written in the recipe
+    path: str  # as the recipe writes it, which may be relative or hub:org/name
     folder: Path | None  # None: the model was created in memory
     run_id: str | None
     sha256: str | None
@@ -77,7 +79,7 @@ def _changes(child: Parent, parents: Sequence[Parent]) -> Iterator[str]:
 
 
 def read_lineage(folder: Path) -> Lineage | None:
-    """Return the lineage in the tfkit.json of a checkpoint; None if it has none. Raises ModelError if the file is damaged or was edited."""
+    """Return the lineage in a checkpoint's tfkit.json; None if there is none. Raises ModelError if the file is damaged or was edited."""
     _require_unedited(folder)
     fields = read_tfkit_json(folder).fields
     if "lineage" not in fields:
@@ -97,12 +99,12 @@ def _require_unedited(folder: Path) -> None:
 
 
 def _add(parent: Parent, ancestors: list[Ancestor], problems: list[str]) -> int:
-    """Append a parent and its ancestors to `ancestors`, which may then hold one ancestor twice, and return the index of the parent."""
+    """Append a parent and its ancestors to `ancestors`, where one ancestor may thus occur twice, and return the index of the parent."""
     lineage, card = None, BaseCard()
     try:
         if parent.folder is not None:
             lineage, card = read_lineage(parent.folder), BaseCard.read(parent.folder)
-    except (ModelError, OSError) as error:  # the card is not used either, since it may belong to another model, too
+    except (ModelError, OSError) as error:  # the card is not used either, since it, too, may belong to another model
         problems.append(f"the energy and emissions of this model are unknown: {error}")
     index = len(ancestors)
     ancestors.append(_with_totals(Ancestor(last_name(parent.path), (parent.role,), parent.run_id, parent.sha256), lineage, card))
@@ -117,7 +119,7 @@ def _add(parent: Parent, ancestors: list[Ancestor], problems: list[str]) -> int:
 
 
 def _with_totals(ancestor: Ancestor, lineage: Lineage | None, card: BaseCard) -> Ancestor:
-    """Return the ancestor with the totals of its checkpoint, or else with the emissions that its card states."""
+    """Return the ancestor with the totals in `lineage`, or else with the emissions that its `card` states, or else as unknown."""
     own = lineage.own if lineage else None
     if own is not None and own.emissions_g is not None:
         return replace(ancestor, energy_kwh=own.energy_kwh, emissions_g=own.emissions_g, source="ledger", status=own.status)
@@ -132,7 +134,7 @@ def _add_recorded(parent: Parent, lineage: Lineage | None, ancestors: list[Ances
         return []
     direct = [entry for entry in lineage.parents if entry.role != _AVERAGED or entry.run_id != parent.run_id]
     first = len(ancestors)
-    if lineage.ancestors is None:  # an older version wrote the lineage, and recorded only the parents
+    if lineage.ancestors is None:  # written by an older version of tfkit, which recorded only the parents
         ancestors += [Ancestor(last_name(entry.path or "?"), (entry.role or "?",), entry.run_id, entry.sha256) for entry in direct]
         return [*range(first, len(ancestors))]
     ancestors += shifted(lineage.ancestors, first)

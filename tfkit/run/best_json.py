@@ -25,8 +25,8 @@ def record_best(root: Path, step: int, metric: str, value: float, higher_is_bett
     """Record the checkpoint of `step` as the best if its `value` is better than the recorded one. Return whether it was recorded.
 
     `wins_ties`: record it also if the values are equal. A value that is not finite is never recorded. A finite value always replaces a
-    record of another metric, of the same step (the run then resumed from before that step), or of a checkpoint that is missing or damaged.
-    Raises OSError if the record cannot be written.
+    record of another metric, of the same `step` (a resumed run has repeated it), or of a checkpoint that is missing or not complete. Raises
+    OSError if the record cannot be written.
     """
     if not math.isfinite(value):
         return False

@@ -1,5 +1,5 @@
-"""The model card: README.md of a checkpoint, with the metadata that the Hub reads: base model, data, scores, carbon. It contains no paths.
-The format of the metadata is described at https://huggingface.co/docs/hub/model-cards. Scores are in `model-index`.
+"""The model card: README.md of a checkpoint, with the metadata that the Hub reads: base model, data, scores, emissions. The card contains
+no paths. The format of the metadata is described at https://huggingface.co/docs/hub/model-cards. Scores are in `model-index`.
 """
 
 import json
@@ -13,8 +13,8 @@ from tfkit.model.config import ClassesHeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.run.card_facts import BaseCard, CardData, hub_name, last_name
 from tfkit.run.card_impact import CardImpact
 
-_MOST_LABELS = 20  # the table lists at most this many
-# The expression for the base of an adapter if that is a folder, since the card contains no paths.
+_MOST_LABELS = 20  # the largest number of labels that the table lists
+# The Python expression for the base model of an adapter if that is a local folder, since the card contains no paths.
 _OWN_BASE = 'peft.PeftConfig.from_pretrained(".").base_model_name_or_path'
 _TASKS = {
     "masked_lm": "fill-mask",
@@ -50,7 +50,7 @@ class CardTraining:
     tokens: int
     loss: float | None
     evaluation: Mapping[str, float | None] = field(default_factory=dict)
-    averaged: str = ""  # a description of the average, if the weights are averaged
+    averaged: str = ""  # how the weights were averaged, as text; "" if they were not
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _number(value: float | None) -> str:
 
 
 def _model_index(name: str, task: str, data: CardData, evaluation: Mapping[str, float | None]) -> list[str]:
-    """Return the finite scores as lines of YAML in the Hub's form, grouped by validation set."""
+    """Return the finite scores as the field `model-index`, in lines of YAML, grouped by validation set; none without scores."""
     scores: dict[str, dict[str, float]] = {set_name: {} for set_name in data.validation}
     prefixes = {f"{set_name}." if set_name else "": set_name for set_name in sorted(scores, key=len, reverse=True)}
     for metric, value in evaluation.items():
@@ -178,7 +178,9 @@ def _opening(architecture: str, config: ModelConfig, base: str | None) -> str:
 
 
 def mean_card(card: str, checkpoints: Sequence[str]) -> str:
-    """Return the card of the mean of `checkpoints`: the `card` of the newest one without its loss and scores, which do not apply."""
+    """Return the card of the mean of `checkpoints`: the `card` of the newest one without its loss and scores, which the mean does not
+    share.
+    """
     kept: list[str] = []
     card = re.sub(r"^model-index:\n(?:[ -][^\n]*\n)*?(?=\w|---$)", "", card, count=1, flags=re.MULTILINE)
     for line in card.splitlines():
@@ -190,7 +192,7 @@ def mean_card(card: str, checkpoints: Sequence[str]) -> str:
 
 
 def _use(config: ModelConfig) -> tuple[str, str]:
-    """Return the Hub's name for the task of the model's head, and a command or expression that uses the model."""
+    """Return the Hub's name for the task of the model's head, and a tfkit command or Python expression that uses it."""
     kind = config.head.kind
     if kind == "lm":
         return ("text2text-generation" if config.encoder_layers else "text-generation"), 'tfkit generate --from . --prompt "..."'

@@ -1,5 +1,5 @@
-"""The facts in a model card that are not about the model itself: the names of its data and base model, and facts from that model's card.
-Data and models are named without the folders above them, since paths of this machine mean nothing to a reader of the card.
+"""The facts in a model card that are not about the model itself: the names of its data and base model, and facts from the base model's
+card. Data and models are named without the folders above them, since paths of this machine mean nothing to a reader of the card.
 """
 
 import re
@@ -18,8 +18,8 @@ class CardData:
     """The names of the training data and of the validation sets."""
 
     names: list[str]
-    hub: list[str] = field(default_factory=list)  # those of the training data that are data sets of the Hub
-    validation: dict[str, str] = field(default_factory=dict)  # by the name of the set in metrics; "": all sets together
+    hub: list[str] = field(default_factory=list)  # the names of those training data that are data sets of the Hub
+    validation: dict[str, str] = field(default_factory=dict)  # the data of each set, by its name in metrics; "": all sets
     languages: list[str] = field(default_factory=list)
     sequence_length: int | None = None  # tokens per row; None: the model's context length
 
@@ -51,7 +51,9 @@ def is_repository(name: str) -> bool:
 
 
 def hub_name(path: str) -> str | None:
-    """Return the `org/name` of a model on the Hub or in its cache; None for a local folder: the Hub may have another model of its name."""
+    """Return the `org/name` of a model on the Hub or in its cache; None for a local folder: a model of its name on the Hub may be another
+    one.
+    """
     if path.startswith("hub:"):
         return path[4:].partition("@")[0]
     parts = _parts(path)
@@ -81,7 +83,7 @@ class BaseCard:
     license: str = ""
     languages: tuple[str, ...] = ()
     emissions_g: float | None = None  # `co2_eq_emissions`, read as grams, as the Hub does, whatever unit the author meant
-    base: str = ""  # the model from which this one was fine-tuned; "?" if the card does not name it
+    base: str = ""  # the base model's own base; "?": fine-tuned, but from an unnamed model
 
     @classmethod
     def read(cls, folder: Path) -> "BaseCard":

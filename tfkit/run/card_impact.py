@@ -1,4 +1,4 @@
-"""The environmental impact in a model card: the five rows that ML CO2 Impact proposes (https://mlco2.github.io/impact), and others."""
+"""The environmental impact in a model card: the five rows that ML CO2 Impact proposes (https://mlco2.github.io/impact), and more."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ from tfkit.run.lineage import Inherited
 from tfkit.units import format_energy, format_mass, format_seconds
 
 _UNKNOWN = "not stated"
-_SMALLEST_GRAMS = 1e-4  # Python writes smaller numbers with an exponent, and the Hub would read 1.2e-05 as 1.2
+_SMALLEST_GRAMS = 1e-4  # Python writes smaller numbers with an exponent, and the Hub reads 1.2e-05 as 1.2
 
 
 @dataclass(frozen=True)
 class CardImpact:
     """The energy and emissions of a training, as far as they are known when the card is written.
 
-    `totals`: those of run.json, which are complete only after the run. The table has no rows for unknown values.
+    `totals`: the totals in run.json, which are complete only after the run. The table has no rows for unknown values.
     """
 
     reading: Reading
@@ -54,7 +54,7 @@ class CardImpact:
         return f"Training took {least}{amounts}" + (f" ({basis})." if basis else ".")
 
     def rows(self) -> dict[str, str]:
-        """Return the known values of the table by label; {} if nothing was measured."""
+        """Return the rows of the table whose value is known, by label; {} if nothing was measured."""
         reading, totals = self.reading, self.totals
         if reading.outcome not in ("ok", "degraded"):
             return {}
@@ -102,7 +102,7 @@ def _grid(intensity: Intensity) -> str:
 def _modelled(reading: Reading, share: float | None) -> str:
     """Return the fraction of the energy that was modelled, not measured by a counter, as text; "" if it is unknown.
 
-    `share`: the fraction over all attempts, which counts if their sources of a component differ, as in `CPU counter, model`.
+    `share`: the fraction over all attempts, which is used if the attempts obtained a component's energy differently (`CPU counter, model`).
     """
     parts = {"CPU": reading.cpu_wh, "GPU": reading.gpu_wh, "RAM": reading.ram_wh}
     sources = re.findall(r"(CPU|GPU|RAM) (.+?)(?=, (?:CPU|GPU|RAM) |$)", reading.provenance)

@@ -1,4 +1,6 @@
-"""Saving of a checkpoint to a folder with a temporary name, which is synced and then renamed: a kill loses nothing (checkpoints.py)."""
+"""Saving of a checkpoint to a folder with a temporary name, which is synced and then renamed, so a kill loses no older checkpoint
+(checkpoints.py).
+"""
 
 import contextlib
 import os
@@ -15,10 +17,10 @@ from tfkit.run.manifest import recorded_bytes, write_manifest
 def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], make_room: Callable[[], object] | None = None) -> Path:
     """Save a checkpoint as `root`/step-..., replacing one of the same step, and return its path. `write` fills an empty folder.
 
-    Only the owner of the run's lock may call this function. After a transient disk error, the save is tried again. `make_room` deletes what
-    is not needed (None: nothing can be deleted). It is called if the disk has less free space than the last checkpoint takes, and if the
-    disk is full during the save, which is then tried once more. Raises MachineError for a disk error, and whatever `write` raises; in
-    both cases the unfinished checkpoint is removed, and the older ones are unchanged.
+    Only the owner of the run's lock may call this function. After a transient disk error, the save is tried again. `make_room` deletes
+    checkpoints that are not needed (None: none can be deleted). The function is called if the disk has less free space than the last
+    checkpoint takes, and also if the disk is full during the save, which is then tried once more. Raises MachineError for a disk error, and
+    whatever `write` raises; in both cases the unfinished checkpoint is removed, and the older ones are unchanged.
     """
     try:
         clear_leftovers(root)
@@ -59,7 +61,7 @@ def _rename_over(temporary: Path, final: Path) -> None:
         rename(temporary, final)
     except BaseException:
         with contextlib.suppress(OSError):
-            if final.exists():  # the rename was not synced, and may not survive a power cut
+            if final.exists():  # renamed, but not synced, so the rename may not survive a power cut
                 final.rename(temporary)
             if old:
                 old.rename(final)

@@ -1,10 +1,10 @@
 """Checkpoints on disk: checkpoints/step-000500/ exists completely or not at all, and the newest and the best are never lost.
 
-.step-000500.tmp-4711-9f3c   being written       left by a kill; removed by the next save or resume
-.step-000500.old-4711-03aa   being replaced      restored if a kill came before the new checkpoint had its name
-.step-000500.del-4711-51b0   being deleted
+.step-000500.tmp-4711-9f3c   being written; if a kill leaves it, the next save or resume removes it
+.step-000500.old-4711-03aa   being replaced; if a kill came before the new checkpoint had its name, the old one is restored
+.step-000500.del-4711-51b0   being deleted; if a kill leaves it, the next save or resume removes it
 step-000500                  complete: its manifest was written last, and everything was synced before the rename
-step-000500.damaged          damaged, and skipped by a resume; deleted when the run has passed its step again
+step-000500.damaged          damaged, and skipped by a resume; deleted when the resumed run has a checkpoint of its step or a later one
 """
 
 import contextlib
@@ -75,7 +75,8 @@ def newest_good(root: Path, warn: Callable[[str], None], exact: bool = False) ->
 
 
 def prune(root: Path, keep: int, best: Path | None) -> list[Path]:
-    """Delete all complete checkpoints except the `keep` newest and `best`, and the damaged ones whose step the run has passed again.
+    """Delete all complete checkpoints except the `keep` newest and `best`, and damaged ones that a resume set aside, once a complete
+    checkpoint of their step or a later one exists.
 
     Returns the deleted paths. Raises MachineError for a disk error.
     """
@@ -95,12 +96,12 @@ def set_aside(root: Path) -> list[Path]:
 
 
 def leftovers(root: Path) -> list[Path]:
-    """Return the temporary folders and files of saves and deletions that were killed or are in progress."""
+    """Return the temporary folders and files of saves and deletions that a kill interrupted or that are in progress."""
     return sorted(path for folder in (root, *step_folders(root)) for path in folder.iterdir() if _LEFTOVER.fullmatch(path.name))
 
 
 def clear_leftovers(root: Path) -> None:
-    """Remove the leftovers of killed saves and deletions; a checkpoint that was being replaced is restored.
+    """Remove the leftovers of killed saves and deletions; restore a checkpoint that was being replaced if there is no new one.
 
     Raises MachineError for a disk error.
     """
@@ -130,7 +131,7 @@ def checkpoint_folder(root: Path, step: int) -> Path:
 def require_free_space(root: Path, needed_bytes: int) -> None:
     """Raise MachineError if the disk of `root` (a folder that need not exist yet) has less than `needed_bytes` free.
 
-    The space of an earlier attempt's checkpoints counts as free, since the new checkpoints replace them.
+    The space of the checkpoints that are in `root` already counts as free, since the new checkpoints replace them.
     """
     place = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
@@ -144,7 +145,7 @@ def require_free_space(root: Path, needed_bytes: int) -> None:
 
 def _delete(path: Path) -> None:
     doomed = temporary_sibling(path.with_name(path.name.removesuffix(".damaged")), "del")
-    _rename(path, doomed, "cannot delete this old checkpoint")  # first, so that no partly deleted folder has the name of a checkpoint
+    _rename(path, doomed, "cannot delete this old checkpoint")  # so that no partly deleted folder has the name of a checkpoint
     shutil.rmtree(doomed, ignore_errors=True)
 
 

@@ -1,4 +1,5 @@
-"""The run folder, which holds everything about one run, and in which one process at a time writes.
+"""The run folder, which holds everything about one run. Only the owner of its lock writes there, except that meters write carbon/ and
+emissions.csv, and ranks write ranks/.
 
 runs/<name>/  recipe.yaml  run.json  metrics.jsonl  emissions.csv  carbon/  tensorboard/  checkpoints/step-000500/  lock
 """
@@ -33,7 +34,9 @@ _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def rounding_fields(machine: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of `machine` on which floating-point rounding depends. `machine`: from `describe_machine`, or from a run.json."""
+    """Return the processor's name and the version of torch, on which floating-point rounding depends. `machine`: the result of
+    `describe_machine`, or the same fields of a run.json.
+    """
     return {"processor": (machine.get("processor") or {}).get("name"), "torch": (machine.get("versions") or {}).get("torch")}
 
 
@@ -66,15 +69,15 @@ class RunFolder:
         warn: Callable[[str], None] = lambda _: None,
         group: str | None = None,
     ) -> "RunFolder":
-        """Make the folder if it does not exist, and lock it. If the user resumes a finished run without permission to write in its folder,
-        the folder is opened without a lock, and nothing in it is changed.
+        """Make the folder if it does not exist, lock it, and open it. If the user resumes a finished run without permission to write in its
+        folder, the folder is opened without a lock, and nothing in it is changed.
 
         `resume`: whether to continue from the folder's checkpoints; None for a command that does not train. `command`: the command line
         to record in run.json; None keeps the recorded one. `group`: CHAIN or SWEEP (run_json.py) for a folder that holds several runs.
 
         Raises MachineError if the folder cannot be written or another process has locked it. Raises UsageError if the folder holds
         checkpoints although `resume` is not true, several runs of another `group`, files that tfkit did not write, or a link where a run
-        writes a file. It is also raised if a run cannot have the folder's name, or if the path has a `..` after a folder.
+        writes a file. UsageError is also raised if a run cannot have the folder's name, or if the path has a `..` after a folder.
         """
         if resume and not os.access(path, os.W_OK) and known_of(path).status == "finished":
             receipt = Receipt.open(path / "run.json", warn)
@@ -99,7 +102,7 @@ class RunFolder:
 
     @property
     def is_held(self) -> bool:
-        """Whether this process has locked the folder and the folder is still at its path; otherwise nothing may be written there."""
+        """Whether this process holds the lock and the folder is still at its path; otherwise nothing may be written there."""
         return self._lock.is_held
 
     @property
@@ -139,7 +142,7 @@ class RunFolder:
         """Write the attempt, this machine and `fields` to run.json; `threads`: the number that the user requested, None for the default.
 
         If there are checkpoints, run.json describes the machine that made them until `record_resume` is called, since this attempt may fail
-        before it takes a step. Raises MachineError if run.json cannot be written; no training is lost by then.
+        before it takes a step. Raises MachineError if run.json cannot be written, which loses no training, since no step was taken yet.
         """
         if not self.has_checkpoints:
             self._receipt.forget("result", "rate_trial")
@@ -171,11 +174,11 @@ class RunFolder:
             ) from error
 
     def update_time(self) -> None:
-        """Record the duration of the running attempt if the last record is some seconds old, so that a kill loses only these seconds."""
+        """Record the duration of the running attempt if the last record is over five seconds old, so a kill loses no more time."""
         self._write(self._receipt.update_time)
 
     def confirm_finished(self) -> None:
-        """Set the status to finished when the result of a finished run is shown again: a later attempt to lengthen it may have failed."""
+        """Set the status to finished when the result of a finished run is shown again, since an attempt to lengthen it may have failed."""
         self._write(self._receipt.confirm_finished)
 
     def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None, **fields: Any) -> None:
@@ -193,7 +196,7 @@ class RunFolder:
         if self._is_new and isinstance(error, TfkitError | Stopped) and not self._receipt.document["attempts"]:
             with suppress(OSError):
                 _delete(self.path)  # no attempt was begun
-        # It is no failure if the caller closes a generator, or if the reader of stdout exits: the command then ends with exit code 0.
+        # A caller that closes the generator, or a reader of stdout that exits, is no failure: the command then ends with exit code 0.
         stopped = isinstance(error, Stopped | KeyboardInterrupt | GeneratorExit) or getattr(error, "exit_code", None) == 0
         message = f"{type(error).__name__}: {error}" if error else "ended without a status"
         self.end_attempt("stopped" if stopped else "failed", error=message)

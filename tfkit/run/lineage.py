@@ -6,7 +6,8 @@
                 "ancestors": [{"name": "base", "roles": ["start"], "run_id": ..., "sha256": ..., "energy_kwh": ..., "emissions_g": ...,
                                "source": "ledger", "status": "ok", "parents": [1]}, ...]}
 
-Each ancestor is listed once, however many lines of descent contain it. The ancestors of ancestors are included, without their folders.
+Each ancestor is listed once, however many lines of descent contain it. The list also has the ancestors of ancestors; only the parents have
+paths.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -22,7 +23,7 @@ from tfkit.run.fitting_fields import fitting
 Source = Literal["ledger", "card", "unknown"]
 Text = Annotated[str, Field(max_length=1000)]
 Amount = Annotated[float, Field(strict=True, ge=0, le=1e18)]  # grams, kWh or seconds; no real amount is larger
-_ENTRIES = Field(max_length=10_000, fail_fast=True)  # without fail_fast, pydantic would list a million errors
+_ENTRIES = Field(max_length=10_000, fail_fast=True)  # without fail_fast, pydantic would report every error of a huge list
 Texts = Annotated[tuple[Text, ...], _ENTRIES]
 
 
@@ -59,7 +60,7 @@ class Ancestor:
     energy_kwh: Amount | None = None
     emissions_g: Amount | None = None
     source: Source = "unknown"
-    status: Text = "unknown"  # ok; degraded: a lower bound; any other: not measured
+    status: Text = "unknown"  # of the totals. ok; degraded: a lower bound; any other value: not measured
     parents: Annotated[tuple[Annotated[int, Field(strict=True, ge=0)], ...], _ENTRIES] = ()
 
     @property
@@ -76,7 +77,7 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Inherited:
-    """The sums over distinct ancestors; None if no value is known. The energy lacks ancestors whose card states only emissions."""
+    """The sums over distinct ancestors; None if no value is known. The energy omits ancestors whose card states only emissions."""
 
     energy_kwh: float | None
     emissions_g: float | None
@@ -122,7 +123,7 @@ def parent_entries(parents: Any) -> tuple[ParentEntry, ...] | None:
 
 
 def sum_inherited(ancestors: Sequence[Ancestor]) -> Inherited:
-    """Return the sums over ancestors, each of which occurs once."""
+    """Return the sums over `ancestors`, in which each ancestor must occur only once."""
     grams = [ancestor.emissions_g for ancestor in ancestors if ancestor.emissions_g is not None]
     energy = [ancestor.energy_kwh for ancestor in ancestors if ancestor.energy_kwh is not None]
     is_lower_bound = not all(ancestor.is_whole for ancestor in ancestors)
@@ -132,9 +133,9 @@ def sum_inherited(ancestors: Sequence[Ancestor]) -> Inherited:
 def merge_ancestors(entries: Sequence[Ancestor], without: Collection[str] = ()) -> tuple[Ancestor, ...]:
     """Return each ancestor once, in the order of `entries`, without the runs whose ids are in `without`.
 
-    Entries of the same run are merged into one ancestor, with the largest total among them. An entry without a run id, such as a copy that
-    lost its tfkit.json, is identified by its SHA-256, and without that by its name. The `parents` of an entry are positions in `entries`;
-    the `parents` of a returned ancestor are positions in the result.
+    Entries of the same run are merged into one ancestor, with the largest emissions among them. An entry without a run id, such as a copy
+    that lost its tfkit.json, is identified by its SHA-256, and without that by its name. The `parents` of an entry are positions in
+    `entries`; the `parents` of a returned ancestor are positions in the result.
     """
     runs = {sha256: entry.run_id for entry in entries if entry.run_id is not None for sha256 in _hashes(entry)}
     groups: dict[tuple[str, str], list[Ancestor]] = {}
@@ -192,7 +193,7 @@ def _identity(ancestor: Ancestor, runs: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _merge(group: Sequence[Ancestor]) -> Ancestor:
-    """Merge the entries of one ancestor: the largest total, and the roles and hashes of all entries."""
+    """Merge the entries of one ancestor: the totals of the entry with the largest emissions, and the roles and hashes of all entries."""
     largest = max(group, key=lambda entry: (-1.0 if entry.emissions_g is None else entry.emissions_g, entry.source == "ledger"))
     run_id = next((entry.run_id for entry in group if entry.run_id is not None), None)
     sha256, *others = dict.fromkeys(sha256 for entry in (largest, *group) for sha256 in _hashes(entry)) or (None,)

@@ -1,4 +1,6 @@
-"""The runs in a folder, described from their run.json and checkpoints. This does not import torch, and is fast with hundreds of runs."""
+"""The runs in a folder, described from their run.json, metrics and checkpoints. This module does not import torch, and is fast with
+hundreds of runs.
+"""
 
 import os
 import shlex
@@ -17,7 +19,7 @@ from tfkit.run.metrics import parse_record
 from tfkit.run.refused_folders import lost_receipt
 from tfkit.run.run_json import CHAIN, SWEEP, RunDocument, member_folders, read_run_json, runs_within
 
-_TAIL_BYTES = 1 << 16  # the size of the end of metrics.jsonl that is read
+_TAIL_BYTES = 1 << 16  # the number of bytes at the end of metrics.jsonl that are read
 _KINDS = {"pre-training": "pretrain", "fine-tuning": "finetune"}
 UNFINISHED = ("new", "stopped", "failed", "killed")
 
@@ -38,7 +40,7 @@ class ListedRun:
     emissions_g: float | None = None
     checkpoints: int = 0
     resume: str | None = None  # the command that continues the run
-    problem: str | None = None  # the reason for `damaged` and `foreign`, or the error of a failed run
+    problem: str | None = None  # the reason for `damaged` and `foreign`, or the error that ended a failed run
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -46,9 +48,11 @@ class ListedRun:
 
 
 def list_runs(folder: Path) -> list[ListedRun]:
-    """Return the runs and the other folders in a folder, sorted by name; if `folder` is a run itself, only that run with its members.
+    """Return the runs and the other folders in a folder, sorted by name; if `folder` is a run itself, only that run with its stages or
+    trials.
 
-    `folder` may be a link, but links inside it are not followed: they could lead to listed runs. Raises OSError for an unreadable folder.
+    `folder` may be a link, but links inside it are not followed, since they could lead to runs that are listed already. Raises OSError for
+    an unreadable folder.
     """
     if (folder / "run.json").exists() or lost_receipt(folder):
         return [*map(read_run, _with_members(folder.resolve() if folder.is_symlink() else folder))]
@@ -58,7 +62,8 @@ def list_runs(folder: Path) -> list[ListedRun]:
 def unfinished_runs(runs: Sequence[ListedRun], with_checkpoints: bool) -> list[ListedRun]:
     """Return the unfinished runs, in an order in which they can be deleted: stages and trials before the folder that holds them.
 
-    A run with checkpoints is included only if `with_checkpoints` is true; a folder of several runs, only if all its stages or trials are.
+    A run with checkpoints is included only if `with_checkpoints` is true; a folder of several runs is included only if all its stages or
+    trials are.
     """
     chosen = [run for run in runs if run.status in UNFINISHED and (with_checkpoints or not run.checkpoints)]
     names = {run.run for run in chosen}
@@ -153,7 +158,9 @@ def _kind(run: RunDocument) -> str | None:
 
 
 def _resume_command(path: Path, run: RunDocument, saved: int) -> str | None:
-    """Return the command that continues a run; without a checkpoint, the one that started it, or None if that is no command of tfkit."""
+    """Return the command that continues a run; without a checkpoint, the command that started it, or None if that is not `tfkit pretrain`
+    or `tfkit finetune`.
+    """
     larger, command = [run.larger_budget] if run.larger_budget is not None else [], run.command or []
     if (saved or run.kind in (CHAIN, SWEEP)) and (path / "recipe.yaml").is_file():
         allowed = [word for word in command if word == "--allow-code"]

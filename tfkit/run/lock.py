@@ -54,15 +54,15 @@ class FolderLock:
 
     @property
     def is_held(self) -> bool:
-        """Whether this process still owns the folder; false if it was deleted or moved, even if another run has taken its place."""
+        """Whether this process still owns the folder; False if the folder was deleted or moved, even if another run has taken its place."""
         if self._descriptor is None:
             return False
         try:
             return self.path.read_bytes() == self._owner
-        except FileNotFoundError:  # perhaps only the lock file was deleted, and the folder is the same
+        except FileNotFoundError:  # the lock file was deleted, but the folder may be the same
             return self._folder == _identity(self.path.parent)
         except OSError:
-            return True  # a failing disk says nothing about the owner
+            return True  # as when the disk fails, which does not change the owner
 
     def release(self) -> None:
         """Release the lock. The empty file is kept, since deleting it could delete the lock of the next owner."""
@@ -83,7 +83,9 @@ class FolderLock:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process has the lock. The check takes the lock for a moment, in which no other process can get it."""
+    """Return whether a process has the lock; False if the file `path` cannot be read. The check takes the lock for a moment, in which no
+    other process can get it.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
@@ -98,7 +100,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """Return the device and inode of a folder, by which it differs from a later folder at the same path; None if there is no folder."""
+    """Return the device and inode of a folder, which differ from those of a later folder at the same path; None if there is no folder."""
     try:
         found = folder.stat()
     except OSError:
@@ -117,7 +119,9 @@ def _read_owner(descriptor: int) -> dict[str, object]:
 
 
 def _may_be_alive(owner: dict[str, object]) -> bool:
-    """Return whether the owner's process may still exist; True for a process on another machine, which cannot be checked."""
+    """Return whether the owner's process may still exist; True for a process on another machine, which cannot be checked; False without an
+    owner.
+    """
     if not owner:
         return False
     pid = owner["pid"]

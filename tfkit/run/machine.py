@@ -15,7 +15,7 @@ PACKAGES = ("torch", "tokenizers", "safetensors", "numpy", "datasets", "huggingf
 CPUINFO = Path("/proc/cpuinfo")  # Linux
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # x86 with tiles, x86, Arm
 _MAC_BF16 = "hw.optional.arm.FEAT_BF16"
-_TIMEOUT_SECONDS = 2  # for a program, such as git
+_TIMEOUT_SECONDS = 2  # the time-out of a program that is run, such as git
 
 
 def describe_machine() -> dict[str, Any]:
@@ -48,7 +48,7 @@ def processor() -> dict[str, Any]:
 
 
 def machine_name() -> str:
-    """Return the processor, the number of its cores and the version of torch as text, which is the key of measured speeds."""
+    """Return the processor, the number of its cores and the version of torch as text; measured speeds are stored under this text."""
     cpu = processor()
     return f"{cpu['name']}, {cpu['cores']} cores, torch {version('torch')}"
 
@@ -80,7 +80,7 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def _mac() -> dict[str, str]:
-    """Return the name of a Mac's processor and whether it has bf16, in the fields `model name` and `flags` of /proc/cpuinfo."""
+    """Return the name of a Mac's processor and whether it has bf16, under the keys `model name` and `flags`, as in /proc/cpuinfo."""
     bf16 = {"1": "bf16", "0": "none"}.get(_output(["sysctl", "-n", _MAC_BF16]) or "", "")
     return {"model name": _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or "", "flags": bf16}
 

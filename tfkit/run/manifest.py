@@ -1,8 +1,10 @@
-"""manifest.json: the size and SHA-256 of every file of a checkpoint. It is written last; a checkpoint that matches it is complete.
+"""manifest.json: the size and SHA-256 of every file of a checkpoint. It is written last, so a checkpoint that matches its manifest is
+complete.
 
     {"schema_version": 1, "files": {"model.safetensors": {"size": 497772344, "sha256": "9b1c..."}, "training_state/state.json": {...}}}
 
-Readers check every field, so that they detect any flipped bit. Files that are added later, and README.md, which may change, are not listed.
+Readers check every field, so that they detect any flipped bit. Files that are added later are not listed, nor is README.md, which may
+change.
 """
 
 import hashlib
@@ -23,13 +25,13 @@ SCHEMA_VERSION = 1
 _LIMIT = 16 * MIB
 _NOT_COVERED = frozenset({NAME, "README.md"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_BLOCK = 1 << 20
-_SETTLED_NS = 2_000_000_000  # more than the resolution of any file system's timestamps
+_BLOCK = 1 << 20  # bytes per read
+_SETTLED_NS = 2_000_000_000  # nanoseconds, at least the resolution of any file system's timestamps
 
 Identity = tuple[int, ...]
 """The device, inode, size, mtime and ctime of a file, by which a change of its content is noticed without reading it."""
 
-_cache: dict[Identity, str] = {}  # the SHA-256 of the files that this process has hashed
+_cache: dict[Identity, str] = {}  # the SHA-256 of the files that this process has hashed, by their identity
 
 
 class Entry(TypedDict):
@@ -50,7 +52,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def manifest_text(entries: dict[str, Entry]) -> str:
-    """Return the text of manifest.json for these entries, which are given by file name."""
+    """Return the text of manifest.json for `entries`, a dict by file name."""
     return strict_json.dumps({"schema_version": SCHEMA_VERSION, "files": entries}, indent=1) + "\n"
 
 
@@ -101,7 +103,7 @@ def _ignore(count: int) -> None:
 
 
 def verify(folder: Path, hashes: bool = True, advance: Callable[[int], object] = _ignore) -> list[str]:
-    """Return the problems of a checkpoint, a sentence for each affected file.
+    """Return the problems of a checkpoint: a sentence for each file that differs from the manifest, or one about the manifest.
 
     Without `hashes`, only sizes are compared. `advance` is called with the number of bytes hashed since its last call.
     """
@@ -121,7 +123,7 @@ def extra_files(folder: Path) -> list[str]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether every file in the manifest exists and has the size that is given there."""
+    """Return whether every file in the manifest exists and has the size that the manifest states."""
     return not verify(folder, hashes=False)
 
 
@@ -176,7 +178,7 @@ def sha256_of(path: Path, advance: Callable[[int], object] = _ignore) -> tuple[s
 
 
 def _problem(folder: Path, path: Path, entry: Entry, hashes: bool, advance: Callable[[int], object]) -> str | None:
-    """Return how a file differs from its entry, as a sentence; None if it does not."""
+    """Return as a sentence how the file `path` differs from its entry in the manifest; None if it does not differ."""
     if any(part.is_symlink() for part in (path, *path.parents[: len(path.relative_to(folder).parts) - 1])):
         return f"{path}: a link, where the checkpoint had a file"
     try:

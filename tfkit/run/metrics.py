@@ -1,4 +1,6 @@
-"""metrics.jsonl: one line of strict JSON per record. A resume removes the records after its checkpoint. A failed write never ends a run."""
+"""metrics.jsonl: one line of strict JSON per record. A resume removes the records after the step of its checkpoint. A failed write never
+ends a run.
+"""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -13,8 +15,8 @@ from tfkit.run import strict_json
 from tfkit.units import format_number_of
 
 LONGEST_LINE = 32 << 20  # bytes
-_BLOCK = 1 << 16  # bytes per read, when the last line break is searched from the end
-_LATEST_STEP = 1 << 53  # floats represent all integers up to this one exactly
+_BLOCK = 1 << 16  # bytes per read in the search for the last line break, from the end of the file
+_LATEST_STEP = 1 << 53  # floats represent all integers up to this number exactly
 
 
 class MetricsLog:
@@ -40,13 +42,14 @@ class MetricsLog:
                 self._descriptor = _open_after_last_line(self.path)
             _write_all(self._descriptor, b"".join(self._waiting))
         except OSError as error:
-            self.close()  # the next append opens the file again, which removes a partial line
+            self.close()  # the next append opens the file again, and so removes a partial line
             self._complain(error)
         else:
             self._waiting.clear()
 
     def cut_back(self, step: int) -> None:
-        """Remove the records after `step`. Raises MachineError if the file cannot be changed; no training is lost by then.
+        """Remove the records after `step`. Raises MachineError if the file cannot be changed, which loses no training, since the resumed
+        run has taken no step yet.
 
         Lines that are not records are removed with a warning; a partial last line, which a kill leaves, is removed without one.
         """
@@ -97,7 +100,7 @@ class MetricsLog:
 
 
 def parse_record(line: bytes) -> dict[str, Any] | None:
-    """Return the record in a complete line, with NaN and infinities restored; None for a line that is not a record of a training."""
+    """Return the record in a line, with NaN and infinities restored; None for an incomplete line, or if it is no record of a training."""
     try:
         record = strict_json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
@@ -159,7 +162,8 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-    """Yield each line with its record, None if it is not a record. Lines are read one by one, since a long training writes millions.
+    """Yield each line with its record, or with None if it is not a record. Lines are read one by one, since a long training writes
+    millions.
 
     A line longer than LONGEST_LINE is yielded in pieces, which are not records. Raises OSError, also for a pipe or a device.
     """

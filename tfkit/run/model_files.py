@@ -16,7 +16,7 @@ MIB = 1 << 20
 def find_file(folder: Path, name: str) -> Path | None:
     """Return the path of the file `name`; None if it does not exist. Raises ModelError for a link out of the folder or a non-regular file.
 
-    Links of the Hub's cache, from snapshots/... to blobs/ of the same repository, are allowed.
+    Links in the Hub's cache, from the folder snapshots/... to blobs/ of the same repository, are allowed.
     """
     path = folder / name
     try:
@@ -78,7 +78,8 @@ def parse_json(text: str, path: Path) -> Any:
 def check_version(document: Mapping[str, Any], path: Path, version: int) -> None:
     """Raise OtherVersionError if a later version of tfkit wrote the document at `path`, ModelError if its schema_version is invalid.
 
-    Call it before any other field is read, since a later version may have another format. A document without the field passes.
+    Call this function before any other field is read, since a later version may have another format. A document without schema_version
+    passes.
     """
     written = document.get("schema_version", version)
     if type(written) is not int or written < 1:

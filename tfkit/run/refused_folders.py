@@ -11,13 +11,14 @@ from tfkit.run.run_json import CHAIN, SWEEP
 FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv")
 FOLDERS = ("carbon", "checkpoints", "tensorboard")
 WRITTEN = (*FILES, *FOLDERS, "replay", "ranks", "crash.log", "lock")
-_GROUPS = {CHAIN: "a recipe with stages", SWEEP: "a sweep"}  # the names of the kinds of folders with several runs
+_GROUPS = {CHAIN: "a recipe with stages", SWEEP: "a sweep"}  # for error messages: the kinds of folders that hold several runs
 
 
 def refuse_path(path: Path) -> None:
     """Raise UsageError for a `..` after a folder, as in `runs/../../x`; a path that begins with `..` is allowed.
 
-    Raise FileNotFoundError for a dangling link: its disk may not be mounted, and a folder made in place of it would fill another disk.
+    Raise FileNotFoundError for a dangling link: the disk of its target may not be mounted, and data written in its place would fill another
+    disk.
     """
     if any(part == ".." and before != ".." for before, part in pairwise(path.parts)):
         raise UsageError(f"{path}: leaves the folder that it begins with. Give the path without `..` as {argument('run')}")
@@ -27,7 +28,7 @@ def refuse_path(path: Path) -> None:
 
 
 def refuse_links(path: Path) -> None:
-    """Raise UsageError for a link at a path that a run writes."""
+    """Raise UsageError for a link at a path to which a run writes."""
     inside = [entry for name in FOLDERS if (path / name).is_dir() for entry in (path / name).iterdir()]
     for entry in (*(path / name for name in WRITTEN), *inside):
         if entry.is_symlink():
@@ -35,9 +36,9 @@ def refuse_links(path: Path) -> None:
 
 
 def refuse_content(path: Path) -> None:
-    """Raise UsageError for links and for the user's files, such as a recipe.yaml without run.json, which tfkit writes first.
-    Raise OSError for a file where a run needs a folder, for a folder where it needs a file, and for a folder without permission to write,
-    which would otherwise fail only at the first checkpoint.
+    """Raise UsageError for links and for the user's files, such as a recipe.yaml without run.json (tfkit writes run.json first). Raise
+    OSError for a file where a run needs a folder, for a folder where it needs a file, and for a folder without permission to write, which
+    would otherwise fail only at the first checkpoint.
     """
     refuse_links(path)
     for name in WRITTEN:
@@ -74,9 +75,9 @@ def refuse_checkpoints(path: Path, resume: bool | None) -> None:
 
 
 def refuse_other_kind(path: Path, kind: object, group: str | None) -> None:
-    """Raise UsageError if the folder holds a chain or a sweep, as `kind` says, and `group` is another kind (None: a single run).
+    """Raise UsageError if the folder holds a chain or a sweep (`kind`, from its run.json), and `group`, the kind of the new run, differs.
 
-    Raise it also if `group` is a chain or a sweep and the folder holds the checkpoints of a single run.
+    Raise UsageError also if `group` is a chain or a sweep and the folder holds the checkpoints of a single run. `group` None: a single run.
     """
     if group is not None and any((path / "checkpoints").glob("step-*")):
         raise UsageError(

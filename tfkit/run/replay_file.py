@@ -1,10 +1,10 @@
-"""The replay file of a step that ended a run with exit code 6. `tfkit replay` repeats the step with it.
+"""The replay file of a step that ended a run with exit code 6, as the training became unhealthy. `tfkit replay` repeats the step from it.
 
     replay/step-000123.json: {"schema_version": 1, "step": 123, "loss": null, "grad_norm": null, "nonfinite": {"loss": "nan", ...},
         "micro_batches": [{"rows": [17, 4], "seed": 8123, "sha256": ids and labels}], "weights_sha256": ..., "threads": 2, "precision": ...}
 
-The data and dropout of the step follow from the recipe, and its weights from the checkpoint before the step. The hashes show whether the
-repeated step has the same data and weights.
+The data and dropout of the step follow from the recipe, and its weights from the checkpoint before the step. The hashes in the file show
+whether the repeated step has the same data and weights.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 
 
 def write_replay(run_folder: Path, document: dict[str, Any]) -> None:
-    """Write the document into the run folder. Raises OSError."""
+    """Write the replay file of the step in `document`. Raises OSError."""
     folder = run_folder / FOLDER
     folder.mkdir(exist_ok=True)
     write_atomically(
@@ -28,7 +28,9 @@ def write_replay(run_folder: Path, document: dict[str, Any]) -> None:
 
 
 def read_replay(run_folder: Path, step: int | None = None) -> dict[str, Any]:
-    """Return the document of a step; None: of the latest one. Raises ModelError if it is missing, damaged, or of another version."""
+    """Return the replay file of a step; None: of the latest step that has one. Raises ModelError if it is missing, damaged, or of another
+    version.
+    """
     names = "step-*.json" if step is None else f"step-{step:06d}.json"
     paths = sorted((run_folder / FOLDER).glob(names), key=lambda path: (len(path.name), path.name))  # a later step may have more digits
     if not paths:

@@ -1,4 +1,4 @@
-"""run.json: a run's command, data and machine, and its attempts with their ends. The file is written atomically at each change.
+"""run.json: a run's command, data and machine, and its attempts (starts) and how each ended. The file is written atomically at each change.
 
     schema_version  run_id  name  command  status
     attempts: [{number, status, started_utc, ended_utc, seconds, host, pid, resumed_from, from_step, to_step, error}]
@@ -43,7 +43,7 @@ SCHEMA_VERSION = 1
 CHAIN = "stages"  # the `kind` of a recipe with stages
 SWEEP = "sweep"
 _LIMIT = 64 * MIB
-SECONDS_BETWEEN_WRITES = 5.0  # at least, while an attempt is running
+SECONDS_BETWEEN_WRITES = 5.0  # the least time between writes of only the duration of a running attempt
 End = Literal["stopped", "finished", "failed"]
 _OWN_FIELDS = frozenset({"schema_version", "run_id", "status", "attempts"})
 _OBJECTS = ("totals", "result", "given", "processor", "versions")
@@ -77,9 +77,9 @@ class RunDocument:
     planned_steps: int | None = None
     given: dict[str, Any] | None = None
     data: dict[str, Any] = field(default_factory=dict)  # fingerprints of the data, and the SHA-256 of the code that the run executes
-    held_out: list[str] = field(default_factory=list)  # a hash of each validation set, by which runs are compared
+    held_out: list[str] = field(default_factory=list)  # a hash of each validation set; runs with equal hashes have comparable scores
     data_sizes: dict[str, Any] = field(default_factory=dict)  # `rows` or `documents`, and `tokens`, of `train` and `validation`
-    result: dict[str, Any] | None = None  # None if no attempt reached the last step, or if a later attempt continued the run
+    result: dict[str, Any] | None = None  # None: no attempt reached the last step, or a later one has continued the run
     rate_trial: dict[str, Any] | None = None  # the learning rates that were tried, and the chosen one (`lr`)
     before: dict[str, Any] = field(default_factory=dict)  # the scores before the first step
     predicted: dict[str, Any] = field(default_factory=dict)  # seconds, energy_kwh and emissions_g, each with low, likely and high
@@ -89,8 +89,8 @@ class RunDocument:
     device: str | None = None
     larger_budget: str | None = None  # the override, key=value, with which a run that a budget stopped can continue
     folder: str | None = None  # of a recipe with stages: the folder of the chain, as the recipes of its stages name it
-    stages: dict[str, Any] | None = None  # of a recipe with stages, by name
-    trials: dict[str, dict[str, Any]] | None = None  # of a sweep, by name
+    stages: dict[str, Any] | None = None  # of a recipe with stages: the entry of each stage, by name
+    trials: dict[str, dict[str, Any]] | None = None  # of a sweep: the entry of each started trial, by name
     best_trial: str | None = None
     space: dict[str, Any] | None = None  # of a sweep: the varied fields
     asked: int | None = None  # of a sweep: the number of trials that the user requested
@@ -101,7 +101,7 @@ class RunDocument:
         return self.attempts[-1] if self.attempts else AttemptEntry()
 
     def seconds(self, metered: Mapping[int, float]) -> float:
-        """Return the wall seconds of all attempts: those in `metered`, by attempt (from 1), replace the recorded ones."""
+        """Return the wall seconds of all attempts. `metered`: seconds by attempt (from 1), which replace those of run.json."""
         return sum(metered.get(number, attempt.seconds or 0.0) for number, attempt in enumerate(self.attempts, 1))
 
 
@@ -180,7 +180,9 @@ def _parse(document: Mapping[str, Any]) -> RunDocument:
 
 
 class Receipt:
-    """The document of run.json and the rules for its attempts. Methods that change it, except `forget`, write the file. Raises OSError."""
+    """The document of run.json and the rules for its attempts. Methods that change the document, except `forget`, write the file, and raise
+    OSError if that fails.
+    """
 
     def __init__(self, path: Path, document: dict[str, Any]):
         self.path = path
@@ -192,8 +194,8 @@ class Receipt:
     def open(cls, path: Path, warn: Callable[[str], None], saved_step: int | None = None) -> "Receipt":
         """Read `path`, and mark attempts that are still "running" as killed; without the file, begin a new run.
 
-        A damaged file is renamed, with a warning. `saved_step`: the step of the newest checkpoint, recorded as the last step of a killed
-        attempt. Raises OtherVersionError if a later version of tfkit wrote the file.
+        A damaged file is renamed, with a warning, and a new run begins. `saved_step`: the step of the newest checkpoint, recorded as the
+        last step of a killed attempt. Raises OtherVersionError if a later version of tfkit wrote the file.
         """
         new = {"schema_version": SCHEMA_VERSION, "run_id": str(uuid.uuid4()), "name": "", "command": [], "status": "new", "attempts": []}
         try:
@@ -258,7 +260,7 @@ class Receipt:
             self.document["attempts"][-1]["seconds"] = round(time.monotonic() - self._began, 3)
 
     def forget(self, *names: str) -> None:
-        """Remove fields of an earlier attempt that the present attempt makes invalid."""
+        """Remove fields of an earlier attempt that the present attempt makes invalid, without writing the file."""
         for name in names:
             self.document.pop(name, None)
 

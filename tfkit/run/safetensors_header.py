@@ -5,7 +5,7 @@
     the rest  the tensors, contiguous; offsets count from here
 
 The library safetensors checks the fields, and that the header assigns every byte of the file to exactly one tensor. It allows duplicate
-names, names that move a terminal's cursor, and headers that take hundreds of megabytes of memory; these are refused here.
+names, names that move a terminal's cursor, and headers that take hundreds of megabytes of memory; this module refuses all three.
 """
 
 from pathlib import Path
@@ -45,7 +45,7 @@ def read_header(path: Path) -> dict[str, Stored]:
                 pickle = f"it is {kinds[0]}, which can run code and is never opened" if kinds else ""
                 raise ValueError(pickle or f"its header of {length:,} bytes is longer than the limit of {MAX_HEADER:,}")
             text = file.read(length)
-        # Each tensor has three opening brackets and a few commas. The text is counted first, since parsed objects take far more memory.
+        # Each tensor has three opening brackets and a few commas. They are counted first, since parsed objects take far more memory.
         if text.count(b"[") + text.count(b"{") > 4 * MAX_TENSORS or text.count(b",") > 6 * MAX_TENSORS:
             raise ValueError(f"its header holds more than {MAX_TENSORS:,} tensors")
         with safe_open(path, framework="numpy"):
@@ -58,7 +58,9 @@ def read_header(path: Path) -> dict[str, Stored]:
 
 
 def _tensors(text: bytes) -> dict[str, Stored]:
-    """Return the tensors of a header that the library safetensors accepted, in file order. Raises ValueError for what it should refuse."""
+    """Return the tensors of a header that the library safetensors accepted, in file order. Raises ValueError for a name or entry that the
+    library should have refused.
+    """
     header = strict_json.loads(text)
     header.pop("__metadata__", None)
     for name, entry in header.items():

@@ -1,8 +1,9 @@
-"""SIGTERM, SIGINT and SIGHUP as a flag that the loop polls, so that a run ends between two micro-batches with every complete step saved.
+"""SIGTERM, SIGINT and SIGHUP as a flag that the training loop polls, so that a run ends between two micro-batches with every complete step
+saved.
 
-Python runs signal handlers between two bytecode instructions, and a backward pass, which is a single one, can take minutes. So a thread
-reads from the pipe to which the interpreter writes signal numbers immediately (signal.set_wakeup_fd). The thread acknowledges each signal,
-and after a third one ends the process.
+Python runs signal handlers between two bytecode instructions, and a backward pass, which is a single instruction, can take minutes. So a
+thread reads from the pipe to which the interpreter writes signal numbers immediately (signal.set_wakeup_fd). The thread acknowledges each
+signal, and after a third one ends the process.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from typing import Any, Self
 from tfkit.errors import Stopped
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP")
-_GRACE_SECONDS = 1.0  # the time that Python's handler has to end the process after a third signal
+_GRACE_SECONDS = 1.0  # the time that Python's handler has to end the process after a third signal, before the thread does
 _HANDLER_SECONDS = 0.3  # the time that Python's handler has to run before a signal is acknowledged; a long call may delay it further
 _ACKNOWLEDGEMENTS = (
     "stopping as soon as nothing is lost; a third signal ends at once, without saving",
@@ -31,7 +32,7 @@ _ACKNOWLEDGEMENTS = (
 
 @contextmanager
 def forwarded(forward: Callable[[int], None], numbers: Sequence[int] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)) -> Iterator[None]:
-    """A context in which `forward` is called with the number of each of these signals. Signals that are ignored on entry stay ignored."""
+    """A context in which `forward` is called with the number of each signal in `numbers`. Signals ignored on entry stay ignored."""
     handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     previous = [(number, signal.signal(number, lambda received, frame: forward(received))) for number in handled]
     try:
@@ -94,11 +95,11 @@ class StopSignals:
             yield
         except Exception as error:
             if self._requested is not None and not isinstance(error, Stopped):
-                self.raise_if_requested(message)  # a library has wrapped the exception in its own
+                self.raise_if_requested(message)  # a library has wrapped the Stopped in an exception of its own
             raise
         finally:
             self._at_once, self._message = outer
-        self.raise_if_requested(message)  # a library may have swallowed the exception
+        self.raise_if_requested(message)  # for a Stopped that a library has swallowed
 
     def end(self, *, for_good: bool) -> None:
         """Ignore the next signal while the command ends; the signal after that kills the process. `for_good`: keep these handlers after
@@ -146,7 +147,7 @@ class StopSignals:
             signal.signal(number, signal.SIG_DFL if previous is None else previous)  # None: a handler of C code, which cannot be restored
 
     def _report_unraisable(self, unraisable: Any) -> None:
-        """Report an exception that Python cannot raise, unless it is a Stopped: `requested` is set, so the loop stops anyway."""
+        """Report an exception that Python cannot raise, but not a Stopped, since `requested` is set, so the training loop stops anyway."""
         if not isinstance(unraisable.exc_value, Stopped) and self._outer_hook is not None:
             self._outer_hook(unraisable)
 
@@ -167,7 +168,7 @@ class StopSignals:
                     if not count:
                         self._wait_for_handler()
                     if self._raised:
-                        return  # the exception reports the signal
+                        return  # the message of the Stopped reports the signal
                     self._acknowledge(f"{signal.Signals(number).name}: {_ACKNOWLEDGEMENTS[min(count, 2)]}")
                     count += 1
                     if count == 3:
@@ -192,7 +193,9 @@ class StopSignals:
 
 
 class Interrupts(StopSignals):
-    """A stop request by Ctrl-C or by the callable `asked`. Ctrl-C is deferred until nothing is lost; a third Ctrl-C is not deferred."""
+    """A stop request by Ctrl-C or by the callable `asked`. Ctrl-C is deferred until nothing is lost; a third Ctrl-C raises
+    KeyboardInterrupt immediately.
+    """
 
     def __init__(self, asked: Callable[[], bool]):
         super().__init__(("SIGINT",))
@@ -216,7 +219,9 @@ class Interrupts(StopSignals):
 
 @contextmanager
 def interrupts(should_stop: Callable[[], bool] | None) -> Iterator[Interrupts]:
-    """A context that defers Ctrl-C. In place of the Stopped that Ctrl-C causes, the context raises KeyboardInterrupt with its message."""
+    """A context that defers Ctrl-C. On exit after Ctrl-C, it raises KeyboardInterrupt, with the message of the Stopped that Ctrl-C caused,
+    if any. `should_stop`: returns whether to stop for another reason, which raises Stopped (None: no other reason).
+    """
     messages = []
     with Interrupts(should_stop or (lambda: False)) as stop:
         try:

@@ -1,4 +1,6 @@
-"""training_state/state.json of a checkpoint: the data that resuming needs in addition to tensors. This module does not import torch."""
+"""training_state/state.json of a checkpoint: the data that a resume needs in addition to the saved tensors. This module does not import
+torch.
+"""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -22,9 +24,9 @@ class SavedLog:
     """The part of the training log that a checkpoint contains, so that a run resumes exactly even if its metrics.jsonl was lost."""
 
     lines: int  # the number of records of steps
-    loss: float | None  # of the last of these records; None: not finite, or no record yet
+    loss: float | None  # the loss of the last record of a step; None: not finite, or no record yet
     evaluations: list[tuple[int, dict[str, float | None]]]  # step and scores; None: not finite
-    before: dict[str, float | str] | None = None  # the scores before the first step, as text if not finite; None also in older versions
+    before: dict[str, float | str] | None = None  # the scores before the first step, as text if not finite; None: not recorded
 
     @classmethod
     def of(cls, lines: int, loss: float | None, evaluations: dict[int, dict[str, Any]], before: dict[str, float] | None) -> Self:
@@ -48,7 +50,7 @@ class TrainingState:
     data: dict[str, list[str]] = field(default_factory=dict)  # fingerprints of the data, by part (train, validation, ...)
     mean_steps: int = 0  # the number of steps in the moving average of the weights (training.ema_decay)
     log: SavedLog | None = None  # None: written by an older version
-    loader: dict[str, Any] = field(default_factory=dict)  # the state of the data loader that is not tensors
+    loader: dict[str, Any] = field(default_factory=dict)  # the state of the data loader, without its tensors
 
 
 _STATE = TypeAdapter(TrainingState)
@@ -74,7 +76,7 @@ def write_state_json(folder: Path, state: TrainingState) -> None:
 
 
 def read_state_json(folder: Path) -> TrainingState:
-    """Return the content of the state.json of a checkpoint. Raises ModelError."""
+    """Return the content of the state.json of a checkpoint. Raises ModelError if it is missing, damaged, or of a later version."""
     path = find_training_file(folder, NAME)
     document = read_object(path, _LIMIT)
     check_version(document, path, SCHEMA_VERSION)

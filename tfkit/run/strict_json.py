@@ -24,7 +24,7 @@ def finite(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def loads(text: str | bytes) -> Any:
-    """Return the value of `text`. Raises ValueError for anything but strict JSON, including bad UTF-8 and duplicate keys."""
+    """Return the value of `text`. Raises ValueError for anything but strict JSON: also for bad UTF-8, duplicate keys and NaN."""
     if isinstance(text, bytes):
         text = text.decode()  # given bytes, json.loads would also accept UTF-16 and a byte order mark
     try:
@@ -34,7 +34,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def is_number(value: object) -> bool:
-    """Return whether a value read from JSON is a number, or None, which is read for a number that is missing or not finite."""
+    """Return whether a value read from JSON is a number, or None, as which a number that is missing or not finite is written."""
     return value is None or type(value) in (int, float)
 
 

@@ -1,4 +1,5 @@
-"""tfkit.json of a checkpoint: the facts for which config.json has no fields. Objectives add fields of their own, such as `reward_shift`.
+"""tfkit.json of a checkpoint: the facts for which config.json has no fields. Objectives may add fields, such as `reward_shift` of a reward
+model.
 
 {"schema_version": 1, "model": {"dropout": ...}, "labels": [...], "objective": "causal_lm", "objective_settings": {...},
  "run_id": ..., "step": 500, "tokens": ..., "data": {"train": [fingerprints]}, "lineage": {...} (lineage.py), "averaged": {...}}
@@ -35,7 +36,9 @@ class ModelDocument:
 
 
 def read_tfkit_json(folder: Path) -> ModelDocument:
-    """Return the content of the tfkit.json of a checkpoint; an empty ModelDocument if there is no such file. Raises ModelError."""
+    """Return the content of the tfkit.json of a checkpoint; an empty ModelDocument if there is no such file. Raises ModelError if the file
+    cannot be read.
+    """
     path = find_named(folder, NAME)
     if path is None:
         return ModelDocument()

@@ -1,4 +1,5 @@
-"""Verification of a model folder against its manifest while its files are read. A folder without a manifest is loaded unverified.
+"""Verification of a model folder against its manifest.json while the files of the folder are read. A folder without a manifest is loaded
+unverified.
 
 A file that the manifest does not list is ignored, since it was not saved with the checkpoint.
 
@@ -18,7 +19,8 @@ from tfkit.errors import ModelError, argument, path_argument
 from tfkit.run.manifest import NAME, Entry, Identity, cached_sha256, identity_of, read_manifest, sha256_of
 from tfkit.run.model_files import find_file
 
-_TRAINING_STATE = "training_state/"  # not compared here: only a resume reads it, after comparing all hashes; a published folder may lack it
+# Training state is not compared here: a resume, its only reader, compares all hashes first, and a published folder may lack it.
+_TRAINING_STATE = "training_state/"
 _WEIGHTS = ".safetensors"
 _verifying: ContextVar[bool] = ContextVar("verifying", default=True)
 
@@ -35,10 +37,10 @@ def unverified() -> Iterator[None]:
 
 @contextmanager
 def verified(folder: Path, *, weights: bool) -> Iterator[None]:
-    """A context that compares the files that are read in it, except training state, with manifest.json. Raises ModelError for differences.
-    Before the block, all sizes and the hashes of all files but the weights are compared. With `weights`, the hashes of the weights are
-    compared while the block runs. If the block raises ModelError and the weights are damaged, an error about the damage replaces it, since
-    the damage is the likely cause. A file that changes while it is read is an error, too.
+    """A context that compares the files of a model folder, except training state, with its manifest.json, for code that reads them. Raises
+    ModelError for differences. Before the block, all sizes and the hashes of all files but the weights are compared. With `weights`, the
+    hashes of the weights are compared while the block runs, and a file that changes meanwhile is an error, too. If the block raises
+    ModelError and the weights are damaged, an error about the damage replaces it, since the damage is the likely cause.
     """
     entries = _entries(folder)
     paths = {name: _check_size(folder, name, entry) for name, entry in entries.items()}
@@ -61,14 +63,16 @@ def verified(folder: Path, *, weights: bool) -> Iterator[None]:
     for path, identity in hashed.items():
         try:
             is_same = identity_of(path) == identity
-        except OSError:  # such as a checkpoint that its run has deleted meanwhile
+        except OSError:  # as when the run has deleted this checkpoint meanwhile
             is_same = False
         if not is_same:
             raise ModelError(f"{path}: was changed or deleted while it was read; load it again when nothing writes to it")
 
 
 def find_named(folder: Path, name: str) -> Path | None:
-    """Return the path of the file `name`; None if it does not exist, or the manifest does not list it. Raises ModelError."""
+    """Return the path of the file `name`; None if it does not exist, or if a manifest, which is being verified, does not list it. Raises
+    ModelError as `find_file` does, and for an invalid manifest.
+    """
     path = find_file(folder, name)
     if path is None or not _verifying.get() or find_file(folder, NAME) is None:
         return path
@@ -76,7 +80,9 @@ def find_named(folder: Path, name: str) -> Path | None:
 
 
 def check_files(folder: Path, names: Iterable[str]) -> None:
-    """Raise ModelError if a file with one of these names, which should be small, exists and differs from manifest.json."""
+    """Raise ModelError if a file in `names` exists and differs from its entry in manifest.json. The files should be small, since they are
+    hashed here.
+    """
     entries = _entries(folder)
     paths = {name: path for name in names if name in entries and (path := find_file(folder, name)) is not None}
     _compare(paths, entries, paths, threading.Event())
