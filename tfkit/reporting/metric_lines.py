@@ -69,7 +69,7 @@ class MetricLines:
     """The records of a run, in order: numbers of training steps (`loss`, `lr`, ...), numbers of evaluations, and samples of a few steps."""
 
     steps: tuple[dict[str, float], ...] = ()  # each has "step"; values may be NaN or infinite
-    evaluations: tuple[tuple[int, dict[str, float]], ...] = ()  # each a step and its metrics
+    evaluations: tuple[tuple[int, dict[str, float]], ...] = ()  # each a step, and the metrics of the evaluation at this step
     samples: tuple[Sample, ...] = ()
     confusion: Confusion = field(default_factory=dict)  # of the best checkpoint, else of the latest evaluation; empty if not recorded
     problems: tuple[str, ...] = ()
