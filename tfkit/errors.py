@@ -1,4 +1,5 @@
-"""Errors that a user can correct, each with its exit code (docs/cli.md). Any other exception is a bug (exit code 1).
+"""Errors that a user can correct, each with its exit code (docs/cli.md). Any other exception is a bug (exit code 1), except for stops,
+refusals by the operating system, and exhausted memory.
 
 A message has the form "PLACE: what is wrong; what to do". With --json, a command writes its error as a document:
 {"error": {"code", "kind", "message", "place", "remedy"}}.

@@ -10,7 +10,7 @@ from tfkit.run.metrics import is_foreign, read_lines
 _T = TypeVar("_T")
 MOST_RECORDS = 10_000  # maximum number of records of each kind that are kept
 MOST_SAMPLES = 4  # maximum number of samples that are kept of a step
-MOST_SAMPLED = 6  # maximum number of steps whose samples are kept, evenly spaced, apart from the last step
+MOST_SAMPLED = 6  # maximum number of steps whose samples are kept, at equal distances, in addition to the last step
 MOST_CHARACTERS = 2_000  # maximum number of characters that are kept of a sample's text
 _LARGEST = 1 << 53  # up to this number, floats represent all integers exactly
 Confusion = Mapping[str, Mapping[str, int]]  # a confusion matrix: counts by right class and predicted class; counts of 0 may be missing

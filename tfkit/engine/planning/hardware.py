@@ -31,7 +31,7 @@ class Gpu:
     memory_bytes: float
     watts: float  # maximum power of the board
     link_bytes_per_second: float  # bandwidth to the other GPUs of the same node, in one direction
-    source: str
+    source: str  # the data sheet
 
 
 GPUS = {

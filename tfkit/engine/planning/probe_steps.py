@@ -52,7 +52,7 @@ class Probe:
     steps: Sequence[ProbeStep]
     micro_batch_size: int
     setup_seconds: float  # for initializing or reading the weights and creating the optimizer
-    memory_bytes: int  # the peak, with the extrapolated growth of a whole run
+    memory_bytes: int  # the peak of the steps, plus the extrapolated growth in the rest of the run
     watts: float | None  # mean power of the machine during the steps, without PUE; None if unknown
     busy_threads: float  # average number of threads of this process that computed during the steps
     energy_kwh: float | None  # of the steps; None if unknown
@@ -80,8 +80,8 @@ class Probe:
 
 
 def probe_run(run: Run, count: int) -> Probe:
-    """Take the first `count` steps of a run, with its micro-batch size. Raises the errors that the run would raise
-    in these steps, and Stopped after a request to stop.
+    """Take the first `count` steps of a run, with its micro-batch size. Raises the errors that the run would raise in
+    these steps, and Stopped after a request to stop.
     """
     recipe, data, device, listener, stop, meter = run.recipe, run.data, run.device, run.listener, run.stop, run.meter
     start = time.perf_counter()

@@ -30,7 +30,7 @@ from tfkit.units import format_baselines, format_bytes, format_energy, format_ep
 class DryRun:
     """The plan of a training that is not started: its recipe, first rows, estimate and baselines."""
 
-    decided: ResolvedRecipe
+    decided: ResolvedRecipe  # the recipe, in which all automatic decisions are written out
     inspection: Inspection
     estimate: Estimate
     batch_size: int

@@ -25,7 +25,7 @@ class LaunchedTraining:
     """A training on `nodes` machines, each with `ranks_per_node` processes."""
 
     words: tuple[str, ...]  # the arguments of the command `tfkit`
-    name: str
+    name: str  # of the recipe
     nodes: int
     ranks_per_node: int
     has_gpus: bool = False  # whether each process has a GPU of its own; if not, the training runs on processors

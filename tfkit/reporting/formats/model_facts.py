@@ -24,7 +24,7 @@ BOUNDARY = (
 class DataSource:
     """A source of the training data."""
 
-    name: str  # without folders
+    name: str  # without the folders of a path
     is_public: bool  # whether it is a data set of the Hub or Python's standard library
     path: str = ""  # empty unless `full`
 
@@ -46,7 +46,7 @@ class ModelFacts:
     objective: str = ""
     tokens: int | None = None  # on which the model was trained, repetitions included
     flops: float | None = None  # of the training
-    flops_basis: str = ""  # the method by which they were counted
+    flops_basis: str = ""  # the method by which `flops` were counted
     country: str | None = None  # of the machine: ISO 3166 alpha-3
     data: tuple[DataSource, ...] = ()
     weights: Mapping[str, str] = field(default_factory=dict)  # SHA-256 by file
