@@ -19,11 +19,11 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY})  # errors of network disks
 PAUSES = (0.1, 0.4, 1.5)  # seconds between attempts
 _T = TypeVar("_T")
-_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})  # errors of file systems that cannot flush a folder
+_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})  # errors of file systems on which a folder cannot be flushed
 
 
 def user_folder(variable: str, in_home: str) -> Path | None:
-    """Return a folder of the user: the value of the XDG variable, or else `in_home` in the home folder; None without a home folder."""
+    """Return a folder of the user: the value of the XDG variable `variable`, else `in_home` in the home folder; None without either."""
     xdg = os.environ.get(variable)
     if xdg and os.path.isabs(xdg):  # the XDG specification says to ignore relative paths
         return Path(xdg)
@@ -44,9 +44,9 @@ def with_retries(
 ) -> _T:
     """Return the result of `work`, which is called again after each pause as long as `should_retry` returns True for its error.
 
-    If `should_retry` is None, `work` is retried after a transient error of the disk. In each call it must write everything again, because
-    after a failed fsync the kernel may have dropped unwritten data, while a second fsync of the same file succeeds (Rebello et al. 2020,
-    "Can Applications Recover from fsync Failures?", USENIX ATC).
+    If `should_retry` is None, `work` is retried after a transient error of the disk. In each call, `work` must write everything again,
+    because after a failed fsync the kernel may have dropped unwritten data, while a second fsync of the same file succeeds (Rebello et al.
+    2020, "Can Applications Recover from fsync Failures?", USENIX ATC).
     """
     for pause in pauses:
         try:
@@ -59,7 +59,8 @@ def with_retries(
 
 
 def write_atomically(path: Path, text: str | Callable[[], Iterable[str]]) -> None:
-    """Write `text` as UTF-8 to `path`, completely or not at all. A link is replaced, not followed. Raises OSError after the last attempt.
+    """Write `text` as UTF-8 to `path`, completely or not at all. A link is replaced, not followed. Raises OSError, which for a transient
+    error is that of the last attempt.
 
     If the text is too long for the memory, `text` is a function that returns its parts, and is called in each attempt.
     """
@@ -133,7 +134,7 @@ def sync_folder(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:  # such as network file systems that flush folders on their own
+        if error.errno not in _NO_FOLDER_SYNC:  # a network file system raises these, and flushes folders on its own
             raise
     finally:
         os.close(descriptor)

@@ -1,4 +1,5 @@
-"""Errors that a user can correct, each with its exit code (docs/cli.md). Any other exception is a bug (exit code 1).
+"""Errors that a user can correct, each with its exit code (docs/cli.md). Any other exception is a bug (exit code 1), except for stops,
+refusals by the operating system, and exhausted memory.
 
 A message has the form "PLACE: what is wrong; what to do". With --json, a command writes its error as a document:
 {"error": {"code", "kind", "message", "place", "remedy"}}.
@@ -29,7 +30,7 @@ class SpentBudgetError(UsageError):
 
     def __init__(self, problem: str, larger: str):
         super().__init__(problem)
-        self.larger = larger  # the key=value of a budget with which it can continue
+        self.larger = larger  # the key=value of a budget with which the run or sweep can continue
 
     def __str__(self) -> str:
         return f"{self.args[0]}. Give a larger budget to continue, such as {self.larger}"
@@ -62,13 +63,13 @@ class InsufficientMemoryError(MachineError):
 
 
 class UnhealthyError(TfkitError):
-    """A training whose loss or gradient is not finite, or that a guard of the recipe ended."""
+    """A training whose loss or gradient is not finite, or that passed a limit of the recipe, such as objective.kl_stop."""
 
     exit_code = 6
 
 
 class QualityGateError(TfkitError):
-    """A comparison in --fail-if that is true, or an exported file whose predictions differ from those of its model."""
+    """A comparison in --fail-if, such as `loss > 3`, that is true, or an exported file whose predictions differ from those of its model."""
 
     exit_code = 8
 
@@ -80,9 +81,9 @@ class PeerLostError(TfkitError):
 
 
 class Stopped(Exception):
-    """Raised if a signal stopped a run, after everything was saved. The exit code is 128 + the number of the signal."""
+    """Raised if a signal or a request stopped a command, after saving what can be continued. The exit code is 128 + the signal's number."""
 
-    result: dict[str, object] | None = None  # the result of a training up to the stop; None: it had not begun
+    result: dict[str, object] | None = None  # the result of a training up to the stop; None: the training had not begun
     runs_code = False  # whether the training runs the user's code, so that the command that resumes it needs --allow-code
 
     def __init__(self, message: str, signal_number: int = 2):
@@ -138,7 +139,7 @@ _OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` means that the memory of the machine or the GPU is exhausted. It is recognized by names, without importing torch."""
+    """Whether `error` means that the memory of the machine or the GPU is exhausted. Types are compared by name, without torch."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _OUT_OF_MEMORY)
@@ -186,7 +187,7 @@ KINDS = {  # by exit code; any other code means "stopped"
     8: "gate",
     9: "peer",
 }
-_STAGE = re.compile(r"stage [A-Za-z][\w-]*: ")  # begins the messages of a recipe with stages, and is not part of the place
+_STAGE = re.compile(r"stage [A-Za-z][\w-]*: ")  # the beginning of a message about a recipe with stages; not part of the place
 _LONGEST_PLACE = 300  # characters; the beginning of a message that is longer is not a place
 _SPACED_PLACE = re.compile(r"(?:--|/|\./|\.\./|~|command line$|hub data set |(?:step|prompt) \d+$)|[^;,]*\.\w{1,8}(?::\d+){0,2}$")
 _IMPERATIVES = (

@@ -26,7 +26,7 @@ def is_offline() -> bool:
 
 
 def with_retries(request: Callable[[], Result]) -> Result:
-    """Return the result of a request, which is retried up to twice after a transient error; then the error is raised."""
+    """Return the result of a request, which is retried up to twice after a transient error; other errors, and the last one, are raised."""
     return durable.with_retries(request, _is_transient, _PAUSES)
 
 
@@ -57,7 +57,7 @@ def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[R
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Whether a retry may help, judged by the HTTP status of the response or, without a response, by the type of the error."""
+    """Whether a retry may help: never offline; else by the HTTP status of the response or, without one, by the type of the error."""
     from huggingface_hub import constants
 
     if is_offline() or constants.HF_HUB_OFFLINE:
@@ -89,7 +89,7 @@ def _remove_wrong_files(repository: Path, since: float) -> list[str]:
     """
     wrong = []
     for blob in (repository / "blobs").glob("*"):
-        if blob.suffix or blob.stat().st_mtime < since - 2 or has_hash(blob, blob.name):  # an .incomplete download is continued later
+        if blob.suffix or blob.stat().st_mtime < since - 2 or has_hash(blob, blob.name):  # .incomplete files are continued later
             continue
         blob.unlink()
         for link in (repository / "snapshots").rglob("*"):

@@ -13,6 +13,6 @@ _SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 
 
 def limit_spinning() -> None:
-    """Limit spinning, unless the user's environment has a setting for it, or torch is imported, which reads it."""
+    """Limit spinning, unless the user's environment has a setting for it, or torch was imported before, and has read the settings."""
     if "torch" not in sys.modules and not any(name in os.environ for name in _SETTINGS):
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT

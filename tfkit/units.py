@@ -57,7 +57,7 @@ def format_bytes(count: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Format seconds as 0:07, 3:10, 2:03:04, 5d 02h."""
+    """Format seconds as 0:07, 3:10, 2:03:04, 5d 02h; as ? if they are negative, not finite, or 1e10 or more."""
     if not 0 <= seconds < 1e10:
         return "?"
     minutes, second = divmod(round(seconds), 60)
@@ -89,7 +89,7 @@ def format_range(low: float, high: float) -> str:
 
 
 def _scaled(value: float, units: Mapping[str, float]) -> str:
-    """Format a value in the largest unit in which it rounds to 1 or more, else in the smallest; below 100 with one decimal, if not 0."""
+    """Format a value in the largest unit in which it rounds to 1 or more, else in the smallest; below 100 with one decimal unless 0."""
     if not abs(value) < float("inf"):
         return "?"
     unit, size = next((item for item in units.items() if abs(value) >= 0.9995 * item[1]), list(units.items())[-1])
@@ -98,13 +98,13 @@ def _scaled(value: float, units: Mapping[str, float]) -> str:
     return text.removesuffix(".0") + unit
 
 
-# Baselines are compared by the first of these metrics that one of them has.
+# Baselines are compared by the first of these metrics that at least one baseline has.
 _BASELINE_METRICS = ("f1", "accuracy", "f1_micro", "rmse", "chrf", "rougeL", "exact_match", "bleu")
 _COUNTS = ("target_tokens", "majority")  # metrics that are not shown, since the number of texts and the baselines are shown instead
 
 
 def shown_metrics(metrics: Mapping[str, Value]) -> dict[str, Value]:
-    """Return the metrics that are shown to people. An f1_micro that equals the accuracy is omitted; it does if each row has one class."""
+    """Return the metrics that are shown to people. An f1_micro that equals the accuracy, as with one class per row, is omitted."""
 
     def same(name: str) -> bool:
         of_set, _, metric = name.rpartition(".")

@@ -75,7 +75,7 @@ class LazyGroup(TyperGroup):
         return typer.main.get_command(single)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the options, with a help text for --install-completion that names the files that this option changes."""
+        """Return the options of `tfkit` itself, with a help text for --install-completion that names the files that it changes."""
         params: list[Any] = super().get_params(ctx)
         for param in params:
             if param.name == "install_completion":

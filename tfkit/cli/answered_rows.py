@@ -1,4 +1,4 @@
-"""Code of the commands predict and embed: read, answer and write rows in windows, and show a summary."""
+"""Code of the commands predict and embed: read, answer and write rows in windows of consecutive rows, and show a summary."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -21,7 +21,7 @@ WriteRows = Callable[[Sequence[Mapping[str, Any]]], object]
 
 @dataclass(frozen=True)
 class RowCommand:
-    """A command that answers rows. `open_file` returns a context that opens the file of --out and yields a function that writes rows."""
+    """The command predict or embed. `open_file` returns a context that opens the file of --out and yields a function that writes rows."""
 
     name: str
     doing: str  # the description of the progress bar
@@ -84,7 +84,7 @@ def _print_rows(lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _show(result: dict[str, Any], reading: "Reading", answers: str, *, as_json: bool) -> None:
-    """Show a summary, on stderr if stdout has the rows. `answers`: what the rows are called, such as predictions."""
+    """Show a summary, on stderr if stdout has the rows. `answers`: the name of the answers, such as predictions."""
     if "out" not in result:
         if reading.status == "ok":
             console.say(f"{format_number_of(result['rows'], 'row')}, {reading.text}")

@@ -25,7 +25,7 @@ _ROWS_SHOWN, _LINES_OF_A_ROW = 2, 12
 
 
 class OnlyWarnings(Silent):
-    """A listener that shows only warnings, not decisions, because the recipe that a dry run prints contains the decisions."""
+    """A listener that shows only warnings, no automatic decisions, because these are in the recipe that a dry run prints."""
 
     def warn(self, text: str) -> None:
         """Show a warning."""
@@ -55,7 +55,7 @@ def show_dry_run(request: TrainingRequest, options: RunOptions, json: bool, swee
 
 
 def _show_chain(chain: ChainPlan, options: RunOptions, json: bool, sweep: "SweepPlan | None") -> None:
-    """Show the plan of each stage of a chain, except stages that need the model of an earlier stage that has not been trained yet."""
+    """Show the plan of each stage of a chain, except of stages that need the model of an earlier stage that has not been trained yet."""
     documents: dict[str, Any] = {}
     with command_session("plan", CarbonSection(enabled=False)) as session:
         for stage in chain.todo:

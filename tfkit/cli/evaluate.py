@@ -24,7 +24,7 @@ EXAMPLES = (
     'tfkit evaluate --from runs/demo --fail-if "perplexity > 20" --json',
 )
 
-_MAX_CLASSES = 20  # maximum number of classes in a table; if there are more, it only has the _WORST classes with the lowest F1
+_MAX_CLASSES = 20  # maximum number of classes in a table; of more, the table has only the _WORST classes, those with the lowest F1
 _WORST = 10
 _MAX_PAIRS = 10  # maximum number of rows in the table of confused classes
 _MAX_NAME = 32  # maximum number of characters of a class's name

@@ -49,7 +49,7 @@ class Sampling:
     seed: Annotated[int | None, typer.Option(metavar="S", help="The seed for sampling.")] = None
 
     def overrides(self) -> dict[str, Any]:
-        """Return those of the options that are set, as overrides of the recipe."""
+        """Return the options that are set, as overrides of the recipe, by dotted name."""
         return {f"generation.{name}": value for name, value in asdict(self).items() if value not in (None, [])}
 
 
@@ -123,7 +123,7 @@ def _read_prompts(
 ) -> Iterator[list[Prompt]] | None:
     """Return the prompts in batches, which are read lazily; None if --chat is given alone on a terminal, which begins a conversation.
 
-    A file is opened now, and closed by `stack`. A batch from a pipe has the lines that have arrived, so that no line waits for the next.
+    A file is opened in this call, and closed by `stack`. A batch from a pipe has the lines that have arrived: none waits for later lines.
     Raises UsageError or DataError; an error in a line is raised after the batch of the lines before it.
     """
     unknown = [word for word in words if word != "-"]
@@ -152,7 +152,7 @@ def _read_prompts(
 
 
 def _write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], text: str | None) -> tuple[int, int]:
-    """Answer the prompts, and return the number of prompts and of new tokens. `text`: a single prompt, if it is answered as text."""
+    """Answer the prompts, and return their number and that of new tokens. `text`: the only prompt, answered as text; None: JSON lines."""
     count = tokens = 0
     with ExitStack() as stack:
         with generator.session.stop.at_once():

@@ -26,7 +26,7 @@ EXAMPLES = (
 
 _GUTTER = {"loss": "loss  ", "no loss": "      ", "padding": "pad   "}
 _STYLE = {"loss": "green", "no loss": "", "padding": "dim"}
-# The texts for values of a row's facts. The fact `row` is hidden, because the row's place already contains it.
+# The texts for values of the facts of a row (`ShownRow.facts`). The fact `row` is hidden, because the row's place already contains it.
 _VALUES: dict[str, dict[int, str]] = {"next_sentence": {0: "follows", 1: "does not follow"}, "right": {True: "yes", False: "no"}}
 _HIDDEN = ("row",)
 _DRAWN = {"#": "█"}  # how the characters of a mask are drawn; characters that are not here stay the same
@@ -65,7 +65,7 @@ def inspect(
 
     request = tuned.request_of("inspect", recipe, overrides)
     shown = request.written.recipe if request.written is not None else None
-    is_trained = shown is None or tuned.checkpoint is not None or tuned.data is not None  # otherwise the recipe may only evaluate
+    is_trained = shown is None or tuned.checkpoint is not None or tuned.data is not None  # else the recipe may only evaluate
     if is_trained:
         request.check()
     with command_session("inspect", CarbonSection(enabled=False)) as session:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.head_patterns import HeadPattern
 
 Part = tuple[str, str]  # a text and its style
-_SHADES = ((0.75, "█"), (0.5, "▓"), (0.25, "▒"), (0.05, "░"), (0.0, "."))  # each preceded by the smallest weight for which it is drawn
+_SHADES = ((0.75, "█"), (0.5, "▓"), (0.25, "▒"), (0.05, "░"), (0.0, "."))  # each after the smallest weight for which it is drawn
 _UNSEEN = " "
 _LETTERS = {  # of the kinds of heads
     "previous token": "P",
@@ -188,7 +188,7 @@ def _head_lines(attended: "AttendedText", name: str, layer: int, head: int, widt
 
 
 def _strongest(weights: "NDArray[np.float32]", keys: Sequence[str], room: int, label: int) -> Iterator[Part]:
-    """Yield the keys with the largest weights, as many as fit into `room` characters, but at least one."""
+    """Yield the keys with the largest weights, of at least 5 %, as many as fit into `room` characters, but always the first key."""
     for index, place in enumerate(weights.argsort()[::-1][:_STRONGEST].tolist()):
         weight = float(weights[place])
         text = f" {_shade(weight)} {console.cut(keys[place], label)} {weight:.0%}"

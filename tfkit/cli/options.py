@@ -74,7 +74,7 @@ AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Run the code that the recipe of a run names, also if you have not trained with it before.")
 ]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 or mps; by default the best one available.")]
-_MAX_THREADS = 1024  # the number of cores of the largest machines; PyTorch starts all threads immediately
+_MAX_THREADS = 1024  # as many as the largest machines have cores; PyTorch would start even more threads at once
 Threads = Annotated[int | None, typer.Option(min=1, max=_MAX_THREADS, metavar="N", help="CPU threads; by default one per core.")]
 RankCount = Annotated[
     int | None, typer.Option(min=1, max=1024, metavar="N", help="Use N processes on this machine; --threads applies to each.")
@@ -110,7 +110,7 @@ Quiet = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """The device, threads and ranks of a command, and the run folder to which it writes the result."""
+    """The device, threads and ranks of a command that does not train, and the run folder to which it writes the result."""
 
     run: RunFolder = None
     no_verify: NoVerify = False
@@ -139,7 +139,7 @@ class Tuned:
         return training_request(kind, source, parse_overrides(changes), *named, rows=self.rows)
 
     def request_of(self, command: str, recipe: str | None, overrides: Sequence[str] | None) -> "TrainingRequest":
-        """Return the request for a training that is only shown or planned. Raises UsageError if it has no recipe, data or checkpoint."""
+        """Return the request for a training that is only shown or planned. Raises UsageError without recipe, data and checkpoint."""
         chosen, changes = split_recipe(command, recipe, overrides)
         if chosen is None and self.checkpoint is None and self.data is None:
             raise UsageError(f"{command}: which training? Give a RECIPE, or --data F, and --from CKPT to train a checkpoint")
@@ -158,7 +158,7 @@ class Tuned:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """The options of an attempt at a training: its permissions, device, threads and ranks."""
+    """The options of an attempt (a start or resumption of a training): its permissions, device, threads and ranks."""
 
     exact: Exact = False
     force: Force = False
@@ -201,7 +201,7 @@ def _flat(function: Any) -> Iterator[inspect.Parameter]:
 
 
 def _call(function: Any, given: Mapping[str, Any]) -> Any:
-    """Call a command, or construct a dataclass of options, with those of the `given` options that are its parameters."""
+    """Call a command, or construct a dataclass of options, with those of the options in `given` that are its parameters."""
     parameters = inspect.signature(function).parameters
     values = {name: _call(one.annotation, given) if is_dataclass(one.annotation) else given[name] for name, one in parameters.items()}
     return function(**values)
@@ -230,7 +230,7 @@ def option_words(*given: tuple[str, str | float | None]) -> list[str]:
 
 
 def stage_names(stages: str | None) -> tuple[str, ...]:
-    """Return the names of stages in the value of --stages; empty: all stages."""
+    """Return the names of stages in the value of --stages; for None, an empty tuple, which means all stages."""
     return tuple(name.strip() for name in stages.split(",")) if stages is not None else ()
 
 

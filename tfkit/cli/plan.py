@@ -20,7 +20,7 @@ EXAMPLES = (
     "tfkit plan --from hub:sentence-transformers/all-MiniLM-L6-v2 --data reviews.csv",
 )
 
-_MIN_TRAFFIC = 0.001  # smallest fraction of the traffic that is shown; some collectives exchange only a few numbers
+_MIN_TRAFFIC = 0.001  # smallest fraction of the traffic for which a kind of collective is shown; some exchange only a few numbers
 _PARTS_OF_STEPS = ("attention", "head")  # parts of the FLOPs that `forward` and `backward` include
 
 
@@ -106,7 +106,7 @@ def _table(plan: "Estimate") -> str:
 
 
 def _rank_rows(cluster: dict[str, Any]) -> dict[str, str]:
-    """Return the rows of the table on ranks: memory and traffic in each layout, and the parts of these numbers in the planned layout."""
+    """Return the rows on ranks in the table of a plan: memory and traffic in each layout, with their parts in the planned layout."""
     layout, units = cluster["layout"], cluster["gathered_units"]
     fits = "" if cluster["fits"] else ": DOES NOT FIT the memory"
     memory, traffic = cluster["memory_bytes"], cluster["traffic_bytes_per_step"]

@@ -21,7 +21,7 @@ from tfkit.run.signals import StopSignals
 # The exception for an invalid command line: newer versions of Typer contain a copy of click, older versions depend on the package click.
 _ClickException: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
-COMPLETION = "_TFKIT_COMPLETE"  # set by the script that --install-completion installs
+COMPLETION = "_TFKIT_COMPLETE"  # an environment variable, set by the script that --install-completion installs
 _TEXTS = ("--prompt", "--stop", "--attention", "--target")  # options whose value may be empty
 
 words_of_command: list[str] = []  # the command-line arguments
@@ -37,7 +37,7 @@ class AlreadyReportedError(Exception):
 
 
 def run(words: list[str], signals: StopSignals) -> int:
-    """Run a command line and return the exit code. After a signal, raises Stopped or KeyboardInterrupt, which a library may wrap."""
+    """Run a command line and return the exit code. After a signal, raises Stopped, KeyboardInterrupt, or a library's error for it."""
     console.begin("--json" in words)
     set_crash_folder(None)
     words_of_command[:] = words

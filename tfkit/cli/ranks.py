@@ -21,7 +21,7 @@ def join_training(attempt: Attempt, request: "Callable[[], TrainingRequest] | No
 
     With --ranks N, a process that is not a rank starts N processes of the same command and waits for them; it raises AlreadyReportedError
     with their exit code if one of them fails. Ranks other than rank 0 train to the end before they return None; they warn if the recipe of
-    their own command, which `request` opens, differs from that of rank 0. `planned`: the training is only planned, so no process is
+    their own command line, which `request` reads, differs from that of rank 0. `planned`: the training is only planned, so no process is
     started, and rank 0 gets the ranks that the training would have.
     """
     if planned:
@@ -49,7 +49,7 @@ def start_ranks(requested: int | None, again: str | None = None) -> Ranks | None
 
 
 def _follow(ranks: Ranks, threads: int | None, request: "Callable[[], TrainingRequest] | None") -> None:
-    """Train as a rank that follows rank 0, until the training ends. `request` returns the request of this rank's own command."""
+    """Train as a rank that follows rank 0, until the training ends. `request` returns the training of its own command."""
     from tfkit.engine.request.rank_checks import rank_threads
     from tfkit.engine.training_run.coordinator import follow
 

@@ -23,7 +23,7 @@ EXAMPLES = (
 )
 
 
-# The function of each format, as MODULE:FUNCTION in tfkit.reporting. Its arguments are the runs, or the facts of one run, and `full`.
+# The function of each format, as MODULE:FUNCTION in tfkit.reporting. Its arguments are a RunSet (or the RunFacts of one run) and `full`.
 _OF_RUNS = {"json": "report_document:report_document", "csv": "report_document:report_csv"}
 _OF_ONE_RUN = {"card": "finished_card:finished_card", "eu-gpai": "formats.eu_gpai:eu_gpai"}
 _OF_ONE_RUN |= {name: f"formats.{name}:{name}" for name in ("cyclonedx", "spdx", "sci", "boamps")}

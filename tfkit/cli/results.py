@@ -70,7 +70,7 @@ def show(
 
 
 def training_text(result: dict[str, Any]) -> str:
-    """Return the result of a training as text; for a chain, the results of its stages and their totals."""
+    """Return the result of a training as text; of a chain, the results of its stages and totals; of a sweep, a table of its trials."""
     if "trials" in result:
         return _sweep(result)
     if "stages" in result:
@@ -172,7 +172,7 @@ def beside_baseline(result: dict[str, Any]) -> str:
 
 
 def _since_before(result: dict[str, Any]) -> str:
-    """Return a comparison of the best checkpoint with the model before the first step; none if that had a random head or no score."""
+    """Return a text that compares the best checkpoint with the model before the first step, unless that had a random head or no score."""
     gain, best, shown = result.get("improvement"), result.get("best"), result.get("best_baseline")
     if gain is None or not best:
         return ""

@@ -56,7 +56,7 @@ def runs(
 
 
 def _delete(unfinished: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
-    """Delete runs, and return their folders. Unless `yes` is set, ask the user; raises UsageError if stdin is not a terminal."""
+    """Delete runs, and return their folders. Unless `yes` is set, ask the user first; raises UsageError if stdin is no terminal then."""
     from tfkit.run.folder import delete_run
 
     if not unfinished:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def stdin_bytes(content: str, remedy: str) -> Any:
-    """Return stdin as an unbuffered byte stream. If it is closed, raises DataError, whose message has the `content` and the `remedy`."""
+    """Return stdin as an unbuffered byte stream. If stdin is closed, raises DataError, with `content` and `remedy` in the message."""
     if sys.stdin is None:
         raise DataError(f"stdin: closed, so no {content} can be read from it; give {remedy}")
     return getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
@@ -40,7 +40,7 @@ def open_as_leader(
     out: Path | None = None,
     option: str = "--out",
 ) -> T | None:
-    """Open a checkpoint and return it, if this process leads the command; None if this process has nothing left to do.
+    """Open a checkpoint and return it, if this process leads the command (as rank 0); None if this process has nothing left to do.
 
     Ranks other than rank 0 call `follow` before they return None. `refuse_ranks`: the reason why the command cannot have several ranks;
     empty: it can. Before anything is loaded, raises UsageError or MachineError for a run folder or a file `out` that cannot be written or

@@ -24,8 +24,8 @@ from tfkit.run.signals import StopSignals
 def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions, words: Sequence[str], *, as_json: bool) -> None:
     """Run an attempt and show its result. If a signal or a budget stops it, the last line of the output is the command that resumes it.
 
-    That command is `tfkit resume`. If the attempt was stopped before its training began, it is `words`, the original command, because the
-    run folder does not have the recipe and the changes of the attempt yet.
+    That command is `tfkit resume`. If the attempt was stopped before its training began, that command is `words`, the original one,
+    because the run folder does not have the recipe and the changes of the attempt yet.
     """
     set_crash_folder(options.run)
     with StopSignals(acknowledge=console.acknowledge) as signals:

@@ -31,7 +31,7 @@ def format_amount(amounts: RunTotals, name: str, is_lower_bound: bool) -> str:
 def run_figures(entry: Entry, least: str) -> dict[str, str]:
     """Return texts about the steps, score, cost and forecast of a run, by name; `inherited`, `rework` and `forecast` are emissions.
 
-    `least`: what is written before inherited emissions that are a lower bound.
+    `least`: the text before inherited emissions that are a lower bound, such as `at least `.
     """
     run, amounts, inherited = entry.run, entry.run.amounts, entry.inherited.sums
     bound = least if inherited.is_lower_bound else ""
@@ -94,9 +94,9 @@ def format_statuses(runs: RunSet) -> str:
 
 
 def format_cost(comparison: Comparison, label: str, cost: Cost | None) -> str:
-    """Return a text about what a run had cost when it reached a score, with the sum of that and its ancestors' cost in brackets, if known.
+    """Return a text about what a run had cost when it reached a score, and, if known, that cost plus its ancestors' in brackets.
 
-    The text is `never reached` if `cost` is None, and names the step if the compared field is not known.
+    The text is `never reached` if `cost` is None, and names the step if the compared field of `cost` is None.
     """
     if cost is None:
         return "never reached"

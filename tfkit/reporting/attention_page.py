@@ -1,7 +1,7 @@
 """The attention of a model in a text as one static HTML page: small pictures of all heads, and one enlarged, with lines between tokens.
 
-The template attention.html.jinja has the text of the page. The script attention.js draws the pictures from the weights, which are stored in
-a byte each. The page loads nothing, and can run no other script, because its content security policy has the hash of attention.js.
+The template attention.html.jinja has the text of the page. The script attention.js draws the pictures from the weights, each of which is
+stored in a byte. The page loads nothing, and can run no other script, because its content security policy has the hash of attention.js.
 """
 
 import base64
@@ -68,7 +68,7 @@ class NextRow:
     """The predictions of the model after a token of the text."""
 
     after: str  # the token
-    follows: str | None  # the next token of the text; None at its end
+    follows: str | None  # the next token of the text; None at the end of the text
     probability: float | None  # of `follows`
     likeliest: Sequence[tuple[str, float]]  # the most likely next tokens, with their probabilities
 
@@ -83,7 +83,7 @@ def attention_page(
 ) -> str:
     """Return the page as HTML."""
     made = environment()
-    script = made.get_template("attention.js").render()  # as the page contains it
+    script = made.get_template("attention.js").render()  # exactly as the page contains it, since the page has its hash
     page = made.get_template("attention.html.jinja").render(
         {"model": last_name(model), "generator": GENERATOR, "version": __version__, "today": today.isoformat()},
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -1,4 +1,4 @@
-"""The facts about the best or newest checkpoint of a run, read from its files; `problems` lists files that cannot be read."""
+"""The facts about the best or newest checkpoint of a run, read from its files; `problems` is about config.json and tfkit.json."""
 
 import math
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ class CheckpointFacts:
 
     @cached_property
     def parameters(self) -> int | None:
-        """The number of parameters in the files `weights` (without the base model of an adapter); None if a file is missing or damaged."""
+        """The number of parameters in the files `weights` (without an adapter's base model); None without files, or if one is damaged."""
         try:
             return sum(math.prod(one.shape) for name in self.weights for one in read_header(self.path / name).values()) or None
         except ModelError:

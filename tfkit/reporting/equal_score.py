@@ -1,7 +1,7 @@
 """Compare runs at an equal validation score: what each run had cost when it reached the best score of another run.
 
-Runs are compared if they were evaluated on the same held-out rows for the same objective. If their vocabularies differ, the metric must not
-depend on the vocabulary. The curve of a run has the score of each evaluation and the cost of the run up to that evaluation.
+Runs are compared if they were evaluated on the same held-out rows for the same objective. If their vocabularies differ, bits per byte are
+compared instead of the loss, if all runs have them. The curve of a run has the score of each evaluation and the cost up to it.
 """
 
 import math
@@ -54,7 +54,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison of runs that were evaluated in the same way, at levels from the worst to the best."""
+    """A comparison of runs that were evaluated in the same way, at levels: the best score of each run, from the worst to the best."""
 
     metric: str
     entries: tuple[Entry, ...]
@@ -64,7 +64,7 @@ class Comparison:
 
     @cached_property
     def field(self) -> str:
-        """The compared field of `Cost`: emissions_g if all runs have the same place, else energy_kwh; seconds if that is not known."""
+        """The compared field of `Cost`: emissions_g if all runs have the same place, else energy_kwh; seconds if a cost lacks them."""
         costs = [cost for level in self.levels for cost in level.reached.values() if cost is not None]
         fields = ("emissions_g", "energy_kwh") if len({entry.run.place for entry in self.entries}) == 1 else ("energy_kwh",)
         return next((name for name in fields if all(getattr(cost, name) is not None for cost in costs)), "seconds")
@@ -132,13 +132,13 @@ def _compare(group: Sequence[Entry]) -> Comparison | None:
 def _metric(group: Sequence[Entry]) -> tuple[str | None, list[str]]:
     """Return the metric by which runs are compared, or None if they have no suitable metric in common, and notes on the choice.
 
-    The metric is bits per byte if the vocabularies differ; otherwise it is the loss or, if a run has no loss, the metric by which all runs
-    chose their best checkpoint.
+    The metric is bits per byte if the vocabularies differ and all runs have it; otherwise it is the loss or, if a run has no loss, the
+    metric by which all runs chose their best checkpoint.
     """
     names = [{name for _, values in entry.run.metrics.evaluations for name in values} for entry in group]
     common = set.intersection(*names) - {"target_tokens"}
     sizes = {number_of(entry.run.checkpoint.config, "vocab_size") for entry in group if entry.run.checkpoint}
-    differ = len(sizes) > 1 or len({str(entry.run.recorded.data.get("validation")) for entry in group}) > 1  # equal texts, other ids
+    differ = len(sizes) > 1 or len({str(entry.run.recorded.data.get("validation")) for entry in group}) > 1  # equal texts, other token ids
     if differ and "bits_per_byte" in common:
         notes = ["the vocabularies differ, so bits per byte are compared, not the loss per token"]
         if any(entry.run.recipe.get("evaluation.max_tokens") is not None for entry in group):
@@ -171,7 +171,7 @@ def _differences(entries: Sequence[Entry]) -> list[str]:
 
 
 def score_curve(run: RunFacts, metric: str) -> list[CurvePoint]:
-    """Return the evaluations of a run that have this metric, in order, including one before the first step, at a cost of 0."""
+    """Return the evaluations of a run that have this metric, in order, from the one before the first step, if any, at a cost of 0."""
     costs = _costs(run)
     curve = [CurvePoint(values[metric], _cost_at(costs, step)) for step, values in run.metrics.evaluations if metric in values]
     before = number_of(run.recorded.before, metric)
@@ -181,7 +181,7 @@ def score_curve(run: RunFacts, metric: str) -> list[CurvePoint]:
 
 
 def cost_until(curve: Sequence[CurvePoint], level: float, *, higher_is_better: bool) -> Cost | None:
-    """Return the cost at which the score first reached `level`, interpolated between two evaluations; None if it never reached it.
+    """Return the cost at which the score first reached `level`, interpolated between two evaluations; None if the score never did.
 
     A score that is not finite does not reach a level, and is not used for interpolation.
     """

@@ -1,4 +1,4 @@
-"""The model card of a checkpoint with the energy and emissions of the whole run. The README.md that was saved has them up to its save."""
+"""The model card of a checkpoint with the energy and emissions of the whole run. The saved README.md has only those until it was saved."""
 
 from dataclasses import replace
 
@@ -14,8 +14,8 @@ from tfkit.run.model_files import MIB, find_file, read_text
 def finished_card(run: RunFacts, *, full: bool) -> str:
     """Return README.md of the best or else the newest checkpoint, with the energy and emissions of all attempts until now.
 
-    It never contains paths or host names, whether `full` is set or not. Raises UsageError if the run has no checkpoint, or the checkpoint
-    no README.md.
+    The card never contains paths or host names, whether `full` is set or not. Raises UsageError if the run has no checkpoint, or the
+    checkpoint no readable README.md.
     """
     if run.checkpoint is None:
         raise UsageError(f"{run.path}: this run has no checkpoint, and a card describes a model; name a run that has one")

@@ -28,7 +28,7 @@ _MOST_CONFUSIONS = 4  # maximum number of confusion matrices
 
 
 def html_page(runs: RunSet, *, full: bool, today: date) -> str:
-    """Return the page as HTML. `full`: include paths, host names and command lines, which should not be in a page that is published."""
+    """Return the page as HTML. `full`: include paths, host names and command lines, which should not be published."""
     comparisons = compare_runs(runs)
     drawn = _entries_to_draw(runs, comparisons)
     texts = [(entry.label, entry.run.recipe_text) for entry in drawn if entry.run.recipe_text]
@@ -79,7 +79,7 @@ def environment() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Return the text of a value before escaping: a float with one decimal, the output of a macro unchanged, others made `visible`."""
+    """Return the text of a value before escaping: a float rounded to one decimal, the output of a macro unchanged, others `visible`."""
     if hasattr(value, "__html__"):
         return value
     return f"{round(value, 1):g}" if isinstance(value, float) else visible(str(value), lines=True)
@@ -100,7 +100,7 @@ def _name(runs: RunSet) -> str:
 
 
 def _sums(runs: RunSet) -> str:
-    """Return a sentence on the sums over all runs, by status and relative to the best run; empty for a single run, or if unknown."""
+    """Return a sentence on the energy and CO2e of all runs, by status and relative to the best run; empty for one run, or if unknown."""
     total = runs.amounts
     if len(runs.entries) < 2 or total.energy_kwh is None or total.emissions_g is None:
         return ""

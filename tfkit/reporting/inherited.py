@@ -19,7 +19,7 @@ class Ancestry:
 
 
 def ancestry_of(run: RunFacts, others: Iterable[RunFacts] = ()) -> Ancestry:
-    """Return the ancestors of a run; of a chain or a sweep, the ancestors of all its stages or trials, except these stages or trials.
+    """Return the ancestors of a run; of a chain or a sweep, those of its stages or trials, without these stages or trials.
 
     If an older version of tfkit recorded only the parents of a run, they are searched by run id among `others`.
     """
@@ -37,9 +37,11 @@ def ancestry_of(run: RunFacts, others: Iterable[RunFacts] = ()) -> Ancestry:
 
 
 def _collect(run: RunFacts, by_id: Mapping[str, RunFacts], ancestors: list[Ancestor], descendants: Collection[str]) -> list[int]:
-    """Append a run's ancestors to `ancestors`, some twice, and return its parents' indices. `descendants`: run ids that end a cycle."""
+    """Append a run's ancestors to `ancestors`, some twice, and return its parents' indices. `descendants`: the ids of runs made from it,
+    which are not followed again, so that a cycle ends.
+    """
     recorded = None
-    with suppress(ValueError):  # which an invalid lineage raises
+    with suppress(ValueError):  # an invalid lineage raises ValueError
         recorded = parse_lineage(run.checkpoint.document.fields.get("lineage", {})).ancestors if run.checkpoint else None
     if recorded is not None:
         first = len(ancestors)

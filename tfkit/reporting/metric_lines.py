@@ -10,7 +10,7 @@ from tfkit.run.metrics import is_foreign, read_lines
 _T = TypeVar("_T")
 MOST_RECORDS = 10_000  # maximum number of records of each kind that are kept
 MOST_SAMPLES = 4  # maximum number of samples that are kept of a step
-MOST_SAMPLED = 6  # maximum number of steps whose samples are kept, evenly spaced, apart from the last step
+MOST_SAMPLED = 6  # maximum number of steps whose samples are kept, at equal distances, in addition to the last step
 MOST_CHARACTERS = 2_000  # maximum number of characters that are kept of a sample's text
 _LARGEST = 1 << 53  # up to this number, floats represent all integers exactly
 Confusion = Mapping[str, Mapping[str, int]]  # a confusion matrix: counts by right class and predicted class; counts of 0 may be missing
@@ -69,7 +69,7 @@ class MetricLines:
     """The records of a run, in order: numbers of training steps (`loss`, `lr`, ...), numbers of evaluations, and samples of a few steps."""
 
     steps: tuple[dict[str, float], ...] = ()  # each has "step"; values may be NaN or infinite
-    evaluations: tuple[tuple[int, dict[str, float]], ...] = ()  # each a step and its metrics
+    evaluations: tuple[tuple[int, dict[str, float]], ...] = ()  # each a step, and the metrics of the evaluation at this step
     samples: tuple[Sample, ...] = ()
     confusion: Confusion = field(default_factory=dict)  # of the best checkpoint, else of the latest evaluation; empty if not recorded
     problems: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The charts of the page as data: positions in the coordinates of an SVG, which a macro of page.html.jinja, named by `kind`, draws.
+"""The charts of the HTML report as data: positions in an SVG, drawn by the macro of page.html.jinja that the field `kind` names.
 
 The axes have ticks at round numbers. Long series are thinned out, but keep their minima and maxima.
 """
@@ -15,12 +15,12 @@ from tfkit.reporting.run_set import Entry
 from tfkit.units import format_count, format_energy, format_mass, format_seconds, shown_metrics
 
 COLOURS = 8  # the number of colours of lines in the template
-MOST_ANCESTORS = 40  # of a run whose lineage is drawn
-_WIDTH, _HEIGHT, _RIGHT, _TOP, _BOTTOM = 380, 230, 366, 12, 190  # size of a chart, and edges of the area of its lines
-_CHARACTER = 8  # width of a character in a label of an axis
+MOST_ANCESTORS = 40  # maximum number of ancestors of a run whose lineage is drawn
+_WIDTH, _HEIGHT, _RIGHT, _TOP, _BOTTOM = 380, 230, 366, 12, 190  # size of a chart and edges of its plot, in SVG units
+_CHARACTER = 8  # width of a character in a label of an axis, in SVG units
 _BUCKETS = 150  # intervals of x into which a long series is divided
-_BOX_WIDTH, _BOX_HEIGHT, _GAP, _DOWN = 164, 62, 16, 44  # sizes of the boxes of a lineage, and distances between them
-_MOST_SCORES = 5  # maximum number of charts of other validation metrics
+_BOX_WIDTH, _BOX_HEIGHT, _GAP, _DOWN = 164, 62, 16, 44  # sizes of the boxes of a lineage, and distances, in SVG units
+_MOST_SCORES = 5  # maximum number of charts of metrics that are neither the loss nor choose checkpoints
 _MOST_DOTS = 60  # a line with more points is drawn without dots
 _MOST_TICKS = 5  # maximum number of intervals between ticks
 # Distances between ticks of an axis of time, in seconds.
@@ -34,8 +34,8 @@ Format = Callable[[float], str]
 
 
 def learning_charts(entries: Sequence[Entry]) -> tuple[list[Chart], list[Chart]]:
-    """Return two lists of charts over the steps. The first has metrics that choose checkpoints, losses and learning rates, the second all
-    other metrics.
+    """Return two lists of charts over the steps. The first has metrics that choose checkpoints, losses and learning rates, the second
+    other metrics (at most _MOST_SCORES for each objective), gradient norms and speeds.
 
     There is a chart of each metric and loss for each objective, with the runs of this objective; all other charts have all runs.
     """
@@ -150,7 +150,7 @@ def _lines(
     legend: bool = False,
     marks: Mapping[str, float | None] | None = None,
 ) -> Chart | None:
-    """Return a chart with a line for each series; None if all points have the same x.
+    """Return a chart with a line for each series; None without two points with different x.
 
     `dotted`: draw a dot at each point; `marks`: the x of the point to mark, by the label of its series; `legend`: draw a legend in the
     chart.
@@ -191,7 +191,7 @@ def lineage_charts(entries: Sequence[Entry]) -> list[Chart]:
 
 def _lineage(entry: Entry) -> Chart:
     ancestors = entry.inherited.ancestors
-    parents = [*(ancestor.parents for ancestor in ancestors), entry.inherited.parents]  # the last ones are the run's own
+    parents = [*(ancestor.parents for ancestor in ancestors), entry.inherited.parents]  # last, those of the run itself
     rows = _generations(parents)
     width = max(len(row) for row in rows) * (_BOX_WIDTH + _GAP)
     corners: dict[int, tuple[float, float]] = {}
@@ -251,7 +251,7 @@ def time_ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
 
 
 def thin(points: Points, buckets: int) -> list[tuple[float, float]]:
-    """Return the first, lowest, highest and last point in each of `buckets` equal intervals of x, so that no peak is lost."""
+    """Return all points of a short series, else the first, lowest, highest and last point in each of `buckets` equal intervals of x."""
     if len(points) <= 4 * buckets:
         return list(points)
     left, right = min(x for x, _ in points), max(x for x, _ in points)

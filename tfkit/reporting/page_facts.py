@@ -1,4 +1,4 @@
-"""The parts of the page that a reader needs first: which model was trained on which data, its scores, and what to compare them with."""
+"""The parts of the HTML report that a reader needs first: which model was trained on which data, its scores, and scores to compare."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,10 +20,10 @@ _TRAINED = [  # columns of the table of trainings
 
 
 class _Score(NamedTuple):
-    """A row in a table of scores."""
+    """A row in a table of scores: the score of a run, of a baseline or of a model before training."""
 
     value: float  # the score
-    name: str  # of the run or baseline that has this score
+    name: str  # the name of the run or baseline that has this score
     kind: str  # such as "best run" or "baseline"
     colour: int  # the index of a colour
 
@@ -52,7 +52,8 @@ def answer(runs: RunSet) -> tuple[str, list[str]]:
 def score_tables(entries: Sequence[Entry], full: bool) -> list[tuple[str, Table]]:
     """Return a title and a table for each group of runs that were evaluated in the same way.
 
-    A table has the scores of the runs, of their baselines and of their models before training, in order from the best to the worst.
+    A table has the scores of the runs, of their baselines and of their models before training, from the best to the worst. A table
+    with a single row is left out.
     """
     tables = []
     for metric, scored in _groups(entries):
@@ -177,5 +178,5 @@ def _data_text(sources: object) -> str:
 
 
 def _library(task: object) -> str:
-    """Return a text about the source `stdlib`: Python's standard library, with the task made from it unless it is plain text."""
+    """Return a text about the source `stdlib`: Python's standard library, with the task made from it; none for plain text (True)."""
     return f"Python's standard library{'' if task is True else f' ({task})'}"

@@ -1,4 +1,4 @@
-"""The tables of the page, as rows of texts: runs, confusion matrices, phases, forecasts, how energy was measured, and recipes."""
+"""The tables of the HTML report, as rows of texts: runs, confusion matrices, phases, forecasts, how energy was measured, and recipes."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from tfkit.units import format_bytes, format_energy, format_mass, format_seconds
 _MOST_DIFFERENCES = 200  # maximum number of fields in the table of differences
 _LONGEST_VALUE = 300  # maximum number of characters of a value
 _MOST_CLASSES = 16  # maximum number of classes of a confusion matrix that is shown
-_MOST_CONFUSED = 12  # maximum number of pairs of classes that are shown instead
+_MOST_CONFUSED = 12  # maximum number of pairs of classes that are shown instead of a larger confusion matrix
 _NUMERIC = re.compile(
     r"[>=~ ]*[\d.,:+-]+(e-?\d+)?( ?%| [munk]?[gW]h?| [kMG]Wh| [kMGT]?B| [kM]?[gt]| ?[kMBT])?( \(.*\))?|never reached|unknown|at least .*"
 )
@@ -103,7 +103,7 @@ def confusion_table(confusion: Confusion) -> Matrix | Table:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Return the table of what each run had cost when it reached each level."""
+    """Return the table of what each run had cost when it reached each level, the best score of one of the runs."""
     labels = [entry.label for entry in comparison.entries]
     rows = [
         [f"{level.value:.4g} (best of {level.best_of})", *(format_cost(comparison, label, level.reached[label]) for label in labels)]
@@ -144,7 +144,7 @@ def _forecasts(run: RunFacts) -> Iterator[tuple[str, str, float | None, float | 
 
 
 def provenance_table(entries: Sequence[Entry]) -> Table:
-    """Return the table of how each run's energy was measured, for which fraction of its time, and its carbon intensity."""
+    """Return the table of how each run's energy was measured, for which fraction of the run's time, and the carbon intensity."""
     rows = []
     for entry in entries:
         run, facts = entry.run, entry.run.measurement
@@ -166,7 +166,7 @@ def differences_table(entries: Sequence[Entry], full: bool) -> Table:
 
 
 def _expanded(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a recipe, in which lists of mappings, such as sources, are replaced by their set fields: data.train.0.path."""
+    """Return the values of a recipe, in which lists of mappings, such as sources, are replaced by their fields: data.train.0.path."""
     values: dict[str, Any] = {}
     for name, value in recipe.items():
         if isinstance(value, list) and any(isinstance(item, dict) for item in value):

@@ -22,7 +22,7 @@ _FORMULA = re.compile(r"[=+@\t\r\n＝＋－＠]|-(?!\d+(\.\d+)?\Z)")
 
 
 def report_document(runs: RunSet, *, full: bool) -> dict[str, Any]:
-    """Return the report as a JSON document. `full`: include paths, host names and command lines; otherwise a run is named by its label."""
+    """Return the report as a JSON document. `full`: include paths, host names and command lines; else a run has its label."""
     best = runs.best
     document = {
         "schema_version": SCHEMA_VERSION,

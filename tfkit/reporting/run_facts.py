@@ -1,7 +1,7 @@
 """RunFacts: all facts about a run that a report may need. They are read once from the run's folder, and every report is a function of them.
 
 Reading never raises an error: a damaged folder is read as far as possible, and its problems are listed, with paths relative to the folder.
-The amounts of a run that is in progress or was killed come from its ledgers.
+The amounts (time, energy and emissions) of a run that is in progress or was killed come from its ledgers, the readings of its meter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from tfkit.run.listing import ListedRun, read_run_and_document
 from tfkit.run.run_json import CHAIN, SWEEP, RunDocument, member_folders
 from tfkit.units import baseline_metric
 
-_MOST_BYTES = 256 << 20  # largest size of all ledgers of a run together
+_MOST_BYTES = 256 << 20  # largest size of all ledgers of a run together; larger ones are not read
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class RunFacts:
     listed: ListedRun
     recorded: RunDocument = field(default_factory=RunDocument)  # run.json; empty if it cannot be read
     recipe_text: str = ""  # recipe.yaml, the resolved recipe
-    recipe: Mapping[str, Any] = field(default_factory=dict)  # the values of recipe.yaml by dotted name
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # the values of recipe.yaml by dotted name, such as optimizer.lr
     metrics: MetricLines = field(default_factory=MetricLines)
     attempts: tuple[Attempt, ...] = ()  # the ledgers: one for each attempt and node
     checkpoint: CheckpointFacts | None = None
@@ -82,7 +82,7 @@ class RunFacts:
     def amounts(self) -> RunTotals:
         """The time, energy and emissions until now: the sums over stages or trials, else as run.json has them, else from the ledgers.
 
-        run.json is not used while an attempt is in progress, or if an attempt was killed, since it is written at the end of an attempt.
+        While an attempt is in progress, or if one was killed, run.json is used only if ledgers are missing or have less energy than it.
         """
         if self.is_group and self.members:
             return sum_totals([member.amounts for member in self.members])
@@ -114,7 +114,7 @@ class RunFacts:
 
     @property
     def best_metrics(self) -> dict[str, float]:
-        """All metrics of the best checkpoint; empty if there is no best checkpoint."""
+        """All metrics of the best checkpoint; empty if there is none, or if metrics.jsonl lacks its evaluation."""
         step = (self.listed.best or {}).get("step")
         return next((values for at, values in reversed(self.metrics.evaluations) if at == step), {})
 
@@ -148,7 +148,7 @@ class RunFacts:
 
     @property
     def is_lower_bound(self) -> bool:
-        """Whether the amounts lack energy because an attempt was not measured, or not completely."""
+        """Whether the energy is a lower bound, because an attempt was not measured, or not completely."""
         if self.is_group:
             return any(member.is_lower_bound for member in self.members)
         if not self.attempts:
@@ -200,7 +200,7 @@ def _members(path: Path) -> list[Path]:
 
 
 def _read_ledgers(folder: Path, run_id: str | None) -> tuple[tuple[Attempt, ...], list[str]]:
-    """Return the ledgers of the run, and their problems. `run_id`: None if run.json cannot be read, so that any ledger is accepted."""
+    """Return the ledgers of the run, and their problems. `run_id`: None if run.json cannot be read: any ledger counts."""
     try:
         paths = sorted(folder.glob("*.jsonl"))
         if sum(path.stat().st_size for path in paths) > _MOST_BYTES or not all(path.is_file() for path in paths):

@@ -72,7 +72,7 @@ class RunSet:
 
     @cached_property
     def best(self) -> Entry | None:
-        """The run with the best score; None if fewer than two runs have a score, or if they were evaluated in different ways."""
+        """The run with the best score; None if fewer than two runs have one, or if these were evaluated in different ways."""
         scored = [entry for entry in self.trained if entry.run.listed.best is not None]
         metrics = {str((entry.run.listed.best or {})["metric"]) for entry in scored}
         if len(metrics) != 1 or len(scored) < 2 or len({entry.evaluation_key for entry in scored}) != 1:
@@ -94,14 +94,14 @@ class RunSet:
 
     @cached_property
     def all_problems(self) -> list[str]:
-        """Notes on the errors of failed runs, on the problems of all runs, and on the problems of the report's folders."""
+        """Notes on the errors of failed runs, on parts of runs that could not be read, and the `problems` of this set."""
         errors = [(entry, one) for entry in self.entries if (one := entry.run.listed.problem)]
         others = [(entry, one) for entry in self.entries for one in entry.run.problems if one != entry.run.listed.problem]
         lines = [f"{entry.label}: {entry.run.status}: {one}" for entry, one in errors]
         return [*lines, *(f"{entry.label}: {one}" for entry, one in others), *self.problems]
 
     def of_one_model(self) -> RunFacts:
-        """Return the run that trained the only model of this report: of a chain the last stage, of a sweep the best trial.
+        """Return the only run that trained a model; of a chain its last stage, of a sweep its best trial.
 
         Raises UsageError if the report has several models.
         """
@@ -129,7 +129,7 @@ def _model_run(run: RunFacts) -> RunFacts | None:
 
 def open_runs(paths: Sequence[Path]) -> RunSet:
     """Read the runs at `paths`, each a run folder or a folder that contains runs. Raises UsageError if one is missing or has no run."""
-    found: dict[Path, Path] = {}  # paths of runs by their resolved paths, so that a run that is found twice counts once
+    found: dict[Path, Path] = {}  # paths of runs, by resolved path, so that a run that is found twice counts once
     problems: list[str] = []
     for path in paths:
         if not path.is_dir():
@@ -157,7 +157,7 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
 
 
 def _runs_below(folder: Path) -> tuple[list[Path], list[str]]:
-    """Return the run folders in `folder`, or `folder` itself, sorted by path, and notes on folders that cannot be read. Ignores links."""
+    """Return the run folders at or below `folder`, sorted by path, and notes on folders that cannot be read. Links are not followed."""
     runs: list[Path] = []
     closed: list[str] = []
 

@@ -81,7 +81,7 @@ def _inherited(entry: Entry) -> str:
 
 
 def _curve(run: RunFacts, columns: int | None) -> list[str]:
-    """Return a plot of the training and validation losses over the steps."""
+    """Return a plot of the training and validation losses over the steps; empty if it cannot be drawn."""
     training = [(record["step"], record["loss"]) for record in run.metrics.steps]
     validation = [(step, values["loss"]) for step, values in run.metrics.evaluations if "loss" in values]
     lines = text_curve({"*": training, "o": validation}, columns)
@@ -90,7 +90,7 @@ def _curve(run: RunFacts, columns: int | None) -> list[str]:
 
 
 def text_curve(series: Mapping[str, Points], columns: int | None) -> list[str]:
-    """Return the lines of a plot in which each series has its own character; no lines if all points have the same x.
+    """Return the lines of a plot in which each series has its own character; no lines unless two points differ in x.
 
     Later series are drawn over earlier ones, and points that are not finite are omitted. `columns`: the width of the terminal; None: no
     limit.
@@ -101,7 +101,7 @@ def text_curve(series: Mapping[str, Points], columns: int | None) -> list[str]:
         return []
     left, right = min(x for x, _ in every), max(x for x, _ in every)
     low, high = min(y for _, y in every), max(y for _, y in every)
-    labels = {0: f"{high:.4g}", _CURVE_HEIGHT - 1: f"{low:.4g}"}  # by row
+    labels = {0: f"{high:.4g}", _CURVE_HEIGHT - 1: f"{low:.4g}"}  # of the y axis, by row
     margin = max(map(len, labels.values()))
     width = max(_LEAST_WIDTH, min(_MOST_WIDTH, (columns or _MOST_WIDTH) - margin - 3))
     cells = [[" "] * width for _ in range(_CURVE_HEIGHT)]

@@ -1,5 +1,7 @@
-"""Plans for several ranks, or for a GPU that this machine does not have. Nothing is measured: memory and traffic are from simulated steps
-(simulated_step.py), time and energy from data sheets.
+"""Plans for several ranks (processes of one training), or for a GPU that this machine does not have.
+
+Nothing is measured: the memory, and the bytes that ranks send, are from simulated steps (simulated_step.py); time and energy are from the
+GPU's data sheet or, without a planned GPU, from the plan for this machine alone.
 
 The weights have one of two layouts. Replicated: each rank has all weights, and gradients are all-reduced. Sharded, as in stage 3 of ZeRO
 (Rajbhandari et al. 2019, arXiv 1910.02054): each rank has a shard of the weights, the gradients and the optimizer's state, and gathers the
@@ -37,31 +39,31 @@ if TYPE_CHECKING:
 _PEAK = "the peak of a rank's tensors in a simulated step"
 Layout = Literal["replicated", "sharded"]
 # Model FLOPs utilization: 0.21 for GPT-3 to 0.46 for PaLM (Chowdhery et al. 2022, arXiv 2204.02311, table 3).
-_UTILIZATION = Range(0.5, 0.35, 0.15)  # the fractions for the low, the likely and the high time
+_UTILIZATION = Range(0.5, 0.35, 0.15)  # the fractions of the peak FLOP/s for the low, the likely and the high time
 _BOARD_LOAD = Range(0.6, 0.85, 1.0)  # power during the steps, as a fraction of the maximum power of the board
 _USABLE = 0.9  # fraction of a GPU's memory that tensors may use; the driver, the collectives and fragmentation take the rest
 _NETWORK_BYTES_PER_SECOND = 1.25e9  # between machines without a GPU: 10 Gbit/s Ethernet
-_UPDATE_BYTES = 32  # per weight and optimizer step: weight, gradient and two moments are read; weight, moments and working weight written
+_UPDATE_BYTES = 32  # bytes per weight and optimizer step: it reads weight, gradient and 2 moments; writes weight, moments and working copy
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The field `cluster` of a plan: the memory of each rank and the bytes that it sends in a step; the dicts are by layout."""
+    """The field `cluster` of `Estimate`: the memory of each rank, and the bytes that it sends in a step, in each layout."""
 
     ranks: int
     gpu: str | None  # the GPU of each rank; None: each rank has a machine like this one
     layout: Layout  # the layout assumed for time and energy: replicated if the recipe does not shard and the memory suffices
     fits: bool  # whether the tensors fit into the GPU's memory
     rows_per_rank: int  # per step
-    memory_bytes: dict[str, int]  # at the peak
-    traffic_bytes_per_step: dict[str, int]
+    memory_bytes: dict[str, int]  # of a rank at the peak, by layout
+    traffic_bytes_per_step: dict[str, int]  # sent by a rank, by layout
     tensor_bytes: dict[str, dict[str, int]]  # by layout and kind of tensor, without libraries; `peak`: of all tensors together
     sent_bytes: dict[str, dict[str, int]]  # per step, by layout and kind of collective
-    gathered_units: dict[str, int]  # sharded weights: the number of blocks, the bytes of the largest block and of all other weights
+    gathered_units: dict[str, int]  # what a rank gathers of sharded weights: number of blocks, bytes of the largest, and of the rest
 
 
 def require_known_gpu(gpu: str | None, probe: int, ranks: int) -> None:
-    """Raise UsageError for an unknown GPU, a probe together with a planned GPU, and an impossible number of steps or ranks."""
+    """Raise UsageError for an unknown GPU, for steps of a probe together with a GPU, for `probe` below 0, and for `ranks` below 1."""
     if not isinstance(probe, int) or probe < 0:
         raise UsageError(f"{argument('probe', probe)}: the number of steps must be at least 0")
     if not isinstance(ranks, int) or ranks < 1:
@@ -78,7 +80,7 @@ def require_known_gpu(gpu: str | None, probe: int, ranks: int) -> None:
 def require_ranks(recipe: Recipe, ranks: int) -> None:
     """Raise UsageError if a batch cannot be divided evenly among the ranks; the message has the nearest possible numbers of ranks."""
     size, ramp = recipe.training.batch_size, recipe.training.batch_ramp
-    size = size if ramp is None else BatchSizes(size, ramp.start, 1.0).unit  # the unit divides the batch of every step
+    size = size if ramp is None else BatchSizes(size, ramp.start, 1.0).unit  # of a growing batch: the unit divides its size in every step
     if size % ranks:
         divisors = [count for count in range(1, size + 1) if size % count == 0]
         near = dict.fromkeys([max(count for count in divisors if count < ranks), min((n for n in divisors if n > ranks), default=size)])
@@ -90,16 +92,16 @@ def require_ranks(recipe: Recipe, ranks: int) -> None:
 
 
 def copies_elsewhere(recipe: Recipe, gpu: str | None) -> float:
-    """Return how many copies of the model must fit into this machine's memory: 0 in a plan for GPUs, else the fraction on each rank."""
+    """Return how many copies of the weights this machine must hold: 0 if a GPU is planned, else the part of a copy that a rank holds."""
     return 0.0 if gpu is not None else 1 / recipe.parallel.shard
 
 
 def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int, gpu_name: str | None) -> Estimate:
-    """Return the plan for this many ranks, each with the named GPU; None: each with a machine like this one.
+    """Return `plan`, changed to `ranks` ranks, each with the GPU `gpu_name`; None: each on a machine like this one.
 
-    Raises UsageError if this many ranks cannot form the mesh of the recipe's section `parallel`.
+    Raises UsageError if the ranks cannot be divided as the recipe's `parallel` section asks.
     """
-    # Imported here, since it imports PyTorch's compiler, which takes a second and which other plans do not need.
+    # Imported here, since the module imports PyTorch's compiler, which takes a second, and plans for one rank here do not need it.
     from tfkit.engine.planning.simulated_step import Mesh, simulate
 
     require_mesh(recipe, ranks)
@@ -111,7 +113,7 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     shards = recipe.parallel.shard if recipe.parallel.shard > 1 else ranks
     model = meta_model(recipe, data.config)
 
-    @cache  # with one rank, both layouts are the same, and are simulated once
+    @cache  # with one shard, both layouts are the same, and are simulated once
     def simulated(shards: int) -> tuple[dict[str, int], dict[str, int]]:
         mesh = Mesh(ranks, shards, recipe.parallel.reshard is not False, per_rank // micro, dtype)
         step = simulate(recipe, data.config, data.objective, batch, mesh)
@@ -135,7 +137,7 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
 
 
 def _simulated_batch(recipe: Recipe, data: TrainingData, ranks: int, dtype: torch.dtype, steps: int, *, on_gpu: bool) -> tuple[Batch, int]:
-    """Return the micro-batch with the most tokens, preferably one that needs a document mask, and the rows of a rank's micro-batches."""
+    """Return the largest sampled micro-batch (of equal ones, one with packed documents), and the number of rows in each micro-batch."""
     rows = open_rows(recipe, data.objective, data.train, data.config)
     checkpointing = recipe.training.activation_checkpointing
     row_bytes = planned_row_bytes(
@@ -151,7 +153,8 @@ def _simulated_batch(recipe: Recipe, data: TrainingData, ranks: int, dtype: torc
 def _tensor_bytes(recipe: Recipe, objective: Objective, model: Transformer, mesh: "Mesh", step: "SimulatedStep") -> dict[str, int]:
     """Return the bytes of a rank's tensors by kind, and their peak: in a step or, if that is higher, while responses are sampled.
 
-    To sample and score responses, a rank with sharded weights gathers one whole model at a time: the policy or a companion.
+    To sample and score responses, a rank with sharded weights gathers one whole model at a time: the trained model
+    or a companion, such as a reward model.
     """
     sums = sums_gradients(objective, mesh.micro_batches, 1, mesh.ranks)
     models = run_memory(recipe, objective, model, mesh.dtype, shards=mesh.shards, sums_gradients=sums)
@@ -165,7 +168,9 @@ def _tensor_bytes(recipe: Recipe, objective: Objective, model: Transformer, mesh
 
 
 def _plan_gpus(plan: Estimate, recipe: Recipe, ranks: int, gpu: Gpu, traffic: int, shards: int) -> Estimate:
-    """Return the plan with time and energy from the data sheet: FLOPs at a fraction of the peak speed, updates at the memory bandwidth.
+    """Return the plan with time and energy from the data sheet of `gpu`.
+
+    FLOPs run at a fraction of the peak speed, and updates of weights at the memory bandwidth.
 
     `traffic`: the bytes that a rank sends in a step; `shards`: the number of ranks that divide the updates of one copy of the weights.
     """

@@ -1,7 +1,7 @@
 """Estimate the size, memory, time, energy and emissions of a run before its first step, without its weights.
 
-The time is computed from the table of this machine's speeds, and corrected by earlier runs. The prediction and the outcome of a run are
-recorded in run.json, and also in the history, which corrects later forecasts.
+The time is computed from the table of this machine's speeds (machine_speed.py), and corrected by earlier runs. The prediction and the
+outcome of a run are recorded in run.json, and also in the history (forecast_history.py), by which later forecasts are corrected.
 """
 
 import math
@@ -36,7 +36,7 @@ _ASSUMPTIONS = {
     "memory_bytes": "by formula, from the model's configuration",
 }
 _TABLE_SPREAD = 2.0  # the bounds of an uncorrected time are its likely value divided and multiplied by this factor
-_START_SPREAD = Range(0.8, 1.0, 1.5)  # range of the time for preparing the data, relative to the time that was measured
+_START_SPREAD = Range(0.8, 1.0, 1.5)  # bounds of the time for preparing the data, divided by the measured time
 _UNKNOWN_BOARD_WATTS = 300.0  # assumed power of a GPU that is not in the table of hardware.py
 
 
@@ -58,7 +58,7 @@ class Forecast:
     basis: str
     assumptions: dict[str, str]
     full_power: FullPower | None
-    table_seconds: dict[str, float]  # of each part of the run, without the correction
+    table_seconds: dict[str, float]  # of each part of the run, from the table of speeds, not corrected by earlier runs
 
 
 def estimate_run(run: Run, start: Callable[[], float]) -> Estimate:
@@ -129,7 +129,7 @@ def forecast(recipe: Recipe, work: RunWork, flops: float, device: torch.device, 
 def build_forecast(
     recipe: Recipe, seconds: Range, power: Power, basis: str, assumptions: dict[str, str], device: torch.device, table: dict[str, float]
 ) -> Forecast:
-    """Return the forecast for a time and a power; `table`: the seconds of each part of the run from the table of speeds."""
+    """Return the forecast for a time and a power; `table`: the seconds of each part of the run from the table of this machine's speeds."""
     place, pue, watts = resolve_place(recipe.carbon), recipe.carbon.pue, power.watts
     energy = Range(*(s * w / 3.6e6 * pue for s, w in zip(seconds, watts, strict=True)))
     how = f"{watts.likely:.3g} W ({watts.low:.3g} to {watts.high:.3g}): {power.source}" + (f"; times a PUE of {pue:g}" if pue != 1 else "")
@@ -139,7 +139,7 @@ def build_forecast(
 
 
 def emissions_of(energy: Range, place: Place) -> tuple[Range, dict[str, str]]:
-    """Return the emissions of an energy in kWh, assuming fully correlated errors, and a text about the intensity, for `assumptions`."""
+    """Return the emissions of an energy in kWh, bounds times bounds of the intensity, and the text on the intensity for `assumptions`."""
     low, high = place.range_g_per_kwh
     text = place.describe()
     if place.range_source is not None:
@@ -148,7 +148,7 @@ def emissions_of(energy: Range, place: Place) -> tuple[Range, dict[str, str]]:
 
 
 def modelled_power(device: torch.device, threads: float) -> Power:
-    """Return the power of this machine with this many busy threads by CodeCarbon's model, including that of a GPU from its data sheet."""
+    """Return the power of this machine with `threads` busy threads by CodeCarbon's model, plus that of the GPU if `device` is one."""
     processor, ram, likely = processor_power(), memory_watts(), machine_watts(threads)
     text = f"{processor.watts:.3g} W for the processor at full load ({processor.source}), {ram:.3g} W for memory (CodeCarbon's constant)"
     most = max(processor.watts + ram, likely)
@@ -167,7 +167,7 @@ def size_class(flops: float) -> int:
 
 
 def _full_power(hours: float, intensity: float, device: torch.device) -> FullPower:
-    """Return the emissions by the method of ML CO2 Impact, from the power of the GPU or, without a GPU, of the processor."""
+    """Return the emissions of `hours` at the full power of the GPU or, without a GPU, of the processor, as ML CO2 Impact computes them."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         gpu = gpu_of(name)
@@ -178,7 +178,7 @@ def _full_power(hours: float, intensity: float, device: torch.device) -> FullPow
 
 
 def remember_outcome(run: Run, plan: Estimate, totals: RunTotals) -> None:
-    """Add the prediction and the measured totals of a run that was finished in one attempt to the history."""
+    """Add the prediction and the measured totals of a run that was finished in one attempt to the history, if its time is known."""
     if not totals.seconds:
         return
     remember(

@@ -23,7 +23,7 @@ NAME = "forecasts.jsonl"
 TABLE_VERSION = 2  # of the table of speeds (machine_speed.py): only runs that were forecast with this version correct its forecasts
 _LATEST = 9  # number of latest runs whose median is used
 _MAX_BYTES = 2**20  # size of the file beyond which its older half is dropped
-_MAX_DISTANCE = 2  # largest difference of `size` at which two runs are comparable
+_MAX_DISTANCE = 2  # largest difference of `PastRun.size` at which two runs are comparable
 _SPREAD = 1.3  # the bounds of a range from one or two runs are its median divided and multiplied by this factor
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -43,11 +43,11 @@ class PastRun:
     kwh: Amount | None = None  # None: not metered
     pue: Amount = 1.0
     start_seconds: Annotated[float, Field(ge=0)] = 0.0  # until the data were prepared, part of the three times above; absent in older lines
-    table: int = 1  # TABLE_VERSION at that time; lines of version 1 lack it
+    table: int = 1  # TABLE_VERSION when the run was forecast; lines of version 1 lack this field
 
     @property
     def ratio(self) -> float:
-        """The measured time divided by the time from the table, both counted from when the data were prepared."""
+        """The measured time divided by the time from the table of speeds, both without the time for preparing the data."""
         return max(0.0, self.seconds - self.start_seconds) / max(1e-9, self.table_seconds - self.start_seconds)
 
     @property
@@ -100,10 +100,10 @@ def _parse(line: bytes) -> PastRun | None:
 
 
 def correction_for(machine: str, threads: int, kind: str, size: int) -> Correction:
-    """Return the correction from the latest runs on this machine with this many threads.
+    """Return the correction for a run of this `kind` of objective and `size`, from the latest runs on `machine` with `threads` threads.
 
-    The ratio is that of runs with the same kind of objective and the nearest size; without such runs, that of runs of the same size. The
-    power is that of all runs, since it depends on the machine alone.
+    The time ratio is that of runs of the same kind with the nearest size; without such runs, that of runs of another kind with the same
+    size. The power is that of runs of any kind and size, since it depends on the machine alone.
     """
     local = [run for run in past_runs() if (run.machine, run.threads) == (machine, threads)]
     comparable = [run for run in local if run.table == TABLE_VERSION]
@@ -116,7 +116,7 @@ def correction_for(machine: str, threads: int, kind: str, size: int) -> Correcti
 
 
 def median_errors(machines: Collection[str]) -> dict[str, Any]:
-    """Return the number of runs on these machines, and the median errors of their forecasts, |predicted / actual - 1|, or None."""
+    """Return the number of runs on `machines`, and their median errors of time and energy, |predicted / actual - 1|; None if unknown."""
     local = [run for run in past_runs() if run.machine in machines]
     time = [abs(run.predicted_seconds / run.seconds - 1) for run in local]
     energy = [abs(run.predicted_kwh / run.kwh - 1) for run in local if run.predicted_kwh and run.kwh]
@@ -130,7 +130,8 @@ def median_errors(machines: Collection[str]) -> dict[str, Any]:
 def _spread(values: Sequence[float]) -> Range | None:
     """Return the median of the values, with the lowest and the highest value as bounds; None without values.
 
-    Of five or more values, the second lowest and the second highest are the bounds. Each bound is at least a margin away from the median.
+    Of five or more values, the second lowest and the second highest are the bounds. Each bound is at least a factor
+    of 1.3 (for three or more values, of 1.1) away from the median.
     """
     if not values:
         return None

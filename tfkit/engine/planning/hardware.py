@@ -31,7 +31,7 @@ class Gpu:
     memory_bytes: float
     watts: float  # maximum power of the board
     link_bytes_per_second: float  # bandwidth to the other GPUs of the same node, in one direction
-    source: str
+    source: str  # the data sheet
 
 
 GPUS = {
@@ -64,7 +64,7 @@ class ProcessorPower:
 
 
 def processor_power() -> ProcessorPower:
-    """Return the thermal design power of this processor: from CodeCarbon's table, else from its number of threads."""
+    """Return the power of this processor: the user's force_cpu_power for CodeCarbon, else from its table, else 4 W per thread."""
     facts = processor()
     name, cores = str(facts["name"]), int(facts["cores"] or 1)
     if (forced := _forced("force_cpu_power")) is not None:
@@ -77,13 +77,16 @@ def processor_power() -> ProcessorPower:
 
 
 def machine_watts(busy_threads: float) -> float:
-    """Return the power of processor and memory with this many busy threads, in watts, by CodeCarbon's load model."""
+    """Return the power of processor and memory with `busy_threads` busy threads, in watts, by CodeCarbon's load model."""
     load = min(1.0, busy_threads / int(processor()["cores"] or 1))
     return processor_power().watts * (_IDLE + (1 - _IDLE) * load**_LOAD_EXPONENT) + memory_watts()
 
 
 def memory_watts() -> float:
-    """Return the constant power that CodeCarbon assumes for this machine's memory, in watts; from the fifth module on, modules add less."""
+    """Return the power of this machine's memory in watts: the user's force_ram_power for CodeCarbon, else a constant for each module.
+
+    From the fifth module on, the constant is smaller.
+    """
     if (forced := _forced("force_ram_power")) is not None:
         return forced
     kind = "arm" if re.match("arm|aarch", platform.machine().lower()) else "x86"
@@ -93,7 +96,7 @@ def memory_watts() -> float:
 
 
 def _count_modules(gigabytes: float) -> int:
-    """Return the number of modules that CodeCarbon assumes for a memory of this size."""
+    """Return the number of memory modules that CodeCarbon assumes for `gigabytes` GB of memory."""
     for limit, modules in ((2, 1), (16, 2), (64, 4), (128, 8)):
         if gigabytes <= limit:
             return modules
@@ -102,7 +105,7 @@ def _count_modules(gigabytes: float) -> int:
 
 
 def _forced(name: str) -> float | None:
-    """Return the watts that the user has set in CodeCarbon's settings under `name`; None if there are none."""
+    """Return the watts that the user has set in CodeCarbon's settings under `name`; None if they are not set, or not a number."""
     try:
         return float(codecarbon_settings()[name])
     except (KeyError, ValueError):

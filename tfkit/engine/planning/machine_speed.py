@@ -1,4 +1,4 @@
-"""The speed of this machine at each kind of operation of a training, which is measured once, in a second or two, and cached.
+"""Measure the speed of this machine at each kind of operation of a training, once, in a second or two, and cache the result.
 
 The speed of one large matrix product would not suffice, and forecasts from it would be wrong by a factor of ten: narrow products,
 attention in short rows, the softmax over a vocabulary, optimizer steps and call overhead each have their own speed.
@@ -29,11 +29,11 @@ from tfkit.run.machine import machine_name, usable_cores, version
 from tfkit.training.device import keep_freed_memory
 
 FOLDER = "machine-speed"  # in the cache folder
-WIDTHS = (32, 128, 512, 1024)  # smallest sizes of the measured matrix products
+WIDTHS = (32, 128, 512, 1024)  # of the measured matrix products: the smallest of their three sizes
 LENGTHS = (32, 128, 512)  # tokens per row in the measurements of attention
 HEAD_DIM = 64  # in the measurements of attention
-# An operation is a matrix product with its smallest size; fused attention with the tokens per row, head_dim, and whether it is causal; or
-# the name of another field of MachineSpeed. The unit of products is FLOPs, that of attention is FLOPs of visible pairs of positions.
+# An operation is a matrix product, with its smallest size; fused attention, with the tokens per row, head_dim, and whether it is causal; or
+# any other, as its field of MachineSpeed. The unit of products is FLOPs, that of attention is FLOPs of visible pairs of positions.
 Operation = tuple[Literal["products"], int] | tuple[Literal["attention"], int, int, bool] | str
 Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SpeedOfWidths = Annotated[tuple[Speed, ...], Field(min_length=len(WIDTHS), max_length=len(WIDTHS))]
@@ -42,23 +42,23 @@ SpeedOfLengths = Annotated[tuple[Speed, ...], Field(min_length=len(LENGTHS), max
 
 @dataclass(frozen=True)
 class MachineSpeed:
-    """Speeds, per second, of a device in one precision and with one number of threads, of forward and backward pass unless noted."""
+    """How much a device processes per second, in one precision and with one number of threads; forward and backward, unless noted."""
 
     products: SpeedOfWidths  # FLOP/s of a matrix product and its two gradients, by its smallest size (WIDTHS)
     attention: SpeedOfLengths  # FLOP/s of attention without a mask, by the length of a row (LENGTHS)
     causal_attention: SpeedOfLengths  # FLOP/s of visible pairs in causal attention, by the length of a row
     narrow_attention: Speed  # FLOP/s as in `attention`, at the middle length, with half the head_dim
-    scores: Speed  # attention scores, in attention that keeps them
-    dropped_scores: Speed  # attention scores with dropout
+    scores: Speed  # attention scores (elements of QK^T), in attention without a fused kernel, which keeps them for the backward pass
+    dropped_scores: Speed  # as `scores`, with dropout
     forward: Speed  # the speed of a forward pass alone, divided by that of forward and backward
     elements: Speed  # elements through a LayerNorm, an activation function and a sum
-    rms_elements: Speed  # the same with an RMSNorm
+    rms_elements: Speed  # as `elements`, with an RMSNorm
     logits: Speed  # elements through a softmax in float32
     updates: Speed  # elements through an optimizer step with two moments
     blocks: Speed  # calls of tiny blocks, whose time is call overhead
-    written_blocks: Speed  # the same in generation, which has no backward pass
-    sampled: Speed  # tokens drawn, for each row that is added to a batch
-    bytes: Speed  # bytes of weights that are multiplied by a single position, without a backward pass
+    written_blocks: Speed  # as `blocks`, in generation, which has no backward pass
+    sampled: Speed  # tokens drawn in generation, for each row of a batch but the first
+    bytes: Speed  # bytes of weights that are multiplied by the vector of a single position, without a backward pass
 
     def of(self, operation: Operation) -> float:
         """Return the speed of an operation; those of products and attention are interpolated between the measured sizes."""
@@ -86,7 +86,7 @@ def _interpolate(sizes: Sequence[int], speeds: Sequence[float], size: int) -> fl
 
 @cache
 def machine_speed(device: torch.device, precision: torch.dtype, threads: int) -> MachineSpeed:
-    """Return the speeds from the cache; if there are no valid ones, measure them and write them there. An unwritable cache is ignored."""
+    """Return the speeds from the cache; if it has no valid ones, measure and cache them. An unwritable cache is ignored."""
     path = _path(device, precision, threads)
     if path is not None and (cached := _read(path)) is not None:
         return cached
@@ -100,7 +100,7 @@ def machine_speed(device: torch.device, precision: torch.dtype, threads: int) ->
 
 def measure(device: torch.device, precision: torch.dtype) -> MachineSpeed:
     """Measure the speeds, each as the fastest of several repetitions, since other programs may slow down some of them."""
-    keep_freed_memory()  # because a training does, too
+    keep_freed_memory()  # as a training does
     with torch.enable_grad():
         full, causal = (
             tuple(measured.attention(device, precision, length, HEAD_DIM, causal=causal) for length in LENGTHS) for causal in (False, True)
@@ -138,7 +138,10 @@ def _path(device: torch.device, precision: torch.dtype, threads: int) -> Path | 
 
 
 def _read(path: Path) -> MachineSpeed | None:
-    """Return the speeds in a file; None if it is missing, damaged or of another version, or was measured while the machine was busy."""
+    """Return the speeds in a file; None if the file is missing, damaged or of another version.
+
+    Speeds that were measured under a load above 1 per core are also ignored, once the load is below 0.5: they will be measured again.
+    """
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         document = json.loads(path.read_bytes())
         if document["schema_version"] != TABLE_VERSION or float(document["load"]) > 1 > 2 * _load():

@@ -1,4 +1,4 @@
-"""The request for a plan: the training to plan, and the options of the plan.
+"""What `tfkit plan` and its Python function are asked: the training to plan, and the options of the plan.
 
 This module does not import torch, so that the energy meter starts before torch is imported.
 """
@@ -26,12 +26,12 @@ class PlanOptions:
     probe: int = 0  # number of real steps to take
     ranks: int = 1
     gpu: str | None = None  # the GPU of each rank, a key of GPUS; None: each rank has a machine like this one
-    code: CodePermission = NO_CODE  # code that a probe may run in addition to the files that the recipe names
+    code: CodePermission = NO_CODE  # code files, such as reward functions, that a probe may run besides those that the recipe names
 
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """The checked training to plan: a single run or, if `chain` is not None, the stages of a chain."""
+    """The checked training to plan: a single run or, if `chain` is not None, a chain (the stages of one recipe, trained in order)."""
 
     training: TrainingRequest
     chain: Chain | None
@@ -52,7 +52,7 @@ def check_plan_request(request: TrainingRequest, stages: Sequence[str] = ()) -> 
 
 
 def _given_carbon(overrides: Overrides) -> CarbonSection:
-    """Return the section `carbon` of a recipe that tfkit will write later; errors in the section are reported then."""
+    """Return the `carbon` section of the overrides; the defaults if it is invalid, since errors are reported when the recipe is written."""
     with suppress(ValueError, RecipeError):
         return CarbonSection.model_validate(given_sections(overrides).get("carbon", {}))
     return CarbonSection()

@@ -31,7 +31,7 @@ from tfkit.training.free_memory import resident_bytes
 from tfkit.training.health import UnhealthyStepError
 
 _START_PATIENCE_SECONDS = 30.0  # the longest wait for the first measurement of power by the energy meter
-_KERNELS_BYTES = 400_000_000  # of the 1,024 kernels that oneDNN caches: for each new shape it compiles some, each of 0.1 to 0.6 MB
+_KERNELS_BYTES = 400_000_000  # most bytes of the 1,024 kernels that oneDNN caches: each new shape adds some of 0.1 to 0.6 MB
 _MIN_SECONDS = 2.0  # shortest duration of the steps for which their power is computed
 _SPREAD = 1.2  # the bounds of a time are at least this factor away from its likely value
 
@@ -52,7 +52,7 @@ class Probe:
     steps: Sequence[ProbeStep]
     micro_batch_size: int
     setup_seconds: float  # for initializing or reading the weights and creating the optimizer
-    memory_bytes: int  # the peak, with the extrapolated growth of a whole run
+    memory_bytes: int  # the peak of the steps, plus the extrapolated growth in the rest of the run
     watts: float | None  # mean power of the machine during the steps, without PUE; None if unknown
     busy_threads: float  # average number of threads of this process that computed during the steps
     energy_kwh: float | None  # of the steps; None if unknown
@@ -62,11 +62,11 @@ class Probe:
 
     @property
     def timed(self) -> Sequence[ProbeStep]:
-        """The steps after the first two, which are slower because memory is allocated and kernels are chosen."""
+        """The steps after the first two, or else the last: the first two are slower, since memory is allocated and kernels are chosen."""
         return self.steps[min(2, len(self.steps) - 1) :]
 
     def seconds_of(self, tokens: int, steps: int) -> Range:
-        """Return the time of this many steps, in seconds; `tokens`: the number of tokens in all these steps together."""
+        """Return the time of `steps` steps, in seconds; `tokens`: the number of tokens in all these steps together."""
         timed = self.timed
         mean = sum(step.seconds for step in timed) / max(1, sum(step.tokens for step in timed))  # seconds per token
         means = [step.seconds / max(1, step.tokens) for step in timed]
@@ -80,7 +80,9 @@ class Probe:
 
 
 def probe_run(run: Run, count: int) -> Probe:
-    """Take the first `count` steps of a run, with its micro-batch size. Raises the errors that the run would raise in them, and Stopped."""
+    """Take the first `count` steps of a run, with its micro-batch size. Raises the errors that the run would raise in
+    these steps, and Stopped after a request to stop.
+    """
     recipe, data, device, listener, stop, meter = run.recipe, run.data, run.device, run.listener, run.stop, run.meter
     start = time.perf_counter()
     make_deterministic(device)
@@ -103,8 +105,8 @@ def probe_run(run: Run, count: int) -> Probe:
     watts = energy * 3600 / seconds / recipe.carbon.pue if energy > 0 and seconds >= _MIN_SECONDS else None
     loader = components.loader
     if isinstance(loader, Loader):
-        # Train on the longest rows, those of step 0, once more. If rows differ in length, memory is fragmented by now: the tensors of the
-        # longest rows no longer fit into the gaps, and the process allocates more memory, as will happen sooner or later in the run.
+        # Train on the longest rows, those of step 0, once more. If rows differ in length, the steps fragment the memory: the tensors of
+        # the longest rows no longer fit into the gaps, and the process allocates more memory, as will happen sooner or later in the run.
         components.stepper.try_out(1, loader.step(0)[0])
     evaluation = _evaluate(recipe, data, components, sum(step.tokens for step in steps), stop)
     rows, sizes = loader.rows, loader.sizes  # the loader itself must not be kept, because a RolloutLoader would keep the model in memory
@@ -123,8 +125,9 @@ def probe_run(run: Run, count: int) -> Probe:
 
 
 def _first_reading(meter: Meter, stop: StopRequest) -> Reading:
-    """Return the first reading of the meter that has a power. Its energy, and that of all later readings, includes an estimate for the time
-    before the meter was ready, so that the difference between two readings does not.
+    """Return the first reading of the meter that has a power, or the latest one after 30 s or after a request to stop.
+
+    A reading with a power includes an estimate for the time before the meter was ready; the difference between two such readings does not.
     """
     deadline = time.perf_counter() + _START_PATIENCE_SECONDS
     while True:
@@ -136,7 +139,7 @@ def _first_reading(meter: Meter, stop: StopRequest) -> Reading:
 
 
 def extrapolate_growth(held: Sequence[int], steps: int) -> int:
-    """Return by how many bytes the memory of a run will grow until it has taken `steps` steps, because of tensor shapes that are new.
+    """Return by how many bytes the memory of a run will grow until it has taken `steps` steps, because of kernels for new tensor shapes.
 
     `held`: the memory of the process after each step so far. Like the vocabulary of a text (Heaps 1978), the number of distinct shapes
     grows roughly with the square root of the number of steps.
@@ -149,7 +152,7 @@ def extrapolate_growth(held: Sequence[int], steps: int) -> int:
 
 
 def _evaluate(recipe: Recipe, data: TrainingData, components: Components, tokens: int, stop: StopRequest) -> tuple[float, float]:
-    """Score at most `tokens` held-out tokens. Return the time in seconds, and the fraction that this is of a whole evaluation."""
+    """Score at most `tokens` held-out tokens. Return the time in seconds, and the scored fraction of a whole evaluation. Raises Stopped."""
     held_out = sum(tokens_of(validation.stored) for validation in data.validation)
     limit = recipe.evaluation.max_tokens
     whole = min(held_out, limit or held_out)
@@ -187,7 +190,10 @@ def _power(probe: Probe, recipe: Recipe, device: torch.device) -> Power:
 
 
 def with_probe(plan: Estimate, recipe: Recipe, probe: Probe, device: torch.device) -> Estimate:
-    """Return the plan with time, memory and energy from a probe. The times of start, decoding and checkpoints stay those of the table."""
+    """Return the plan with time, memory and energy from a probe.
+
+    The times of start, checkpoints and, unless the objective samples responses, generation stay those from the table of speeds.
+    """
     steps, (evaluation_seconds, fraction) = probe.seconds_of(plan.tokens, plan.steps), probe.evaluation
     each = evaluation_seconds / fraction if fraction else 0.0
     count = probe.count_evaluations(recipe, plan.steps)

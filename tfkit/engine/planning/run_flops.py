@@ -28,7 +28,7 @@ from tfkit.training.memory import has_logits
 
 _ASSEMBLY_SECONDS = 0.1  # of work before the first step in addition to reading or initializing weights; measured on two cores
 _BYTES_PER_SECOND = 2e8  # at which checkpoints are written, hashed and synced, and weights are initialized or are read, hashed and rounded
-Workload = Mapping[Operation, float]  # how much of each operation forward and backward passes take, in the unit of its speed
+Workload = Mapping[Operation, float]  # the amount of each operation in forward and backward passes, in the unit of its speed
 _ROLLOUT_MICRO_BATCHES = 8  # number of micro-batches whose responses are sampled in one batch, as in rollout_loader.py
 
 
@@ -51,7 +51,7 @@ def step_workload(model: Transformer, shapes: Iterable[tuple[ForwardShape, float
 
 
 def seconds_of(work: Workload, speed: MachineSpeed) -> float:
-    """Return the time of a workload at these speeds."""
+    """Return the time of a workload in seconds."""
     return sum(amount / speed.of(operation) for operation, amount in work.items())
 
 
@@ -93,7 +93,7 @@ class RunWork:
     extra: float  # of companions, recomputation, and the forward passes on sampled responses
     evaluation: float  # of scoring the held-out rows, without samples
     updates: float  # parameters updated by the optimizer, summed over steps
-    decoded: float  # decoding steps, each of a whole batch
+    decoded: float  # number of decoding steps, each of which adds a token to every row of a batch
     decoded_bytes: float  # of weights, which are read in each decoding step
     decoded_blocks: float  # number of blocks called in each decoding step
     sampled: float  # tokens drawn, summed over all rows of the batches
@@ -136,7 +136,7 @@ def run_flops(
     }
     total = sum(parts.values())
     step_flops = (parts["forward"] + parts["backward"] + parts["companions"] + parts["recomputed"]) / max(1, steps)
-    distinct = 0 if recipe.training.trial_rates is None else len(np.unique(loader.rows.order(0)))  # weighted sources repeat rows
+    distinct = 0 if recipe.training.trial_rates is None else len(np.unique(loader.rows.order(0)))  # a weighted source repeats rows
     trial = plan_trial(recipe, distinct, steps, total, step_flops, forward.total / rows)
     parts["trial"] = trial.flops if isinstance(trial, RateTrialPlan) else 0.0
     total += parts["trial"]
@@ -144,7 +144,7 @@ def run_flops(
     trained = forward.total + backward.total
     work = RunWork(
         steps=step_workload(model, whole.shapes),
-        extra=(parts["companions"] + parts["recomputed"] + parts["rollouts"] / 2) / trained,  # the other half of the rollouts is decoding
+        extra=(parts["companions"] + parts["recomputed"] + parts["rollouts"] / 2) / trained,  # the other half is decoding
         evaluation=parts["evaluation"] / trained,
         trial=parts["trial"] / trained,
         updates=float(steps * trained_numel(model)),
@@ -192,12 +192,12 @@ def _sample_count(data: TrainingData, evaluations: int) -> int:
 
 
 def _count_intervals(interval: int | None, steps: int) -> int:
-    """Count the intervals of this many steps in a run; the last may be shorter. None: the whole run is one interval."""
+    """Count the intervals of `interval` steps in `steps` steps; the last may be shorter. None: the whole run is one interval."""
     return (steps // interval if interval else 0) + (not interval or steps % interval > 0)
 
 
 def _evaluation_flops(recipe: Recipe, data: TrainingData, sample: StepFlops, held_out: int) -> float:
-    """Return the FLOPs of an evaluation: a forward pass on the held-out tokens or, for prompts, sampling and scoring their responses."""
+    """Return the FLOPs of an evaluation: a forward pass on the held-out tokens or, if responses are sampled, sampling and scoring them."""
     scored, rollouts = min(held_out, recipe.evaluation.max_tokens or held_out), data.objective.rollouts
     if rollouts is None:
         return scored * sample.forward.total / max(1, sample.tokens)

@@ -1,6 +1,6 @@
-"""The forecaster of all trainings, which estimates a run from the speeds of this machine, corrected by earlier runs on it.
+"""The forecaster that all commands use: it estimates a run from the speeds of this machine, corrected by earlier runs on it.
 
-This module does not import torch: each method does when it is called, after the training has been checked and its run folder locked.
+This module does not import torch: each method imports it when it is called, after the training has been checked and its run folder locked.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from tfkit.engine.training_run.estimate import Estimate
     from tfkit.engine.training_run.run import Run
 
-_MEASURED_STEPS = 5  # of which the first two are slower, and are not counted
+_MEASURED_STEPS = 5  # the first two are slower, and do not count for the speed
 
 
 class RunForecaster:
-    """The `Forecaster` of trainings that are run or planned."""
+    """Implements the protocol `Forecaster` (training_run/estimate.py) for trainings that are run or planned."""
 
     def estimate(self, run: "Run", start: Callable[[], float]) -> "Estimate":
         """Return the estimate of a prepared run; see `estimate_run`."""

@@ -1,7 +1,7 @@
 """Simulate training steps of rank 0: the training code runs on fake tensors, with collectives that send nothing.
 
 PyTorch's `fake` process group has the planned number of ranks; this process is rank 0, which has the largest shards. Only the bytes that
-tensors take and that collectives would send are counted, not the allocator's overhead and the memory of libraries.
+tensors take and that collectives would send are counted, without the allocator's overhead and the memory of libraries.
 
 The bytes of a deep model are extrapolated from two models with fewer blocks, since each block adds the same number of bytes.
 """
@@ -62,7 +62,7 @@ class SimulatedStep:
 
 
 def _is_substituted(objective: Objective) -> bool:
-    """Whether `_SubstituteLoss` is simulated instead: for an objective with trained companions, sampled responses or a reference model."""
+    """Whether `_SubstituteLoss` replaces an objective: one with trained companions, sampled responses or a reference model."""
     has_trained = any(companion.trained for companion in objective.companions)
     return has_trained or objective.rollouts is not None or objective.reference_use != "none"
 
@@ -86,11 +86,12 @@ def simulate(recipe: Recipe, config: ModelConfig, objective: Objective, batch: B
 def _measure(recipe: Recipe, config: ModelConfig, objective: Objective, batch: Batch, mesh: Mesh) -> dict[str, int]:
     """Return the activations, the traffic and the peak of each part of a step, in bytes, by name.
 
-    Each of these numbers grows linearly with the number of blocks. The peak of the whole step, their maximum, does not.
+    Each of these numbers grows linearly with the number of blocks. The peak of the whole step, the maximum over its
+    parts, does not.
     """
     with _fake_ranks(mesh.ranks) as group, TensorMeter(fake=True) as meter:
         stepper = _stepper(recipe, config, objective, mesh, group)
-        stepper.take(1, [batch], 1.0)  # creates the optimizer's state
+        stepper.take(1, [batch], 1.0)  # a step that is not measured, to create the optimizer's state
         recorder, sizes = _PeakRecorder(stepper, meter), dict[str, int]()
         for count in range(1, 1 + min(2, mesh.micro_batches)):
             before, recorder.peaks = meter.sent.copy(), {}
@@ -156,7 +157,7 @@ class _PeakRecorder:
 
 
 class _SubstituteLoss(CausalLM):
-    """A loss with tensors of the same size, simulated instead of an objective that needs other models or sampled responses."""
+    """A loss on the model's own head, simulated instead of an objective that needs other models or sampled responses."""
 
     terms: Mapping[str, float] = MappingProxyType({"loss": 1.0})
 
@@ -165,7 +166,7 @@ class _SubstituteLoss(CausalLM):
         return {"loss": batch.input_ids.numel()}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Compute a loss whose tensors have the same sizes as in a loss on this kind of head."""
+        """Compute a loss whose tensors have the sizes that a training on this kind of head needs."""
         output, ids = model(**batch.inputs()), batch.input_ids if batch.decoder_input_ids is None else batch.decoder_input_ids
         if model.config.head.kind not in ("lm", "masked_lm"):
             return {"loss": output.logits.float().sum()}
@@ -200,7 +201,7 @@ def _with_simulated_companions(objective: Objective, dtype: torch.dtype) -> Obje
 
 @contextmanager
 def _fake_ranks(size: int) -> Iterator[ProcessGroup]:
-    """Join, as rank 0, a fake process group of this many ranks, which sends nothing."""
+    """Join, as rank 0, a fake process group of `size` ranks, which sends nothing, and leave it at the end of the context."""
     gc.collect()
     drawn = random.getstate()  # creating the fake group draws from Python's random number generator
     dist.init_process_group("fake", rank=0, world_size=size)

@@ -19,13 +19,13 @@ from tfkit.training.flops import visible_pairs
 
 SECONDS = 0.04  # how long each operation is repeated, after an untimed repetition
 _ROWS = 1024  # positions in a matrix product
-_LAYERS = 4  # of the tiny model
+_LAYERS = 4  # blocks of the tiny model
 _TOKENS = 4  # generated in each row
 _BATCH = 64  # rows of a batch in generation
 
 
 def rate(amount: float, work: Callable[[], Tensor | None]) -> float:
-    """Return how much is processed per second; one call of `work` processes `amount`, and its time includes waiting for its result."""
+    """Return the amount per second in the fastest call of `work`, which processes `amount`, including the wait for its result."""
     _wait(work())
     best, end = math.inf, time.perf_counter() + SECONDS
     while time.perf_counter() < end or math.isinf(best):
@@ -61,7 +61,7 @@ def _factors(device: torch.device, precision: torch.dtype, width: int) -> tuple[
 
 
 def attention(device: torch.device, precision: torch.dtype, length: int, head_dim: int, *, causal: bool) -> float:
-    """Return the FLOP/s of attention, forward and backward, in the kernel of trainings; only visible pairs of positions are counted."""
+    """Return the FLOP/s of attention, forward and backward, in `attend`, as in trainings; only visible pairs of positions are counted."""
     rows, heads = max(1, _ROWS // length), 4
     inputs = _queries_keys_values(device, precision, rows, heads, length, head_dim)
     flops = 3 * 2 * 2.0 * rows * heads * head_dim * visible_pairs(length, length, causal=causal, window=None)
@@ -69,7 +69,7 @@ def attention(device: torch.device, precision: torch.dtype, length: int, head_di
 
 
 def scores(device: torch.device, precision: torch.dtype, *, dropout: float) -> float:
-    """Return the scores per second of attention with dropout or else a learned bias, which no fused kernel on a CPU supports."""
+    """Return the scores per second of attention with dropout or, if that is 0, a learned bias: no fused kernel on a CPU supports either."""
     rows, heads, length = 2, 4, 256
     inputs = _queries_keys_values(device, precision, rows, heads, length, 32)
     bias = None if dropout else torch.zeros(1, heads, length, length, dtype=precision, device=device, requires_grad=True)
@@ -86,7 +86,7 @@ def _queries_keys_values(device: torch.device, precision: torch.dtype, *shape: i
 
 
 def elements(device: torch.device, precision: torch.dtype, kind: Literal["layer", "rms"]) -> float:
-    """Return the elements per second, forward and backward, through a norm, an activation function and a sum, in tensors as in a step."""
+    """Return the elements per second, forward and backward, through a norm, an activation function and a sum, in large tensors."""
     states = torch.ones(4 * _ROWS, 512, dtype=precision, device=device, requires_grad=True)
     norm = (RMSNorm(512, 1e-6) if kind == "rms" else torch.nn.LayerNorm(512)).to(device=device, dtype=precision)
 

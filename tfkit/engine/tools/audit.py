@@ -1,4 +1,4 @@
-"""The audit of a run's energy: recompute it from the ledgers, and compare it with the files that are derived from them.
+"""The audit of a run's energy: recompute it from the ledgers (the meter's readings, carbon/*.jsonl), and compare the derived files.
 
 emissions.csv, the totals in run.json and the card of a finished run's last checkpoint must agree with the ledgers. The card of an earlier
 checkpoint must not state more than the ledgers. If a run is in progress or was killed, each of these files may state less, but never more.
@@ -31,7 +31,7 @@ class Audit:
 
     run: str
     ledgers: dict[str, str] = field(default_factory=dict)  # the state of the hash chain of each ledger, by the ledger's name
-    lines: int = 0  # of all ledgers
+    lines: int = 0  # number of lines of all ledgers
     problems: list[str] = field(default_factory=list)  # differences from the ledgers, and damage to the ledgers
     notes: list[str] = field(default_factory=list)
 
@@ -42,7 +42,7 @@ class Audit:
 
 
 def audit_runs(folder: Path) -> list[Audit]:
-    """Audit a run; for a chain or a sweep, audit each stage or trial, and the totals. Return nothing for a folder without run.json."""
+    """Audit a run; for a chain or a sweep, audit each stage or trial, and the sums over them. Return [] for other folders."""
     members = {name: member for name, member in member_folders(folder).items() if member.exists()}
     if not members:
         return [_audit(folder)] if (folder / "run.json").is_file() else []
@@ -86,7 +86,7 @@ def _document(folder: Path, notes: list[str]) -> RunDocument | None:
 
 
 def _chains(folder: Path, attempts: list[Attempt]) -> Iterator[str]:
-    """Yield a problem for each ledger without a header or with a broken hash chain, or whose first line refers to a missing line."""
+    """Yield a problem for each ledger that has no header or a broken hash chain, or continues a line that no other ledger has."""
     texts = {attempt.name: (folder / "carbon" / f"{attempt.name}.jsonl").read_bytes().split(b"\n") for attempt in attempts}
     hashes = {name: {line_hash(text) for text in lines} for name, lines in texts.items()}
     for attempt in attempts:
@@ -141,7 +141,7 @@ def _totals(folder: Path, document: RunDocument, attempts: list[Attempt], behind
     if expected is None or not totals:
         return
     if recorded.carbon_status == "degraded" and expected.carbon_status == "ok":
-        expected = replace(expected, carbon_status="degraded")  # the meter ended early, a fact that the ledger does not have
+        expected = replace(expected, carbon_status="degraded")  # the meter ended early, which a ledger does not record
     if behind:
         for name, value in expected.document(_SUMMED[1:]).items():
             if (getattr(recorded, name) or 0.0) > (value or 0.0) * (1 + _SAME):

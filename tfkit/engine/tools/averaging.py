@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tfkit.hub.weights import Tensors
 
 _SAME = ("config.json", "tokenizer.json", "tokenizer_config.json")  # files that are equal in all checkpoints of a run
-_SHIFT = "reward_shift"  # a field of tfkit.json
+_SHIFT = "reward_shift"  # the field of tfkit.json with the number that is subtracted from a reward model's scores
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Averaged:
 def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
     """Return the newest `last` checkpoints of a run, by rising step.
 
-    Raises UsageError if `out` exists or is in a run or model folder, or if `last` is less than 1; ModelError for missing checkpoints.
+    Raises UsageError if `out` exists or is in a run or model folder, or if `last` is less than 1; ModelError if the run
+    has fewer complete checkpoints.
     """
     require_count("last", last)
     if out.exists() or out.is_symlink():
@@ -75,7 +76,7 @@ def carbon_of(run: Path) -> CarbonSection:
 def average_checkpoints(chosen: Sequence[Path], out: Path, listener: Listener) -> Averaged:
     """Write the mean of the weights of these checkpoints to the model folder `out`.
 
-    Raises ModelError for checkpoints that are damaged or of different runs, and MachineError if the folder cannot be written.
+    Raises ModelError for checkpoints that are damaged, LoRA adapters or of different runs; MachineError if `out` cannot be written.
     """
     facts = _facts_of_one_run(chosen, listener)
 
@@ -99,7 +100,8 @@ def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, A
     """Return the fields of tfkit.json of the newest checkpoint, after verifying the files of all checkpoints.
 
     The shift of a reward model's scores becomes the mean of the checkpoints' shifts, because to first order mean weights give mean scores;
-    to recompute it would need the training data. Raises ModelError for damaged checkpoints, and for checkpoints of different runs.
+    to recompute it would need the training data. Raises ModelError for checkpoints that are damaged, LoRA adapters or of different
+    runs.
     """
     from tfkit.adapters import is_adapter
     from tfkit.objectives.reward import read_shift

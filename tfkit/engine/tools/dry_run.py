@@ -30,11 +30,11 @@ from tfkit.units import format_baselines, format_bytes, format_energy, format_ep
 class DryRun:
     """The plan of a training that is not started: its recipe, first rows, estimate and baselines."""
 
-    decided: ResolvedRecipe
+    decided: ResolvedRecipe  # the recipe, in which all automatic decisions are written out
     inspection: Inspection
     estimate: Estimate
     batch_size: int
-    rows_read: int  # number of rows in all steps together
+    rows_read: int  # number of rows in all steps together, repetitions included
     baselines: Baselines
 
     def describe(self) -> list[str]:
@@ -62,7 +62,7 @@ class DryRun:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the document of --json, which does not include the rows."""
+        """Return the document of --json without the fields on the first rows, which `Inspection.to_dict` returns."""
         return {
             "recipe": self.decided.document,
             "batch_size": self.batch_size,
@@ -87,7 +87,7 @@ def dry_run(request: TrainingRequest, session: Session, *, rows: int, options: R
         decided = read_document(decided.document, str(decided.path), fields, decided.source.comment)
     estimate = run.forecast(ahead=True)
     require_long_series(run.recipe.carbon, estimate.seconds.low)
-    if ranks > 1:  # the ranks run on this machine, so that its time and energy stay the same
+    if ranks > 1:  # all ranks run on this machine, so that the estimated time and energy stay the same
         of_ranks = with_cluster(estimate, run.recipe, run.data, ranks, None)
         estimate = replace(
             estimate, micro_batch_size=of_ranks.micro_batch_size, memory_bytes=of_ranks.memory_bytes, cluster=of_ranks.cluster

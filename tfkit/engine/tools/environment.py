@@ -19,7 +19,7 @@ def describe_environment() -> dict[str, Any]:
     from tfkit.engine.planning.forecast_history import NAME, median_errors
 
     cpu, cache, machine, devices = processor(), _cache(), machine_name(), _devices()
-    file = None if cache["folder"] is None else str(Path(cache["folder"], NAME))  # the reason is in the field `cache`
+    file = None if cache["folder"] is None else str(Path(cache["folder"], NAME))  # for None, `cache.error` has the reason
     return {
         "schema_version": 1,
         "tfkit": __version__,
@@ -35,7 +35,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def _devices() -> dict[str, str]:
-    """Return the devices, each with the name under which the history of forecasts has its runs; empty if torch is not installed."""
+    """Return the devices, each with its name in forecasts.jsonl, the history of forecast runs; empty if torch is not installed."""
     try:
         import torch
     except ImportError:

@@ -1,7 +1,7 @@
 """Fetch the public data of bundled recipes to the paths from which the recipes read them.
 
 A file gets its name only when it is complete, is synced to the disk, and has the content with which the recipe was tested. A broken
-connection leaves a hidden partial file; the next try, or the next command, continues the download from its end.
+connection leaves a hidden partial file; the next try, or the next command, continues the download from the end of this file.
 """
 
 import csv
@@ -26,14 +26,14 @@ from tfkit.recipe.bundled import BundledRecipe, DataFile, DataSet, data_sets
 _PAUSES = (1.0, 4.0)  # seconds between tries
 _TIME_OUT = 30.0  # seconds without receiving a byte
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes after which a request is repeated
-_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)  # which a connection may raise
+_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)  # errors of a connection
 _CHUNK = 1 << 16  # bytes
 # Repairs text in Windows-1252 that was decoded as Latin-1: maps each resulting control character to the intended punctuation mark.
 _WINDOWS = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(0x80, 0xA0)}
 
 
 def sets_of(recipe: BundledRecipe) -> list[DataSet]:
-    """Return the data sets that a recipe reads, in the recipe's order. Raises DataError if it reads a file that cannot be fetched."""
+    """Return the data sets that a recipe reads, each after the set from which it is made, if any. Raises DataError for other files."""
     sections = [section for one in read_recipes(open_recipe(str(recipe.path))) for section in sections_of(one.data)]
     paths = [path for section in sections if section.path is not None for path in (section.path, *section.beside.values())]
     known, used = data_sets(), dict[str, DataSet]()
@@ -50,7 +50,8 @@ def sets_of(recipe: BundledRecipe) -> list[DataSet]:
 def fetch_files(sets: list[DataSet], listener: Listener) -> list[tuple[DataFile, bool]]:
     """Fetch the missing files of the sets into the current folder. Return each file, and whether it was missing.
 
-    Raises DataError if there is no network, or if the content of a file is not that of the recipe's data.
+    Raises DataError if there is no network, or if the content of a file is not that of the recipe's data; MachineError if a file
+    cannot be written.
     """
     fetched = []
     for data_set in sets:
@@ -79,7 +80,7 @@ def _exists(file: DataFile) -> bool:
 
 
 def _derive(data_set: DataSet, origin: Path, files: list[DataFile]) -> None:
-    """Write files of a set, derived from `origin`: the set's archive, or the folder of another set."""
+    """Derive the `files` of a set from `origin`, and write them. `origin`: the set's archive, or the folder of another set."""
     texts = _DERIVED[data_set.name](origin)
     for file in files:
         path = Path(file.path)
@@ -121,7 +122,7 @@ def _unwritable(path: Path, error: OSError) -> MachineError:
 
 
 class _Position:
-    """Advances a progress bar to a position in bytes, which moves back if a download starts from the beginning again."""
+    """Moves a progress bar to a position in bytes, also backwards, if a download starts from the beginning again."""
 
     def __init__(self, bar: ProgressBar):
         self.bar, self.shown = bar, 0

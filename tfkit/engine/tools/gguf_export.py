@@ -37,8 +37,8 @@ _TEXTS = (
 class Exported:
     """The facts of a GGUF file."""
 
-    architecture: str  # its name in llama.cpp
-    tensors: int  # their number
+    architecture: str  # the name of the model's architecture in llama.cpp
+    tensors: int  # number of tensors
     bytes: int
     kl: float  # mean KL divergence of the file's predictions from the model's, in nats
 
@@ -136,7 +136,7 @@ def _type_of(name: str, tensor: "Tensor", kind: str) -> "GGMLQuantizationType":
 
 
 def _compare(path: Path, loaded: "Loaded", layout: "GgufLayout", listener: Listener) -> float:
-    """Return the mean KL divergence of the file's predictions from the model's on short texts. `loaded` then has the file's weights."""
+    """Return the mean KL divergence of the file's predictions from the model's on short texts. Leaves the file's weights in `loaded`."""
     import gguf
     import torch
 
@@ -145,7 +145,7 @@ def _compare(path: Path, loaded: "Loaded", layout: "GgufLayout", listener: Liste
     rows = [torch.tensor([ids[:length]]) for ids in loaded.codec.encode_texts(_TEXTS)]
     try:
         stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
-    except (ValueError, IndexError):  # which numpy raises if the disk was full, since GGUFWriter did not notice
+    except (ValueError, IndexError):  # numpy raises them for a file that a full disk has cut short, which GGUFWriter does not notice
         raise OSError("the file ends before its last tensor") from None
 
     def read(name: str) -> torch.Tensor:

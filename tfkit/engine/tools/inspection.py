@@ -87,7 +87,7 @@ class Reader:
     def _shifted(self, tokens: list[ShownToken], labels: list[int]) -> list[ShownToken]:
         """Return the tokens of a language model's row, where a token has a loss if it is the label of the position before it.
 
-        If the last position has a label, which the row itself does not contain, it is appended.
+        The label of the last position, if there is one, is appended, since the row does not contain it as a token.
         """
         shown = tokens[:1]
         for token, label in zip(tokens[1:], labels, strict=False):
@@ -139,12 +139,12 @@ class Reader:
 class ShownMask:
     """The attention mask of a row, in the `layers` that share it."""
 
-    place: str  # the row's, as in `Inspection.rows`
+    place: str  # the place of the row, as in `Inspection.rows`
     attention: Literal["encoder", "decoder", "cross"]
     layers: list[int]
     window: int | None  # in tokens; None: no window
-    queries: list[str]
-    keys: list[str]
+    queries: list[str]  # tokens
+    keys: list[str]  # tokens
     cells: list[str]  # for each query, a string that has, for each key, a character of MEANINGS
 
 
@@ -152,13 +152,13 @@ def _masks_of_row(batch: Batch, config: ModelConfig, index: int, place: str, row
     """Yield the masks for a row of the batch: one for each stack and distinct window, and one for cross-attention."""
     source_length, padding = batch.input_ids.shape[1], _row(batch.padding_mask, index)
     own = Positions(source_length, 0, batch.input_ids.device, padding, _row(batch.document_ids, index))
-    names = [token.token for token in row.tokens][:source_length]  # the last label of a language model is shown, but not read
+    names = [token.token for token in row.tokens][:source_length]  # a language model does not read its last label
     yield from _self_attention(config, "encoder", own, place, names)
     if batch.decoder_input_ids is None:
         yield from _self_attention(config, "decoder", own, place, names)  # yields nothing for a model without a decoder
         return
     length = batch.decoder_input_ids.shape[1]
-    target = ["start", *(token.token for token in row.target or row.tokens)][:length]  # a classifier's decoder reads the text again
+    target = ["start", *(token.token for token in row.target or row.tokens)][:length]  # a classifier's decoder reads the encoder's text
     positions = Positions(length, 0, batch.input_ids.device, _row(batch.decoder_padding_mask, index), None)
     yield from _self_attention(config, "decoder", positions, place, target)
     visible = encoder_output_mask(padding)
@@ -182,7 +182,7 @@ def _self_attention(
 
 
 def _cells(mask: Mask) -> list[str]:
-    """Return the mask that the model computes, with the reason for each hidden key; of several reasons, the last one in this function."""
+    """Return the model's mask, with a reason for each hidden key: padding, else another document, else a later place, else the window."""
     length, padding, documents = mask.positions.length, mask.positions.padding_mask, mask.positions.document_ids
     cells = np.full((length, length), BEYOND)
     if mask.causal:
@@ -231,7 +231,7 @@ class Inspection:
 
 
 def inspect_first_step(recipe: Recipe, count: int, session: Session, *, masks: bool = False) -> Inspection:
-    """Show up to `count` rows of the first step, padded to the same length; if `masks` is set, also their attention masks.
+    """Return up to `count` rows of the first step, padded to the same length; if `masks` is set, also their attention masks.
 
     Text is tokenized as for the training, which will find it in the cache. If there are too few rows to hold a part of them out, a training
     raises an error; here all rows are shown, with a warning.
@@ -242,7 +242,7 @@ def inspect_first_step(recipe: Recipe, count: int, session: Session, *, masks: b
         if not isinstance(recipe.data.validation, float):
             raise
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": None})})
-        data = _prepared(recipe, session)  # raises the error again, unless its cause is the split
+        data = _prepared(recipe, session)  # raises the error again, unless the cause was that rows were to be held out
         session.listener.warn(f"{error}; here all rows are shown")
     with session.stop.at_once():
         return first_rows(recipe, data, count, masks=masks)
@@ -253,7 +253,7 @@ def _prepared(recipe: Recipe, session: Session) -> TrainingData:
 
 
 def first_rows(recipe: Recipe, data: TrainingData, count: int, *, masks: bool = False) -> Inspection:
-    """Show up to `count` rows of the first step on prepared data; see `inspect_first_step`."""
+    """Return up to `count` rows of the first step on prepared data; see `inspect_first_step`."""
     objective, rollouts = data.objective, data.objective.rollouts
     rows = objective.open_rows(data.train, row_order(recipe, data.config))
     size = batch_sizes(recipe, rows).size(0) if rollouts is None else rollouts.section.prompts  # the prompts of an iteration

@@ -17,7 +17,7 @@ from tfkit.recipe import open_recipe, read_recipes
 from tfkit.recipe.reading.overrides import Overrides
 
 _PORT = 29500  # the default port of torchrun
-_STOP_SECONDS = 300  # between the signal to stop and the end of a Slurm job, for finishing the step and saving a checkpoint
+_STOP_SECONDS = 300  # from the signal to stop to the end of a Slurm job: time to finish the step and save a checkpoint
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class LaunchedTraining:
     """A training on `nodes` machines, each with `ranks_per_node` processes."""
 
     words: tuple[str, ...]  # the arguments of the command `tfkit`
-    name: str
+    name: str  # of the recipe
     nodes: int
     ranks_per_node: int
     has_gpus: bool = False  # whether each process has a GPU of its own; if not, the training runs on processors
@@ -48,7 +48,7 @@ class LaunchedTraining:
 
     @property
     def remarks(self) -> str:
-        """The comment at the beginning of each file, which says what the machines must have."""
+        """The comment at the beginning of each file, which names the requirements of the machines."""
         gpus, network = (", each with a GPU", ", and NCCL_SOCKET_IFNAME") if self.has_gpus else ("", "")
         return (
             f"# tfkit on {self.nodes} x {self.ranks_per_node} processes{gpus}. Submitted again, it continues from the newest checkpoint.\n"
@@ -141,7 +141,7 @@ def launch_file(
     ranks_per_node: int | None,
     gpus_per_node: int | None,
 ) -> str:
-    """Return the content of a file of this kind that starts the training. `words`: the overrides as command-line arguments.
+    """Return the content of a file of this `kind`, one of FILES, that starts the training. `words`: the overrides, as key=value arguments.
 
     Raises UsageError for an unknown kind, and for a recipe that is invalid or cannot be divided among the processes.
     """
@@ -159,7 +159,7 @@ def launch_file(
         require_divisible(checked, nodes * processes)
     command = "pretrain" if recipes[0].model.start is None else "finetune"
     folder = run or Path("runs") / source.name
-    # A job that is submitted again resumes its run, possibly on a node where this code was not allowed before.
+    # A job that is submitted again resumes its run, possibly on a node where the recipe's code was not allowed before.
     code = ["--allow-code"] if any(checked.objective.code_files for checked in recipes) else []
     launched = (command, recipe, *words, "--run", str(folder), "--resume", *code)
     return FILES[kind](LaunchedTraining(launched, source.name, nodes, processes, gpus_per_node is not None))

@@ -32,7 +32,7 @@ class Publication:
 
     folder: Path
     repository: str  # OWNER/NAME
-    files: dict[str, Path | bytes]  # by name in the repository; bytes: the content to publish instead of the file's own
+    files: dict[str, Path | bytes]  # by name in the repository: the path of a file, or changed content
 
     def sizes(self) -> dict[str, int]:
         """Return the size of each file in bytes."""
@@ -52,7 +52,7 @@ def prepare(checkpoint: str, repository: str, listener: Listener) -> Publication
     """Choose the files of a checkpoint to publish: the model, its card and the emissions of its run.
 
     The training state is not published, and local paths are removed from the files. Raises UsageError for an invalid repository name, and
-    ModelError for a checkpoint that is missing or damaged.
+    ModelError for a checkpoint that is missing or damaged, or is an adapter of a local model.
     """
     _check_name(repository)
     folder = find_checkpoint(checkpoint).resolve()
@@ -139,7 +139,7 @@ def publish(publication: Publication, public: bool, listener: Listener) -> Publi
             f"TFKIT_OFFLINE is set, which forbids every connection; unset it, or look at what would be sent with "
             f"{argument('dry_run', True)}"
         )
-    disable_progress_bars()  # because the listener shows its own
+    disable_progress_bars()  # because the listener shows the progress
     api, name, sizes = HfApi(library_name="tfkit"), publication.repository, publication.sizes()
     before = _ask(name, lambda: _repository(api, name, public))
     existing = [file.rfilename for file in before.siblings or ()]

@@ -29,8 +29,8 @@ def replay_step(
 ) -> dict[str, Any]:
     """Repeat the step that a replay file (`document`) describes, and return the document of --json.
 
-    `first_bad` is the first module whose numbers are not finite; None: there is none. No file of the run is changed. `code`: which reward
-    functions may be run. Raises MachineError if this machine does not compute the same numbers as the run.
+    Its field `first_bad` names the first module whose numbers are not finite; None: there is none. No file of the run is changed. `code`:
+    which reward functions may be run. Raises MachineError if this machine does not compute the same numbers as the run.
     """
     torch.set_num_threads(threads or document["threads"])
     place = pick_device(device or document["device"])
@@ -52,7 +52,7 @@ def replay_step(
 def _state_before(
     run: Path, recipe: Recipe, data: TrainingData, document: dict[str, Any], device: torch.device, listener: Listener
 ) -> Components:
-    """Return the components before the step: restored from the newest undamaged checkpoint, and trained for the steps in between."""
+    """Return the components before the step: from the newest undamaged checkpoint, or else the start, trained up to the step."""
     make_deterministic(device)
     keep_freed_memory()
     model = first_model(recipe, data, listener)

@@ -1,4 +1,4 @@
-"""Send the metrics of a run to a tracker after the training, under the same names as during a training."""
+"""Send the recorded metrics of a run to a tracker, under the names under which a training with a tracker sends them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Tracked:
 
     run: str  # the run folder
     to: str  # the kind of the tracker
-    points: int  # number of values that were sent now
+    points: int  # number of values that were sent by this command
     known: int  # number of values that the tracker already had
     place: str  # where the tracker shows the run
 

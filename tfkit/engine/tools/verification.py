@@ -24,7 +24,7 @@ class Verdict:
     path: str
     verdict: str  # "good", "damaged" (a file differs from the manifest) or "incomplete" (there is no valid manifest)
     files: int = 0  # number of files in the manifest
-    bytes: int = 0  # of these files
+    bytes: int = 0  # size of the files in the manifest
     problems: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)  # names of files that are not in the manifest, and that tfkit ignores
 
@@ -65,7 +65,7 @@ class Verification:
 
 
 def verify_path(path: Path, listener: Listener) -> Verification:
-    """Verify the checkpoint, run or runs at a path, and audit the runs that wrote them. Raises ModelError if there are none."""
+    """Verify the checkpoint, run or runs at a path, and audit the runs. Raises ModelError if there is nothing to verify."""
     folders, notes = _find(path)
     with listener.progress("verifying", sum(map(recorded_bytes, folders)), "bytes") as bar:
         verdicts = [_judge(folder, bar.advance) for folder in folders]
@@ -84,7 +84,10 @@ def _runs(path: Path) -> list[Path]:
 
 
 def _find(path: Path) -> tuple[list[Path], list[str]]:
-    """Return the checkpoint folders of all runs at a path, and notes on other files there. Raises ModelError if there are none."""
+    """Return the checkpoint folders of all runs at a path, and notes on other files there.
+
+    Raises ModelError if there are no checkpoints. For the run folder of an evaluation, both lists are empty.
+    """
     if str(path).startswith("hub:"):
         raise ModelError(f"{path}: not on this machine; verify takes a checkpoint or a run folder")
     if not path.is_dir():

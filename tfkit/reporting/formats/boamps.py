@@ -7,7 +7,7 @@ from tfkit.reporting.formats.model_facts import ModelFacts, describe_model
 from tfkit.reporting.run_facts import RunFacts, text_of
 from tfkit.run import strict_json
 
-_FAMILIES = {  # task families by objective
+_FAMILIES = {  # BoAmps's task families by kind of objective; any other kind is textGeneration
     "classification": "textClassification",
     "multi_label": "textClassification",
     "tagging": "tokenClassification",
@@ -16,7 +16,7 @@ _FAMILIES = {  # task families by objective
     "reward": "rewardModelling",
     "text_to_text": "textToText",
 }
-_TRAINING_TYPES = {
+_TRAINING_TYPES = {  # BoAmps's training types by `ModelFacts.approach`
     "supervised": "supervisedLearning",
     "self-supervised": "selfSupervisedLearning",
     "reinforcement-learning": "reinforcementLearning",
@@ -99,7 +99,7 @@ def _components(model: ModelFacts) -> list[dict[str, Any]]:
 
 
 def _quality(model: ModelFacts) -> str | None:
-    """Return the quality of the measurement of the energy, from the largest error in its range; None without a range."""
+    """Return the quality of the measurement of the energy, from the relative distance of the further bound; None without a range."""
     energy, low, high = (getattr(model.run.amounts, name) for name in ("energy_kwh", "energy_kwh_low", "energy_kwh_high"))
     if not energy or low is None or high is None:
         return None

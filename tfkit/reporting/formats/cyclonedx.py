@@ -1,7 +1,7 @@
 """A CycloneDX 1.6 bill of materials, with the model as a component (https://cyclonedx.org/docs/1.6/json/).
 
 The energy in kWh and CO2e in tonnes of each activity are in modelCard.considerations.environmentalConsiderations. The energy provider,
-which is required, is "unknown".
+which the schema requires, is "unknown".
 """
 
 import re
@@ -12,7 +12,7 @@ from tfkit.reporting.run_facts import RunFacts
 from tfkit.run import strict_json
 from tfkit.run.lineage import Ancestor
 
-_ACTIVITIES = {  # activities of CycloneDX by phase; any other phase belongs to the training
+_ACTIVITIES = {  # activities of CycloneDX by phase of a run; any other phase belongs to the training
     "tokenize": "data-preparation",
     "evaluate": "validation",
     "predict": "validation",
@@ -104,7 +104,7 @@ def _consumption(activity: str, energy_kwh: float, grams: float, model: ModelFac
 
 
 def _footprint(model: ModelFacts) -> dict[str, Any]:
-    """Return the facts for which CycloneDX has no field, by the names of properties."""
+    """Return the facts for which CycloneDX has no field, by the names of its properties, without the prefix tfkit."""
     amounts = model.run.amounts
     devices = {f"device seconds: {name}": f"{seconds:.0f}" for name, seconds in (model.run.measurement.device_seconds or {}).items()}
     return {

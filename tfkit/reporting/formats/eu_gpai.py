@@ -1,11 +1,11 @@
 """The energy and compute part of the EU's Model Documentation Form for general-purpose AI models, as text, with a list of its gaps.
 
 Sources: Annex XI of Regulation (EU) 2024/1689, section 1, point 2 (d) and (e); Code of Practice for general-purpose AI, chapter
-Transparency (10 July 2025); for the methods, Commission Guidelines C(2025) 5045, Annex A.2 (an estimate within 30 %). No delegated act on
-the measurement has been adopted.
+Transparency (10 July 2025); for the methods, Commission Guidelines C(2025) 5045, Annex A.2 (estimates may be off by 30 %). No delegated act
+on the measurement has been adopted.
 
 The names of the fields are from copies of the form, in which three fields are just called "Measurement methodology"; users have to compare
-them with the official form before submission. A field with a recipient in brackets occurs once for each recipient, since the AI Office
+the names with the official form before submission. A field with a recipient in brackets occurs once for each recipient, since the AI Office
 requires more precise values.
 """
 
@@ -24,7 +24,7 @@ _MONTHS = ((30.4, "less than 1 month"), (91.3, "1-3 months"), (182.6, "3-6 month
 _DAY = 86400.0
 _MISSING = "NOT KNOWN"
 _PROVIDER = "TO BE STATED BY THE PROVIDER"
-_BENCHMARK_TOKENS = 100_000  # of the inference for which the computation is stated
+_BENCHMARK_TOKENS = 100_000  # read or written in the inference whose computation is stated
 
 
 def eu_gpai(run: RunFacts, *, full: bool) -> str:

@@ -24,7 +24,7 @@ BOUNDARY = (
 class DataSource:
     """A source of the training data."""
 
-    name: str  # without folders
+    name: str  # without the folders of a path
     is_public: bool  # whether it is a data set of the Hub or Python's standard library
     path: str = ""  # empty unless `full`
 
@@ -46,14 +46,14 @@ class ModelFacts:
     objective: str = ""
     tokens: int | None = None  # on which the model was trained, repetitions included
     flops: float | None = None  # of the training
-    flops_basis: str = ""  # the method by which they were counted
-    country: str | None = None  # ISO 3166 alpha-3
+    flops_basis: str = ""  # the method by which `flops` were counted
+    country: str | None = None  # of the machine: ISO 3166 alpha-3
     data: tuple[DataSource, ...] = ()
     weights: Mapping[str, str] = field(default_factory=dict)  # SHA-256 by file
     metrics: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)  # fields of the recipe's sections optimizer, schedule and training
     versions: Mapping[str, str] = field(default_factory=dict)
-    machine: Mapping[str, Any] = field(default_factory=dict)  # CodeCarbon's description of it
+    machine: Mapping[str, Any] = field(default_factory=dict)  # CodeCarbon's description of the machine
     places: Mapping[str, str] = field(default_factory=dict)  # hosts, command and folder of the run; empty unless `full`
 
     @property
@@ -70,7 +70,7 @@ class ModelFacts:
 
     @property
     def phases(self) -> dict[str, tuple[float, float]]:
-        """The kWh and grams of each phase; if the phases do not add up to the total, as after a loss of ledgers, those of the training."""
+        """The kWh and grams of each phase; if the phases do not add up to the total, as after a loss of ledgers, all as `train`."""
         total, grams = self.run.amounts.energy_kwh or 0.0, self.run.amounts.emissions_g or 0.0
         phases = {name: (sums["energy_wh"] / 1000, sums["emissions_g"]) for name, sums in self.run.phases.items()}
         return phases if abs(sum(energy for energy, _ in phases.values()) - total) <= 0.001 * total else {"train": (total, grams)}
@@ -164,7 +164,7 @@ def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
 
 
 def _flops(run: RunFacts, parameters: int | None) -> tuple[float | None, str]:
-    """Return the FLOPs of the training and how they were counted: by the run, or else by the Commission's formula C ~ 6 P D."""
+    """Return the FLOPs of the training and how they were counted: by the run, or else as 6 x parameters x tokens."""
     if run.recorded.totals.train_flops:
         return run.recorded.totals.train_flops, "the matrix products of each step, forward and backward, by the architecture"
     if parameters is None or run.recorded.totals.tokens is None:

@@ -54,7 +54,7 @@ def sci(run: RunFacts, *, full: bool) -> dict[str, Any]:
 
 
 def _device_hours(model: ModelFacts) -> float | None:
-    """Return the sum of the hours of all GPUs or, for a training on processors, of all machines; None if they are not known."""
+    """Return the sum of the hours of all GPUs or, for a training on CPUs, of all machines; None if it is not known."""
     run = model.run
     if run.recorded.device == "cpu":
         seconds = run.amounts.seconds
