@@ -187,8 +187,8 @@ def _label_sets(section: ObjectiveSection, train: Iterable[Row] | None, scored: 
 
 
 def _tags(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the most frequent tag of all words, and the most frequent tag of each word; an unknown word gets the most
-    frequent tag of all words.
+    """Score the most frequent tag of all words, and the most frequent tag of each word; an unknown word gets the most frequent tag of all
+    words.
     """
     rows = list(_tagged(scored))
     targets = [tags for _, tags in rows]
@@ -293,8 +293,8 @@ def _with_sets(section: ObjectiveSection, rows: Iterable[Row]) -> Iterator[tuple
 
 
 def _words(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lower-case words of a text. Words in the second text of a pair get a suffix, which distinguishes them from those
-    in the first.
+    """Yield the lower-case words of a text. Words in the second text of a pair get a suffix, which distinguishes them from those in the
+    first.
     """
     yield from _WORD.findall(values["text"].lower())
     yield from (f"{word} 2" for word in _WORD.findall((values.get("pair") or "").lower()))

@@ -31,8 +31,8 @@ def embed(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], batch_
 def embed_ids(
     model: Transformer, tokenizer: Tokenizer, rows: Sequence[Sequence[int]], batch_size: int, deal: RankMap = serial_map
 ) -> NDArray[np.float32]:
-    """Return the embeddings of texts that are given as token ids: (N, D), float32, not normalised. `deal` distributes the
-    batches over the ranks.
+    """Return the embeddings of texts that are given as token ids: (N, D), float32, not normalised. `deal` distributes the batches over the
+    ranks.
 
     An embedding is the mean of the hidden states after the last norm (of the encoder, if there is one) over all tokens of the text,
     including the special tokens that the tokenizer adds.

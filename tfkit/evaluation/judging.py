@@ -64,8 +64,8 @@ def judge_by_likelihood(
 ) -> Judgement:
     """Score all rows or, with `max_tokens`, the first rows that together have at most `max_tokens` tokens; the first row is always scored.
 
-    `start_id`: the decoder's start token in an encoder-decoder. Raises DataError for a bad row; if `on_bad_row` is "skip", bad rows
-    are counted in `skipped` instead.
+    `start_id`: the decoder's start token in an encoder-decoder. Raises DataError for a bad row; if `on_bad_row` is "skip", bad rows are
+    counted in `skipped` instead.
     """
     judgement, numbered = Judgement(), enumerate(rows)
     while block := list(islice(numbered, _BLOCK_ROWS)):

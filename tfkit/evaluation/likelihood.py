@@ -66,8 +66,8 @@ class _Window(NamedTuple):
 def encode_questions(tokenizer: Tokenizer, questions: Sequence[Question], start_id: int | None = None) -> list[Ids]:
     """Return the ids of each question. `start_id`: the decoder's start token in an encoder-decoder, whose encoder reads the context.
 
-    In a decoder-only model, the ids begin with the tokenizer's prefix, as in training; without a prefix and a context, they begin
-    with bos or, if there is no bos, with eos. If the tokenizer has none of these, the first token of a continuation without context has no
+    In a decoder-only model, the ids begin with the tokenizer's prefix, as in training; without a prefix and a context, they begin with bos
+    or, if there is no bos, with eos. If the tokenizer has none of these, the first token of a continuation without context has no
     probability, and is not scored.
     """
     moved = [_spaces_moved(question) for question in questions]

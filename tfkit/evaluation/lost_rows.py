@@ -1,5 +1,5 @@
-"""Lost rows of an evaluation: rows that the model cannot read or whose label it cannot predict. They count as wrong
-if an answer can be wrong, and are reported.
+"""Lost rows of an evaluation: rows that the model cannot read or whose label it cannot predict. They count as wrong if an answer can be
+wrong, and are reported.
 """
 
 from collections import Counter
@@ -89,8 +89,8 @@ def reasons(lost: Sequence[LostRow]) -> dict[str, int]:
 
 
 def describe_lost(name: str, lost: Sequence[LostRow], *, by_loss: bool = False) -> str:
-    """Return a sentence about the lost rows of a set; empty if there are none. `by_loss`: the set is scored by a
-    loss, which omits lost rows.
+    """Return a sentence about the lost rows of a set; empty if there are none. `by_loss`: the set is scored by a loss, which omits lost
+    rows.
     """
     if not lost:
         return ""

@@ -55,8 +55,8 @@ class OpenedModel(NamedTuple):
 def open_in_precision(
     load: Callable[[torch.dtype], Loaded], wanted: Precision, device: torch.device, agree: Callable[[bool], bool], *, has_bf16: bool
 ) -> OpenedModel:
-    """Load a model in the `wanted` precision. `has_bf16`: whether the device multiplies matrices in bf16. `agree(x)`: whether x
-    is true on all ranks.
+    """Load a model in the `wanted` precision. `has_bf16`: whether the device multiplies matrices in bf16. `agree(x)`: whether x is true on
+    all ranks.
 
     auto is bf16 if that is faster and changes at most one in ten of the model's answers to the sample texts: the likeliest token at each
     position, the class of each text, the tag of each token, or the two ends of the span in each text; else it is float32. Raises UsageError

@@ -1,7 +1,7 @@
 """Tokens that a checkpoint excludes or forces, whatever the settings: bad words, suppressed and forced tokens, a minimum length.
 
-The constraints compute the same as transformers' logits processors of these names, in the same order; they are applied after the
-processors against repetition.
+The constraints compute the same as transformers' logits processors of these names, in the same order; they are applied after the processors
+against repetition.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -36,8 +36,8 @@ class Constraints:
     max_length: int | None = None
 
     def limit(self, length: int, limit: int) -> int:
-        """Return the largest number of new tokens after a text of `length` ids, at least 1. `limit`: the number that
-        settings and context allow.
+        """Return the largest number of new tokens after a text of `length` ids, at least 1. `limit`: the number that settings and context
+        allow.
         """
         return limit if self.max_length is None else max(1, min(limit, self.max_length - length))
 

@@ -97,7 +97,7 @@ def generate(
     sampled with the seed (settings.seed, first_row + i). `constraints`: those of the checkpoint. `at_once`: the largest number of rows,
     beams included, that run at the same time; None: all rows run, and their prompts are read in one forward pass.
 
-    Stop strings are not handled here, but in complete.py. Raises DataError for an empty prompt or one that leaves no room, ModelError for a
+    Stop strings are handled in complete.py, not here. Raises DataError for an empty prompt or one that leaves no room, ModelError for a
     model that cannot generate.
     """
     if not prompts:
@@ -168,8 +168,8 @@ class _Waiting:
         self.rows = deque(rows if at_once is None else sorted(rows, key=lambda row: -len(row.prompt)))
 
     def take(self, running: Sequence[_Row] = (), beams: int = 1) -> list[list[_Row]]:
-        """Remove and return the rows that can begin now, in groups whose prompts are read in one forward pass. `running`: the rows
-        that have begun and not ended. `beams`: the number of beams per row.
+        """Remove and return the rows that can begin now, in groups whose prompts are read in one forward pass. `running`: the rows that
+        have begun and not ended. `beams`: the number of beams per row.
 
         No row begins before a quarter of the `at_once` places is free, since the whole cache is copied whenever rows begin.
         """

@@ -40,9 +40,8 @@ class Filling:
 def fill(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], *, top: int = 5, first_row: int = 0) -> list[Filling]:
     """Fill each mask of each text, independently of the text's other masks; the rest of the text is unchanged.
 
-    A mask is the tokenizer's mask token, else [MASK]. `top`: the number of candidates per mask. `first_row`: the index of the first
-    text, for error messages. Raises DataError for a text without a mask or beyond the context, ModelError for a tokenizer without a mask
-    token.
+    A mask is the tokenizer's mask token, else [MASK]. `top`: the number of candidates per mask. `first_row`: the index of the first text,
+    for error messages. Raises DataError for a text without a mask or beyond the context, ModelError for a tokenizer without a mask token.
     """
     mask, mask_id = _mask_of(tokenizer)
     rows = _encode(tokenizer, texts, mask, mask_id)

@@ -119,8 +119,8 @@ class WindowEncoder:
 
 
 def _end_of(encoding: tokenizers.Encoding, count: int) -> int:
-    """Return the index of the character at which the first `count` tokens of a longer text end. A character of which these tokens
-    have only some bytes is excluded.
+    """Return the index of the character at which the first `count` tokens of a longer text end. A character of which these tokens have only
+    some bytes is excluded.
     """
     return int(min(encoding.offsets[count - 1][1], encoding.offsets[count][0]))
 

@@ -91,8 +91,8 @@ def llama_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], unk_token: s
 
 
 def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
-    """Build GemmaTokenizer's pipeline, which is lossless, as no ▁ is added. The pre-tokenizer has no effect, since the normalizer
-    has replaced all spaces by ▁.
+    """Build GemmaTokenizer's pipeline, which is lossless, as no ▁ is added. The pre-tokenizer has no effect, since the normalizer has
+    replaced all spaces by ▁.
     """
     backend = Backend(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     backend.normalizer = normalizers.Replace(" ", SPACE)
@@ -102,8 +102,8 @@ def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
 
 
 def template_parts(roles: dict[str, str], add_bos: bool) -> tuple[str, str] | None:
-    """Return the templates for one text and for a pair: RoBERTa's (with cls and bos) or BERT's (with only cls); of other tokenizers
-    with bos, bos before each text if `add_bos`; of those without bos, eos after each text. None: no special token is added. `roles`: the special
+    """Return the templates for one text and for a pair: RoBERTa's (with cls and bos) or BERT's (with only cls); of other tokenizers with
+    bos, bos before each text if `add_bos`; of those without bos, eos after each text. None: no special token is added. `roles`: the special
     tokens, such as {"bos_token": "<s>"}.
     """
     bos, eos, cls, sep = (roles.get(f"{role}_token") for role in ("bos", "eos", "cls", "sep"))

@@ -1,9 +1,9 @@
 """The tokenizer that every command uses: a `tokenizers.Tokenizer` with the ids of its special tokens, and the text of its tokenizer.json.
 
 A text may contain special tokens literally (`<|endoftext|>` in a file about GPT-2). transformers parses them as special tokens unless
-tokenizer_config.json has `split_special_tokens: true`, which is not part of tokenizer.json. tfkit follows the same rule, so its ids
-equal AutoTokenizer's. Tokenizers that tfkit trains have this setting, so that no text can end a document; only those whose models' prompts
-may contain special tokens, as [MASK] or a sentinel (wordpiece, unigram), do not.
+tokenizer_config.json has `split_special_tokens: true`, which is not part of tokenizer.json. tfkit follows the same rule, so its ids equal
+AutoTokenizer's. Tokenizers that tfkit trains have this setting, so that no text can end a document; only those whose models' prompts may
+contain special tokens, as [MASK] or a sentinel (wordpiece, unigram, RoBERTa's byte_bpe), do not.
 """
 
 import hashlib

@@ -14,8 +14,8 @@ from tfkit.errors import ModelError
 
 @contextmanager
 def tokenizer_errors(place: str = "tokenizer.json") -> Iterator[None]:
-    """Convert errors of the library (a bare Exception, a ValueError or a Rust panic) into ModelErrors. `place`: the file,
-    for error messages.
+    """Convert errors of the library (a bare Exception, a ValueError or a Rust panic) into ModelErrors. `place`: the file, for error
+    messages.
     """
     try:
         yield
@@ -62,9 +62,7 @@ _JOIN_SECONDS = 0.5  # on most platforms a signal interrupts a join immediately;
 
 
 def _leave(thread: threading.Thread, code: int) -> None:
-    """End the process without Python's shutdown if the thread is still running; if its call returned during the shutdown, Rust
-    would abort.
-    """
+    """End the process without Python's shutdown if the thread is still running; if its call ended during the shutdown, Rust would abort."""
     thread.join(_JOIN_SECONDS)
     if thread.is_alive():
         for stream in (sys.stdout, sys.stderr):

@@ -54,8 +54,8 @@ def _normalize_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _normalize(item: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Return a tool or a call as {"type": "function", "function": ...}, in JSON values; `item` may be the inner object alone. `what`:
-    "a tool" or "a tool call", for error messages.
+    """Return a tool or a call as {"type": "function", "function": ...}, in JSON values; `item` may be the inner object alone. `what`: "a
+    tool" or "a tool call", for error messages.
     """
     outer = dict(item) if "function" in item else {"function": dict(item)}
     if not isinstance(outer["function"], Mapping) or not isinstance(outer["function"].get("name"), str):

@@ -47,8 +47,8 @@ def read_vocabulary(folder: Path, settings: Settings, config: Settings, special:
     """Return the tokenizer.json for a folder's vocabulary files, and the settings, with the class and the special tokens that they lack.
 
     `settings`, `config`, `special`, `named`: the contents of tokenizer_config.json, config.json, special_tokens_map.json and
-    added_tokens.json. The tokenizer class is that of tokenizer_config.json, else that of config.json's model_type. Return None if the
-    class is unknown, or its files are missing. Raises ModelError for damaged files.
+    added_tokens.json. The tokenizer class is that of tokenizer_config.json, else that of config.json's model_type. Return None if the class
+    is unknown, or its files are missing. Raises ModelError for damaged files.
     """
     name = str(settings.get("tokenizer_class") or _OF_TYPES.get(str(config.get("model_type", "bert")))).removesuffix("Fast")
     kind = _CLASSES.get(name)

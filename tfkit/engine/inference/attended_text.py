@@ -185,7 +185,7 @@ def _entries(loaded: Loaded, ids: Sequence[int]) -> list[str]:
 
 
 def _next_tokens(loaded: Loaded, probabilities: Tensor, ids: Sequence[int], count: int) -> list[NextTokens]:
-    """Return the likeliest tokens after each of the ids, given the model's probabilities (T, V). `count`: how many of them."""
+    """Return the `count` likeliest tokens after each of the ids, given the model's probabilities (T, V) after each id."""
     best = probabilities.topk(min(count, probabilities.shape[1]))
     tokens = _entries(loaded, ids)
     following = [*ids[1:], None]

@@ -40,7 +40,8 @@ class LoadedModel(Loaded):
         return f"LoadedModel({str(self.folder)!r}, head {self.config.head.kind}, {count:,} parameters)"
 
     def save(self, folder: str | Path) -> None:
-        """Write a model folder as training does: float32 weights, configuration, tokenizer, lineage of the loaded model, and manifest.
+        """Write a model folder as training does: float32 weights, configuration, tokenizer, manifest.json, and the loaded model's lineage
+        (the runs from which it comes).
 
         A model that `save` wrote into the folder before is replaced. Raises UsageError for the folder of a run or of a training checkpoint,
         which would be lost, and ModelError for weights of 8 bits.

@@ -81,8 +81,8 @@ class Predictor(RowAnswers):
 def open_predictor(
     checkpoint: str | Path, overrides: Overrides, data: str = "-", *, all_labels: bool = False, precision: Precision = "auto"
 ) -> Predictor:
-    """Return a Predictor with the checkpoint's objective and the columns that its training read; no model is loaded. Raises
-    UsageError for invalid settings, and for an objective that gives no answer to a row.
+    """Return a Predictor with the checkpoint's objective and the columns that its training read; no model is loaded. Raises UsageError for
+    invalid settings, and for an objective that gives no answer to a row.
 
     `overrides`: for example data.validation.0.columns. `data`: a file, folder or glob; "-": the rows come from stdin or from a call.
     `precision`: auto: evaluation.precision if the overrides set it, else chosen for the model when it is loaded.

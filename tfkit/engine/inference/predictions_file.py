@@ -126,8 +126,8 @@ def output_file(
 
 
 def json_line(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a line as JSON values: None for a number that is not finite, a list for an array, and text for a value of a
-    type that JSON lacks. Raises DataError for a value that is nested too deeply.
+    """Return the fields of a line as JSON values: None for a number that is not finite, a list for an array, and text for a value of a type
+    that JSON lacks. Raises DataError for a value that is nested too deeply.
     """
     with _nesting():
         return finite({name: _plain(value) for name, value in line.items()})

@@ -1,6 +1,6 @@
 """Prompts, read from a file or a pipe as JSON lines or a text per line, and answered with a JSON line each, in order.
 
-Prompts are answered in batches of those that have arrived; the ranks compute different batches.
+Prompts are answered in batches, each of prompts that have arrived; the ranks compute different batches.
 """
 
 import json

@@ -214,8 +214,8 @@ def _words(asked: PredictionInput) -> list[str]:
 
 
 def _windows(rows: Iterable[PredictionInput], batch_size: int, is_ready: Callable[[], bool]) -> Iterator[list[PredictionInput]]:
-    """Yield rows in windows: the first has one batch, for quick first answers, and the size doubles up to _MOST_BATCHES batches. A
-    window ends early at _MOST_CHARACTERS, or if the next row has not arrived yet.
+    """Yield rows in windows: the first has one batch, for quick first answers, and the size doubles up to _MOST_BATCHES batches. A window
+    ends early at _MOST_CHARACTERS, or if the next row has not arrived yet.
 
     A DataError of the source is raised after the window of the rows before the error.
     """
