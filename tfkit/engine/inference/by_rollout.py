@@ -20,7 +20,7 @@ from tfkit.hub import Loaded, content_hash
 
 
 def evaluate_rollouts(evaluation: Evaluation, code: CodePermission) -> Scored:
-    """Sample a response to each prompt, and score it by the reward functions.
+    """Sample a response to each prompt, and reward it by the rules of the recipe.
 
     `code`: the files of reward functions that may be run. The metrics include the KL divergence from the initial model of the run if that
     model can still be read. Raises UsageError if there are no prompts.
