@@ -27,9 +27,9 @@ from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 Baselines = dict[str, dict[str, float]]  # the metrics of each baseline, by name
 MAX_WORDS = 100_000  # distinct words that are counted; further ones are treated as unknown
-MAX_CHARACTERS = 100_000_000  # characters of training rows that are read, which takes some ten seconds
+MAX_CHARACTERS = 100_000_000  # characters of training rows that are read; reading them takes about ten seconds
 MAX_LABEL_SETS = 100_000  # training rows with sets of labels that are read
-MAX_OPERATIONS = 200_000_000  # take some seconds; a naive Bayes classifier that needs more is left out
+MAX_OPERATIONS = 200_000_000  # additions, which take some seconds; a naive Bayes classifier that needs more is left out
 _WORD = re.compile(r"\w+")
 
 
@@ -39,12 +39,12 @@ class NaiveBayes:
     def __init__(self) -> None:
         self.rows: Counter[str] = Counter()  # the number of rows of each class
         self._numbers: dict[str, int] = {}  # the index of each class
-        self._counts: defaultdict[str, Counter[int]] = defaultdict(Counter)  # the counts of each word by class index
-        self._words: Counter[int] = Counter()  # the number of words by class index
+        self._counts: defaultdict[str, Counter[int]] = defaultdict(Counter)  # for each word, its counts by class index
+        self._words: Counter[int] = Counter()  # the number of counted words by class index
         self._gains: dict[str, tuple[Numbers, Numbers]] = {}
 
     def learn(self, words: Iterable[str], label: str) -> None:
-        """Count the words of a row."""
+        """Count a row of the class `label`, and its words."""
         self.rows[label] += 1
         number = self._numbers.setdefault(label, len(self._numbers))
         for word in words:
@@ -76,7 +76,7 @@ class NaiveBayes:
 class LabelNaiveBayes:
     """A naive Bayes classifier for each label, which separates the rows with this label from those without.
 
-    It stores word counts of the rows with each label and of all rows; the counts of the rows without a label are the differences.
+    It stores the word counts of the rows with each label and those of all rows; their difference is the counts of the rows without it.
     """
 
     def __init__(self, labels: int) -> None:
@@ -86,7 +86,7 @@ class LabelNaiveBayes:
         self._gains: dict[str, tuple[Numbers | slice, Numbers]] = {}
 
     def learn(self, words: Iterable[str], labels: Sequence[int]) -> None:
-        """Count the words of a row."""
+        """Count a row with these labels (their indices), and its words."""
         numbers, count = np.array(labels, np.int64), 0
         for word in words:
             if word in self._counts or len(self._counts) < MAX_WORDS:
@@ -102,7 +102,9 @@ class LabelNaiveBayes:
         return sum(len(self._rows) + sum(len(self._counts[word]) for word in words if word in self._counts) for words in rows)
 
     def classify(self, rows: Iterable[Iterable[str]]) -> Iterator[list[int]]:
-        """Yield the labels of each row that are likelier than not, ignoring unknown words. `learn` must not be called afterwards."""
+        """Yield the indices of the labels that each row more likely has than not, ignoring unknown words. `learn` must not be called
+        afterwards.
+        """
         with np.errstate(divide="ignore"):  # a label that all rows have gives log(0)
             prior = np.log(self._rows) - np.log(self._all_rows - self._rows)  # (labels,)
         vocabulary = len(self._counts) or 1
@@ -116,24 +118,24 @@ class LabelNaiveBayes:
             yield np.flatnonzero(scores > 0).tolist()
 
     def _gain(self, word: str) -> tuple[Numbers | slice, Numbers]:
-        """Return the labels of the rows with a word, and how much the word adds to their scores beyond what it adds to all scores."""
+        """Return the labels of the rows that have a word, and how much more it adds to their scores than to those of others."""
         if word not in self._gains:
             labels, counts = (np.array([*part], np.int64) for part in (self._counts[word], self._counts[word].values()))
             total = self._totals[word]
             gains = np.log1p(counts) - np.log1p(total - counts) + np.log1p(total)
             dense = np.zeros(len(self._rows))
             dense[labels] = gains
-            self._gains[word] = (slice(None), dense) if 2 * len(labels) > len(dense) else (labels, gains)  # the one that is added faster
+            self._gains[word] = (slice(None), dense) if 2 * len(labels) > len(dense) else (labels, gains)  # the form that is added faster
         return self._gains[word]
 
 
 def has_baselines(section: ObjectiveSection, text_metrics: Sequence[str]) -> bool:
-    """Whether an objective has baselines; an objective that generates texts has them only if there are text metrics."""
+    """Whether an objective has baselines; text_to_text, which generates texts, has them only if there are `text_metrics`."""
     return section.has_baselines or (section.kind == "text_to_text" and bool(text_metrics))
 
 
 def baselines(section: ObjectiveSection, train: Iterable[Row] | None, scored: Iterable[Row], text_metrics: Sequence[str] = ()) -> Baselines:
-    """Return the baselines of an objective; none for language models. `train`: the training rows; None: they are unknown.
+    """Return the baselines of an objective; empty if it has none, like language models. `train`: the training rows; None: they are unknown.
 
     `text_metrics`: the metrics by which generated texts are compared with their references.
     """
@@ -148,7 +150,9 @@ def baselines(section: ObjectiveSection, train: Iterable[Row] | None, scored: It
 
 
 def _classes(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the most frequent class, and naive Bayes over the words of a text or of a pair of texts."""
+    """Score the most frequent class, and naive Bayes over the words of a text or of a pair of texts; without training rows, only the most
+    frequent class of the scored rows.
+    """
     rows = list(scored)
     targets = [str(row.values["label"]) for row in rows]
     if train is None:
@@ -183,7 +187,9 @@ def _label_sets(section: ObjectiveSection, train: Iterable[Row] | None, scored: 
 
 
 def _tags(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the most frequent tag of all words, and the most frequent tag of each word; an unknown word gets that of all words."""
+    """Score the most frequent tag of all words, and the most frequent tag of each word; an unknown word gets the most frequent tag of all
+    words.
+    """
     rows = list(_tagged(scored))
     targets = [tags for _, tags in rows]
     if train is None:
@@ -205,7 +211,7 @@ def _tags(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
 
 
 def _number(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the mean of the labels as the prediction for all rows: the constant with the smallest squared error."""
+    """Score the mean label as the prediction for all rows: the constant with the smallest squared error."""
     targets = np.array([*_numbers(scored)])
     name, known = ("mean_of_scored_rows", targets) if train is None else ("mean", np.fromiter(_numbers(train), float))
     return {name: {"rmse": regression_metrics(targets, np.full(len(targets), known.mean()))(unit_weights(len(targets)))["rmse"]}}
@@ -224,7 +230,7 @@ def _choices(_: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
 
 
 def _answers(_: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the sentence of the context that has the most words of the question as the answer.
+    """Score, as the answer, the sentence of the context that has the most words in common with the question.
 
     If some questions have no answer, also score an empty answer to every question.
     """
@@ -243,7 +249,7 @@ def _answers(_: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
 
 
 def _source(scored: Iterable[Row], text_metrics: Sequence[str]) -> Baselines:
-    """Score a copy of the source as the generated text."""
+    """Score the source itself as the generated text."""
     from tfkit.objectives.metrics.texts import reference_metrics
 
     pairs = [(row.values["source"], right) for row in scored if (right := _references(row.values["target"]))]
@@ -261,14 +267,14 @@ _OF_KIND: Mapping[str, Callable[[Iterable[Row] | None, Iterable[Row]], Baselines
 
 
 def _is_affordable(operations: int) -> bool:
-    """Whether a naive Bayes classifier that needs this many operations is computed; warn if it is not."""
+    """Whether a naive Bayes classifier that needs `operations` additions is computed; warn if it is not."""
     if operations > MAX_OPERATIONS:
         warnings.warn(f"naive Bayes is left out of the baselines: it would take {operations:,} operations", stacklevel=1)
     return operations <= MAX_OPERATIONS
 
 
 def _first(rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield the rows up to MAX_CHARACTERS in total; warn if there are more."""
+    """Yield rows until they have more than MAX_CHARACTERS in total; warn if there are more rows."""
     left = MAX_CHARACTERS
     for number, row in enumerate(rows):
         if left < 0:
@@ -287,7 +293,9 @@ def _with_sets(section: ObjectiveSection, rows: Iterable[Row]) -> Iterator[tuple
 
 
 def _words(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lower-case words of a text. Words in the second text of a pair get a suffix, which distinguishes them from the first."""
+    """Yield the lower-case words of a text. Words in the second text of a pair get a suffix, which distinguishes them from those in the
+    first.
+    """
     yield from _WORD.findall(values["text"].lower())
     yield from (f"{word} 2" for word in _WORD.findall((values.get("pair") or "").lower()))
 
@@ -310,7 +318,7 @@ def _references(target: str | Sequence[str]) -> list[str]:
 
 
 def _most_frequent(counts: Counter[str], times: int) -> list[str]:
-    """Return the most frequent key `times` times; of equally frequent keys the alphabetically first, so that row order is irrelevant."""
+    """Return the most frequent key `times` times; of equally frequent keys the first in sorted order, whatever the order of the rows."""
     return [min(counts, key=lambda key: (-counts[key], key))] * times
 
 

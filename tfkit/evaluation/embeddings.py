@@ -31,7 +31,7 @@ def embed(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], batch_
 def embed_ids(
     model: Transformer, tokenizer: Tokenizer, rows: Sequence[Sequence[int]], batch_size: int, deal: RankMap = serial_map
 ) -> NDArray[np.float32]:
-    """Return the embeddings of texts that are given as token ids: (N, D), float32, not normalised. `deal` distributes the batches over
+    """Return the embeddings of texts that are given as token ids: (N, D), float32, not normalised. `deal` distributes the batches over the
     ranks.
 
     An embedding is the mean of the hidden states after the last norm (of the encoder, if there is one) over all tokens of the text,
@@ -44,7 +44,7 @@ def embed_ids(
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
 
     def mean_states(numbers: Sequence[int]) -> str:
-        """Return the vectors of a batch as hexadecimal digits, since ranks exchange JSON values."""
+        """Return the vectors of a batch as hexadecimal digits of their float32 values, since ranks exchange JSON values."""
         batch = [rows[number] for number in numbers]
         input_ids, mask = pad(batch, tokenizer.pad_id or 0).to(device), real_tokens(batch).to(device)  # (B, T)
         hidden = model(input_ids, padding_mask=mask).hidden if not both else model.encode(input_ids, mask)  # (B, T, D)

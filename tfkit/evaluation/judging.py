@@ -20,11 +20,11 @@ from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 from tfkit.recipe.schema.label_sections import FewShotSection
 from tfkit.tokenizer import Tokenizer
 
-_BLOCK_ROWS = 256  # rows whose questions are sorted by length together, so that a batch has similar lengths
+_BLOCK_ROWS = 256  # rows whose questions are sorted by length together, so that the questions of a batch have similar lengths
 
 
 class Verdict(NamedTuple):
-    """The score of one row in each metric (usually 0 or 1), and its line of --predictions."""
+    """The score of one row in each metric (usually 0 or 1), and the row's line of --predictions."""
 
     scores: dict[str, float]
     prediction: dict[str, Any]
@@ -34,7 +34,7 @@ class Judge(Protocol):
     """A method of scoring rows by likelihood. JUDGES lists the implementations."""
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
-        """Return the questions about row `number` of its set, or the row's error."""
+        """Return the questions about a row, or the row's error. `number`: the row's index in its set."""
 
     def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
         """Return the result of a row from the answers to its questions."""
@@ -45,8 +45,8 @@ class Judgement:
     """The results of a set's rows, in order."""
 
     verdicts: list[Verdict] = field(default_factory=list)
-    tokens: int = 0  # tokens read
-    cut: int = 0  # rows with texts truncated on the left
+    tokens: int = 0  # the number of tokens of all questions
+    cut: int = 0  # the number of rows with contexts that were truncated on the left
 
 
 def judge_by_likelihood(
@@ -62,9 +62,9 @@ def judge_by_likelihood(
     skipped: dict[str, Skipped] | None = None,
     work: BatchWork = UNWATCHED,
 ) -> Judgement:
-    """Score all rows or, with `max_tokens`, the first rows that together have at most this many tokens; the first row is always scored.
+    """Score all rows or, with `max_tokens`, the first rows that together have at most `max_tokens` tokens; the first row is always scored.
 
-    `start_id`: the decoder's start token in an encoder-decoder. Raises DataError for a bad row; with `on_bad_row` "skip", bad rows are
+    `start_id`: the decoder's start token in an encoder-decoder. Raises DataError for a bad row; if `on_bad_row` is "skip", bad rows are
     counted in `skipped` instead.
     """
     judgement, numbered = Judgement(), enumerate(rows)
@@ -102,7 +102,7 @@ def judge_by_likelihood(
 def verdict_metrics(verdicts: Sequence[Verdict]) -> Scores:
     """Return a function from a weight for each row to the weighted mean of each metric over the rows that have the metric.
 
-    A mean is NaN if the weights of these rows are all 0.
+    A mean is NaN if all rows with the metric have the weight 0.
     """
     names = list(dict.fromkeys(name for verdict in verdicts for name in verdict.scores))
     table = [[verdict.scores.get(name, np.nan) for name in names] for verdict in verdicts]
@@ -119,7 +119,7 @@ def verdict_metrics(verdicts: Sequence[Verdict]) -> Scores:
 
 class FewShot:
     """A judge of multiple choice, with or without examples in the prompt (GPT-3, Brown et al. 2020, arXiv 2005.14165, section 2.4). Its
-    prediction is the answer with the highest likelihood, which is normalized in each of several ways.
+    prediction is the answer with the highest likelihood, normalized as objective.normalize says; each normalization also has its accuracy.
 
         context and answer of row 17         each formatted by the template
         <separator>
@@ -130,12 +130,12 @@ class FewShot:
 
     def __init__(self, section: FewShotSection, examples: Iterable[Row] = (), on_bad_row: OnBadRow = "error"):
         """`examples`: the rows from which the examples of prompts are drawn; not read if `section.shots` is 0. Raises DataError for a bad
-        row that is not skipped.
+        row, unless `on_bad_row` is "skip".
         """
         self.section = section
         before, _, self._between = section.template.removesuffix("{answer}").partition("{context}")
         self._before = before
-        self._alone = self._between.lstrip() or self._between  # if this is only spaces, they are not stripped, but belong to the answer
+        self._alone = self._between.lstrip() or self._between  # spaces alone are not stripped, since they belong to the answer
         self._examples: list[tuple[bytes, str]] = []  # the hash of each example's row, and the formatted example
         for row in examples if section.shots else ():
             right = self._right(row)
@@ -147,12 +147,12 @@ class FewShot:
         self._copies = Counter(text_hash for text_hash, _ in self._examples)
 
     def prompt(self, number: int, row: Row) -> str:
-        """Return the text before each answer: examples, drawn by the seed and the row's index `number`, and the row's context."""
+        """Return the text before each answer: examples, drawn by objective.seed and the row's index `number`, and the row's context."""
         return self.section.separator.join([*self._drawn(number, row), self._question(row)])
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
-        """Return two questions per answer: first each answer after the prompt, then each answer after only the template's text between
-        context and answer.
+        """Return two questions per answer: first those for each answer after the prompt, then those for each answer after only the
+        template's text between context and answer. `number`: the row's index in its set.
         """
         right = self._right(row)
         if isinstance(right, BadRow):
@@ -163,7 +163,9 @@ class FewShot:
         return [Question(context, choice) for context in (prompt, self._alone) for choice in choices]
 
     def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
-        """Return an accuracy for each normalization, which predicts its most likely answer; of equally likely answers, the first."""
+        """Return an accuracy for each normalization of the likelihoods. The prediction is the likeliest answer; of equally likely ones, the
+        first.
+        """
         choices, right = self._choices(row), self._right(row)
         assert isinstance(right, int)
         with_prompt, alone = answers[: len(choices)], answers[len(choices) :]
@@ -182,7 +184,7 @@ class FewShot:
         return Verdict(scores | {"chance": 1 / len(choices)}, prediction)
 
     def _drawn(self, number: int, row: Row) -> list[str]:
-        """Return the examples of a prompt; rows with the text of `row` are never drawn. Raises DataError if there are too few."""
+        """Return the examples of a prompt; rows with the same text as `row` are never drawn. Raises DataError if too few rows are left."""
         section = self.section
         if not section.shots:
             return []
@@ -196,7 +198,7 @@ class FewShot:
         return [example for text_hash, example in (self._examples[i] for i in order) if text_hash != row_hash][: section.shots]
 
     def _question(self, row: Row) -> str:
-        """Format a row by the template, up to its answer."""
+        """Return a row's text by the template, up to its answer."""
         return f"{self._before}{row.values['context']}{self._between}"
 
     def _choices(self, row: Row) -> list[str]:
@@ -224,21 +226,21 @@ class MinimalPairs:
     """
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
-        """Return both sentences, without context."""
+        """Return a question for each of the two sentences, without context."""
         if empty := [side for side in ("good", "bad") if not row.values[side].strip()]:
             what = f"the {' and the '.join(empty)} sentence"
             return BadRow("an empty sentence", f"{row.place}: {what} is empty; remove the row")
         return [Question("", row.values["good"]), Question("", row.values["bad"])]
 
     def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
-        """Return an accuracy of 1 if the good sentence is more probable; 0 also if both are equally probable."""
+        """Return an accuracy of 1 if the good sentence is more probable, else 0, also if both are equally probable."""
         good, bad = (answer.log_prob for answer in answers)
         right, group = float(good > bad), row.values.get("group")
         scores = {"accuracy": right} | ({} if group is None else {f"accuracy.{group}": right})
         return Verdict(scores, {"good": good, "bad": bad, "right": good > bad} | ({} if group is None else {"group": group}))
 
 
-# The constructor of each judge, by the kind of its section of the recipe. Its arguments are the section, the rows of data.train (empty if
+# The constructor of each judge, by objective.kind. Its arguments are the section, the rows of data.train (empty if
 # the judge does not read them) and data.on_bad_row.
 JUDGES: dict[str, Callable[[Any, Iterable[Row], OnBadRow], Judge]] = {
     "minimal_pairs": lambda section, examples, on_bad_row: MinimalPairs(),

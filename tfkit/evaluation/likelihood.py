@@ -2,8 +2,8 @@
 
 Text is split as in lm-evaluation-harness: spaces at the end of a context belong to the continuation. Context and continuation are encoded
 together, and the ids after the first n are the continuation, where n is the number of ids of the context alone. If one token spans the end
-of the context and the beginning of the continuation, the harness' model reads the ids of the context alone; here it reads the ids of the
-whole text.
+of the context and the beginning of the continuation, the model in the harness reads the ids of the context alone; here it reads those of
+the whole text.
 
     ids        0 1 2 3 4 5 6        a context of 4 ids, a continuation of 3
     read       0 1 2 3 4 5
@@ -29,7 +29,7 @@ from tfkit.tokenizer import Tokenizer
 
 
 class Question(NamedTuple):
-    """A request for log P(continuation | context)."""
+    """A context and a continuation, of which log P(continuation | context) is asked."""
 
     context: str
     continuation: str
@@ -43,7 +43,7 @@ class Likelihood:
     tokens: int  # the number of tokens of the continuation
     bytes: int  # the continuation's length in UTF-8
     greedy: bool
-    cut: bool  # whether the context was truncated on the left, so that context and continuation fit the model
+    cut: bool  # whether context and continuation do not fit the model together, so that the context was truncated on the left
 
 
 class Ids(NamedTuple):
@@ -55,7 +55,7 @@ class Ids(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """A window of a question: its ids [begin:end], of which [first:end] are scored."""
+    """A window of the question with the index `question`: its ids [begin:end], of which [first:end] are scored."""
 
     question: int
     begin: int
@@ -66,9 +66,9 @@ class _Window(NamedTuple):
 def encode_questions(tokenizer: Tokenizer, questions: Sequence[Question], start_id: int | None = None) -> list[Ids]:
     """Return the ids of each question. `start_id`: the decoder's start token in an encoder-decoder, whose encoder reads the context.
 
-    In a decoder-only model, the ids begin with the tokenizer's prefix, as in training; if there is neither a prefix nor a context, with bos
-    or else eos. If the tokenizer has none of these, the first token of a continuation without context is not scored, since it has no
-    probability.
+    In a decoder-only model, the ids begin with the tokenizer's prefix, as in training; without a prefix and a context, they begin with bos
+    or, if there is no bos, with eos. If the tokenizer has none of these, the first token of a continuation without context has no
+    probability, and is not scored.
     """
     moved = [_spaces_moved(question) for question in questions]
     if start_id is not None:
@@ -86,7 +86,7 @@ def encode_questions(tokenizer: Tokenizer, questions: Sequence[Question], start_
 def score_questions(
     model: Transformer, questions: Sequence[Question], encoded: Sequence[Ids], batch_size: int, work: BatchWork = UNWATCHED
 ) -> list[Likelihood]:
-    """Return the answers to questions, given as texts and, in `encoded`, as ids; equal questions are computed once.
+    """Return the answer to each question. `encoded`: the ids of each question; questions with equal ids are computed once.
 
     A context that does not fit the model is truncated on the left; a continuation that does not fit is scored in windows, each with as much
     context as fits. The batch size, in windows per forward pass, changes results only by rounding. Raises ModelError if an id is outside
@@ -121,7 +121,7 @@ def score_questions(
 def likelihoods(
     model: Transformer, tokenizer: Tokenizer, questions: Sequence[Question], batch_size: int, *, start_id: int | None = None
 ) -> list[Likelihood]:
-    """Return the answer to each question, by `encode_questions` and `score_questions`."""
+    """Encode the questions (`encode_questions`), and return the answer to each (`score_questions`)."""
     return score_questions(model, questions, encode_questions(tokenizer, questions, start_id), batch_size)
 
 
@@ -138,7 +138,7 @@ def _split(alone: list[int], prefix: list[int], whole: list[int], context: int) 
     """
     context = max(0, min(context, len(whole) - 1))
     opening = prefix if context else alone
-    if opening and whole[:1] == opening[-1:]:  # the text itself begins with this token
+    if opening and whole[:1] == opening[-1:]:  # the text itself begins with the last token of the opening
         opening = []
     return Ids(opening + whole, max(len(opening) + context, 1), [])
 

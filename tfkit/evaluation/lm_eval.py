@@ -20,7 +20,7 @@ from tfkit.evaluation.likelihood import Ids, Question, likelihoods, score_questi
 from tfkit.generation.complete import complete
 from tfkit.recipe.schema.output_sections import GenerationSection
 
-_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness' names for max_new_tokens
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness' names of max_new_tokens
 _BATCH = 16
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "num_beams")
 
@@ -32,7 +32,9 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
     def __init__(
         self, checkpoint: str, *, batch_size: int | str = _BATCH, device: str | None = None, dtype: str = "float32", max_gen_toks: int = 256
     ):
-        """`max_gen_toks`: the largest number of new tokens if a task sets none. Raises ModelError if this is no language model."""
+        """`max_gen_toks`: the largest number of new tokens if a task does not set it. Raises ModelError if the checkpoint has no language
+        model or no tokenizer.
+        """
         super().__init__()
         if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):  # the harness asks for cuda without checking
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -52,7 +54,7 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         return [(answer.log_prob, answer.greedy) for answer in answers]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Return the log-probability of each whole text after bos or eos.
+        """Return the log-probability of each whole text after bos or, if the tokenizer has no bos, after eos.
 
         As in the harness' own models, the special tokens that the tokenizer adds are part of the text: if it adds bos, the ids begin with
         two bos, and the second one is scored.
@@ -69,7 +71,7 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         return [answer.log_prob for answer in answers]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Continue each context up to one of the strings in `until`, greedily unless the task configures sampling."""
+        """Continue each context up to one of the strings in the task's `until`, greedily unless the task configures sampling."""
         completions: dict[int, str] = {}
         for settings, numbers in self._by_settings(requests):
             for begin in range(0, len(numbers), self.batch_size):
@@ -106,7 +108,8 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         )
 
     def _continued(self, contexts: Sequence[str], settings: GenerationSection, first: int) -> list[str]:
-        """Continue contexts, which are truncated on the left to leave room for `max_new_tokens`.
+        """Continue contexts, which are truncated on the left to fit the model and, in a decoder-only model, to leave room for
+        `max_new_tokens`.
 
         `first`: the number of earlier contexts with these settings, so that each context has its own seed, whatever the batch size.
         """

@@ -1,4 +1,6 @@
-"""Lost rows of an evaluation: rows that the model cannot read or whose label it cannot predict. They count as wrong, and are reported."""
+"""Lost rows of an evaluation: rows that the model cannot read or whose label it cannot predict. They count as wrong if an answer can be
+wrong, and are reported.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +17,7 @@ from tfkit.objectives.labelled import LabelledObjective, RowResult
 
 
 class LostRow(NamedTuple):
-    """A row that could not be encoded, the reason, and the number of encoded rows before it."""
+    """A lost row, the reason in a few words, and the number of encoded rows before it."""
 
     row: Row
     reason: str
@@ -25,7 +27,9 @@ class LostRow(NamedTuple):
 def scored_examples(
     source: Source, objective: LabelledObjective, on_bad_row: OnBadRow, progress: Callable[[int], None] | None = None
 ) -> ExampleSet:
-    """Return the examples of a source. Lost rows have none, and are no errors; raises DataError for other bad rows."""
+    """Return the examples of a source, in which lost rows are missing. Other bad rows are skipped or, if `on_bad_row` is "error", raise
+    DataError.
+    """
     try:
         return example_set(source, objective, on_bad_row, progress)
     except DataError:  # if it was raised for a lost row, the second attempt succeeds
@@ -33,7 +37,7 @@ def scored_examples(
 
 
 def lost_rows(source: Source, stored: ExampleSet, objective: LabelledObjective, count: int) -> list[LostRow]:
-    """Return the lost rows before the last of the first `count` examples of a set; if `count` is their number, all lost rows."""
+    """Return the lost rows before the last of the first `count` examples of a set; if `count` is the number of examples, all lost rows."""
     if not stored.skipped:
         return []
     missing = list(_missing(source, stored, count))
@@ -43,7 +47,9 @@ def lost_rows(source: Source, stored: ExampleSet, objective: LabelledObjective, 
 
 
 def _missing(source: Source, stored: ExampleSet, count: int) -> Iterator[tuple[Row, int]]:
-    """Yield the rows of a source that have no example in the set, and the number of examples before each."""
+    """Yield the rows of a source that have no example in the set, each with the number of examples before it; only those before the last of
+    the first `count` examples, or all if `count` is the number of examples.
+    """
     number = 0
     for row in source.rows({}):
         if number < len(stored) and is_row_of(row, stored, number):
@@ -60,15 +66,15 @@ def within(lost: Sequence[LostRow], count: int, total: int) -> list[LostRow]:
 
 
 def wrong_answers(objective: LabelledObjective, lost: Sequence[LostRow], first: int) -> list[RowPrediction]:
-    """Return results that count lost rows as wrong, with indices from `first` on. For an objective such as regression, in which no answer
-    is simply wrong, there are none.
+    """Return results that count lost rows as wrong, with row indices from `first` on. For an objective such as regression, in which no
+    answer is simply wrong, there are no such results.
     """
     results = [objective.wrong(lost_row.row) for lost_row in lost]
     return [RowPrediction(first + number, *result) for number, result in enumerate(results) if result is not None]
 
 
 def completed(objective: LabelledObjective, source: Source, stored: ExampleSet, judged: Sequence[RowPrediction]) -> list[RowPrediction]:
-    """Return the results `judged`, changed so that parts of answers which were truncated in the examples count as wrong."""
+    """Return the results `judged`, changed so that parts of right answers that were cut off from the examples count as wrong."""
     if not (objective.cuts_answers and stored.truncated):
         return list(judged)
     by_number = {result.number: result for result in judged}
@@ -83,7 +89,9 @@ def reasons(lost: Sequence[LostRow]) -> dict[str, int]:
 
 
 def describe_lost(name: str, lost: Sequence[LostRow], *, by_loss: bool = False) -> str:
-    """Return a sentence about the lost rows of a set; empty if there are none. `by_loss`: the set is scored by a loss, which omits them."""
+    """Return a sentence about the lost rows of a set; empty if there are none. `by_loss`: the set is scored by a loss, which omits lost
+    rows.
+    """
     if not lost:
         return ""
     first = {row.reason: row.row.place for row in reversed(lost)}

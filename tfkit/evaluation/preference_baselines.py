@@ -17,8 +17,8 @@ from tfkit.objectives.metrics import Numbers
 from tfkit.objectives.preference_rows import Preference, rate_right, read_preference
 
 MAX_PAIRS = 20_000  # the largest number of training pairs
-MAX_WORDS = 20_000  # the number of their most frequent words that are features
-_STEPS, _LR, _L2 = 200, 0.05, 1e-3  # steps, learning rate and weight decay of full-batch Adam
+MAX_WORDS = 20_000  # the largest number of words that are features: the most frequent ones of the training pairs
+_STEPS, _LR, _L2 = 200, 0.05, 1e-3  # steps and learning rate of full-batch Adam, and the factor of the L2 penalty in its loss
 _WORD = re.compile(r"\w+")
 
 
@@ -34,7 +34,7 @@ def preference_baselines(train: Iterable[Row] | None, scored: Iterable[Row]) -> 
 
     The length baseline chooses the longer completion, or the shorter one if that is preferred in most training pairs. The other baseline is
     a Bradley-Terry model over the words that only one completion of a pair has. `train`: the training rows; None: they are unknown, and
-    there is only the length baseline, with the better of both directions.
+    there is only the length baseline, in the direction (longer or shorter) with the higher accuracy.
     """
     pairs = list(_pairs(scored))
     if not pairs:
@@ -65,7 +65,7 @@ def _pairs(rows: Iterable[Row]) -> Iterator[Pair]:
 
 
 def _by_words(train: Sequence[Pair], scored: Sequence[Pair]) -> Numbers:
-    """Train a weight per word on the pairs `train`; return the margins of the pairs `scored` (P,), positive if the model is right."""
+    """Train a weight per word on the pairs `train`; return the margins of the pairs `scored` (P,), positive where the model is right."""
     words = [(_words(pair.better), _words(pair.worse)) for pair in train]
     counts = Counter(word for better, worse in words for word in better ^ worse)
     frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_WORDS]
@@ -90,13 +90,15 @@ class Features(NamedTuple):
     """A sparse matrix (P, words): 1 for a word that only the better completion of a pair has, -1 for one that only the worse one has."""
 
     pairs: int
-    rows: Tensor  # (entries,)
-    columns: Tensor
-    values: Tensor
+    rows: Tensor  # (entries,): the index of each entry's pair
+    columns: Tensor  # (entries,)
+    values: Tensor  # (entries,)
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[set[str], set[str]]], columns: dict[str, int]) -> "Features":
-        """Return the features of pairs of sets of words. `columns`: the column of each known word; other words are ignored."""
+        """Return the features of pairs (words of the better completion, words of the worse one). `columns`: the column of each known word;
+        other words are ignored.
+        """
         entries = [
             (row, columns[word], 1.0 if word in better else -1.0)
             for row, (better, worse) in enumerate(pairs)

@@ -1,4 +1,4 @@
-"""Scores of an objective on held-out rows: each row is scored once, in a fixed order, with the same random choices every time.
+"""Scores of an objective on held-out rows: each row is scored once, in a fixed order, with the same random choices at every evaluation.
 
 For labelled rows, this includes the prediction and the right answer of each row, and metrics that are computed from them.
 """
@@ -26,7 +26,9 @@ Set = TypeVar("Set")
 def score_rows(
     model: Transformer, objective: Objective, rows: Rows, batch_size: int, *, max_tokens: int | None = None, work: BatchWork = UNWATCHED
 ) -> Mapping[str, Sum]:
-    """Return the objective's sums over all rows, in float64; with `max_tokens`, over the rows of `first_rows`. Raises Stopped."""
+    """Return the objective's sums (Objective.measure) over all rows; with `max_tokens`, over the rows of `first_rows`. Raises Stopped if
+    `work` is stopped.
+    """
     sums: dict[str, Sum] = {}
 
     def measure(batch: Batch) -> dict[str, Sum]:
@@ -50,7 +52,7 @@ def judged_batches(
     """Yield the row indices of each batch and the result of `compute`, which runs in inference mode.
 
     `max_tokens`: use only the rows of `first_rows`, which depend only on the order of the data, not on a seed or the batch size. Raises
-    Stopped.
+    Stopped if `work` is stopped.
     """
     device = next(model.parameters()).device
 
@@ -69,7 +71,9 @@ def judged_batches(
 
 
 def first_rows(rows: Rows, max_tokens: int | None) -> int:
-    """Return how many of the first rows have at most `max_tokens` tokens together; at least 1. None: all rows."""
+    """Return how many of the first rows have at most `max_tokens` tokens together; at least 1. None: all rows. For rows cut from texts, the
+    number is estimated from their mean length.
+    """
     if max_tokens is None:
         return len(rows)
     if isinstance(rows, ExampleRows):
@@ -89,28 +93,28 @@ class TokenBudget:
         self.left = max_tokens
 
     def until_spent(self, sets: Iterable[Set]) -> Iterator[Set]:
-        """Yield sets while tokens are left, and skip the others. The caller calls `spend` after each set."""
+        """Yield sets as long as tokens are left. The caller must call `spend` after each set."""
         for each in sets:
             if self.left is not None and self.left <= 0:
                 return
             yield each
 
     def spend(self, tokens: int) -> None:
-        """Subtract the tokens of a set."""
+        """Subtract the number of tokens that were scored in a set."""
         if self.left is not None:
             self.left -= tokens
 
 
-_PROBABILITIES = "label probabilities"  # the key of packed LabelProbabilities (`_packed`)
+_PROBABILITIES = "label probabilities"  # the key under which `_packed` writes LabelProbabilities
 
 
 @dataclass(frozen=True)
 class RowPrediction:
-    """The result of one row."""
+    """The result of scoring one row."""
 
     number: int  # the index of the row in its set
     sums: dict[str, Sum]  # the objective's sums over this row
-    prediction: dict[str, Any] = field(default_factory=dict)  # the prediction and the right answer, in the fields of --predictions
+    prediction: dict[str, Any] = field(default_factory=dict)  # the prediction and the right answer, as fields of a line of --predictions
 
 
 def judge_rows(
@@ -122,7 +126,7 @@ def judge_rows(
     max_tokens: int | None = None,
     work: BatchWork = UNWATCHED,
 ) -> list[RowPrediction]:
-    """Return the results of the rows that `score_rows` scores, in the order of the data. Raises Stopped."""
+    """Return the results of the rows that `score_rows` scores, in the order of the data. Raises Stopped if `work` is stopped."""
     judged: list[RowPrediction] = []
 
     def predict(batch: Batch) -> list[tuple[dict[str, Sum], dict[str, Any]]]:
@@ -166,7 +170,7 @@ def loss_metrics(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Sco
 
 
 def answer_metrics(objective: LabelledObjective, judged: Sequence[RowPrediction]) -> Scores:
-    """Return a function from a weight for each row to the objective's metrics, including those that are not computed from sums."""
+    """Return a function from a weight for each row to the objective's metrics, both those from sums and those from predictions."""
     of_sums = loss_metrics(objective, [result.sums for result in judged])
     return together([of_sums, *objective.answer_metrics([result.prediction for result in judged])])
 
@@ -174,7 +178,7 @@ def answer_metrics(objective: LabelledObjective, judged: Sequence[RowPrediction]
 def written_metrics(
     objective: LabelledObjective, judged: Sequence[RowPrediction], of_input: Numbers, text_metrics: Sequence[str], bleu_tokenize: str
 ) -> Scores:
-    """Return a function from a weight for each input to the metrics of the rows and the `text_metrics` of the generated texts.
+    """Return a function from a weight for each distinct input to the metrics of the rows and the `text_metrics` of the generated texts.
 
     `of_input` (N,): the index of each row's input; the row gets the weight of this input. The text that is generated for an input is
     compared with all references of the input.

@@ -1,6 +1,6 @@
 """Scores of a language model on texts: loss, perplexity and bits per byte; each text is scored separately.
 
-A text is cut into pieces of at most a given length that overlap by one id, so that every id except the text's first is a target once:
+A text is cut into pieces of at most `piece_length` ids that overlap by one id, so that every id but the text's first is a target once:
 
     ids      0 1 2 3 4 5 6 7 8        piece length 4
     pieces   0 1 2 3
@@ -27,7 +27,7 @@ from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.objectives.objective import perplexity
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
-BATCH_TOKENS = 16_384  # per forward pass; a single piece may have more. Larger batches take gigabytes and are no faster
+BATCH_TOKENS = 16_384  # limit of a forward pass; a single piece may have more. Larger batches take gigabytes and are no faster
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class TextScore:
     """The losses of several texts: each array has one entry per text, in the order in which the texts were scored."""
 
     losses: Numbers  # float64, nats: the sum over a text's targets
-    targets: Numbers  # int64: the number of predicted ids
-    bytes: Numbers  # int64: the number of UTF-8 bytes of the predicted text
+    targets: Numbers  # int64: the number of a text's targets
+    bytes: Numbers  # int64: the number of UTF-8 bytes that a text's targets cover
 
     def __add__(self, other: "TextScore") -> "TextScore":
-        """Return the scores of both sets of texts."""
+        """Return the scores of the texts of `self`, followed by those of `other`."""
         return TextScore(
             np.concatenate((self.losses, other.losses)),
             np.concatenate((self.targets, other.targets)),
@@ -53,12 +53,12 @@ class TextScore:
 
     @property
     def target_tokens(self) -> int:
-        """The number of predicted ids."""
+        """The number of targets of all texts."""
         return int(self.targets.sum())
 
     @property
     def text_bytes(self) -> int:
-        """The number of bytes of predicted text."""
+        """The number of UTF-8 bytes that the targets of all texts cover."""
         return int(self.bytes.sum())
 
     def metrics(self) -> dict[str, float]:
@@ -67,7 +67,7 @@ class TextScore:
 
 
 def text_metrics(loss_sum: float, target_tokens: float, text_bytes: float) -> dict[str, float]:
-    """Return `loss`, `perplexity` and `bits_per_byte` from sums over texts; NaN without targets or bytes."""
+    """Return `loss`, `perplexity` and `bits_per_byte` from sums over texts; a metric is NaN if its divisor (targets or bytes) is 0."""
     loss = loss_sum / target_tokens if target_tokens else math.nan
     return {
         "loss": loss,
@@ -87,7 +87,7 @@ class _Pieces:
 
 def count_targets(stream: TokenStream, max_tokens: int | None = None) -> Numbers:
     """Return the number of targets of each text that is scored, int64. With `max_tokens`, only the first texts are scored, which together
-    have at most this many targets; but the first text is always scored.
+    have at most `max_tokens` targets; the first text is always scored.
     """
     targets = np.maximum(np.diff(np.asarray(stream.starts)) - stream.separator - 1, 0)
     if max_tokens is not None and len(targets):
@@ -106,8 +106,8 @@ def score_texts(
 ) -> TextScore:
     """Score each text of the stream separately, in pieces of at most `piece_length` ids, at most `batch_size` pieces per forward pass.
 
-    The batch size changes the result only by rounding. `work.progress` counts scored targets. Raises Stopped, DataError if no text has a
-    target, ModelError if an id is outside the model's vocabulary.
+    The batch size changes the result only by rounding. `work.progress` counts scored targets. Raises Stopped if `work` is stopped,
+    DataError if no text has a target, ModelError if an id is outside the model's vocabulary.
     """
     check_ids(stream.name, stream.max_id, model.config.vocab_size)
     targets = count_targets(stream, max_tokens)
@@ -140,8 +140,8 @@ def score_streams(
     max_tokens: int | None = None,
     work: BatchWork = UNWATCHED,
 ) -> list[TextScore]:
-    """Return the result of `score_texts` for each stream. `max_tokens` limits all streams together, so the last ones may be skipped. Raises
-    Stopped.
+    """Return the result of `score_texts` for each stream. `max_tokens` limits all streams together, so the last ones may have no result.
+    Raises the errors of `score_texts`.
     """
     scores: list[TextScore] = []
     budget = TokenBudget(max_tokens)
@@ -165,7 +165,7 @@ def _cut(targets: Numbers, piece_length: int) -> _Pieces:
 
 
 def _batches(pieces: _Pieces, batch_size: int) -> list[_Pieces]:
-    """Return batches of at most `batch_size` pieces, fewer if the pieces are long."""
+    """Return batches of at most `batch_size` pieces and, unless a batch has a single piece, at most BATCH_TOKENS ids with padding."""
     batches: list[_Pieces] = []
     begin = 0
     while begin < len(pieces.texts):

@@ -1,4 +1,4 @@
-"""Generated texts for labelled rows: translations, summaries, answers.
+"""Generation of the answers to labelled rows whose answers are texts, such as translations or summaries.
 
 Texts are decoded greedily or by beam search, as the recipe's section `generation` says, but never by sampling.
 """
@@ -21,7 +21,7 @@ from tfkit.tokenizer.conversations import end_ids
 
 
 def deterministic(settings: GenerationSection) -> GenerationSection:
-    """Return the settings of generation with temperature 0, so that evaluations do not sample."""
+    """Return the section `generation` with temperature 0, so that evaluations do not sample."""
     return settings.model_copy(update={"temperature": 0.0})
 
 
@@ -54,7 +54,7 @@ def write_texts(
 
 
 def rows_of(source: Source, stored: ExampleSet) -> Iterator[Row]:
-    """Yield the row of each example. Examples have the order of the rows; bad rows have no example.
+    """Yield the row of each example, read from the source again. Examples have the order of the rows; bad rows have no example.
 
     The source's files may have been moved to another folder since the examples were stored.
     """

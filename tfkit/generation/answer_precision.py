@@ -1,5 +1,5 @@
-"""The precision of models in inference: float32, bf16, or weights of 8 bits (int8). By default it is bf16 if that is faster and changes few
-of the model's answers to sample texts.
+"""The precision of models in inference: float32, bf16, or weights of 8 bits (int8). By default ("auto") it is bf16 if that is faster and
+changes few of the model's answers to sample texts, else float32.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from tfkit.objectives.text_pairs import encode_texts
 
 Precision = Literal["auto", "float32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-_FEW_PARAMETERS = 10_000_000  # a model with fewer is not large (`is_large`)
+_FEW_PARAMETERS = 10_000_000  # a model with fewer parameters is not large (`is_large`)
 _MOST_CHANGED = 0.1  # the largest fraction of the answers to the sample texts that bf16 may change
 _SAMPLE = (
     "The cat sat on the mat and looked out of the window.",
@@ -43,7 +43,7 @@ class OpenedModel(NamedTuple):
     answers: int = 0  # the number of these answers; 0: no comparison
 
     def described(self) -> str:
-        """Describe the precision that was chosen, and why; empty if nothing was compared."""
+        """Return a sentence about the precision that was chosen, and why; empty if bf16 was not compared with float32."""
         if not self.answers:
             return ""
         compared = f"{self.changed:,} of {self.answers:,} answers to a sample of texts are not those of float32"
@@ -55,12 +55,13 @@ class OpenedModel(NamedTuple):
 def open_in_precision(
     load: Callable[[torch.dtype], Loaded], wanted: Precision, device: torch.device, agree: Callable[[bool], bool], *, has_bf16: bool
 ) -> OpenedModel:
-    """Load a model in the `wanted` precision. `has_bf16`: whether the device multiplies in bf16; `agree(x)`: whether x is true on all
-    ranks.
+    """Load a model in the `wanted` precision. `has_bf16`: whether the device multiplies matrices in bf16. `agree(x)`: whether x is true on
+    all ranks.
 
     auto is bf16 if that is faster and changes at most one in ten of the model's answers to the sample texts: the likeliest token at each
-    position, the class of each text, the tag of each token, or the ends of each span. Raises UsageError for an unknown precision,
-    MachineError for int8 on a device without products of 8 bits, ModelError for a tokenizer that does not belong to the model.
+    position, the class of each text, the tag of each token, or the two ends of the span in each text; else it is float32. Raises UsageError
+    for an unknown precision, MachineError for int8 on a device without products of 8 bits, ModelError for a tokenizer that does not belong
+    to the model.
     """
     if wanted not in PRECISIONS:
         raise UsageError(f"{argument('precision', wanted)}: give one of {', '.join(PRECISIONS)}")
@@ -90,7 +91,7 @@ def is_large(model: Transformer) -> bool:
 
 
 def _gains_by_bf16(loaded: Loaded) -> bool:
-    """Whether bf16 saves time and loses no digits: the model's answers are choices among tokens or labels, not numbers."""
+    """Whether bf16 saves time, since the model is large, and costs no digits, since its answers are tokens or labels, not numbers."""
     head = loaded.config.head
     gives_numbers = head.kind == "none" or (isinstance(head, ClassesHeadConfig) and head.count == 1)
     return loaded.codec is not None and is_large(loaded.model) and not gives_numbers

@@ -1,10 +1,10 @@
-"""The texts being generated: the inputs of the next step, the key-value cache, and the encoder's input.
+"""The batch of texts being generated: the input of the next step, the key-value cache, and the encoder's input.
 
 columns      0   1   2   3 | 4   5
 row 0        .   .   a   b | c   d      a decoder's prompts are padded on the left, so that new tokens of all rows share a column;
 row 1        p   q   r   s | t   eos    positions count real tokens only, so padding does not change a row's results
 
-An encoder reads the prompts padded on the right, and each row of its decoder begins with the start token.
+In an encoder-decoder, the encoder reads the prompts, padded on the right, and each row of the decoder begins with the start token.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ from tfkit.model.transformer import Transformer
 
 
 class GenerationBatch:
-    """A batch of texts, and their key-value cache. A row is a text; a column is a position in the padded texts."""
+    """A batch of texts, and their key-value cache. A row is a text (in beam search a beam); a column is a position in the padded texts."""
 
     def __init__(
         self, model: Transformer, input_ids: Tensor, real: Tensor, source: tuple[Tensor, Tensor] | None, room: int = 0, **sharing: int
     ):
-        """`input_ids`: the input of the next step, (B, T). `real`: whether each column so far is a real token, (B, columns). `source`: ids
-        and mask of an encoder's input, (prompts, S) each. `room`: how many further columns the cache has space for.
+        """`input_ids`: the input of the next step, (B, T). `real`: whether each column so far is a real token, (B, columns). `source`: the
+        ids and the mask of an encoder's input, (prompts, S) each. `room`: for how many further columns the cache has space.
 
         `sharing`: the arguments `copies` and `shared` of KeyValueCache.
         """
@@ -51,16 +51,16 @@ class GenerationBatch:
         """Return a batch of some rows of other batches: `parts` has each batch and the indices of its rows, which may repeat. The caches of
         the other batches are emptied.
 
-        `room`: the number of tokens to come, including the next input. `copies`: if above 1, there is one other batch, and each group of
-        this many successive rows shares one prompt, whose keys and values are stored once. Leading columns that are padding in all rows are
-        left out, so that a batch that fills the context has room again once its longest row has ended.
+        `room`: the largest number of inputs that a row may still get, the next one included. `copies`: if above 1, there is one other
+        batch, and each group of this many successive rows shares one prompt, whose keys and values are stored once. Leading columns that
+        are padding in all rows are left out, so that a batch that fills the context has room again once its longest row is removed.
         """
         first = parts[0][0]
         kept = [(one, torch.tensor(rows, dtype=torch.long, device=one.real.device)) for one, rows in parts]
         width = max(one.real.shape[1] for one, _ in kept)
         real = torch.cat([F.pad(one.real[rows], (width - one.real.shape[1], 0)) for one, rows in kept])
         real = real[:, int(real.any(dim=0).int().argmax()) :]
-        uncached = first.real.shape[1] - first.cache.length  # 1 if the next input is set
+        uncached = first.real.shape[1] - first.cache.length  # 1 if the next input is set, whose keys are not cached yet
         columns = real.shape[1] - uncached
         shared = 0 if copies == 1 else (first.cache.shared or first.cache.length) - (first.cache.length - columns)
         input_ids = torch.cat([one.input_ids[rows] for one, rows in kept])
@@ -77,7 +77,9 @@ class GenerationBatch:
         return self.real.shape[1] > self.model.config.context_length and self.model.config.position.kind != "relative"
 
     def next_logits(self) -> Tensor:
-        """Compute the next step; return the logits (B, V) after the last token of each row. Raises ModelError if they are not finite."""
+        """Run the model on the next input; return the logits (B, V) after the last token of each row. Raises ModelError if they are not
+        finite.
+        """
         mask = self.real if self.is_padded else None
         if self.source is None:
             output = self.model(self.input_ids, padding_mask=mask, cache=self.cache)
@@ -90,7 +92,7 @@ class GenerationBatch:
         return logits
 
     def append(self, tokens: Sequence[int], done: Sequence[bool]) -> None:
-        """Set the next input, one token per row. `done`: finished rows, whose token is padding."""
+        """Set the next input, one token per row. `done`: whether a row is finished, so that its token is only padding."""
         self.input_ids = torch.tensor(tokens, device=self.real.device)[:, None]  # (B, 1)
         self.real = torch.cat((self.real, ~torch.tensor(done, device=self.real.device)[:, None]), dim=1)
         self.is_padded = self.is_padded or any(done)
@@ -102,7 +104,7 @@ class GenerationBatch:
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool) -> tuple[Tensor, Tensor]:
-    """Return the ids (B, longest row), padded, and their mask, True = real token."""
+    """Return the padded ids (B, longest row), and their mask, True = real token."""
     return pad(rows, 0, left=left).to(device), real_tokens(rows, left=left).to(device)
 
 

@@ -1,6 +1,6 @@
 """Beam search: an approximate search for the likeliest complete text, without sampling.
 
-Each step extends every beam (an unfinished text) by every token, and keeps the `num_beams` likeliest of the extended texts:
+Each step extends every beam (an unfinished text) by every token, and keeps the `num_beams` likeliest unfinished texts:
 
     a             -> a b, a c
     a b, a c      -> a c d, a b e        (or two from one beam)      a b <eos> is complete: it is scored and stored
@@ -27,7 +27,7 @@ _IMPOSSIBLE = float("-inf")
 
 @dataclass(frozen=True)
 class _Beam:
-    """An unfinished text."""
+    """An unfinished text: its generated ids."""
 
     ids: list[int]
     log_probability: float
@@ -36,7 +36,7 @@ class _Beam:
 
 @dataclass(frozen=True)
 class CompleteText:
-    """A complete text, without the eos that ended it."""
+    """The generated ids of a complete text, without the eos that ended it."""
 
     ids: list[int]
     score: float
@@ -44,7 +44,7 @@ class CompleteText:
 
 
 class BeamSearch:
-    """The search for the continuation of one prompt. `ended(ids)`: whether a text is complete although its last token is not eos."""
+    """The search for the continuation of one prompt. `ended(ids)`: whether a text is complete without eos, as after a stop string."""
 
     def __init__(
         self,
@@ -72,8 +72,8 @@ class BeamSearch:
     def extend(self, candidates: Iterable[tuple[float, int, int]]) -> None:
         """Extend the beams by candidates (log-probability of the extended text, index of the beam, token), likeliest first.
 
-        There must be enough candidates that `num_beams` of them leave their text unfinished. As in transformers, a text is only completed
-        by one of the first `num_beams` candidates.
+        There must be enough candidates for `num_beams` unfinished texts, even if all others complete theirs. As in transformers, only the
+        first `num_beams` candidates can complete a text.
         """
         beams, completed, running = self.settings.num_beams, self.completed, []
         for rank, (log_probability, parent, token) in enumerate(candidates):
@@ -98,7 +98,7 @@ class BeamSearch:
         return "length" if len(ids) == self.limit else None
 
     def _is_settled(self, best: _Beam) -> bool:
-        """Whether the complete texts are final, according to early_stopping."""
+        """Whether the search may end, according to early_stopping. `best`: the likeliest beam."""
         if len(self.completed) < self.settings.num_beams:
             return False
         if self.settings.early_stopping == "full":
@@ -120,7 +120,9 @@ def search(
     constraints: Constraints,
     should_stop: Callable[[], bool] | None,
 ) -> None:
-    """Run all searches to their ends. `batch` has a row for each search, and `logits` (B, V) are those after the prompts."""
+    """Run all searches until they end or `should_stop()` is true. `batch` has a row for each search, and `logits` (B, V) are those after
+    the prompts.
+    """
     running = list(searches)
     while True:
         rows_per_search = len(logits) // len(running)
@@ -141,7 +143,7 @@ def search(
 
 
 def _extend(searches: Sequence[BeamSearch], logits: Tensor, settings: GenerationSection, constraints: Constraints) -> None:
-    """Extend the beams of all searches, given the logits (B, V), which have the same number of rows for each search."""
+    """Extend the beams of all searches by the logits (B, V) after them, which have the same number of rows for each search."""
     vocabulary = logits.shape[-1]
     scores = logits.float().log_softmax(dim=-1)
     scores = without_repetition(scores, (text for one in searches for text in one.texts), settings)

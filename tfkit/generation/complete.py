@@ -1,4 +1,6 @@
-"""Text completion: encode prompts, generate ids, and decode them to text, which is passed on as soon as it is final."""
+"""Text completion: encode prompts, generate ids, and decode them to text, each part of which is passed to a callback as soon as it is
+final.
+"""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ OnText = Callable[[int, str], None]  # called with the index of a prompt and the
 
 @dataclass(frozen=True)
 class TextCompletion:
-    """The continuation of one prompt: its text up to a stop string, the number of generated tokens, and why it ended."""
+    """The continuation of one prompt: its text, without a stop string that ended it, the number of generated tokens, and why it ended."""
 
     text: str
     tokens: int
@@ -96,7 +98,7 @@ def complete(
 
 
 def check_vocabulary(rows: Sequence[Sequence[int]], vocab_size: int) -> None:
-    """Raise ModelError if an id has no row in the embedding."""
+    """Raise ModelError if an id of the rows is not below `vocab_size`, and so has no row in the embedding."""
     largest = max((max(row) for row in rows if row), default=0)
     if largest >= vocab_size:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Read and write generation_config.json: generation settings, and the checkpoint's constraints on every text.
+"""The content of generation_config.json, as it is read and written: settings of generation, and the checkpoint's constraints on texts.
 
 The keys have transformers' meaning: without `do_sample` the likeliest token is taken, and with it a token is drawn from the 50
 likeliest, unless `top_k` states another number (0: from all).
@@ -23,7 +23,7 @@ _SETTINGS = (
     *("max_new_tokens", "num_beams", "repetition_penalty", "no_repeat_ngram_size", "length_penalty", "early_stopping", "stop_strings"),
 )
 _EARLY_STOPPING = {True: "full", False: "likely", "never": "never"}
-# Keys that change the generated text in transformers and are not supported here, with their values that have no effect.
+# Keys that change the generated text in transformers and are not supported here, each with the values for which it has no effect.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "constraints": (),
     "diversity_penalty": (0,),
@@ -51,7 +51,7 @@ class CheckpointSettings:
     """The settings of generation after merging those of the user, the run and the checkpoint's generation_config.json."""
 
     settings: GenerationSection
-    taken: dict[str, Any]  # the fields that generation_config.json has changed
+    taken: dict[str, Any]  # the fields that generation_config.json has changed, with their new values
     constraints: Constraints
     unsupported: list[str]  # keys of generation_config.json that are ignored
     unread: list[str]  # fields that the user has set and beam search ignores
@@ -99,8 +99,9 @@ def checkpoint_settings(
 def stated_settings(settings: GenerationSection, base: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the content of a trained model's generation_config.json, except its token ids.
 
-    For a model from random weights, it has the recipe's sampling settings and those other settings that differ from their defaults. For a
-    fine-tuned model, it is `base`, the content of the base model's file, changed by the recipe's settings that differ from their defaults.
+    For a model trained from random weights, it has the recipe's sampling settings and the other settings that differ from their defaults.
+    For a fine-tuned model, it is `base`, the content of the base model's file, changed by the recipe's settings that differ from their
+    defaults.
     """
     values = settings.model_dump()
     defaults = GenerationSection().model_dump()
@@ -133,7 +134,7 @@ def describe(settings: GenerationSection) -> str:
 
 
 def _taken(values: Mapping[str, Any], given: Collection[str], encodes: bool) -> dict[str, Any]:
-    """Return the fields of GenerationSection that generation_config.json sets and the user (`given`) does not."""
+    """Return the fields of GenerationSection that generation_config.json (`values`) sets and the user (`given`) does not."""
     taken = {_RENAMED.get(name, name): values[name] for name in _SETTINGS if name in values}
     if isinstance(taken.get("early_stopping"), bool | str):
         taken["early_stopping"] = _EARLY_STOPPING.get(taken["early_stopping"], taken["early_stopping"])
@@ -166,7 +167,7 @@ def _list(values: Mapping[str, Any], name: str, path: Path) -> list[Any]:
 
 
 def _ids(values: Mapping[str, Any], name: str, path: Path, vocab_size: int) -> tuple[int, ...]:
-    """Return the token ids of a key, which may be a list or a single id."""
+    """Return the token ids of a key, whose value may be a list or a single id. Raises ModelError for anything else."""
     value = values.get(name, [])
     tokens = value if isinstance(value, list) else [value]
     for token in tokens:

@@ -1,6 +1,7 @@
 """Tokens that a checkpoint excludes or forces, whatever the settings: bad words, suppressed and forced tokens, a minimum length.
 
-The constraints compute the same as transformers' logits processors of these names, in the same order, after those against repetition.
+The constraints compute the same as transformers' logits processors of these names, in the same order; they are applied after the processors
+against repetition.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -14,7 +15,7 @@ _EXCLUDED = float("-inf")
 
 
 class UnfinishedText(NamedTuple):
-    """An unfinished text: the decoder's first ids (such as the prompt), the generated ids, and the limit of their number."""
+    """An unfinished text: the decoder's first ids (such as the prompt), the generated ids, and the largest number of these."""
 
     text: Sequence[int]
     ids: Sequence[int]
@@ -25,9 +26,9 @@ class UnfinishedText(NamedTuple):
 class Constraints:
     """A checkpoint's constraints. `min_length` and `max_length` count all ids of the decoder, including the prompt or the start token."""
 
-    bad_words: tuple[tuple[int, ...], ...] = ()  # sequences of ids that never appear
-    suppressed: tuple[int, ...] = ()
-    suppressed_first: tuple[int, ...] = ()  # ids that may not be the first new token
+    bad_words: tuple[tuple[int, ...], ...] = ()  # sequences of ids that never appear; one that is only eos is ignored
+    suppressed: tuple[int, ...] = ()  # ids that never appear
+    suppressed_first: tuple[int, ...] = ()  # ids that may not be the first new token that is not forced
     forced_first: int | None = None  # the second id of an encoder-decoder's decoder, its first new token
     forced_last: tuple[int, ...] = ()  # alternatives for the last token of a text that reaches its limit
     min_length: int = 0
@@ -35,7 +36,9 @@ class Constraints:
     max_length: int | None = None
 
     def limit(self, length: int, limit: int) -> int:
-        """Return the largest number of new tokens after a text of `length` ids, at least 1. `limit`: the one of settings and context."""
+        """Return the largest number of new tokens after a text of `length` ids, at least 1. `limit`: the number that settings and context
+        allow.
+        """
         return limit if self.max_length is None else max(1, min(limit, self.max_length - length))
 
     def apply(self, scores: Tensor, rows: Iterable[UnfinishedText], eos_ids: Collection[int]) -> Tensor:

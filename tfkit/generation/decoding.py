@@ -1,7 +1,7 @@
 """Decoding with a key-value cache: forward passes over prompts, then one token per step for every unfinished row.
 
 Continuous batching: if there are more prompts than rows that may run at the same time, the longest prompts begin first, those of similar
-lengths in one forward pass, and waiting prompts replace rows that have ended. So there is little padding, and batches stay full.
+lengths in one forward pass, and waiting prompts later replace rows that have ended. So there is little padding, and batches stay full.
 """
 
 import sys
@@ -29,7 +29,7 @@ from tfkit.recipe.schema.output_sections import GenerationSection
 
 AT_ONCE = 32  # rows in a batch; GPT-2 124M in bf16 on two cores decodes 385 tokens/s with 8 rows, 574 with 16, 681 with 32, 774 with 64
 _MOST_TOKENS = 16_384  # limit of the cache: tokens of all running rows, padding included; a single row may have more
-_TOKENS_READ = 512  # limit of the prompts' tokens in one forward pass; more are no faster
+_TOKENS_READ = 512  # limit of the prompts' tokens, with padding, in one forward pass; a single prompt may have more; more are no faster
 
 Finish = Literal["stop", "length", "interrupted"]
 OnToken = Callable[[int, int], bool | None]  # called with the index of the prompt and a new id; true ends the text
@@ -37,7 +37,7 @@ OnToken = Callable[[int, int], bool | None]  # called with the index of the prom
 
 @dataclass(frozen=True)
 class Completion:
-    """The new ids of one prompt, without the token that ended them, and why they ended."""
+    """The new ids of one prompt, without the eos that ended them, and why they ended."""
 
     ids: list[int]
     finish: Finish
@@ -86,18 +86,18 @@ def generate(
     constraints: Constraints = Constraints(),
     at_once: int | None = None,
 ) -> list[Completion]:
-    """Continue each prompt, in order. The results do not depend on the batch (in float32, except for ties).
+    """Return the continuation of each prompt. It does not depend on the other prompts (in float32, except for ties).
 
     An encoder-decoder's encoder reads the prompt, and its decoder generates a text after `start_id`.
 
     A row ends with "stop" at one of `eos_ids` (not part of the result) or when `on_token(row, id)` returns true, and with "length" after
     `settings.max_new_tokens` or when prompt and continuation fill the model's context. Beam search calls `on_token` only at its end, when
-    its text is known; during the search, `ended(row, ids)` says whether a candidate is complete. `should_stop` is called before every step,
-    and before every module while the prompts are read; once it returns true, the unfinished rows end as "interrupted". Row i is sampled
-    with the seed (settings.seed, first_row + i). `constraints`: those of the checkpoint. `at_once`: the largest number of rows, beams
-    included, that run at the same time; None: all rows run, and their prompts are read in one forward pass.
+    its text is known; during the search, `ended(row, ids)` says whether a candidate is complete. `should_stop` is called before every step
+    and, while prompts are read, before every module of the model; once it returns true, the unfinished rows end as "interrupted". Row i is
+    sampled with the seed (settings.seed, first_row + i). `constraints`: those of the checkpoint. `at_once`: the largest number of rows,
+    beams included, that run at the same time; None: all rows run, and their prompts are read in one forward pass.
 
-    Stop strings are not handled here, but in complete.py. Raises DataError for an empty prompt or one that leaves no room, ModelError for a
+    Stop strings are handled in complete.py, not here. Raises DataError for an empty prompt or one that leaves no room, ModelError for a
     model that cannot generate.
     """
     if not prompts:
@@ -116,7 +116,7 @@ def generate(
 
 
 def _beginning(model: Transformer, start_id: int | None) -> list[int] | None:
-    """Return the first ids of an encoder-decoder's decoder; None for a decoder-only model, whose text begins with the prompt.
+    """Return the first ids of an encoder-decoder's decoder; None for a decoder-only model, whose text begins with the prompt itself.
 
     Raises ModelError for a model that cannot generate.
     """
@@ -159,14 +159,17 @@ def check_length(length: int, number: int, model: Transformer) -> None:
 
 
 class _Waiting:
-    """The rows whose generation has not begun. `at_once`: how many may run at the same time, longest first; None: all, in order."""
+    """The rows whose generation has not begun. `at_once`: how many rows may run at the same time, those with the longest prompts first;
+    None: all, in order.
+    """
 
     def __init__(self, rows: list[_Row], at_once: int | None):
         self.at_once = at_once
         self.rows = deque(rows if at_once is None else sorted(rows, key=lambda row: -len(row.prompt)))
 
     def take(self, running: Sequence[_Row] = (), beams: int = 1) -> list[list[_Row]]:
-        """Remove and return the rows that can begin now, in groups whose prompts are read in one forward pass. `running`: unfinished rows.
+        """Remove and return the rows that can begin now, in groups whose prompts are read in one forward pass. `running`: the rows that
+        have begun and not ended. `beams`: the number of beams per row.
 
         No row begins before a quarter of the `at_once` places is free, since the whole cache is copied whenever rows begin.
         """
@@ -199,12 +202,13 @@ def _begin(
 def _decode(model: Transformer, waiting: _Waiting, options: _Options) -> None:
     """Generate one token per row and step, greedily or by sampling, until all rows end.
 
-    Finished rows are removed once they are at least half of the rows, so that each copy of the cache has at most half of the rows before.
+    Finished rows are removed when new rows join, when the context is full, or when at least half of the rows are finished: each removal
+    copies the cache.
     """
-    parts: list[tuple[GenerationBatch, list[_Row]]] = []  # the running batch with its rows, and new batches, which are then joined to it
+    parts: list[tuple[GenerationBatch, list[_Row]]] = []  # the running batch with its rows, and new batches, which are joined to it below
     while not (options.should_stop and options.should_stop()):
         groups = waiting.take([row for _, rows in parts for row in rows if not row.done])
-        is_alone = len(groups) == 1 and not parts  # this batch is not joined to others, so it needs space for all its tokens now
+        is_alone = len(groups) == 1 and not parts  # the new batch is not joined to others, so it needs space for all tokens from the start
         for group in groups:
             batch, logits = _begin(model, group, options.should_stop, max(row.limit for row in group) if is_alone else 0)
             _extend(batch, logits, group, options)
@@ -225,7 +229,7 @@ def _decode(model: Transformer, waiting: _Waiting, options: _Options) -> None:
 
 
 def _extend(batch: GenerationBatch, logits: Tensor, rows: Sequence[_Row], options: _Options) -> None:
-    """Append a token to each row of a batch, from the logits (B, V)."""
+    """Choose the next token of each row of a batch from the logits (B, V), and append it."""
     tokens = _choose(logits, rows, options)
     for row, token in zip(rows, tokens, strict=True):
         _accept(row, token, options.eos_ids, options.on_token)
@@ -269,4 +273,4 @@ def _search(model: Transformer, waiting: _Waiting, options: _Options) -> None:
             for token in one.best:
                 _accept(row, token, (), options.on_token)
             if one.done and not row.done:
-                row.end(one.completed[0].ending if one.completed else "stop")  # no complete text: every next token was excluded
+                row.end(one.completed[0].ending if one.completed else "stop")  # "stop" without a text: every next token was excluded

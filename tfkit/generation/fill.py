@@ -41,7 +41,7 @@ def fill(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], *, top:
     """Fill each mask of each text, independently of the text's other masks; the rest of the text is unchanged.
 
     A mask is the tokenizer's mask token, else [MASK]. `top`: the number of candidates per mask. `first_row`: the index of the first text,
-    for errors. Raises DataError for a text without a mask or beyond the context, ModelError for a tokenizer without a mask token.
+    for error messages. Raises DataError for a text without a mask or beyond the context, ModelError for a tokenizer without a mask token.
     """
     mask, mask_id = _mask_of(tokenizer)
     rows = _encode(tokenizer, texts, mask, mask_id)
@@ -58,7 +58,7 @@ def fill(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], *, top:
 
 
 def _mask_of(tokenizer: Tokenizer) -> tuple[str, int]:
-    """Return the tokenizer's mask token and its id. Raises ModelError."""
+    """Return the tokenizer's mask token, by default [MASK], and its id. Raises ModelError if the vocabulary lacks this token."""
     mask = token_text(tokenizer.settings.get("mask_token")) or _DEFAULT_MASK
     mask_id = tokenizer.backend.token_to_id(mask)
     if mask_id is None:
@@ -67,7 +67,7 @@ def _mask_of(tokenizer: Tokenizer) -> tuple[str, int]:
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str], mask: str, mask_id: int) -> list[list[int]]:
-    """Return the ids of each text; if the tokenizer reads a mask as plain text, the parts between masks are encoded separately."""
+    """Return the ids of each text. If the tokenizer reads masks as plain text, the parts between them are encoded separately."""
     rows = tokenizer.encode_texts(texts)
     for i, text in enumerate(texts):
         if rows[i].count(mask_id) != text.count(mask):
@@ -84,7 +84,7 @@ def _check_prompt(ids: Sequence[int], number: int, mask: str, mask_id: int, cont
 
 
 def _mask_probabilities(model: Transformer, rows: Sequence[Sequence[int]], mask_id: int) -> Tensor:
-    """Return the probabilities at all masks, in order: (N, V) in float32, on the CPU."""
+    """Return the probabilities of the tokens at each of the N masks of all rows, in order: (N, V) in float32, on the CPU."""
     ids, real = pad(rows, 0), real_tokens(rows)  # (B, T), padded on the right
     device = model.embedding.tokens.weight.device
     hidden = model(ids.to(device), padding_mask=None if real.all() else real.to(device)).hidden
@@ -113,6 +113,6 @@ def _filling(tokenizer: Tokenizer, parts: Sequence[str], ids: list[int], mask_id
 
 
 def _token_text(tokenizer: Tokenizer, before: Sequence[int], token: int, text: str) -> str:
-    """Return a token as it appears after `text`, which is decoded from the ids `before`: ##s becomes s, and a space is not doubled."""
+    """Return a token's text as it appears after `text`, whose ids are `before`: ##s becomes s, and a space is not doubled."""
     piece = complete_text_after(tokenizer.decode, context_of(tokenizer.decode, before), [token])
     return piece.lstrip(" ") if not text or text[-1].isspace() else piece

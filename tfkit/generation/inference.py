@@ -1,4 +1,4 @@
-"""Contexts for inference: evaluation mode without gradients, and interruptible forward passes."""
+"""Context managers for inference: evaluation mode without gradients, and interruptible forward passes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ class Interrupted(Exception):
 def inference(model: nn.Module) -> Iterator[None]:
     """Disable dropout and gradients within the with block; the model's mode is restored afterwards.
 
-    This uses `no_grad`, not `inference_mode`, because tensors that a model caches meanwhile must remain usable in a training step.
+    This uses `no_grad`, not `inference_mode`, because tensors that a model caches within the block must remain usable in a training step.
     """
     training = model.training
     model.eval()
@@ -29,7 +29,9 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def interruptible(model: nn.Module, should_stop: Callable[[], bool] | None) -> Iterator[None]:
-    """Let forward passes within the with block raise Interrupted, before their next module, once `should_stop()` is true. None: never."""
+    """Let forward passes within the with block raise Interrupted, before their next module, once `should_stop()` is true. None: forward
+    passes are never interrupted.
+    """
 
     def check(module: nn.Module, arguments: Any) -> None:
         if should_stop is not None and should_stop():

@@ -4,9 +4,9 @@ from collections.abc import Callable, Collection, Sequence
 
 Decode = Callable[[list[int]], str]
 
-_REPLACEMENT = "\ufffd"  # decoders return it for bytes that are not (yet) a character
+_REPLACEMENT = "\ufffd"  # the character that decoders return for bytes that are not (yet) a whole character
 _WINDOW = 32  # the largest number of earlier ids that are decoded again with each new id
-_CONTEXT = 8  # the number of ids that are decoded before a text; more if these have no text, or begin inside a character
+_CONTEXT = 8  # the number of earlier ids that are decoded with a text; more if these have no text, or begin inside a character
 
 
 class TextStream:
@@ -15,8 +15,8 @@ class TextStream:
     The ids are decoded together with `context`, the end of the prompt (`context_of`), because some decoders (SentencePiece's) drop the
     space at the beginning of a text. Text is held back while its last bytes are an incomplete character, and while it may be the beginning
     of a stop string. `byte_ids`: the ids of tokens that are single bytes. If one byte of a sequence of such tokens is invalid, a decoder
-    turns the whole sequence into replacement characters; so its text is final only when the sequence has ended. Only a stop string is
-    recognised immediately, within the sequence.
+    turns the whole sequence into replacement characters; so the text of a sequence is final only when the sequence has ended, unless it
+    completes a stop string, which is recognised immediately.
     """
 
     def __init__(self, decode: Decode, context: Sequence[int] = (), stop: Sequence[str] = (), byte_ids: Collection[int] = ()):
@@ -26,7 +26,7 @@ class TextStream:
         self._stop = [string for string in stop if string]
         self._byte_ids = byte_ids
         self._held = ""  # complete characters that may be the beginning of a stop string
-        self._read = 0  # the number of characters of the window's text that were returned or held
+        self._read = 0  # the number of characters of the window's text (that of `_window_text`) that were returned or held
         self._begin_window(context)
 
     def push(self, token: int) -> str:
@@ -110,7 +110,7 @@ def _decode_after(decode: Decode, context: Sequence[int], before: str, ids: Sequ
     text = _text_of(decode, [*context, *ids])
     if text.startswith(before):
         return text
-    return before + decode(list(ids))  # the ids begin with an invalid byte, which has changed the context's text
+    return before + decode(list(ids))  # the ids begin with an invalid byte, so the decoder has changed the text of the context before it
 
 
 def _text_of(decode: Decode, ids: Sequence[int]) -> str:

@@ -1,7 +1,7 @@
 """Sampling of tokens from logits, by pure functions on (..., V); excluded tokens have the logit -inf.
 
-The order is that of transformers: repetition penalty, repeated n-grams, temperature, top-k, top-p, min-p. Greedy decoding and beam search
-use only the repetition penalty and the exclusion of repeated n-grams.
+The steps have the order of transformers: repetition penalty, repeated n-grams, temperature, top-k, top-p, min-p. Greedy decoding and beam
+search use only the repetition penalty and the exclusion of repeated n-grams.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,11 +12,12 @@ from torch import Tensor
 from tfkit.recipe.schema.output_sections import GenerationSection
 
 _EXCLUDED = float("-inf")
-_LOW_TEMPERATURE = 1e-6  # below it, tokens whose logits are more than about 1e-5 below the largest are never sampled
+_LOW_TEMPERATURE = 1e-6  # below this temperature, tokens whose logits are more than about 1e-5 below the largest are never sampled
 
 
 def penalize_repetition(scores: Tensor, texts: Sequence[Sequence[int]], penalty: float) -> Tensor:
-    """Multiply the score of each token that occurs in its row's text by the penalty if it is negative, else divide it. `scores`: (B, V).
+    """Multiply the score of each token that occurs in its row's text by the penalty if the score is negative, else divide it by the
+    penalty. `scores`: (B, V).
 
     CTRL (Keskar et al. 2019, arXiv 1909.05858), with the sign as in transformers' RepetitionPenaltyLogitsProcessor.
     """
@@ -40,7 +41,7 @@ def exclude_repeated_ngrams(scores: Tensor, texts: Sequence[Sequence[int]], n: i
 def without_repetition(scores: Tensor, texts: Iterable[Sequence[int]], settings: GenerationSection) -> Tensor:
     """Apply the settings against repetition to logits or log-probabilities (B, V).
 
-    `texts`: the ids of each row so far. It is iterated only if there are such settings.
+    `texts`: the ids of each row so far; iterated only if a setting against repetition has an effect.
     """
     if settings.repetition_penalty == 1 and settings.no_repeat_ngram is None:
         return scores
@@ -94,8 +95,8 @@ def probabilities(logits: Tensor, settings: GenerationSection) -> Tensor:
 
 
 def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw a token for each row: the first one at which the cumulative sum of the row's probabilities (B, V) exceeds its number in
-    `uniforms` (B,), which are in [0, 1). Return the tokens (B,), on the CPU.
+    """Draw a token for each row: the first at which the cumulative sum of the row's probabilities (B, V) exceeds the row's uniform number
+    in [0, 1) (`uniforms`, (B,)). Return the tokens (B,), on the CPU.
 
     As each row has its own uniform number, its token depends neither on other rows nor on the device.
     """

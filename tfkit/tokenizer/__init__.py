@@ -1,4 +1,4 @@
-"""Tokenizers, built on the `tokenizers` library: training, loading, saving. Files have Hugging Face's format, which AutoTokenizer reads."""
+"""Tokenizers, built on the `tokenizers` library: training, loading, saving. Their files have the format that AutoTokenizer reads."""
 
 import tokenizers
 

@@ -7,8 +7,9 @@ r"""The chat formats of model families, as pure functions from messages to segme
     mistral   <s>[INST] Hi [/INST][ Hello</s>]                                                                    v0.1
     chatml_tools   as chatml, with the tools in the system message, and <tool_call>, <tool_response>   Nous Hermes 2 Pro, Qwen2.5
 
-Targets are in brackets. They include the token that ends a turn, so that the model learns to stop, but nothing after this token. Each
-format has a chat template for checkpoints, with which transformers and `tfkit generate --chat` write the same text.
+Targets are in brackets; the brackets of [INST] and [/INST] belong to the text. A target includes the token that ends a turn, so that the
+model learns to stop, but nothing after this token. Each format has a chat template, saved with checkpoints, with which transformers and
+`tfkit generate --chat` write the same text.
 """
 
 import json
@@ -47,7 +48,7 @@ Write = Callable[[Sequence[Message], Ends], Iterator[Segment]]
 
 
 class UnfitError(ValueError):
-    """Error for a conversation that a format cannot express; skipped rows are counted by `kind`."""
+    """Error for a conversation that a format cannot express. `kind`: the reason in a few words, by which skipped rows are counted."""
 
     def __init__(self, kind: str, message: str):
         super().__init__(message)
@@ -56,26 +57,26 @@ class UnfitError(ValueError):
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """A chat format."""
+    """A chat format: how it writes a conversation, and which tokens and conversations it needs."""
 
     name: str
     write: Write
     special: tuple[str, ...] = ()  # tokens of the format that must be special tokens of the tokenizer
-    markers: tuple[str, ...] = ()  # texts of the format that are written as plain text
-    turn_end: str | None = None  # None: the tokenizer's eos
+    markers: tuple[str, ...] = ()  # texts that mark parts of a conversation, but are no special tokens
+    turn_end: str | None = None  # the token that ends a turn; None: the tokenizer's eos
     bos: bool = True  # whether the format writes the tokenizer's bos
-    has_system: bool = True
-    has_tools: bool = False
+    has_system: bool = True  # whether the format has system messages
+    has_tools: bool = False  # whether the format has tools, calls of tools, and messages with their results
     alternates: bool = False  # user and assistant must alternate, after an optional system message
-    system: str | None = None  # system message for conversations without one
+    system: str | None = None  # the format's own system message for conversations without one
 
     def segments(
         self, messages: Sequence[Message], ends: Ends, system: str | None = None, tools: Sequence[Mapping[str, Any]] = ()
     ) -> list[Segment]:
         """Return the segments of a conversation's text, in order. Raises UnfitError if the format cannot express the conversation.
 
-        `system`: a system message for conversations without one. `tools`: functions that the assistant may call, from
-        tool_calls.read_tools.
+        `system`: the system message if the conversation has none; None: the format's own. `tools`: functions that the assistant may call,
+        from tool_calls.read_tools.
         """
         system = system or self.system
         if system is not None and messages[0].role != "system":
@@ -86,7 +87,7 @@ class ChatFormat:
         return list(self.write(_with_tools(messages, tools) if tools else messages, ends))
 
     def jinja(self, system: str | None = None) -> str:
-        """Return the chat template for a checkpoint. `system`: a system message for conversations without one."""
+        """Return the chat template for a checkpoint. `system`: the system message of conversations without one; None: the format's own."""
         system = system or self.system
         template = (_TEMPLATES / f"{self.name}.jinja").read_text(encoding="utf-8")
         if system is None:
@@ -161,7 +162,7 @@ def _mistral(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
 
 
 def _chatml_tools(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
-    """Write ChatML with calls and results of tools. Consecutive results become one turn of the user."""
+    """Write ChatML with calls of tools and their results. Consecutive results become one turn of the user."""
     for before, (role, content, calls), after in zip([None, *messages], messages, [*messages[1:], None], strict=False):
         if role == TOOL:
             begins, is_last = before is None or before.role != TOOL, after is None or after.role != TOOL
@@ -231,7 +232,7 @@ FORMATS = {
 
 
 def join_segments(segments: Iterable[Segment]) -> tuple[str, list[tuple[int, int]]]:
-    """Return the text of all segments, and the begin and the end of each target in this text."""
+    """Return the text of all segments, and for each target the index of its first character and the index after its last one."""
     text, spans = "", []
     for segment in segments:
         if segment.is_target:

@@ -1,7 +1,8 @@
 """The settings of tokenizer_config.json that change the tokenizer of tokenizer.json, applied as transformers 5 applies them.
 
-Tokens that the settings name and the vocabulary lacks are added after its entries. A tokenizer class with its own pipeline, such as
-BertTokenizer, builds the pipeline from the settings and ignores that of tokenizer.json; if the two differ, the folder is refused.
+Tokens that the settings name and the vocabulary lacks get the ids after its entries. A tokenizer class of transformers with its own
+pipeline, such as BertTokenizer, builds the pipeline from the settings and ignores that of tokenizer.json; a folder in which a setting
+contradicts tokenizer.json is refused.
 """
 
 import json
@@ -21,7 +22,7 @@ GENERIC = "PreTrainedTokenizerFast"
 class _Class(NamedTuple):
     """A tokenizer class of transformers with its own pipeline."""
 
-    build: Callable[[Mapping[str, Any]], Backend]  # returns the pipeline without entries, given the normalizer of tokenizer.json
+    build: Callable[[Mapping[str, Any]], Backend]  # returns the class's pipeline without entries, given the normalizer of tokenizer.json
     roles: Mapping[str, str]  # its special tokens, such as {"bos_token": "<s>"}
 
 
@@ -39,7 +40,9 @@ _CLASSES = {
 
 
 def class_settings(tokenizer_json: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `tokenizer_class`, and the arguments of its constructor, for tokenizer_config.json. `settings`: the special tokens by role."""
+    """Return `tokenizer_class`, and the arguments of the class's constructor, for tokenizer_config.json. `settings`: holds the special
+    tokens, by role.
+    """
     document = json.loads(tokenizer_json)
     roles = {role: token for role, token in settings.items() if role.endswith("_token")}
     normalizer = document.get("normalizer") or {}
@@ -50,7 +53,7 @@ def class_settings(tokenizer_json: str, settings: Mapping[str, Any]) -> dict[str
 
 
 def _pipeline(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of a tokenizer.json that a class with its own pipeline builds: all but the entries and the template."""
+    """Return the parts of a tokenizer.json that a class with its own pipeline builds: all but the entries and the post-processor."""
     model = {name: value for name, value in document["model"].items() if name not in ("vocab", "merges")}
     return {"model": model, **{name: document.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")}}
 
@@ -80,7 +83,7 @@ class TokenError(ValueError):
 
 
 def find_conflict(document: Any, settings: Mapping[str, Any]) -> str:
-    """Describe the first setting by which transformers would build another pipeline than that of tokenizer.json; empty if there is none."""
+    """Describe the first setting with which transformers builds another pipeline than that of tokenizer.json; empty if there is none."""
     name = str(settings.get("tokenizer_class") or "").removesuffix("Fast")
     if f"{name}Fast" == GENERIC or name == "TokenizersBackend" or not isinstance(document, dict):
         return ""
@@ -105,10 +108,10 @@ def find_conflict(document: Any, settings: Mapping[str, Any]) -> str:
 
 
 def add_configured_tokens(backend: Backend, settings: Mapping[str, Any], special: Mapping[str, Any], named: Mapping[str, Any]) -> bool:
-    """Add the tokens that the settings name and the vocabulary lacks; return whether there were any.
+    """Add the tokens that the settings name and the vocabulary lacks; return whether any was added.
 
     `special`: the content of special_tokens_map.json; `named`: that of added_tokens.json. Raises TokenError if the settings and
-    tokenizer.json give a token different ids or flags.
+    tokenizer.json give a token different ids or flags, or if GemmaTokenizer would give a missing token another id.
     """
     present = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     changed = False
@@ -138,7 +141,9 @@ def _differs(first: AddedToken, second: AddedToken) -> bool:
 def named_tokens(
     settings: Mapping[str, Any], special: Mapping[str, Any], named: Mapping[str, Any]
 ) -> Iterator[tuple[str, AddedToken, int | None]]:
-    """Yield the key, the token and its id (None: not given) of each token that tokenizer_config.json and the other two files name."""
+    """Yield the key, the token and its id (None: not stated) for each token that tokenizer_config.json (`settings`),
+    special_tokens_map.json (`special`) or added_tokens.json (`named`) names.
+    """
     decoder = settings.get("added_tokens_decoder") or {}
     if isinstance(decoder, dict):
         listed = ((int(number), token) for number, token in decoder.items() if number.isdecimal() and isinstance(token, dict))
@@ -150,7 +155,7 @@ def named_tokens(
         numbers = ((number, text) for text, number in named.items() if isinstance(number, int))
         for number, text in sorted(numbers):
             yield "added_tokens.json", AddedToken(text, special=text in specials, normalized=text not in specials), number
-    overriding = {} if decoder else special  # without added_tokens_decoder, transformers reads special_tokens_map.json last
+    overriding = {} if decoder else special  # without added_tokens_decoder, special_tokens_map.json takes precedence in transformers
     for key in (*_ROLES, *_LISTS):
         value = overriding.get(key) or settings.get(key)
         for entry in value if isinstance(value, list) else [value]:

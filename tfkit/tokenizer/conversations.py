@@ -1,7 +1,8 @@
 """Conversations as token ids, with the positions of the answers, for supervised fine-tuning.
 
 The text of a conversation is encoded as a whole, as in `tfkit generate --chat` and in transformers' apply_chat_template(tokenize=True):
-special tokens in the text are parsed, and none is added. The character offsets of the tokens show which ids belong to an answer.
+special tokens in the text are parsed, and the post-processor adds none. The character offsets of the tokens show which ids belong to an
+answer.
 """
 
 import json
@@ -26,7 +27,7 @@ from tfkit.tokenizer.tool_calls import message_calls
 Spans = list[tuple[int, int]]  # the characters of each answer, including the token that ends it
 Json = Mapping[str, Any]
 ANSWER = ({"role": "assistant", "content": "Hello"},)  # an example of an answer
-TRAINING_DATE = "2024-07-26"  # for templates that write the current date, such as Llama 3's, so that rows do not depend on the day
+TRAINING_DATE = "2024-07-26"  # today's date in templates that write it, such as Llama 3's, so that rows do not depend on the day
 _SAMPLE = ({"role": "user", "content": "Hello"}, *ANSWER)  # a conversation that every format can express
 
 
@@ -34,8 +35,8 @@ class Render(Protocol):
     """A function that renders conversations as text."""
 
     def __call__(self, messages: Sequence[Json], place: str, tools: Sequence[Json] = (), /) -> tuple[str, Spans]:
-        """Return the text and the spans of its answers. `place`: of the conversation, for errors. Raises UnfitError if the format cannot
-        express the messages.
+        """Return the text and the spans of its answers. `place`: the conversation's place in the data, for error messages. Raises
+        UnfitError if the format cannot express the messages.
         """
 
 
@@ -50,7 +51,7 @@ class Conversations:
     """Renders and encodes conversations in one chat format, or by the tokenizer's own template (`chat_format` None)."""
 
     def __init__(self, tokenizer: Tokenizer, chat_format: ChatFormat | None, system: str | None, folder: Path):
-        """`system`: a system message for conversations without one. `folder`: the tokenizer's folder, for errors.
+        """`system`: the system message of conversations without one. `folder`: the tokenizer's folder, for error messages.
 
         Raises UsageError if the tokenizer lacks tokens that the format writes, and ModelError if no model can be trained on the template
         (see `_find_end_id`).
@@ -67,7 +68,7 @@ class Conversations:
 
     @contextmanager
     def renderer(self) -> Iterator[Render]:
-        """Yield the function that renders conversations. With a template, its process runs until the block ends."""
+        """Yield the function that renders conversations. A template is rendered by a process, which runs until the block ends."""
         if self.format is not None:
             yield self._write
         else:
@@ -75,17 +76,17 @@ class Conversations:
                 yield partial(_render, template)
 
     def literal(self, text: str) -> str | None:
-        """Return the first part of a text that would be parsed as a special token, or is a marker of the chat format; None if none is."""
+        """Return a part of a text that would be parsed as a special token, or is a marker of the chat format; None if there is none."""
         return self._control_tokens.find(text)
 
     def encode(self, texts: Sequence[tuple[str, Spans]]) -> list[ChatIds]:
-        """Return the ids of rendered conversations, with their targets."""
+        """Return the ids of rendered conversations, and which ids are targets. `texts`: each text with the spans of its answers."""
         with tokenizer_errors():
             encodings = interruptible(lambda: self._backend.encode_batch([text for text, _ in texts], add_special_tokens=False))
         return [_to_chat_ids(encoding, spans) for encoding, (_, spans) in zip(encodings, texts, strict=True)]
 
     def ends_turn(self, chat: ChatIds) -> bool:
-        """Whether the last target of every answer is a special token, without which the model would not learn to stop."""
+        """Whether every answer ends with a special token; otherwise the model would not learn to stop."""
         last = chat.targets & ~np.append(chat.targets[1:], False)
         return all(int(token_id) in self._special for token_id in chat.ids[last])
 
@@ -153,7 +154,7 @@ class ControlTokens:
         self._direct, self._after = _any_of({**dict.fromkeys(markers), **direct}), _any_of(by_normalized)
 
     def find(self, text: str) -> str | None:
-        """Return the first special token or marker in a text; None if there is none."""
+        """Return a special token or marker in a text; None if there is none."""
         match = self._direct.search(text) if self._direct else None
         if match is None and self._after is not None:
             match = self._after.search(self._normalized(text))
@@ -164,8 +165,8 @@ class ControlTokens:
 
 
 def _any_of(tokens: Mapping[str, tokenizers.AddedToken | None]) -> re.Pattern[str] | None:
-    """Return a pattern that matches any of the texts, preferably a longer one; None: there are none. `single_word` tokens match only as
-    whole words.
+    """Return a pattern that matches any of the keys, of several at one place the longest; None if there are no keys. `single_word` tokens
+    match only as whole words.
     """
     words = {text for text, token in tokens.items() if token is not None and token.single_word}
     ordered = sorted(filter(None, tokens), key=len, reverse=True)
@@ -174,16 +175,16 @@ def _any_of(tokens: Mapping[str, tokenizers.AddedToken | None]) -> re.Pattern[st
 
 
 def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatFormat | None:
-    """Return the chat format that a recipe names; None for the tokenizer's own template. Raises UsageError if there is neither a format nor
-    a template.
+    """Return the chat format for a recipe's objective.format (`name`); None for the tokenizer's own template. Raises UsageError if there is
+    neither a format nor a template.
 
-    `auto` means the tokenizer's template if it has one, otherwise the format whose special tokens it has.
+    `auto` means the tokenizer's template if it has one, otherwise the first format whose special tokens it has.
     """
     if name == "template" and tokenizer.chat_template is None:
         raise UsageError(f"objective.format: the tokenizer has no chat template; {_remedy()}")
     if name in FORMATS:
         return FORMATS[name]
-    if tokenizer.chat_template is not None:  # if tfkit has saved it, it is the template of a format
+    if tokenizer.chat_template is not None:  # if tfkit has saved this template, it is that of a format
         saved = next((chat_format for chat_format in FORMATS.values() if chat_format.jinja(system) == tokenizer.chat_template), None)
         if saved is None and system is not None:
             raise UsageError(f"objective.system: the tokenizer's own chat template would ignore it; remove it, or {_remedy()}")
@@ -199,8 +200,8 @@ def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatF
 
 @lru_cache(maxsize=2)  # rendering a template starts a process
 def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Return the ids that end a generated text: eos, the id that ends a turn in the chat template, and the ids that the model's config.json
-    and generation_config.json state.
+    """Return the ids that end a generated text: eos, the id that ends a turn in the chat template, and the end ids that the model's
+    config.json and generation_config.json state.
 
     If Conversations refuses the template, the id that ends its turns is unknown and left out.
     """
@@ -212,8 +213,8 @@ def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def chat_tokenizer(tokenizer: Tokenizer, chat_format: ChatFormat | None, system: str | None) -> Tokenizer:
-    """Return the tokenizer of a chat checkpoint. It has the format's template, and parses special tokens in texts, since a template writes
-    them into the text.
+    """Return the tokenizer of a chat checkpoint: with the format's template (without a format, its own), and parsing special tokens in
+    texts, since a template writes them into the text.
     """
     template = tokenizer.chat_template if chat_format is None else chat_format.jinja(system)
     return tokenizer.changed(tokenizer.tokenizer_json, {**tokenizer.settings, "split_special_tokens": False}, template)
@@ -249,7 +250,7 @@ def _render(template: ChatTemplate, messages: Sequence[Json], place: str, tools:
 def _with_plain_offsets(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     """Return a copy of the backend that parses special tokens in texts, and whose offsets include the space at the beginning of a token.
 
-    The post-processor of GPT-2, which is removed, would exclude this space from the offsets.
+    The post-processor is removed, since that of GPT-2 would exclude this space from the offsets.
     """
     document = json.loads(tokenizer.tokenizer_json) | {"post_processor": None}
     backend = tokenizers.Tokenizer.from_str(json.dumps(document))

@@ -1,4 +1,4 @@
-"""The readable form of a vocabulary's entries, and the number of UTF-8 bytes that an entry covers, for bits per byte."""
+"""The readable form of a vocabulary's entries, and the number of UTF-8 bytes that a token covers, from which bits per byte are computed."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from tfkit.tokenizer.tokenizer_guard import tokenizer_errors
 
 _MARKS = {ord(" "): "Ġ", ord("\n"): "Ċ", ord("\t"): "ĉ", ord("\r"): "č"}  # the signs that the vocabulary uses for white space
 _BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-_HEAD = 256  # characters of a text, within which the second token begins unless a word is very long
+_HEAD = 256  # characters of a text that are encoded first; the second token begins within them, unless the first word is very long
 
 
 def readable_entry(tokenizer: Tokenizer, token_id: int) -> str:
@@ -30,14 +30,14 @@ def readable_entry(tokenizer: Tokenizer, token_id: int) -> str:
 
 
 def token_bytes(tokenizer: Tokenizer, token_id: int) -> int:
-    """Return the number of UTF-8 bytes to which an id is decoded at the beginning of a text. Raises ValueError for an unknown id."""
+    """Return the number of UTF-8 bytes of an id's text at the beginning of a text. Raises ValueError for an unknown id."""
     token = tokenizer.backend.id_to_token(int(token_id))
     if token is None:
         raise ValueError(f"token id {token_id} is not in the vocabulary of {tokenizer.size} entries")
     if token in tokenizer.added_tokens:
         return len(token.encode())
     if tokenizer.byte_level:
-        return len(token)  # each character represents a byte, in GPT-2's alphabet
+        return len(token)  # each character stands for a byte (GPT-2's alphabet)
     if _BYTE_FALLBACK.fullmatch(token):
         return 1
     return len(tokenizer.decode([int(token_id)]).encode())

@@ -1,4 +1,4 @@
-"""The vocabulary of a GGUF file: pieces with their types, the merges or scores of a BPE, and llama.cpp's name of the pre-tokenizer."""
+"""The vocabulary of a GGUF file: pieces (entries) with types, the merges or scores of a BPE, and llama.cpp's name of the pre-tokenizer."""
 
 import json
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # llama.cpp's token types
-_SPLITTERS = {"gpt2": "gpt-2", "smollm2": "smollm", "llama3": "dbrx"}  # llama.cpp's names of tfkit's splitters
+_SPLITTERS = {"gpt2": "gpt-2", "smollm2": "smollm", "llama3": "dbrx"}  # llama.cpp's names of pipelines.BYTE_SPLITTERS
 _QWEN2 = (  # the pattern of Qwen 2 and later. Their tokenizers also normalize to NFC, which llama.cpp omits; it changes hardly any text
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_WHOLE_WORDS = "llama-bpe"  # as dbrx, but a word that is an entry is not split into other entries (`ignore_merges`)
+_WHOLE_WORDS = "llama-bpe"  # splits as dbrx, but a whole word that is an entry stays one token (`ignore_merges`)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class GgufVocabulary:
     adds_space: bool  # whether a space is put before each text
 
     def describe(self, writer: "GGUFWriter", tokenizer: Tokenizer, end_ids: Sequence[int]) -> None:
-        """Write the vocabulary, the special tokens, the ids that end a generated text (`end_ids`), and the chat template."""
+        """Write the vocabulary, the special tokens, the chat template, and the first two of `end_ids`, which end a generated text."""
         writer.add_tokenizer_model(self.kind)
         writer.add_tokenizer_pre(self.splitter)
         writer.add_token_list(self.pieces)
@@ -59,7 +59,9 @@ class GgufVocabulary:
 
 
 def gguf_vocabulary(tokenizer: Tokenizer, rows: int) -> GgufVocabulary:
-    """Return the vocabulary of a tokenizer for an embedding of `rows` rows. Raises ModelError if llama.cpp would tokenize differently."""
+    """Return the vocabulary of a tokenizer, padded to the `rows` rows of the embedding. Raises ModelError if llama.cpp would or might
+    tokenize differently.
+    """
     document = json.loads(tokenizer.tokenizer_json)
     model = document["model"]
     if model["type"] != "BPE":
@@ -87,7 +89,7 @@ def gguf_vocabulary(tokenizer: Tokenizer, rows: int) -> GgufVocabulary:
 
 
 def _splitter(document: dict[str, Any]) -> str | None:
-    """Return llama.cpp's name of a byte-level BPE's splitter; None for a BPE over characters. Raises ModelError for other pipelines."""
+    """Return llama.cpp's name of the pre-tokenizer of a byte-level BPE; None for a BPE over characters. Raises ModelError otherwise."""
     pipeline = {name: document.get(name) for name in ("normalizer", "pre_tokenizer")}
     for name, splitter in pipelines.BYTE_SPLITTERS.items():
         if _is_equal(pipeline, json.loads(pipelines.byte_bpe({}, [], splitter).to_str())):
@@ -115,7 +117,7 @@ def _without_offsets(step: Any) -> Any:
 
 
 def _check_merges(vocab: dict[str, int], merges: list[str]) -> None:
-    """Raise ModelError if two entries, joined, form a third one, but have no merge: llama.cpp merges every such pair."""
+    """Raise ModelError if two entries without a merge form, when joined, an entry that another merge makes: llama.cpp would merge them."""
     known = {*merges}
     for piece in sorted({merge.replace(" ", "") for merge in merges}):
         for left, right in ((piece[:i], piece[i:]) for i in range(1, len(piece))):

@@ -1,4 +1,6 @@
-"""Encoding of pairs of texts, of sentences that are given as words, and of questions with their contexts, with the tokenizer's template."""
+"""Encoding of pairs of texts, of sentences that are lists of words, and of questions with their contexts, with the special tokens of the
+tokenizer's template (its post-processor).
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -24,20 +26,20 @@ def encode_pairs(
 
 
 def joins_pairs(tokenizer: Tokenizer) -> bool:
-    """Whether the template for pairs puts a token between the two texts; those of GPT and GPT-2 do not."""
+    """Whether the template for pairs puts a token between the two texts; the templates of GPT and GPT-2 do not."""
     with tokenizer_errors():
         pair, single = tokenizer.backend.encode("x", "x"), tokenizer.backend.encode("x", add_special_tokens=False)
     return len(pair) > 2 * len(single) + len(tokenizer.prefix) + len(tokenizer.suffix)
 
 
 def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], length: int) -> list[tuple[list[int], list[int | None], bool]]:
-    """Return for each sentence its ids, at most `length`, with the template; the word index of each id (None for the template's ids); and
+    """Return for each sentence its ids, at most `length` with the template's ids; the word index of each id (None for the template's); and
     whether the sentence was truncated.
 
     The ids are those of transformers' `is_split_into_words=True`, except that a word without tokens (such as a symbol of a private font,
     with BERT's tokenizer) becomes the unknown token, if there is one, so that each word gets a tag. If tokens include the space before a
-    word (GPT-2's `Ġ`), every word gets a space, also the first, as with transformers' `add_prefix_space=True`; otherwise the words would be
-    joined.
+    word (GPT-2's `Ġ`), every word, also the first, gets a space, as with transformers' `add_prefix_space=True`; otherwise the words would
+    be encoded as if no space separated them.
     """
     if _runs_words_together(tokenizer):
         sentences = [[f" {word}" for word in words] for words in sentences]
@@ -56,7 +58,7 @@ def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], lengt
 
 
 def _runs_words_together(tokenizer: Tokenizer) -> bool:
-    """Whether words that are given separately need a space before them, since the tokenizer would join them otherwise."""
+    """Whether the tokenizer encodes words from a list as if no space separated them."""
     with tokenizer_errors():
         words = tokenizer.backend.encode(["x", "x"], is_pretokenized=True, add_special_tokens=False)
         return words.ids != tokenizer.backend.encode("x x", add_special_tokens=False).ids
@@ -72,7 +74,7 @@ class Window(NamedTuple):
 
 
 class QuestionWindows(NamedTuple):
-    """The windows of a question, and whether the question was truncated."""
+    """The windows of a question with its context, and whether the question was truncated."""
 
     windows: list[Window]
     truncated: bool
@@ -84,19 +86,19 @@ class WindowEncoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, length: int, overlap: int):
-        """`length`: the largest number of ids of a window. `overlap`: how many ids of the context successive windows share; it is reduced
-        to half of the ids that fit into a window beside the question.
+        """`length`: the largest number of ids of a window. `overlap`: how many ids of the context successive windows share; at most half of
+        the ids that fit into a window beside the question.
 
         Raises ValueError for a length without room for both texts.
         """
         special = len(encode_pairs(tokenizer, [("", "")])[0][0])
-        self.length, self.overlap, self.room = length, overlap, length - special  # room: for the ids of question and context
+        self.length, self.overlap, self.room = length, overlap, length - special  # room: the ids of question and context in a window
         if self.room < 4:
             raise ValueError(f"a length of {length} has no room for a question and its context")
         self._backend = tokenizer.copy_backend()  # a copy, since truncation is a setting of the whole backend
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> list[QuestionWindows]:
-        """Return the windows of each question and its context; a question is truncated to half of the room."""
+        """Return the windows of each question and its context; a question is truncated to at most half of `room`."""
         with tokenizer_errors():
             self._backend.no_truncation()
             questions = self._backend.encode_batch([question for question, _ in pairs], add_special_tokens=False)
@@ -117,8 +119,8 @@ class WindowEncoder:
 
 
 def _end_of(encoding: tokenizers.Encoding, count: int) -> int:
-    """Return the index of the character at which the first `count` tokens of a longer text end. A character of which they have only some
-    bytes is excluded.
+    """Return the index of the character at which the first `count` tokens of a longer text end. A character of which these tokens have only
+    some bytes is excluded.
     """
     return int(min(encoding.offsets[count - 1][1], encoding.offsets[count][0]))
 

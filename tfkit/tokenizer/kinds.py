@@ -1,4 +1,4 @@
-"""Training of tokenizers of all kinds (pipelines.py) from the section `tokenizer` of a recipe."""
+"""Training of tokenizers of all kinds (pipelines.py), as the section `tokenizer` of a recipe says."""
 
 import json
 import re
@@ -24,9 +24,9 @@ _GAP = "\0"  # replaces a character without an entry
 
 
 class Corpus:
-    """The training texts, which are read more than once. They are split so that training takes bounded memory and time.
+    """The training texts, which can be read several times. They are split so that training takes bounded memory and time.
 
-    `progress` is called with the number of bytes of each text, in another thread, and may raise to stop.
+    `train` calls `progress` with the number of bytes of each text, in another thread; an exception of `progress` ends the training.
     """
 
     def __init__(self, texts: Iterable[str], progress: Callable[[int], None] | None = None):
@@ -37,7 +37,7 @@ class Corpus:
     ) -> list[str]:
         """Return the most frequent characters, which make up 99.99% of the normalized texts; at most `most`, sorted by code point.
 
-        Rarer characters get no entries, so that more entries are left for parts of words. `excluded`: which characters are not counted.
+        Rarer characters get no entries, so that more entries are left for parts of words. `excluded`: whether a character is not counted.
         """
         counts: Counter[str] = Counter()
         for text in self._texts:
@@ -55,7 +55,7 @@ class Corpus:
         normalizer: normalizers.Normalizer | None = None,
         alphabet: Collection[str] | None = None,
     ) -> None:
-        """Train the backend on the normalized texts. `alphabet`: if given, all other characters separate words."""
+        """Train the backend on the normalized texts. `alphabet`: all other characters separate words; None: every character is kept."""
         others, abandoned = None, threading.Event()
         if alphabet is not None:
             others = re.compile(f"[^{''.join(map(re.escape, alphabet))}]" if alphabet else "(?s:.)")
@@ -69,7 +69,9 @@ class Corpus:
         interruptible(lambda: backend.train_from_iterator(parts(), trainer), abandoned)
 
     def _parts(self, abandoned: threading.Event) -> Iterator[str]:
-        """Yield the texts in pieces that end between words (pieces.py); only very long words are cut. `abandoned`: once set, raise."""
+        """Yield the texts in pieces that end between words (pieces.py); only very long words are cut. Raises InterruptedError once
+        `abandoned` is set.
+        """
         for text in self._texts:
             for piece in pieces(text):
                 if abandoned.is_set():
@@ -79,8 +81,8 @@ class Corpus:
                 self._progress(len(text.encode()))
 
 
-# The time of training is quadratic in the length of a word, so it would not finish for a megabyte of letters without a space. Therefore
-# runs of one class of characters (letters, digits, spaces, signs) are cut if they are longer than any word of a language.
+# The time of training is quadratic in the length of a word, so training on a megabyte of letters without a space would not finish.
+# Therefore runs of one class of characters (letters, digits, spaces, signs) are cut if they are longer than any word of a language.
 _MAX_WORD = 1024  # characters
 _CLASSES = (r"[^\W\d_]", r"\d", r"\s", r"[^\w\s]|_")
 _LONG_WORD, _HALF_WORD = (re.compile("|".join(f"(?:{kind}){{{length}}}" for kind in _CLASSES)) for length in (_MAX_WORD, _MAX_WORD // 2))
@@ -104,12 +106,12 @@ class _Task(NamedTuple):
 
     section: TokenizerSection
     variant: str | None
-    fixed: Vocabulary  # the entries that tokenizers of this kind have without training
-    first: list[str]  # the untrained entries from id 0 on
+    fixed: Vocabulary  # the entries and special tokens that this variant of the kind has without training
+    first: list[str]  # the untrained entries with the ids from 0 on
     corpus: Corpus
 
     def max_characters(self, forms: int = 1) -> int:
-        """Return how many characters may get entries: so many that they fill half of the free entries, if each has `forms` entries."""
+        """Return how many characters may get entries: with `forms` entries each, they fill half of the entries left for training."""
         free = self.section.vocab_size - len(self.first) - len(self.fixed.last)
         return max(1, free // 2 // forms)
 
@@ -117,8 +119,7 @@ class _Task(NamedTuple):
 def train_tokenizer(section: TokenizerSection, texts: Iterable[str], progress: Callable[[int], None] | None = None) -> Tokenizer:
     """Train a tokenizer. The same section and texts always give the same tokenizer. All kinds but byte_bpe read the texts twice.
 
-    Texts with few distinct words may give fewer entries than the section's `vocab_size`. `progress` is called with the number of bytes of
-    each text, in another thread, and may raise to stop.
+    Texts with few distinct words may give fewer entries than the section's `vocab_size`. `progress`: see Corpus.
     """
     variant = variant_of(section.kind, section.variant)
     fixed = VOCABULARIES[section.kind][variant]
@@ -155,14 +156,16 @@ def _bpe_eow(task: _Task) -> Backend:
 
 
 def _learn_words(task: _Task, normalizer: normalizers.Normalizer, **affix: str) -> dict[str, Any]:
-    """Learn entries from texts that are split into words as BERT does. Each character gets two entries: with and without the affix."""
+    """Learn entries from texts that are split into words as BERT splits them. Each character gets two entries: with and without the affix,
+    which is `prefix` or `suffix` of _learn_bpe.
+    """
     alphabet = task.corpus.alphabet(task.max_characters(forms=2), normalizer)
     splitter, size = pre_tokenizers.BertPreTokenizer(), task.section.vocab_size
     return _learn_bpe(task.corpus, splitter, task.first, size, normalizer=normalizer, alphabet=alphabet, **affix)
 
 
-# The words between which no merge is learned, as in SentencePiece: a word includes the space before it; digits, punctuation, new lines and
-# runs of spaces are separate from letters.
+# The pattern of words; no merge across two words is learned, as in SentencePiece: a word includes the space before it; digits, punctuation,
+# new lines and runs of spaces are separate from letters.
 _WORDS = rf"\n+|{SPACE}+(?={SPACE})|{SPACE}?[\p{{L}}\p{{M}}]+|\p{{N}}|{SPACE}?[^\p{{L}}\p{{M}}\p{{N}}{SPACE}\n]+|{SPACE}"
 
 
@@ -216,8 +219,8 @@ def _learn_bpe(
     divides normalized texts. Return `vocab` and `merges` for a `tokenizers` model.
 
     `first`: the entries from id 0 on. The characters of the alphabet follow, each also with `prefix` (its form inside a word) or `suffix`
-    (its form at the end of a word). They are listed here, since the trainer itself would number them in the order of a hash table, which
-    differs in every run.
+    (its form at the end of a word). These forms are listed here, since the trainer itself would number them in the order of a hash table,
+    which differs in every run.
     """
     forms = [form for character in alphabet or () for form in dict.fromkeys((character, prefix + character + suffix))]
     affixes: dict[str, Any] = {"continuing_subword_prefix": prefix, "end_of_word_suffix": suffix}
@@ -238,7 +241,8 @@ def _stable_scores(learned: Sequence[tuple[str, float]]) -> list[tuple[str, floa
     """Return the learned pieces with scores that are the same in every run, sorted by score.
 
     The trainer adds numbers in the order of a hash table, which differs in every run and changes scores by about 1e-11. It also gives
-    unused characters different scores just above the lowest one, in the order of that table; here all of them get the lowest score.
+    characters that it must keep, but has not learned as pieces, different scores just above the lowest one, in the order of that table;
+    here all of them get the lowest score.
     """
     lowest = min((score for _, score in learned), default=0.0)
     unused = lowest + 1e-4 * sum(len(piece) == 1 for piece, _ in learned)

@@ -1,7 +1,7 @@
-"""Splitting of long texts before encoding, only where the pre-tokenizer splits anyway, so that the ids stay the same.
+"""Splitting of long texts into pieces before encoding, only where a token ends in any case, so that the ids stay the same.
 
-The `tokenizers` library needs about 200 bytes per token while it encodes, so encoding a text of 100 MB in one call would take many GB. It
-encodes pieces in parallel threads.
+The `tokenizers` library needs about 200 bytes per token while it encodes, so encoding a text of 100 MB in one call would take many GB. The
+library encodes the pieces of a batch in parallel threads.
 """
 
 import re
@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
-PIECE = 1 << 18  # characters of a piece
-BATCH = 1 << 22  # characters of a batch, whose encoding takes about 150 MB; a larger batch is no faster
+PIECE = 1 << 18  # the smallest number of characters of a piece, except the last
+BATCH = 1 << 22  # characters of a batch of pieces, whose encoding takes about 150 MB; a larger batch is no faster
 
 # GPT-2's, Llama 3's and SmolLM2's patterns end a token wherever a run of letters or of digits ends; LETTER_BORDER finds such places in
 # ASCII. For the pre-tokenizers of BERT and T5, only white space always ends a word.
@@ -22,9 +22,9 @@ SPACE_BORDER = re.compile(r"[A-Za-z0-9](?=[ \n])")
 def safe_border(tokenizer_json: Mapping[str, Any], split_special_tokens: bool) -> re.Pattern[str] | None:
     """Return a pattern whose matches always end at the end of a token, so that texts may be cut there. None if no such pattern is known.
 
-    Added tokens must not be cut either. If one contains white space, or also matches the white space around it, the result is None. If
-    LETTER_BORDER matches inside one that is parsed in texts, the result is SPACE_BORDER. `split_special_tokens`: special tokens are not
-    parsed in texts.
+    Added tokens must not be cut either. If an added token contains white space, also matches the white space around it, or matches only as
+    a whole word, the result is None. If LETTER_BORDER matches inside an added token that is parsed in texts, the result is SPACE_BORDER.
+    `split_special_tokens`: special tokens are not parsed in texts.
     """
     added = tokenizer_json.get("added_tokens") or []
     if any(token["lstrip"] or token["rstrip"] or token["single_word"] or re.search(r"\s", token["content"]) for token in added):
@@ -53,8 +53,8 @@ def _splits_as_gpt2(steps: list[dict[str, Any]]) -> bool:
     return all(step.get("type") == "Digits" for step in before) and byte_level.get("use_regex", True)
 
 
-# From Meta's llama-models, tokenizer.py. It differs from GPT-2's pattern: digits form groups of three, a word may begin with any sign in
-# place of a space, and new lines are separate.
+# From Meta's llama-models, tokenizer.py. It differs from GPT-2's pattern: digits form groups of three, a word may begin with one sign of
+# any kind, not only with a space, and new lines are separate.
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
@@ -72,7 +72,7 @@ def pieces(text: str, length: int = PIECE, border: re.Pattern[str] = LETTER_BORD
 
 
 def batches(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
-    """Yield the items in lists; a list ends with the item by which its total size reaches `limit`."""
+    """Yield the items in lists; a list ends with the item with which its total size reaches `limit`."""
     batch: list[Item] = []
     total = 0
     for item in items:

@@ -17,8 +17,8 @@ from tfkit.tokenizer.pieces import LLAMA3
 SPACE = "▁"  # U+2581, SentencePiece's sign for a space
 SUFFIX, PREFIX = "</w>", "##"
 
-# GPT-2's alphabet, in which a character represents a byte: printable bytes are the same characters, and the other bytes are the characters
-# from U+0100 on.
+# GPT-2's alphabet, in which a character stands for a byte: the character of the same code for a printable byte, and the characters from
+# U+0100 on, in order, for the other bytes.
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _OTHERS = sorted({*range(256)} - {*_PRINTABLE})
 BYTE_OF = dict(zip(map(chr, [*_PRINTABLE, *range(256, 256 + len(_OTHERS))]), [*_PRINTABLE, *_OTHERS], strict=True))
@@ -33,7 +33,7 @@ BYTE_SPLITTERS: dict[str, pre_tokenizers.PreTokenizer] = {
 
 
 def byte_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], splitter: pre_tokenizers.PreTokenizer) -> Backend:
-    """Build a byte-level BPE pipeline. It needs no normalizer and no unknown token: decoding restores the bytes of any text."""
+    """Build a byte-level BPE pipeline. It has no normalizer and no unknown token, so decoding restores the bytes of any text."""
     backend = Backend(models.BPE(vocab=vocab, merges=merges))
     backend.pre_tokenizer = splitter
     backend.decoder = decoders.ByteLevel()
@@ -46,7 +46,7 @@ def bert_normalizer(lowercase: bool = True, strip_accents: bool | None = None, c
 
 
 def wordpiece(vocab: dict[str, int], normalizer: normalizers.Normalizer, unk_token: str = "[UNK]") -> Backend:
-    """Build BertTokenizer's pipeline: words end at white space and punctuation; a word with an unknown character becomes `unk_token`."""
+    """Build BertTokenizer's pipeline: words end at white space and punctuation; a word that entries cannot form becomes `unk_token`."""
     backend = Backend(models.WordPiece(vocab=vocab, unk_token=unk_token))
     backend.normalizer = normalizer
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -55,7 +55,7 @@ def wordpiece(vocab: dict[str, int], normalizer: normalizers.Normalizer, unk_tok
 
 
 def bpe_eow(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
-    """Build OpenAIGPTTokenizer's pipeline."""
+    """Build OpenAIGPTTokenizer's pipeline, which lower-cases the text and splits it into words as BERT's does."""
     model = models.BPE(vocab=vocab, merges=merges, continuing_subword_prefix="", end_of_word_suffix=SUFFIX, unk_token="<unk>")
     backend = Backend(model)
     backend.normalizer = bert_normalizer()
@@ -81,7 +81,7 @@ def word_splitter() -> pre_tokenizers.PreTokenizer:
 def llama_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], unk_token: str | None = None) -> Backend:
     """Build LlamaTokenizer's pipeline: a text is one long word, with ▁ added before it; decoding removes one leading space.
 
-    `unk_token`: not needed if the vocabulary has all bytes.
+    `unk_token`: the unknown token; None, if the vocabulary has an entry for each byte.
     """
     backend = Backend(models.BPE(vocab=vocab, merges=merges, unk_token=unk_token, fuse_unk=True, byte_fallback=True))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="first", split=False)
@@ -91,7 +91,9 @@ def llama_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], unk_token: s
 
 
 def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
-    """Build GemmaTokenizer's pipeline, which is lossless, as no ▁ is added. The splitter finds no spaces: they are ▁ by then."""
+    """Build GemmaTokenizer's pipeline, which is lossless, as no ▁ is added. The pre-tokenizer has no effect, since the normalizer has
+    replaced all spaces by ▁.
+    """
     backend = Backend(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     backend.normalizer = normalizers.Replace(" ", SPACE)
     backend.pre_tokenizer = pre_tokenizers.Split(pattern=" ", behavior="merged_with_previous", invert=False)
@@ -100,8 +102,9 @@ def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
 
 
 def template_parts(roles: dict[str, str], add_bos: bool) -> tuple[str, str] | None:
-    """Return the templates for one text and for a pair: RoBERTa's (with cls and bos) or BERT's (with cls), else bos before each text if
-    `add_bos`, else eos after each text. None: no special tokens are added. `roles`: the special tokens, such as {"bos_token": "<s>"}.
+    """Return the templates for one text and for a pair: RoBERTa's (with cls and bos) or BERT's (with only cls); of other tokenizers with
+    bos, bos before each text if `add_bos`; of those without bos, eos after each text. None: no special token is added. `roles`: the special
+    tokens, such as {"bos_token": "<s>"}.
     """
     bos, eos, cls, sep = (roles.get(f"{role}_token") for role in ("bos", "eos", "cls", "sep"))
     if cls and bos:

@@ -1,7 +1,7 @@
 """A reader of SentencePiece's model files: their pieces, and the table of their normalizer.
 
-Such a file is a message of protocol buffers (google/sentencepiece, sentencepiece_model.proto). The few fields that are needed are read here
-without the libraries protobuf and sentencepiece.
+Such a file is a message of protocol buffers (google/sentencepiece, sentencepiece_model.proto). This module reads the few fields that tfkit
+needs, without the libraries protobuf and sentencepiece.
 """
 
 import struct
@@ -25,7 +25,7 @@ class Piece(NamedTuple):
 
 
 class PieceModel(NamedTuple):
-    """A unigram model. `unknown`: the id of the unknown piece; `replacements`: the compiled table of the normalizer, or empty."""
+    """A unigram model. `unknown`: the id of the unknown piece; `replacements`: the compiled table of the normalizer; may be empty."""
 
     pieces: tuple[Piece, ...]
     unknown: int
@@ -33,7 +33,7 @@ class PieceModel(NamedTuple):
 
 
 def read_model(path: Path) -> PieceModel:
-    """Read a model file. Raises ModelError if it is damaged, or has another model than a unigram model."""
+    """Read a model file. Raises ModelError if it is damaged, larger than _LIMIT, or holds no unigram model."""
     if path.stat().st_size > _LIMIT:
         raise ModelError(f"{path}: over {_LIMIT // MIB} MiB, so it is no vocabulary; copy the model's own file again")
     try:

@@ -1,7 +1,7 @@
 """Rendering of a checkpoint's chat template, which converts messages to the text format that the model was trained on.
 
 The text equals that of transformers' `apply_chat_template(messages, tokenize=False)`. The template is rendered in a separate process
-(template_worker.py). The process is started once, has limited resources, and is killed if it takes too long.
+(template_worker.py), which is started at the first rendering, has limited resources, and is killed if it takes too long.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from tfkit.run.verified import find_named
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
 from tfkit.tokenizer.tokenizer_files import CONFIG, ROLES, TEMPLATE
 
-SECONDS = 2.0  # the time limit of one conversation
+SECONDS = 2.0  # the time limit for rendering one conversation
 _START_SECONDS = 30.0  # the time limit for starting Python and jinja2, which usually takes 0.1 s, but more on a slow disk
 _MAX_LENGTH = 1 << 20  # characters of a template; real ones have at most about 20,000
 _MAX_REPLY = 8 << 20  # bytes of the worker's reply: 1 MiB of text as JSON with every character escaped
@@ -60,8 +60,9 @@ class ChatTemplate:
         """Return the text of a conversation with its special tokens. `add_generation_prompt`: append the beginning of the next answer.
 
         A message has "role" and "content", and any other fields that the template reads; fields that are None are left out. `tools`:
-        functions that may be called, from tool_calls.read_tools. `place`: of the conversation, for errors. Raises ModelError, with the line
-        in the template, if the template fails, rejects the conversation, takes over 2 s or renders over 1 MiB.
+        functions that may be called, from tool_calls.read_tools. `place`: the conversation's place in the data, for error messages. Raises
+        ModelError, with the line of the template if it is known, if the template fails, rejects the conversation, takes over 2 s or renders
+        over 1 MiB.
         """
         present = [_with_reasoning({name: value for name, value in message.items() if value is not None}) for message in messages]
         variables = {
@@ -106,7 +107,7 @@ class ChatTemplate:
         command = [sys.executable, "-I", "-S", "-B", "-c", _START, str(_WORKER), *_folders("jinja2", "markupsafe")]
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         reply, pipe = None, subprocess.PIPE
-        with contextlib.suppress(OSError):  # no memory, or too many open files
+        with contextlib.suppress(OSError):  # such as a lack of memory, or too many open files
             # The worker gets a session of its own, so that Ctrl-C in the terminal does not end it.
             self._worker = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
@@ -161,7 +162,7 @@ def open_template(tokenizer: Tokenizer, folder: Path, date: str | None = None) -
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    """Return the message, with its reasoning, if it has any, also under the two names that templates read, as in transformers."""
+    """Return the message, with its reasoning, if it has any, also as `thinking` and `reasoning_content`, the names that templates read."""
     reasoning = next((message[name] for name in _REASONING if name in message), None)
     return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
@@ -172,7 +173,7 @@ def reads_reasoning(template: str | None) -> bool:
 
 
 def encode_rendered(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of rendered conversations. No special token is added, since the texts already contain them."""
+    """Return the ids of rendered conversations. The tokenizer adds no special token, since the texts already contain them."""
     before, after = len(tokenizer.prefix), len(tokenizer.suffix)
     return [ids[before : len(ids) - after] for ids in tokenizer.encode_texts(texts)]
 

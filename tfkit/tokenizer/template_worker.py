@@ -1,10 +1,10 @@
-"""The process that renders a chat template. template.py starts it and exchanges lines of JSON with it.
+"""The process that renders a chat template. template.py starts this process, and exchanges lines of JSON with it.
 
 A template comes with a checkpoint, so it is untrusted code. jinja2's sandbox blocks access to Python's internals; the limits of this
 process bound the template's time and memory, and the harm if it escapes the sandbox. This file is run as a script: it imports jinja2, but
 nothing of tfkit.
 
-                                                                             <- {} after the start; then for each line:
+                                                                             <- {} after the start; then, for each line of stdin:
     {"template": "...", "variables": {"messages": [...]}, "date": null} ->   <- {"text": "..."} or {"error": "...", "line": 3 or null}
 """
 
@@ -34,7 +34,7 @@ NOBODY = 65534  # the user id of `nobody`
 
 
 class _Dict:
-    """The name `dict` in a template, which creates dictionaries without giving access to the type."""
+    """The value of `dict` in a template: it creates dictionaries without giving access to the type."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -45,7 +45,7 @@ class _Dict:
 
 
 class _Namespace(Namespace):
-    """The name `namespace` in a template, which refuses names that begin with an underscore."""
+    """The value of `namespace` in a template: it refuses attributes whose names begin with an underscore."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # no parameter `self`, since a template may use this name for a keyword
         self, *rest = args
@@ -80,7 +80,7 @@ def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-_today: datetime | None = None  # the date of the current request; None: the day on which it is rendered
+_today: datetime | None = None  # the date that the current request gives; None: the present
 
 
 def _strftime_now(form: str) -> str:
@@ -124,7 +124,7 @@ def _answer(compile_template: Callable[[str], jinja2.Template], request: dict[st
         return {"error": str(error.message), "line": error.lineno}
     except jinja2.TemplateError as error:
         return {"error": str(error), "line": _line(error)}
-    except Exception as error:  # of an operation of the template on Python values
+    except Exception as error:  # raised by an operation of the template on Python values
         return {"error": f"{type(error).__name__}: {error}", "line": _line(error)}
 
 
@@ -151,7 +151,7 @@ def _limit_seconds() -> None:
     """Limit processor time, so that the kernel ends this process if the next line takes too long, even if tfkit has died."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     limit = int(used.ru_utime + used.ru_stime) + SECONDS + 1
-    with contextlib.suppress(OSError, ValueError):  # a lower limit exists already
+    with contextlib.suppress(OSError, ValueError):  # the system has a lower limit, which cannot be raised
         resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 

@@ -1,9 +1,9 @@
-"""The tokenizer of every command: a `tokenizers.Tokenizer` with its special ids, and the text of its tokenizer.json.
+"""The tokenizer that every command uses: a `tokenizers.Tokenizer` with the ids of its special tokens, and the text of its tokenizer.json.
 
 A text may contain special tokens literally (`<|endoftext|>` in a file about GPT-2). transformers parses them as special tokens unless
-tokenizer_config.json has `split_special_tokens: true`, which is not part of tokenizer.json. tfkit does the same, so its ids always equal
-AutoTokenizer's. Tokenizers that tfkit trains have this setting, so that no text can end a document; only those of the kinds wordpiece and
-unigram do not, since prompts for their models may contain [MASK] or a sentinel.
+tokenizer_config.json has `split_special_tokens: true`, which is not part of tokenizer.json. tfkit follows the same rule, so its ids equal
+AutoTokenizer's. Tokenizers that tfkit trains have this setting, so that no text can end a document; only those whose models' prompts may
+contain special tokens, as [MASK] or a sentinel (wordpiece, unigram, RoBERTa's byte_bpe), do not.
 """
 
 import hashlib
@@ -32,13 +32,13 @@ class Tokenizer:
     eos_id: int | None
     pad_id: int | None
     size: int  # the largest id + 1
-    tokenizer_json: str = field(repr=False)  # the content of the file
+    tokenizer_json: str = field(repr=False)  # the content of tokenizer.json
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)  # tokenizer_config.json, without the chat template
     chat_template: str | None = field(default=None, repr=False)
-    decoder_start_id: int | None = None  # from the model's config.json; None: see `start_id`
+    decoder_start_id: int | None = None  # decoder_start_token_id of the model's config.json; None: see `start_id`
     forced_first_id: int | None = None  # the id after `start_id` in each text of an encoder-decoder: forced_bos_token_id, as in BART
-    stated_end_ids: tuple[int, ...] = ()  # from the model's config.json and generation_config.json; see conversations.end_ids
-    unk_id: int | None = None  # for text that the vocabulary cannot express; None, as for the ids below: there is no such token
+    stated_end_ids: tuple[int, ...] = ()  # the eos ids in the model's config.json and generation_config.json; see conversations.end_ids
+    unk_id: int | None = None  # for text that the vocabulary cannot express; None, as for any special id: there is no such token
     cls_id: int | None = None  # before an encoder's text; the hidden state at this token is the input of classification heads
     sep_id: int | None = None  # after each text of an encoder
     mask_id: int | None = None  # replaces a masked token
@@ -55,7 +55,9 @@ class Tokenizer:
     def from_backend(
         cls, backend: tokenizers.Tokenizer, text: str, settings: Mapping[str, Any], chat_template: str | None = None
     ) -> "Tokenizer":
-        """Build a tokenizer as `from_json` does, from a backend that was made from `text` and is used nowhere else."""
+        """Build a tokenizer as `from_json` does. `backend`: was built from `text`, and is used by no one else, since its settings are
+        changed.
+        """
         # tokenizer.json may contain the padding and truncation of an earlier program; AutoTokenizer resets them, too.
         backend.no_padding()
         backend.no_truncation()
@@ -66,7 +68,7 @@ class Tokenizer:
         return cls(backend, size=size, tokenizer_json=text, settings=dict(settings), chat_template=chat_template, **ids)
 
     def changed(self, text: str, settings: Mapping[str, Any], chat_template: str | None) -> "Tokenizer":
-        """Build a tokenizer for the same model from changed files; the ids from the model's configuration are kept."""
+        """Build a tokenizer for the same model from the changed contents of its files; ids from the model's config.json are kept."""
         changed = Tokenizer.from_json(text, settings, chat_template)
         ids = {name: getattr(self, name) for name in ("decoder_start_id", "forced_first_id", "stated_end_ids")}
         return replace(changed, **ids)
@@ -105,7 +107,7 @@ class Tokenizer:
         return [ids.tolist() for ids in self.encode_arrays(texts)]
 
     def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """Return the ids of `encode_texts` as arrays, which take a ninth of the memory."""
+        """Return the ids of `encode_texts` as arrays, which take a ninth of the memory of lists."""
         prefix, suffix = (np.array(ids, np.uint32) for ids in self._template)
         return [np.concatenate([prefix, ids, suffix]) for ids in self.encode_bare(texts)]
 
@@ -116,7 +118,7 @@ class Tokenizer:
         return [next(encoded) if len(parts) == 1 else np.concatenate(list(islice(encoded, len(parts)))) for parts in split]
 
     def with_special_tokens(self, tokens: Sequence[str]) -> "Tokenizer":
-        """Return a tokenizer that also has these special tokens; those that this tokenizer lacks get the ids after its own."""
+        """Return a tokenizer that also has these special tokens; those that it lacks get the ids after its largest id."""
         lacking = [token for token in tokens if self.backend.token_to_id(token) is None]
         if not lacking:
             return self
@@ -136,7 +138,7 @@ class Tokenizer:
         return digest.hexdigest()
 
     def truncating(self, length: int) -> tokenizers.Tokenizer:
-        """Return a copy of the backend that truncates to `length` ids; this setting of the shared backend would affect all callers."""
+        """Return a copy of the backend that truncates to `length` ids; if the backend itself truncated, all its users would be affected."""
         if length not in self._truncating_backends:
             backend = self._truncating_backends[length] = self.copy_backend()
             backend.enable_truncation(length, strategy="longest_first")
@@ -154,7 +156,7 @@ class Tokenizer:
     def _template(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         with tokenizer_errors():
             probe = self.backend.encode("x")
-            if 0 not in probe.special_tokens_mask:  # the vocabulary has no x, as one for DNA
+            if 0 not in probe.special_tokens_mask:  # the vocabulary has no x, such as one for DNA
                 entries = map(self.backend.encode, self.backend.get_vocab())
                 probe = next((entry for entry in entries if 0 in entry.special_tokens_mask), probe)
         first = next((i for i, special in enumerate(probe.special_tokens_mask) if not special), len(probe.ids))

@@ -23,7 +23,7 @@ _TOKENIZER_LIMIT, _SETTINGS_LIMIT, _TEMPLATE_LIMIT = 64 * MIB, 16 * MIB, MIB  # 
 _MAX_EXPANSION = 1000  # the largest number of characters that may replace one; real tokenizers have 1 to 3
 UNLIMITED = 10**30  # transformers' value of model_max_length for "no limit"
 
-# Settings that are not kept: auto_map names remote code; the others are set when saving, or are in other files.
+# Settings that are not kept: auto_map names remote code; the others are set anew when saving, or belong to other files.
 _NOT_KEPT = (
     *("auto_map", "chat_template", "tokenizer_class", "tokenizer_file", "name_or_path", "is_local", "local_files_only", "backend"),
     "added_tokens_decoder",
@@ -34,7 +34,8 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
     """Load the tokenizer of a folder; return None if the folder has neither a tokenizer.json nor another known vocabulary file.
 
     Whether a text begins with bos is determined by the template in tokenizer.json; `add_bos_token` of tokenizer_config.json is not read.
-    Raises ModelError if a file is damaged, or if transformers would build another tokenizer than tokenizer.json describes (configured.py).
+    Raises ModelError if a file is damaged, or if transformers would build another tokenizer than tokenizer.json describes (find_conflict in
+    configured.py).
     """
     folder = Path(folder)
     path = find_named(folder, TOKENIZER)
@@ -87,13 +88,15 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str) -> None:
 
 
 def _expansion(tokenizer_json: Any) -> int:
-    """Return the largest number of characters into which the pipeline can expand one. If memory ran out, Rust would abort the process."""
+    """Return the largest number of characters into which the pipeline can expand one character. If memory ran out, Rust would abort the
+    process.
+    """
     steps = (tokenizer_json.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")) if isinstance(tokenizer_json, dict) else ()
     return max([1, *map(_expansion_factor, steps)])
 
 
 def _expansion_factor(step: Any) -> int:
-    """Return the largest number of characters into which a step of a pipeline, or a list of steps, can expand one."""
+    """Return the largest number of characters into which a step of a pipeline, or a list of steps, can expand one character."""
     if isinstance(step, list):
         return math.prod(map(_expansion_factor, step))
     if not isinstance(step, dict):
@@ -115,7 +118,7 @@ def _read_settings(folder: Path, special: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """Read chat_template.jinja, else the template in tokenizer_config.json; if that has several, the template named default."""
+    """Read chat_template.jinja, else the template in tokenizer_config.json; of several, the template named default. None: there is none."""
     path = find_named(folder, TEMPLATE)
     if path is not None:
         return read_text(path, _TEMPLATE_LIMIT)

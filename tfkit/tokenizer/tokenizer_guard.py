@@ -14,7 +14,9 @@ from tfkit.errors import ModelError
 
 @contextmanager
 def tokenizer_errors(place: str = "tokenizer.json") -> Iterator[None]:
-    """Convert errors of the library (a bare Exception, a ValueError or a Rust panic) into ModelErrors. `place`: the file, for errors."""
+    """Convert errors of the library (a bare Exception, a ValueError or a Rust panic) into ModelErrors. `place`: the file, for error
+    messages.
+    """
     try:
         yield
     except BaseException as error:
@@ -27,14 +29,14 @@ Result = TypeVar("Result")
 
 
 def interruptible(call: Callable[[], Result], abandoned: threading.Event | None = None) -> Result:
-    """Return or raise what `call` returns or raises, but let a signal handler run, and raise, in the meantime.
+    """Return or raise what `call` returns or raises, but let a signal handler run while `call` runs, and raise its exception.
 
     Python runs signal handlers in its main thread, but not during a call into Rust; therefore `call` runs in a thread of its own. If a
     handler raises, `abandoned` is set, and Python code in `call` should then raise. Rust code in `call` continues until it or the process
     ends, and its result is discarded.
     """
     if threading.current_thread() is not threading.main_thread():
-        return call()  # no handler runs in other threads
+        return call()  # signal handlers run only in the main thread
     future: Future[Result] = Future()
 
     def work() -> None:
@@ -56,11 +58,11 @@ def interruptible(call: Callable[[], Result], abandoned: threading.Event | None 
     return future.result()
 
 
-_JOIN_SECONDS = 0.5  # on most platforms a signal interrupts a join immediately; on others the handler runs after this time
+_JOIN_SECONDS = 0.5  # on most platforms a signal interrupts a join immediately; on others its handler runs within this time
 
 
 def _leave(thread: threading.Thread, code: int) -> None:
-    """End the process without Python's shutdown if the thread is still running; if it returned during the shutdown, Rust would abort."""
+    """End the process without Python's shutdown if the thread is still running; if its call ended during the shutdown, Rust would abort."""
     thread.join(_JOIN_SECONDS)
     if thread.is_alive():
         for stream in (sys.stdout, sys.stderr):

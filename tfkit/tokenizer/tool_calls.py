@@ -21,7 +21,9 @@ def read_tools(value: Any) -> list[dict[str, Any]]:
 
 
 def read_calls(value: Any) -> list[dict[str, Any]]:
-    """Return the calls of a message. `value`: a list, a single call, or its JSON text; raises UnfitError for anything else."""
+    """Return the calls of a message. `value`: a list of calls, a single call, or the JSON text of either; raises UnfitError for anything
+    else.
+    """
     parsed = _parse(value)
     calls = [parsed] if isinstance(parsed, Mapping) else parsed
     if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
@@ -52,8 +54,8 @@ def _normalize_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _normalize(item: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Return a tool or a call as {"type": "function", "function": ...}, in JSON values; `item` may be the inner object alone. `what`: for
-    errors.
+    """Return a tool or a call as {"type": "function", "function": ...}, in JSON values; `item` may be the inner object alone. `what`: "a
+    tool" or "a tool call", for error messages.
     """
     outer = dict(item) if "function" in item else {"function": dict(item)}
     if not isinstance(outer["function"], Mapping) or not isinstance(outer["function"].get("name"), str):

@@ -1,7 +1,7 @@
 """Conversion of the vocabulary files of older folders, which have no tokenizer.json, to a tokenizer.json as transformers makes it.
 
 vocab.txt               a line for each entry of WordPiece; its index is the id          BERT, DistilBERT, ELECTRA, MPNet
-vocab.json, merges.txt  the ids of a byte-level BPE, and its merges by priority          GPT-2, RoBERTa, BART
+vocab.json, merges.txt  the ids of a byte-level BPE; its merges, in order          GPT-2, RoBERTa, BART
 *.model                 pieces with scores (sentencepiece_file.py)                       T5, mT5, XLM-R, CamemBERT, mBART, DeBERTa v3
 none                    the bytes themselves                                             ByT5
 """
@@ -31,7 +31,7 @@ _LANGUAGES = (
     *("lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN", "zh_CN"),
 )
 Settings = Mapping[str, Any]
-Made = tuple[Backend, Sequence[AddedToken]]  # a tokenizer, and its entries that are also added tokens in transformers' class
+Made = tuple[Backend, Sequence[AddedToken]]  # a tokenizer, and those of its entries that are added tokens in transformers' class
 
 
 class _Class(NamedTuple):
@@ -44,11 +44,11 @@ class _Class(NamedTuple):
 
 
 def read_vocabulary(folder: Path, settings: Settings, config: Settings, special: Settings, named: Settings) -> tuple[str, Settings] | None:
-    """Return the tokenizer.json for a folder's vocabulary files, and the settings, to which the class and missing special tokens are added.
+    """Return the tokenizer.json for a folder's vocabulary files, and the settings, with the class and the special tokens that they lack.
 
     `settings`, `config`, `special`, `named`: the contents of tokenizer_config.json, config.json, special_tokens_map.json and
-    added_tokens.json. The tokenizer class is that of tokenizer_config.json, else that of config.json's model_type. None: the class is
-    unknown, or its files are missing. Raises ModelError for damaged files.
+    added_tokens.json. The tokenizer class is that of tokenizer_config.json, else that of config.json's model_type. Return None if the class
+    is unknown, or its files are missing. Raises ModelError for damaged files.
     """
     name = str(settings.get("tokenizer_class") or _OF_TYPES.get(str(config.get("model_type", "bert")))).removesuffix("Fast")
     kind = _CLASSES.get(name)
@@ -80,7 +80,7 @@ def read_vocabulary(folder: Path, settings: Settings, config: Settings, special:
         return backend.to_str(pretty=True), settings
 
 
-_USED = ("cls_token", "sep_token", "mask_token", "pad_token", "unk_token", "eos_token")  # a vocabulary without these is another model's
+_USED = ("cls_token", "sep_token", "mask_token", "pad_token", "unk_token", "eos_token")  # a vocabulary without one is another model's
 
 
 def _wordpiece(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
@@ -138,7 +138,7 @@ def _deberta(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]
         splits.insert(0, pre_tokenizers.Punctuation(behavior="isolated"))
     backend.pre_tokenizer = pre_tokenizers.Sequence(splits)
     backend.decoder = decoders.Metaspace(replacement=pipelines.SPACE, prepend_scheme=scheme)
-    backend.add_tokens(_special([roles["mask_token"]]))  # it is not among the pieces
+    backend.add_tokens(_special([roles["mask_token"]]))  # the mask token is not among the pieces
     return backend, _special_pieces(model)
 
 
@@ -198,7 +198,7 @@ _CLASSES = {
     "DebertaV2Tokenizer": _Class(_MODEL, _DEBERTA, _deberta, lambda _: pipelines.template_parts(_BERT, False) or ("", "")),
     "ByT5Tokenizer": _Class((), _T5, _bytes),
 }
-_OF_TYPES = {  # the class for a model_type, in folders that name no class
+_OF_TYPES = {  # the class for a model_type of config.json, in folders whose tokenizer_config.json names no class
     "bert": "BertTokenizer",
     "distilbert": "BertTokenizer",
     "electra": "BertTokenizer",

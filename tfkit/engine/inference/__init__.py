@@ -1,1 +1,1 @@
-"""Use a checkpoint: evaluate, predict, generate and embed."""
+"""Commands that use a checkpoint: evaluate, predict, generate and embed; and the attention weights of a text."""

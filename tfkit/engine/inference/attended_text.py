@@ -27,11 +27,11 @@ _DIGITS = 6  # decimal places of a weight in JSON
 
 @dataclass(frozen=True)
 class NextTokens:
-    """The likeliest tokens after a position and the token that follows there in the text, with their probabilities."""
+    """The likeliest tokens after a position of a text, and the token that follows in the text, with their probabilities."""
 
     likeliest: list[tuple[str, float]]
-    actual: str | None  #: None: the text ends here
-    probability: float | None
+    actual: str | None  #: the token that follows; None: the text ends here
+    probability: float | None  #: that of `actual`
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class AttendedText:
 
     `tokens`: the tokens that the encoder reads or, without an encoder, the decoder. `target_tokens`: the tokens that the decoder of an
     encoder-decoder reads, its start token first. `maps`: for each of "encoder", "decoder" and "cross" (to the target from the text) that
-    the model has, the weights (layers, heads, to, from), float32: how much the token `to` takes from the token `from`. `visible`: by the
+    the model has, the weights (layers, heads, to, from), float32: how much the token `to` takes from the token `from`. `visible`: for the
     same names, whether `to` may attend to `from`, (layers, to, from); the weight of a masked token is exactly 0. `next_tokens`: an entry
     for each token that the decoder reads; None if this was not requested.
     """
@@ -52,12 +52,12 @@ class AttendedText:
     next_tokens: list[NextTokens] | None = None
 
     def axes(self, name: str) -> tuple[list[str], list[str]]:
-        """Return the tokens of a map's two last axes, `to` and `from`."""
+        """Return the tokens of the last two axes, `to` and `from`, of the map `name` ("encoder", "decoder" or "cross")."""
         target = self.tokens if self.target_tokens is None else self.target_tokens
         return (self.tokens if name == "encoder" else target), (target if name == "decoder" else self.tokens)
 
     def patterns(self, name: str) -> list[HeadPattern]:
-        """Return what each head of a map attends to, by rules (head_patterns.py)."""
+        """Return what each head of the map `name` attends to, by the rules of head_patterns.py."""
         return head_patterns(self.maps[name], self.visible[name], *self.axes(name), cross=name == "cross")
 
     def require_head(self, layer: int, head: int) -> None:
@@ -70,7 +70,7 @@ class AttendedText:
             )
 
     def to_dict(self, layer: int | None = None, head: int | None = None) -> dict[str, Any]:
-        """Return the document of --json. `layer`, `head`: return only the maps of this layer, of this head; None: all."""
+        """Return the document of --json. `layer`, `head`: include only the maps of this layer, or of this head; None: of all."""
         chosen = slice(layer, None if layer is None else layer + 1), slice(head, None if head is None else head + 1)
         maps = {name: np.round(map_[chosen].astype(np.float64), _DIGITS).tolist() for name, map_ in self.maps.items()}
         return {
@@ -91,8 +91,8 @@ def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int 
     decoder reads only its start token and the tokens that it is forced to generate first.
 
     `next_tokens`: how many of the likeliest next tokens are returned for each position. Raises DataError for a text without tokens, with
-    half a character (a surrogate), or too long; UsageError for a target if the model is no encoder-decoder; ModelError for next tokens if
-    the model predicts none.
+    half a character (a surrogate), or too long (see `_require_room`); UsageError for a target if the model is no encoder-decoder;
+    ModelError for next tokens if the model predicts none.
     """
     model, codec = loaded.model, loaded.require_tokenizer()
     both = model.encoder is not None and model.decoder is not None
@@ -123,7 +123,7 @@ def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int 
 
 @contextmanager
 def record_weights(model: Transformer) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
-    """Record the attention of forward passes within the with block, whose outputs stay the same. The yielded dict gets, for "encoder",
+    """Record the attention of forward passes within the with block; their outputs stay the same. The yielded dict gets, for "encoder",
     "decoder" and "cross", a list with an item per layer: the weights and which keys are visible, both (B, H, T, S).
     """
     layers: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -159,7 +159,9 @@ def _target_ids(loaded: Loaded, target: str) -> list[int]:
 
 
 def _require_room(loaded: Loaded, ids: Sequence[int], target_ids: Sequence[int]) -> None:
-    """Raise DataError if a text has no token, does not fit the context, or would give more than _MOST_WEIGHTS attention weights."""
+    """Raise DataError if the text has no token, if the text or the target does not fit the context (relative positions have no limit), or
+    if they would give more than _MOST_WEIGHTS attention weights.
+    """
     config = loaded.config
     if not ids:
         raise DataError("the text gives no token, and so there is nothing to attend to; give a longer one")
@@ -183,7 +185,7 @@ def _entries(loaded: Loaded, ids: Sequence[int]) -> list[str]:
 
 
 def _next_tokens(loaded: Loaded, probabilities: Tensor, ids: Sequence[int], count: int) -> list[NextTokens]:
-    """Return the likeliest tokens after each of the ids, given the model's probabilities (T, V). `count`: how many of them."""
+    """Return the `count` likeliest tokens after each of the ids, given the model's probabilities (T, V) after each id."""
     best = probabilities.topk(min(count, probabilities.shape[1]))
     tokens = _entries(loaded, ids)
     following = [*ids[1:], None]

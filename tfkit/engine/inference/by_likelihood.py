@@ -1,4 +1,4 @@
-"""Evaluation by objectives that are only for evaluation: minimal pairs, and multiple choice with examples in the prompt."""
+"""Evaluation by the objectives with which no model is trained: minimal pairs, and multiple choice with examples in the prompt."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,10 @@ from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 
 def evaluate_likelihood(evaluation: Evaluation) -> Scored:
-    """Score the rows of data.validation by the likelihoods of texts. Raises ModelError if the model gives none, UsageError without rows."""
+    """Score the rows of data.validation by the likelihoods of texts.
+
+    Raises ModelError if the model gives no likelihood of a text, UsageError if there are no rows, DataError if all rows are bad.
+    """
     settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
     section = settings.objective
     if problems := fitting_problems(section, loaded.config):
@@ -66,7 +69,7 @@ def evaluate_likelihood(evaluation: Evaluation) -> Scored:
 
 
 def _examples(section: ObjectiveSection, data: DataSection, seed: int) -> Iterator[Row]:
-    """Yield the rows of data.train, which are the examples in the prompts. Raises DataError."""
+    """Yield the rows of data.train, from which the examples in prompts are drawn. Raises DataError if they cannot be read."""
     try:
         for source in training_sources(data, section.roles, seed):
             yield from source.rows()
@@ -77,7 +80,7 @@ def _examples(section: ObjectiveSection, data: DataSection, seed: int) -> Iterat
 
 
 def _report(source: Source, judgement: Judgement, skipped: dict[str, Skipped], length: int, listener: Listener) -> None:
-    """Warn about skipped and truncated rows. `length`: the model's context length."""
+    """Warn about skipped and truncated rows. `length`: the model's context length, for the warning."""
     if note := describe_skipped(source.name, skipped):
         listener.warn(note)
     if judgement.cut:

@@ -1,4 +1,4 @@
-"""Evaluation of sampled responses, one to each prompt of data.validation, as in the evaluations during a training."""
+"""Evaluation by rollouts: the model samples a response to each prompt of data.validation, as in evaluations during training."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from tfkit.hub import Loaded, content_hash
 
 
 def evaluate_rollouts(evaluation: Evaluation, code: CodePermission) -> Scored:
-    """Sample and reward a response to each prompt.
+    """Sample a response to each prompt, and reward it by the rules of the recipe.
 
     `code`: the files of reward functions that may be run. The metrics include the KL divergence from the initial model of the run if that
     model can still be read. Raises UsageError if there are no prompts.
@@ -77,7 +77,7 @@ def _reference(loaded: Loaded, session: Session) -> FrozenReference | None:
 
 
 def _lines(sets: Sequence[ValidationSet], judged: Sequence[Sequence[JudgedResponse]]) -> list[dict[str, Any]]:
-    """Return a line for each prompt: its place, its response and the sums of the response (reward, length, ...), or why it was lost."""
+    """Return a line of --predictions for each prompt: its place, and its response with reward, length and so on, or why it was lost."""
     lines = []
     for held_out, responses in zip(sets, judged, strict=True):
         for number, response in enumerate(responses):

@@ -41,7 +41,7 @@ _DECODING = {
 
 
 class ReadSet(NamedTuple):
-    """The name and the fingerprint of data that was read, as the result lists them."""
+    """The name and the fingerprint of a source that was read, as the evaluation's result lists them."""
 
     name: str
     fingerprint: str
@@ -55,17 +55,17 @@ class Scored:
     examples: int
     tokens: int
     stored: Sequence[Stored | ReadSet]
-    scores: Scores | None = None  # computes the metrics of all labelled rows or texts from a weight for each unit, for bootstrap intervals
-    units: int = 0  # the number of units: of rows or texts or, if texts are generated, of inputs
-    predictions: list[dict[str, Any]] = field(default_factory=list)  # one for each labelled row
+    scores: Scores | None = None  # computes the metrics of all sets from a weight for each unit, for bootstrap intervals
+    units: int = 0  # the number of units: of rows, prompts or texts; of distinct inputs if generated texts are scored
+    predictions: list[dict[str, Any]] = field(default_factory=list)  # a line of --predictions for each labelled row, prompt or text
     facts: dict[str, Any] = field(default_factory=dict)  # further fields of the result, such as how texts were generated
-    texts: Sequence[Hashes] = ()  # the hashes of the scored texts of each set
+    texts: Sequence[Hashes] = ()  # for each set, the hashes of its scored texts
     baselines: Baselines = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model to evaluate. `each`: also return a prediction for every row that has an answer."""
+    """A model to evaluate, and the settings of its evaluation. `each`: also return the lines of --predictions."""
 
     settings: EvaluationSettings
     loaded: Loaded
@@ -73,7 +73,9 @@ class Evaluation:
     each: bool
 
     def sources(self, roles: tuple[Role, ...], what: str) -> tuple[DataSection, list[Source]]:
-        """Return the data section and its sources to score. Raises UsageError if there are none. `what`: their name in this error."""
+        """Return the settings' section `data` and its sources to score. Raises UsageError if there are none. `what`: what the error calls
+        the missing rows.
+        """
         data = self.settings.data
         sources = validation_sources(data, roles, self.settings.seed) if data is not None else []
         objective = self.settings.objective
@@ -87,7 +89,7 @@ class Evaluation:
         return data, sources
 
     def sets(self, roles: tuple[Role, ...], what: str, objective: Objective, tokenizer: Tokenizer) -> tuple[list[ValidationSet], SetScorer]:
-        """Return the set of each source, without the rows that cannot be encoded (`scored_sets` adds them), and the scorer of the sets."""
+        """Return the set of each source, still without its lost rows (`scored_sets` adds them), and the scorer of the sets."""
         settings, listener, config = self.settings, self.session.listener, self.loaded.config
         data, sources = self.sources(roles, what)
         for source in sources:
@@ -102,7 +104,9 @@ class Evaluation:
         return sets, SetScorer(settings.evaluation, order, objective)
 
     def scored_sets(self, scorer: SetScorer, sets: Sequence[ValidationSet]) -> tuple[list[ValidationSet], list[int]]:
-        """Return the sets of labelled rows with their lost rows (evaluation/lost_rows.py), and how many rows of each are scored."""
+        """Return the sets of labelled rows with their lost rows (evaluation/lost_rows.py), and the number of scored rows of each set. With
+        evaluation.max_tokens, sets for which no tokens are left are omitted.
+        """
         labelled, listener, counts = scorer.objective.labelled, self.session.listener, scorer.counts(sets)
         assert labelled is not None
         scored = [with_lost(held_out, labelled, listener, count) for held_out, count in zip(sets, counts, strict=False)]
@@ -111,9 +115,9 @@ class Evaluation:
 
 
 def evaluate_rows(evaluation: Evaluation) -> Scored:
-    """Score the rows of data.validation by the objective; for a distillation, by the objective of the student alone.
+    """Score the rows of data.validation by the objective; after a distillation, by the student's objective without the teacher.
 
-    Raises ModelError if the model does not fit the objective or its classes are not known, UsageError if there are no rows.
+    Raises ModelError if the model does not fit the objective or the names of its classes are unknown, UsageError if there are no rows.
     """
     settings, session = evaluation.settings, evaluation.session
     section = settings.objective.trained_for.judged_alone
@@ -133,7 +137,7 @@ def evaluate_rows(evaluation: Evaluation) -> Scored:
 
 
 def _score_unlabelled(evaluation: Evaluation, scorer: SetScorer, sets: list[ValidationSet]) -> Scored:
-    """Score rows that are cut from texts and have no answers, by the metrics of the objective."""
+    """Score the rows that an objective without labels cuts from texts, by the metrics of the objective."""
     session, scored = evaluation.session, list[Stored]()
     rows = tokens = 0
     for held_out, (opened, _, count) in zip(sets, scorer.opened(sets), strict=False):
@@ -147,7 +151,7 @@ def _score_unlabelled(evaluation: Evaluation, scorer: SetScorer, sets: list[Vali
 def _score_labelled(
     evaluation: Evaluation, scorer: SetScorer, objective: LabelledObjective, sets: Sequence[ValidationSet], counts: Sequence[int]
 ) -> Scored:
-    """Score rows with one answer each, including the lost ones, whose answers count as wrong."""
+    """Score labelled rows. Lost rows count as wrong, unless no answer of the objective is simply wrong, as in a regression."""
     settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
     section = settings.objective.trained_for
     writer = objective.writer if settings.evaluation.text_metrics else None
@@ -196,7 +200,7 @@ def _score_labelled(
 
 
 def _generation_facts(settings: EvaluationSettings, units: int, inputs: Sequence[Sequence[SharedInput]]) -> dict[str, Any]:
-    """Return how texts were generated, and with how many references they were compared."""
+    """Return the settings of generation, and the numbers of inputs and of references with which the generated texts were compared."""
     facts: dict[str, Any] = {"decoding": deterministic(settings.generation).model_dump(include=_DECODING)}
     facts |= {"bleu_tokenize": settings.evaluation.bleu_tokenize} if "bleu" in settings.evaluation.text_metrics else {}
     return facts | {"inputs": units, "references": sum(len(one.references) for part in inputs for one in part)}
@@ -209,7 +213,7 @@ def _metrics(
     judged: Sequence[Sequence[RowPrediction]],
     inputs: Sequence[Sequence[SharedInput]],
 ) -> tuple[dict[str, float], Scores, int]:
-    """Return the metrics of all sets, the function that computes those of all rows from a weight for each unit, and the number of units.
+    """Return the metrics of all sets, the function that computes the metrics from a weight for each unit, and the number of units.
 
     A unit is a row or, if texts are generated, an input: rows with the same input share one generated text.
     """
@@ -229,7 +233,9 @@ def _metrics(
 def _prediction_lines(
     section: ObjectiveSection, objective: LabelledObjective, sets: Sequence[ValidationSet], judged: Sequence[Sequence[RowPrediction]]
 ) -> list[dict[str, Any]]:
-    """Return a line for each judged row and each lost row. The sources are read again, since examples do not keep the input columns."""
+    """Return a line of --predictions for each scored row and each lost row. The sources are read again, since stored examples do not keep
+    the columns of their rows.
+    """
     lines = []
     for held_out, results in zip(sets, judged, strict=True):
         rows = [row for _, row in zip(results, rows_of(held_out.source, held_out.examples), strict=False)]

@@ -51,7 +51,7 @@ def evaluate_texts(evaluation: Evaluation) -> Scored:
 
 
 def _streams(sources: list[Source], loaded: Loaded, session: Session) -> list[TokenStream]:
-    """Return the tokens of each source, from the cache if it has them; report sources and skipped rows."""
+    """Return the tokens of each source, from the token cache if it has them; report the sources and their skipped rows."""
     assert loaded.codec is not None
     streams = []
     for source in sources:
@@ -64,7 +64,7 @@ def _streams(sources: list[Source], loaded: Loaded, session: Session) -> list[To
 
 
 def _targets_within(streams: Sequence[TokenStream], limit: int | None) -> int:
-    """Return the number of tokens that will be scored. Only whole texts are scored, as many as fit the limit."""
+    """Return the number of tokens that `score_streams` scores: those of as many whole texts as fit `limit`, but at least of the first."""
     budget, total = TokenBudget(limit), 0
     for stream in budget.until_spent(streams):
         count = int(count_targets(stream, budget.left).sum())
@@ -74,10 +74,12 @@ def _targets_within(streams: Sequence[TokenStream], limit: int | None) -> int:
 
 
 def _text_predictions(sources: list[Source], scores: list[TextScore]) -> list[dict[str, Any]]:
-    """Return for each text, in order, its place, its loss (nats per token; None without a target), its target tokens and their bytes."""
+    """Return a line of --predictions for each text, in order: its place, its loss in nats per target (None without a target), and the
+    numbers of its target tokens and of their bytes.
+    """
     lines = []
     for source, score in zip(sources, scores, strict=False):
-        places = (row.place for row in source.rows() if row.text)  # the token stream has no document for an empty text
+        places = (row.place for row in source.rows() if row.text)  # the token stream omits empty texts
         for place, loss, tokens, size in zip(places, score.losses, score.targets, score.bytes, strict=False):
             mean = float(loss / tokens) if tokens else None
             lines.append({"place": place, "loss": mean, "tokens": int(tokens), "bytes": int(size)})

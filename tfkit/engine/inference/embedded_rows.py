@@ -26,7 +26,7 @@ _SECTIONS = ("data", "evaluation", "carbon")
 
 
 class Embedder(RowAnswers):
-    """Answers rows with the vectors of their texts. `field`: the column of the text, if the user named it."""
+    """Answers rows with the vectors of their texts. `field`: the column of the text, if the user named one; else None."""
 
     name = "embedding"
 
@@ -35,13 +35,13 @@ class Embedder(RowAnswers):
         self.field, self.role = field, _text_role(settings.objective.trained_for)
 
     def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
-        """Return the column of the text: the one in `named`, else the one from which the model was trained."""
+        """Return the column of the text: the one that `named` gives, else the column of the texts on which the model was trained."""
         read = TEXT[0] if "text" in named else self.role
         own = {read.name: named[read.name]} if read.name in named else {}
         return PredictionColumns((read,), own, option=argument("field"), takes_lines=self.field in (None, "text"))
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the token ids of each text, or a BadRow for a text without a token."""
+        """Return the token ids of each text, truncated to the context or to data.sequence_length; a BadRow for a text without a token."""
         context, tokenizer = self.loaded.config.context_length, self.loaded.require_tokenizer()
         texts = encode_texts(tokenizer, [(row.text, None) for row in rows], min(context, self.settings.sequence_length or context))
         return [
@@ -52,13 +52,13 @@ class Embedder(RowAnswers):
         ]
 
     def answer(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
-        """Return the vector of each text, (D,)."""
+        """Return for each text the field `embedding`: its vector, (D,)."""
         ids, tokenizer = [[*one.arrays["input_ids"]] for one in encoded], self.loaded.require_tokenizer()
         vectors = embed_ids(self.loaded.model, tokenizer, ids, self.settings.evaluation.batch_size, self.deal)
         return [{"embedding": vector} for vector in vectors]
 
     def facts(self) -> dict[str, Any]:
-        """Return the field of the result that only this command has: the length of a vector."""
+        """Return the field of the result that only `tfkit embed` has: the length of a vector."""
         return {"dim": self.loaded.config.dim}
 
 
@@ -68,7 +68,8 @@ def open_embedder(
     """Return an Embedder whose settings are read and checked; no model is loaded yet. Raises UsageError.
 
     `field`: the column of the text; None: the one that the checkpoint was trained on, else `text`. `needs_all`: every row needs a vector,
-    so bad rows cannot be skipped. `precision`: auto is float32, since every digit of a vector is returned.
+    so data.on_bad_row must not be skip. `precision`: auto is evaluation.precision if the overrides set it, else float32, since every digit
+    of a vector is returned.
     """
     finalize_killed_run(checkpoint)
     folder = find_checkpoint(checkpoint)
@@ -80,7 +81,7 @@ def open_embedder(
             "out, for JSON lines"
         )
     update: dict[str, Any] = {}
-    if "data.sequence_length" not in flatten(dict(overrides)):  # the length that the training has chosen for its own rows does not apply
+    if "data.sequence_length" not in flatten(dict(overrides)):  # the length that the training run chose does not limit these texts
         update["sequence_length"] = None
     if field is not None:
         assert isinstance(settings.data.validation, list)

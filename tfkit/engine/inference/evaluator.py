@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint by text, row, likelihood or rollout, as its objective requires; return the result that docs/cli.md describes."""
+"""Evaluation of a checkpoint by texts, rows, likelihoods or rollouts, as its objective requires. docs/cli.md describes the result."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,16 +18,16 @@ from tfkit.recipe.schema.objective_sections import metrics_of_texts
 if TYPE_CHECKING:
     from tfkit.engine.inference.by_row import Scored
 
-_SEED = 1  # of the bootstrap
+_SEED = 1  # of the bootstrap intervals
 _MANY_TRAINED = 0.05  # if the model was trained on more than this fraction of the scored texts, the warning is stronger
 
 
 class Evaluator:
     """An evaluation whose settings are read and checked; no model is loaded before `score`.
 
-    `recipe`: None: the recipe of the run that made the checkpoint or, if it has none, a task inferred from its files. `data`: a file,
-    folder or glob in place of data.validation. `code`: the files of reward functions that may be run; UsageError if the recipe names
-    others.
+    `recipe`: None: the recipe of the run that made the checkpoint or, if no run did, a task inferred from its files. `data`: a file,
+    folder or glob in place of data.validation. `code`: the files of reward functions that the user allows to run; raises UsageError if the
+    recipe names others.
     """
 
     def __init__(self, checkpoint: str, recipe: RecipeText | None, overrides: Overrides, data: str | None, code: CodePermission):
@@ -39,7 +39,9 @@ class Evaluator:
         self.inputs: Inputs = settings_inputs(self.settings, self.folder, checkpoint)
 
     def gates(self, texts: Sequence[str]) -> list[Gate]:
-        """Parse gates over the metrics that this evaluation may have. Raises UsageError for others. Groups of rows are checked later."""
+        """Parse gates (conditions of --fail-if) on the metrics that this evaluation may have. Raises UsageError for other metrics. The
+        groups of minimal pairs, as in `accuracy.GROUP`, are unknown before the rows are read, and are checked with the result.
+        """
         from tfkit.evaluation.baselines import has_baselines
 
         section = self.settings.objective.trained_for
@@ -51,7 +53,7 @@ class Evaluator:
         return parse_gates(texts, metrics_of_sets(names, self.settings.data))
 
     def score(self, session: Session, *, each: bool = False) -> tuple[dict[str, Any], list[dict[str, Any]], Reading]:
-        """Return the result (docs/cli.md), a prediction for each row if `each`, and the meter's reading. Raises Stopped after a signal."""
+        """Return the result (docs/cli.md), the lines of --predictions if `each`, and the meter's reading. Raises Stopped after a signal."""
         loaded, scored = self.compute(session, each=each)
         with session.stop.at_once(WHOLE):
             reading = session.reading(last=True)  # a short command waits here for its first measurement

@@ -1,6 +1,6 @@
-"""Rules that name what an attention head attends to, by its mean weight on a kind of key, such as the previous or the first token.
+"""Rules that name what an attention head attends to, by its mean weight on each kind of key, such as the previous or the first token.
 
-A trained head often attends to one such kind (Clark et al. 2019, arXiv 1906.04341; Vig and Belinkov 2019, arXiv 1906.04284).
+A trained head often attends mostly to one kind (Clark et al. 2019, arXiv 1906.04341; Vig and Belinkov 2019, arXiv 1906.04284).
 """
 
 from collections import Counter
@@ -23,13 +23,13 @@ KINDS = {
     "spread": "evenness of the weights: 1 if all visible tokens have the same",
     MIXED: "none of these",
 }
-# The scores from which a head belongs to a kind, and to "spread": evenness is high even if a few tokens get more weight than the others.
+# The lowest scores of a head that belongs to a kind, and to "spread", which needs more, since a few heavier tokens hardly lower evenness.
 _CLEAR, _EVEN = 0.5, 0.75
 
 
 @dataclass(frozen=True)
 class HeadPattern:
-    """A head's kind, and its score, 0 to 1, for each kind that is possible in its attention map."""
+    """A head's kind (a key of KINDS), and its score, 0 to 1, for each kind that is possible in its attention map, except `mixed`."""
 
     layer: int
     head: int
@@ -52,7 +52,9 @@ class KindSummary:
 
 
 def summarize(patterns: Sequence[HeadPattern], clearest: int) -> list[KindSummary]:
-    """Summarize the heads of a map by kind. `clearest`: how many heads with the highest scores a kind lists; `mixed` lists none."""
+    """Summarize the heads of a map by kind. `clearest`: how many heads, those with the highest scores, are listed for a kind; for `mixed`
+    none.
+    """
 
     def best(kind: str) -> list[HeadPattern]:
         return sorted(patterns, key=lambda pattern: -pattern.scores[kind])[:clearest] if kind != MIXED else []
@@ -91,7 +93,7 @@ def _kind(scores: Mapping[str, float]) -> str:
 
 
 def _targets(visible: NDArray[np.bool_], same: NDArray[np.bool_], *, cross: bool) -> dict[str, NDArray[np.bool_]]:
-    """Return a mask (T, S) for each kind, True for the keys of this kind. A query without such a key does not count in the score.
+    """Return a mask (T, S) for each kind, True where the key is of this kind. A query without such a key does not count in the score.
 
     Queries near an end are left out of kinds that coincide there: for the second token, for instance, the first token is the previous one.
     """
@@ -123,7 +125,7 @@ def _mean_weight(weights: NDArray[np.float32], target: NDArray[np.bool_]) -> flo
 
 
 def _evenness(weights: NDArray[np.float32], visible: NDArray[np.bool_]) -> float:
-    """Return the mean entropy of the weights of a query, as a fraction of the largest possible entropy for its number of visible keys."""
+    """Return the mean entropy of the weights of queries with several visible keys, as a fraction of the largest possible entropy."""
     seen = visible.sum(1)
     several = seen > 1
     if not several.any():
@@ -133,7 +135,7 @@ def _evenness(weights: NDArray[np.float32], visible: NDArray[np.bool_]) -> float
 
 
 def _order(weights: NDArray[np.float32]) -> float:
-    """Return the mean of the largest weights, times the correlation of their places with the places of the queries; at least 0."""
+    """Return the mean of each query's largest weight, times the correlation of its key's place with the query's place; at least 0."""
     places = weights.argmax(1)
     if len(places) < 3 or places.min() == places.max():
         return 0.0

@@ -26,7 +26,7 @@ from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.training.isolation import isolated
 
 _TEXTS_AT_ONCE = 32  # the batch size of `embed`
-# Settings with which `attention` generates the answer of an encoder-decoder, in place of those of its run.
+# Settings with which `attention` generates the answer of an encoder-decoder, in place of those of the checkpoint's run.
 _OWN_ANSWER = {"generation.temperature": 0.0, "generation.num_beams": 1, "generation.max_new_tokens": 64}
 
 
@@ -35,15 +35,16 @@ class LoadedModel(Loaded):
     """A model in memory, with the tokenizer and the configuration of its folder. Its methods use the current weights of `model`."""
 
     def __repr__(self) -> str:
-        """Return one line for a notebook; the weights and the vocabulary would fill thousands of lines."""
+        """Return one line, as for a notebook; without this method, the weights and the vocabulary would fill thousands of lines."""
         count = sum(parameter.numel() for parameter in self.model.parameters())
         return f"LoadedModel({str(self.folder)!r}, head {self.config.head.kind}, {count:,} parameters)"
 
     def save(self, folder: str | Path) -> None:
-        """Write a model folder as training does: float32 weights, configuration, tokenizer, lineage of the loaded model, and manifest.
+        """Write a model folder as training does: float32 weights, configuration, tokenizer, manifest.json, and the loaded model's lineage
+        (the runs from which it comes).
 
-        A model that was saved in the folder before is replaced. Raises UsageError for a folder of a run or of a checkpoint, which would be
-        lost, and ModelError for weights of 8 bits.
+        A model that `save` wrote into the folder before is replaced. Raises UsageError for the folder of a run or of a training checkpoint,
+        which would be lost, and ModelError for weights of 8 bits.
         """
         target = Path(folder)
         Inputs().refuse_output(target, "folder")
@@ -57,7 +58,7 @@ class LoadedModel(Loaded):
             super().save(made)
             write_manifest(Path(made))
             target.mkdir(exist_ok=True)
-            for name in read_manifest(target) if held else ():  # files such as a chat template, which this model may not have
+            for name in read_manifest(target) if held else ():  # also files that this model may lack, such as a chat template
                 (target / name).unlink(missing_ok=True)
             for path in sorted(Path(made).iterdir(), key=lambda path: path.name == MANIFEST):  # the manifest last
                 shutil.move(path, target / path.name)
@@ -70,7 +71,7 @@ class LoadedModel(Loaded):
         columns: Mapping[str, str | Sequence[str]] | None = None,
         all_labels: bool = False,
     ) -> list[dict[str, Any]]:
-        """Return each row, a dict or a string, with its `prediction`. No energy is measured.
+        """Return a dict for each row (a dict or a text): its fields and its `prediction`. No energy is measured.
 
         For more rows than fit into memory, use `tfkit.predict`, which yields the same rows one after another.
         """
@@ -78,7 +79,7 @@ class LoadedModel(Loaded):
 
         changes = scored_overrides(plain_columns(columns), plain_overrides(overrides))
         predictor = open_predictor(self.folder, changes, all_labels=all_labels)
-        given = [*predictor.given_rows(rows)]  # before `isolated`, since the caller's iterator may use its random state
+        given = [*predictor.given_rows(rows)]  # before `isolated`, which would undo the iterator's changes to torch's random state
         with isolated():
             predictor.use(self)
             return [row for window in predictor.windows(given) for row in window]
@@ -104,9 +105,9 @@ class LoadedModel(Loaded):
         """Return a vector for each text, (N, dim), float32, on the CPU: the mean of the last hidden states over the text's tokens.
 
         The states are those after the last norm, for an encoder-decoder those of its encoder. The special tokens that the tokenizer adds
-        are included, and tokens beyond the context are not read. Vectors are not normalised: their cosine is
+        are included, and tokens beyond the context are not read. Vectors are not normalised: compute their cosine with
         torch.nn.functional.cosine_similarity. Raises DataError for a text without a token, or with half a character
-        (a surrogate), UsageError for anything but a text.
+        (a surrogate), UsageError for an item that is no text.
         """
         from tfkit.evaluation.embeddings import embed
 
@@ -122,8 +123,8 @@ class LoadedModel(Loaded):
         """Return what each head attends to while the model reads a text: `.tokens`, `.target_tokens`, `.maps`, `.visible`.
 
         The text has the special tokens of the tokenizer, but no chat template. `target`: what the decoder of an encoder-decoder reads;
-        None: the model's own answer, decoded greedily. `next_tokens`: keep this many of the likeliest next tokens of each position. Raises
-        DataError for a text that does not fit the model's context, UsageError for a target if the model is no encoder-decoder.
+        None: the model's own answer, decoded greedily. `next_tokens`: how many of the likeliest next tokens are returned for each position.
+        Raises the errors of `attend_text`, such as DataError for a text that does not fit the context.
 
         Example:
 

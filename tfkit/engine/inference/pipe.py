@@ -13,14 +13,14 @@ _LONGEST_LINE = 16 << 20  # bytes: more than any row or prompt
 
 
 class Pipe(io.BufferedIOBase):
-    """A stream of bytes whose `readline` waits only until the line is complete. `name`: of the stream, for errors."""
+    """A stream of bytes whose `readline` waits only until the line is complete. `name`: the stream's name in error messages."""
 
     def __init__(self, raw: BinaryIO, name: str):
         self._raw, self.name = raw, name
         self._lines: deque[bytes] = deque()  # complete lines that were not returned yet
         self._rest = b""  # the beginning of the next line
         self._ended = False
-        self._number = 0  # the number of complete lines that were read
+        self._number = 0  # the number of complete lines that were read from the stream, returned or not
 
     def readable(self) -> bool:
         """Return True."""
@@ -45,7 +45,7 @@ class Pipe(io.BufferedIOBase):
             index += 1
 
     def readline(self, size: int | None = -1) -> bytes:
-        """Return the next line with its newline; empty at the end of the stream. `size` is ignored: the line is complete."""
+        """Return the next line with its newline; empty at the end of the stream. `size` is ignored: the whole line is returned."""
         while not self._lines and not self._ended:
             self._fill()
         return self._lines.popleft() if self._lines else b""
@@ -72,7 +72,7 @@ class Pipe(io.BufferedIOBase):
 
 
 def _can_read(file: BinaryIO) -> bool:
-    """Return whether reading would not wait."""
+    """Whether `file` can be read without waiting; False for a pipe on Windows, where this is unknown."""
     try:
         return bool(select.select([file], [], [], 0)[0])
     except (OSError, ValueError):  # a stream in memory, which never waits; or Windows, where select takes no pipes

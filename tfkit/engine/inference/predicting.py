@@ -35,11 +35,11 @@ class Predictor(RowAnswers):
         self.section, self.all_labels = settings.objective.trained_for.judged_alone, all_labels
 
     def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
-        """Return the columns of the objective's roles, except its label."""
+        """Return the columns of the objective's roles that a question has, such as the text, without the label."""
         return PredictionColumns(self.section.asked_roles, named)
 
     def use(self, loaded: Loaded, deal: RankMap = serial_map) -> None:
-        """Use a loaded model; `deal` computes its batches. Raises ModelError if the model does not fit the objective."""
+        """Use a loaded model; `deal` distributes its batches over the ranks. Raises ModelError if the model does not fit the objective."""
         super().use(loaded, deal)
         objective = open_finished(self.section, loaded, self.settings)[0].labelled
         assert objective is not None  # open_predictor refuses objectives without rows
@@ -74,14 +74,15 @@ class Predictor(RowAnswers):
         return [answers[number].fields() for number in range(len(examples))]
 
     def facts(self) -> dict[str, Any]:
-        """Return the field of the result that only this command has: the kind of the objective."""
+        """Return the field of the result that only `tfkit predict` has: the kind of the objective."""
         return {"objective": self.section.kind}
 
 
 def open_predictor(
     checkpoint: str | Path, overrides: Overrides, data: str = "-", *, all_labels: bool = False, precision: Precision = "auto"
 ) -> Predictor:
-    """Return a Predictor with the checkpoint's objective and the columns that its training read; no model is loaded. Raises UsageError.
+    """Return a Predictor with the checkpoint's objective and the columns that its training read; no model is loaded. Raises UsageError for
+    invalid settings, and for an objective that gives no answer to a row.
 
     `overrides`: for example data.validation.0.columns. `data`: a file, folder or glob; "-": the rows come from stdin or from a call.
     `precision`: auto: evaluation.precision if the overrides set it, else chosen for the model when it is loaded.

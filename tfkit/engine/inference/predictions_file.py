@@ -1,4 +1,4 @@
-"""Write predictions, a line for each row of the data, as JSON lines, a table or CoNLL; and check paths of outputs beforehand."""
+"""Writing of predictions, one for each row of the data, as JSON lines, a table or CoNLL; and checks of output paths beforehand."""
 
 import csv
 import errno
@@ -22,14 +22,14 @@ from tfkit.run.strict_json import finite
 
 WriteLine = Callable[[Mapping[str, Any]], None]
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # of tables, by the suffix of the file
-CONLL = (".conll", ".bio", ".iob", ".iob2")  # suffixes of files with a word and its tag per line
+CONLL = (".conll", ".bio", ".iob", ".iob2")  # suffixes of files in which each line has a word and its tag
 _JSON_LINES = ("", ".jsonl", ".ndjson")
 _BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")  # tabs and line breaks in a word, which would end its column or line
 _SEPARATORS = {ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"}  # some readers split lines at these characters
 
 
 def require_writable(path: Path, option: str) -> None:
-    """Raise MachineError for a path that cannot be written. `option`: the name of the option that gave the path, for the message."""
+    """Raise MachineError for a path that cannot be written. `option`: the option that gave the path, as the message names it."""
     try:
         folder = path.absolute().parent
         if not folder.is_dir():
@@ -72,11 +72,11 @@ def write_predictions(path: Path, predictions: Iterable[Mapping[str, Any]], stop
 def lines_file(
     path: Path, stop: StopRequest, option: str, delimiter: str | None = None, further_columns: tuple[str, ...] = ()
 ) -> Iterator[WriteLine]:
-    """Open a file, and yield a function that writes a row: as a line of a table if there is a `delimiter`, else, by the suffix, as CoNLL or
-    JSON.
+    """Open a file, and yield a function that writes a row: as a line of a table if `delimiter` is given, else as CoNLL or JSON, as the
+    suffix says.
 
     A new file gets its name when the block ends; after an error there is no file. A device, a pipe or a link is written directly; a signal
-    ends the wait for a pipe's reader. `further_columns`: columns of a table in addition to the fields of its first rows. Raises
+    ends the wait for a pipe's reader. `further_columns`: columns that a table has besides the fields of its first answered row. Raises
     MachineError, and BrokenPipeError if a pipe has no reader any more.
     """
     is_new = is_replaceable(path)
@@ -126,8 +126,8 @@ def output_file(
 
 
 def json_line(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a line as JSON values: None for a number that is not finite, a list for an array, and text for types that JSON
-    lacks. Raises DataError for a value that is nested too deeply.
+    """Return the fields of a line as JSON values: None for a number that is not finite, a list for an array, and text for a value of a type
+    that JSON lacks. Raises DataError for a value that is nested too deeply.
     """
     with _nesting():
         return finite({name: _plain(value) for name, value in line.items()})
@@ -135,7 +135,7 @@ def json_line(line: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _nesting() -> Iterator[None]:
-    """Raise DataError in place of the RecursionError of a value that is nested too deeply."""
+    """Raise DataError if the block raises RecursionError, as for a value that is nested too deeply."""
     try:
         yield
     except RecursionError:
@@ -168,7 +168,9 @@ def _write_conll(file: IO[str], line: Mapping[str, Any]) -> None:
 
 
 class _Table:
-    """Writes rows under a header: the fields of the first row with a prediction, and `further_columns`. Earlier rows are held back."""
+    """Writes rows under a header: the fields of the first row with a prediction, and `further_columns`. Rows before it are held back until
+    it comes.
+    """
 
     def __init__(self, file: IO[str], delimiter: str, further_columns: tuple[str, ...]):
         rows = SimpleNamespace(write=lambda row: file.write(row.removesuffix("\r\n") + "\n"))
@@ -184,7 +186,7 @@ class _Table:
             self._write_waiting(line)
 
     def finish(self) -> None:
-        """Write the rows that are still held back because no row has a prediction."""
+        """Write the rows that are still held back, if no row has had a prediction."""
         if self.waiting:
             self._write_waiting(self.waiting[0])
 
@@ -203,7 +205,9 @@ class _Table:
 
 
 def _cell(value: Any) -> Any:
-    """Return the value of a table's cell: lists and mappings become JSON. Raises DataError for a value that is nested too deeply."""
+    """Return a value as it is written in a cell of a table: lists, arrays and mappings as JSON. Raises DataError for a value that is nested
+    too deeply.
+    """
     with _nesting():
         value = _plain(value)
         return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

@@ -1,6 +1,6 @@
 """Prompts, read from a file or a pipe as JSON lines or a text per line, and answered with a JSON line each, in order.
 
-Prompts are answered in batches of those that have arrived; the ranks compute different batches.
+Prompts are answered in batches, each of prompts that have arrived; the ranks compute different batches.
 """
 
 import json
@@ -29,7 +29,7 @@ _FEWEST_PROMPTS, MOST_PROMPTS = 16, 128  # the largest number of prompts in the 
 class Prompt:
     """A text to continue; with --chat a user's message, or all messages of a conversation.
 
-    `place`: file and line, for errors. `given`: the fields of the prompt's JSON line, which are repeated in the line of the answer.
+    `place`: file and line, for error messages. `given`: the fields of the prompt's JSON line, which the JSON line of the answer repeats.
     """
 
     place: str
@@ -50,7 +50,7 @@ def prompt_of(place: str, text: str) -> Prompt:
 
 
 def given_prompts(prompts: object, chat: bool) -> list[Prompt]:
-    """Return the prompts of a call in Python. A prompt is a text or a dict with the fields of a JSON line; in a chat also a list of
+    """Return the prompts of a call in Python. A prompt is a text or a dict with the fields of a JSON line; if `chat`, also a list of
     messages. Raises UsageError for anything else, DataError for a dict without a prompt.
     """
     given = [prompts] if isinstance(prompts, str | Mapping) else prompts
@@ -70,10 +70,10 @@ def _read_given(prompt: object, place: str, chat: bool) -> Prompt:
 
 
 def prompt_batches(file: BinaryIO, place: str, chat: bool) -> Iterator[list[Prompt]]:
-    """Yield the prompts in batches, a prompt for each line that is not empty. A batch from a pipe has the lines that have arrived.
+    """Yield the prompts in batches, a prompt for each line that is not blank. A batch from a pipe has the lines that have arrived.
 
     If the first line is a JSON object, or `place` is the name of a JSON file, all lines must be JSON objects; else each line is the text of
-    a prompt. Raises DataError for a bad line, after the batch of the lines before it.
+    a prompt. Raises DataError for a table, for no prompt at all, and for a bad line, after the batch of the lines before it.
     """
     suffix = PurePath(place).suffix.lower()
     if suffix in _TABLES:
@@ -98,14 +98,14 @@ def prompt_batches(file: BinaryIO, place: str, chat: bool) -> Iterator[list[Prom
 
 
 def prompts_in_batch(number: int) -> int:
-    """Return the largest number of prompts in batch `number`, counted from 0. It is small at first, for quick first answers, and is doubled
-    after every second batch only, so that two ranks get batches of the same size.
+    """Return the largest number of prompts in batch `number`, counted from 0. It is small at first, for quick first answers, and doubles
+    only after every second batch, so that with two ranks both get batches of the same size.
     """
     return min(_FEWEST_PROMPTS << number // 2, MOST_PROMPTS)
 
 
 def _lines(pipe: Pipe) -> Iterator[list[tuple[int, bytes]]]:
-    """Yield batches of the lines that are not empty, with their line numbers. A batch waits for one line only."""
+    """Yield batches of the lines that are not blank, with their line numbers. Only a batch's first line is waited for."""
     lines: list[tuple[int, bytes]] = []
     batches = 0
     for number, line in enumerate(pipe, 1):
@@ -172,12 +172,14 @@ def _value(line: bytes) -> Any:
         return None
 
 
-# Answers a batch, given the index of its first prompt, with a JSON line for each prompt; None: interrupted by a signal.
+# A function from a batch and the index of its first prompt to the fields that each answer adds; None: interrupted by a signal.
 _Answer = Callable[[Sequence[Prompt], int], Sequence[dict[str, Any] | None]]
 
 
 class _Answered(TypedDict):
-    """The answers to a batch, as a JSON value. `error`: class and message, if an error ended it; `signal`: a signal's number, or 0."""
+    """The answers to a batch, as a JSON value. `error`: the class and the message of the error that ended the batch; None: no error.
+    `signal`: the number of the signal that stopped it, or 0.
+    """
 
     lines: list[dict[str, Any] | None]
     error: tuple[str, str] | None
@@ -187,7 +189,7 @@ class _Answered(TypedDict):
 def answer_prompts(
     generator: "TextGenerator", template: "ChatTemplate | None", batches: Iterator[list[Prompt]]
 ) -> Generator[tuple[Prompt, dict[str, Any]]]:
-    """Yield each prompt with the fields that its answer adds to its JSON line, as soon as its batch is answered.
+    """Yield each prompt with the fields that its answer adds to its JSON line, in order, as soon as its batch is answered.
 
     `template`: the chat template, if prompts are conversations. Raises the error of a prompt after the answers to the prompts before it,
     and Stopped after a signal.
@@ -195,7 +197,7 @@ def answer_prompts(
     session, done = generator.session, "filled" if generator.fills_masks else "continued"
     answer: _Answer = partial(_fill_lines, generator) if generator.fills_masks else partial(_continue_lines, generator, template)
     count = 0
-    pending: deque[list[Prompt]] = deque()  # batches whose answers were not yielded yet
+    pending: deque[list[Prompt]] = deque()  # batches whose answers are not yielded yet
 
     def numbered() -> Iterator[tuple[int, list[Prompt]]]:
         first = 0
@@ -222,7 +224,7 @@ def answer_prompts(
     with session.listener.progress("generating", None, "prompts") as bar:
         for answered in session.deal(answer_batch, numbered()):
             batch, number = pending.popleft(), answered["signal"]
-            for prompt, line in zip(batch, answered["lines"], strict=False):  # after an error, there are fewer lines
+            for prompt, line in zip(batch, answered["lines"], strict=False):  # after an error, there are fewer lines than prompts
                 if line is None:
                     raise Stopped(f"stopped by {signal.Signals(number).name}: {count:,} prompts were {done}", number)
                 yield prompt, line

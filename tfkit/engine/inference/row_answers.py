@@ -1,4 +1,4 @@
-"""The common part of predict and embed: rows are read in windows, and a checkpoint answers them in order."""
+"""The common part of predict and embed: rows are read in windows (up to 32 batches), and a checkpoint answers them in order."""
 
 import csv
 import re
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from tfkit.generation.answer_precision import Precision
     from tfkit.hub import Loaded
 
-_NAME = re.compile(r"[A-Za-z_]\w*")  # a name of a column; a line that has only such names is a header
-_MOST_BATCHES = 32  # the largest number of batches in a window, within which rows are sorted by length
+_NAME = re.compile(r"[A-Za-z_]\w*")  # a column's name; a first line that has only such names is a header
+_MOST_BATCHES = 32  # the largest number of batches in a window; rows are sorted by length only within their window
 _MOST_CHARACTERS = 1 << 24  # the largest number of characters in a window's texts
 
 
@@ -43,17 +43,18 @@ class Counts:
     truncated: int = 0
     first_truncated: str = ""  # place of the first truncated row
     skipped: dict[str, Skipped] = field(default_factory=dict)  # rows without an answer, by reason
-    replaced: set[str] = field(default_factory=set)  # names of fields that a row had and its answer has replaced
+    replaced: set[str] = field(default_factory=set)  # names of the rows' fields that were replaced by fields of the answer
 
 
 class RowAnswers(ABC):
     """Answers rows with a checkpoint. The subclasses are Predictor and Embedder.
 
-    The model is loaded by `load`, or handed over to `use`. `precision`: auto: chosen for the model when it is loaded.
+    The model is loaded by `load`, or handed over to `use`. `precision`: "auto" is replaced by the chosen precision when the model is
+    loaded.
     """
 
-    name: ClassVar[str]  # the field of the answer, which is None for a row that cannot be read
-    adds_words = False  # whether each answered row also gets a field `tokens`, with the words that were read from any column
+    name: ClassVar[str]  # the name of the answer's field, whose value is None for a row that cannot be read
+    adds_words = False  # whether each row also gets a field `tokens` with its words, whatever column they were read from
 
     def __init__(self, checkpoint: str | Path, folder: Path, settings: EvaluationSettings, precision: "Precision"):
         self.folder, self.settings, self.precision = folder, settings, precision
@@ -65,7 +66,7 @@ class RowAnswers(ABC):
 
     @abstractmethod
     def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
-        """Return the columns that are read from a source; `named`: the columns that its section of the recipe gives, by role."""
+        """Return the columns that are read from a source. `named`: the columns by role that its entry in data.validation names."""
 
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
@@ -73,14 +74,16 @@ class RowAnswers(ABC):
 
     @abstractmethod
     def answer(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
-        """Return the fields that the answer adds to each row. The batches are computed by `deal`, on all ranks."""
+        """Return for each row the fields that its answer adds. `self.deal` distributes the batches over the ranks."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Return the fields of the result that only this command has."""
+        """Return the fields of the result that only the command of the subclass has."""
 
     def open_rows(self, pipe: Pipe | None = None) -> Iterator[PredictionInput]:
-        """Open the sources, and return an iterator over their rows. `pipe`: the rows of the source "-". Raises DataError."""
+        """Open the sources, and return an iterator over their rows. `pipe`: the stream that the source "-" reads. Raises DataError if a
+        source cannot be read, UsageError if data.rows is set for "-".
+        """
         return chain.from_iterable([self._open(section, pipe) for section in self.sources])
 
     def given_rows(self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> Iterator[PredictionInput]:
@@ -98,13 +101,13 @@ class RowAnswers(ABC):
             yield columns.asked(row, f"row {number}")
 
     def load(self, session: Session) -> None:
-        """Load the model. Raises ModelError for one that does not fit the task."""
+        """Load the model. Raises ModelError for a model that does not fit the objective."""
         opened = open_model(self.folder, session, self.inputs, self.precision)
         self.precision = opened.precision
         self.use(opened.loaded, session.deal)
 
     def use(self, loaded: "Loaded", deal: RankMap = serial_map) -> None:
-        """Use a loaded model; `deal` computes the model's batches. Raises ModelError."""
+        """Use a loaded model; `deal` distributes its batches over the ranks. Raises ModelError for a model without a tokenizer."""
         loaded.require_tokenizer()
         self.loaded, self.deal = loaded, deal
 
@@ -136,7 +139,7 @@ class RowAnswers(ABC):
         return self._lines(window, encoded), None
 
     def warnings(self) -> list[str]:
-        """Return warnings about the rows so far: those that were skipped or truncated, and the fields that answers replaced."""
+        """Return warnings about the rows answered so far: how many were skipped or truncated, and which fields answers replaced."""
         counts, length = self.counts, self.settings.sequence_length
         limit = f"the model's context of {self.loaded.config.context_length:,}" if length is None else f"data.sequence_length, {length:,}"
         cut = (
@@ -173,7 +176,7 @@ class RowAnswers(ABC):
                     "data.rows: rows from stdin are answered as they arrive, and none are drawn; select them before, as with head -n 10"
                 )
             return _from_pipe(pipe, columns, section)
-        # "skip": a bad row is no error yet; `answered` raises it after the rows before it are answered.
+        # "skip": reading yields a bad row without raising; `windows` raises its error later, after the answers to the rows before it.
         source = open_source(section, "all", None, "skip", columns=columns)
         if self.drawn is None:
             return prediction_rows(source)
@@ -206,14 +209,15 @@ class RowAnswers(ABC):
 
 
 def _words(asked: PredictionInput) -> list[str]:
-    """Return the words of a row; none if it could not be read."""
+    """Return the words of a row; an empty list if the row could not be read."""
     return asked.row.values["tokens"] if isinstance(asked.row, Row) else []
 
 
 def _windows(rows: Iterable[PredictionInput], batch_size: int, is_ready: Callable[[], bool]) -> Iterator[list[PredictionInput]]:
-    """Yield rows in windows: the first has one batch, for quick first answers, and each next one is twice as large, up to a limit.
+    """Yield rows in windows: the first has one batch, for quick first answers, and the size doubles up to _MOST_BATCHES batches. A window
+    ends early at _MOST_CHARACTERS, or if the next row has not arrived yet.
 
-    An error of the source is raised after the window of the rows before it.
+    A DataError of the source is raised after the window of the rows before the error.
     """
     window: list[PredictionInput] = []
     most, characters = batch_size, 0
@@ -233,7 +237,7 @@ def _windows(rows: Iterable[PredictionInput], batch_size: int, is_ready: Callabl
 
 
 def _from_pipe(pipe: Pipe, columns: PredictionColumns, section: SourceSection) -> Iterator[PredictionInput]:
-    """Yield the rows of a pipe. Raises DataError if there are none."""
+    """Yield the rows of a pipe, in the format of the section or else of the first line. Raises DataError if there are none."""
     name, delimiter = (section.format, None) if section.format else _format_of(pipe.first_line(), columns)
     layout, empty = Layout(name, tuple(section.header or ())), True
     for asked in prediction_stream(Content(pipe.name, "", "", lambda: cast(IO[bytes], pipe)), columns, layout, delimiter):

@@ -37,24 +37,24 @@ class Session:
     listener: Listener
     meter: Meter
     folder: RunFolder | None
-    before: Reading  # what earlier commands in the same run folder used
+    before: Reading  # the energy and time of earlier commands in the same run folder
     metered: bool  # whether energy is measured
-    device: str | None = None  # None: the best available one
+    device: str | None = None  # None: the best available device
     threads: int | None = None  # None: PyTorch's default
     ranks: Ranks = ONE_PROCESS
-    deal: RankMap = serial_map  # computes a list of batches, together with the other ranks
-    exchange: Callable[[Any], list[Any]] = lambda value: [value]  # returns the values of all ranks
+    deal: RankMap = serial_map  # computes the results of batches, together with the other ranks
+    exchange: Callable[[Any], list[Any]] = lambda value: [value]  # sends a value to all ranks; returns those of all ranks, by rank
     first_alone: Callable[[], AbstractContextManager[None]] = nullcontext  # for filling a cache: others enter after rank 0 has left
     # Waits until the meters of other machines have stopped, and returns their readings; with a run folder it returns none, since rank 0
-    # then reads the ledgers of these machines itself.
+    # reads the energy ledgers that these machines have written into the folder.
     end_of_other_meters: Callable[[], list[Reading]] = list
 
     def batches(self, bar: ProgressBar) -> BatchWork:
-        """Return how this command's batches are computed, with a progress bar. A signal ends them only within `stop.at_once`."""
+        """Return how this command's batches are computed and advance `bar`. A signal interrupts them only within `stop.at_once`."""
         return BatchWork(bar.advance, deal=self.deal)
 
     def own(self, reading: Reading) -> Reading:
-        """Return the part of a meter's reading that this command used, without earlier commands in the same run folder."""
+        """Return the part of a meter's reading that belongs to this command, not to earlier commands in the same run folder."""
         if not self.metered:
             return Reading()
         return replace(reading, **{name: max(0.0, getattr(reading, name) - getattr(self.before, name)) for name in SUMS})
@@ -84,10 +84,10 @@ def open_session(
     ranks: Ranks = ONE_PROCESS,
 ) -> Iterator[Session]:
     """Open the session of a command, and meter its energy under the command's name. `words`: the command-line arguments, for run.json.
-    `ranks`: if there are several, this process must be rank 0, and the others call `follow_command`.
+    `ranks`: if there are several, this process must be rank 0, and the other processes must call `follow_command`.
 
-    Raises UsageError for an unknown country, MachineError for a bad run folder. A series of carbon intensities that does not cover the
-    present, such as that of an earlier run, is ignored with a warning.
+    Raises UsageError for an unknown country, MachineError for a run folder that cannot be used. A series of carbon intensities that does
+    not cover the present, such as that of an earlier run, is ignored with a warning.
     """
     carbon = _with_current_series(carbon, listener)
     with ExitStack() as stack:
@@ -114,14 +114,14 @@ def open_session(
             is_complete = True
         finally:
             reading = meter.stop()
-            if is_complete and (warning := meter.warning()):  # a command that fails may end before the first measurement
+            if is_complete and (warning := meter.warning()):  # not if the command has failed, which may be before the first measurement
                 listener.warn(warning)
             if folder is not None:
                 record_totals(folder, reading, {})
 
 
 def _with_current_series(carbon: CarbonSection, listener: Listener) -> CarbonSection:
-    """Return the section, without a series of intensities that does not cover the present. Raises UsageError."""
+    """Return the section, without its series of carbon intensities if that cannot be used now. Raises UsageError for an unknown country."""
     try:
         resolve_place(carbon)
     except DataError as error:
@@ -144,8 +144,8 @@ def follow_command(ranks: Ranks, stop: StopRequest, device: str | None, threads:
 
 @contextmanager
 def _joined(alone: Session, ranks: Ranks, metered: dict[str, Any] | None = None) -> Iterator[Session]:
-    """Join the other ranks, and yield the session that computes with them. `metered`: given on rank 0 only: the arguments with which other
-    machines start their meters (`Meter.on_node`).
+    """Join the other ranks, and yield the session that computes with them. `metered`: on rank 0, the arguments with which other machines
+    start their meters (`Meter.on_node`); None on the other ranks.
     """
     from tfkit.parallel.collectives import ProcessGroup  # this module imports torch
     from tfkit.parallel.common_work import CommonWork
@@ -162,17 +162,17 @@ def _joined(alone: Session, ranks: Ranks, metered: dict[str, Any] | None = None)
         try:
             yield replace(joined, end_of_other_meters=lambda: [Reading(**one) for one in work.exchange(None) if one is not None])
             if not ranks.is_first:
-                reading = meter.stop()  # with a run folder, this reading is in its ledgers, which rank 0 reads
+                reading = meter.stop()  # with a run folder, the reading is in the folder's ledgers, which rank 0 reads
                 work.exchange(asdict(reading) if ranks.meters_its_node and facts["folder"] is None else None)
         finally:
             meter.stop()
 
 
 def open_model(folder: Path, session: "Session", inputs: "Inputs", precision: "Precision", *, packs: bool = True) -> "OpenedModel":
-    """Load a model in this precision, on the session's device, after checking that all ranks have the same inputs. `packs`: lay out the
-    weights of a large model for faster products on a CPU, which changes the order of sums and thus the last digits.
+    """Load a model in the given precision, on the session's device, after checking that all ranks have the same input files. `packs`: lay
+    out the weights of a large model for faster products on a CPU, which changes the order of sums and thus the last digits.
 
-    Raises ModelError, DataError, and MachineError for a precision that the device does not have.
+    Raises ModelError or DataError for an unusable folder, and MachineError for a precision that the device does not have.
     """
     import torch
 
@@ -204,7 +204,7 @@ def open_model(folder: Path, session: "Session", inputs: "Inputs", precision: "P
 
 
 def own_precision(settings: "EvaluationSettings") -> "Precision":
-    """Return the precision in the settings of an evaluation."""
+    """Return the precision that evaluation.precision names, as a Precision."""
     return "float32" if settings.evaluation.precision == "float32" else "bf16"
 
 

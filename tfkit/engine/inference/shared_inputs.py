@@ -1,4 +1,4 @@
-"""Rows that share an input: the model generates one text for them, and their answers are the references of that text."""
+"""Rows that share an input: the model generates one text for all of them, and their answers are the references of that text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ class SharedInput:
 def shared_inputs(objective: WritingObjective, held_out: ValidationSet, count: int) -> list[SharedInput]:
     """Return the inputs of the first `count` rows of a set, in the order of their first rows.
 
-    Rows share an input if the model reads the same tokens for them, and if the same text was cut off to fit the context.
+    Rows share an input if the model reads the same tokens for them and their whole inputs, before any truncation, are equal too.
     """
     inputs, stored = dict[object, SharedInput](), held_out.examples
     for number, row in zip(range(count), rows_of(held_out.source, stored), strict=False):
@@ -39,7 +39,7 @@ def shared_inputs(objective: WritingObjective, held_out: ValidationSet, count: i
 
 
 def number_inputs(sets: Sequence[Sequence[SharedInput]]) -> Numbers:
-    """Return the index of each row's input, (N,); rows and inputs are numbered across all sets."""
+    """Return the index of each row's input, (N,); rows and inputs are counted across all sets."""
     inputs = [one for part in sets for one in part]
     firsts = np.cumsum([0, *(sum(len(one.rows) for one in part) for part in sets)])  # the first row of each set
     numbers = np.empty(firsts[-1], np.int64)

@@ -37,7 +37,7 @@ _PURPOSES = {
 class TextGenerator:
     """Generates text with the settings of the checkpoint's run, changed by its generation_config.json and then by the overrides.
 
-    The model is loaded by `load`, or handed over to `use`. `chat`: prompts are conversations. `files`: the files with the prompts.
+    The model is loaded by `load`, or handed over to `use`. `chat`: prompts are conversations. `files`: the files that hold the prompts.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class TextGenerator:
 
     @property
     def continues_prompts(self) -> bool:
-        """Whether the generated text continues the prompt; else it is a separate text."""
+        """Whether the generated text continues the prompt; it is a separate text in a chat and for an encoder-decoder."""
         return not self.chat and self.loaded.model.encoder is None
 
     def complete(
         self, texts: Sequence[str], first_row: int = 0, on_text: OnText | None = None, should_stop: Callable[[], bool] | None = None
     ) -> list[TextCompletion]:
-        """Continue each text; in a chat, texts are rendered conversations. `first_row`: see `generate`."""
+        """Continue each text; in a chat, `texts` are rendered conversations. `first_row`: see generation.decoding.generate."""
         return complete(
             self.loaded.model,
             self.codec,
@@ -84,7 +84,9 @@ class TextGenerator:
         )
 
     def all_completions(self, prompts: object) -> list[Completion]:
-        """Continue the prompts of a call in Python, in batches. Raises Stopped between two batches, and the errors of `given_prompts`."""
+        """Continue the prompts of a call in Python, in batches. Raises Stopped after the batch in which a signal came, and the errors of
+        `given_prompts`.
+        """
         everything = given_prompts(prompts, self.chat)
         completions: list[Completion] = []
         for first in range(0, len(everything), MOST_PROMPTS):
@@ -93,7 +95,7 @@ class TextGenerator:
         return completions
 
     def fill(self, texts: Sequence[str], first_row: int = 0) -> list[Filling]:
-        """Fill the masks of each text."""
+        """Fill the masks of each text. `first_row`: the index of the first text, for error messages."""
         return fill(self.loaded.model, self.codec, texts, first_row=first_row)
 
     def template(self) -> ChatTemplate:
@@ -127,7 +129,7 @@ class TextGenerator:
         return [Completion(prompt, one.text, one.tokens, one.finish) for prompt, one in completed]
 
     def _check_kind(self) -> bool:
-        """Whether the model fills masks rather than continuing texts. Raises the same errors as `load`."""
+        """Return whether the model fills masks rather than continuing texts. Raises the errors that `load` names."""
         kind = self.loaded.config.head.kind
         if kind in _PURPOSES:
             raise ModelError(
@@ -146,7 +148,7 @@ class TextGenerator:
         return kind == "masked_lm"
 
     def _decide(self) -> CheckpointSettings:
-        """Return the merged settings; report which are used and which are ignored."""
+        """Merge the settings of the run, generation_config.json and the overrides; report which are used and which are ignored."""
         decided = checkpoint_settings(
             self.loaded.generation,
             self.settings.generation,

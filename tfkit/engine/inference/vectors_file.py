@@ -15,7 +15,7 @@ _VECTOR = "embedding"
 
 
 def require_vectors_file(path: Path) -> None:
-    """Raise UsageError for a path whose suffix names no file of vectors, or at which none can be written."""
+    """Raise UsageError for a path whose suffix is not .npy or .parquet, and for a device or a pipe."""
     if path.suffix.lower() not in (".npy", ".parquet"):
         raise UsageError(
             f"{argument('out', path)}: vectors are written to F.npy or F.parquet; without {argument('out')} they are JSON lines on stdout"
@@ -40,7 +40,9 @@ def vectors_file(path: Path, dim: int) -> Iterator[Callable[[Sequence[Mapping[st
 
 @contextmanager
 def _array(file: IO[bytes], dim: int) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
-    """Write vectors after an array's header, which is rewritten at the end, with their number: NumPy reserves space for its digits."""
+    """Write an array's header, and yield a function that appends vectors. At the end, write the header again with the number of vectors,
+    for whose digits NumPy reserves space.
+    """
     rows = 0
 
     def write_header() -> None:
@@ -60,8 +62,9 @@ def _array(file: IO[bytes], dim: int) -> Iterator[Callable[[Sequence[Mapping[str
 
 
 class _ParquetRows:
-    """Writes a row group for each window. The first window determines the columns and their types. A field whose values in this window are
-    not all numbers, all booleans or all times is a column of text; values of such a column that are no text are written as JSON.
+    """Writes a row group of Parquet for each window of rows. The first window determines the columns and their types. A field whose values
+    in this window are not all numbers, all booleans or all times is a column of text; values of such a column that are not text are written
+    as JSON.
     """
 
     def __init__(self, file: IO[bytes], dim: int, stack: ExitStack):
