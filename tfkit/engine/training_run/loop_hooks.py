@@ -28,12 +28,34 @@ class LoopHooks:
 
     def __init__(self, run: Run, components: Components, log: TrainingLog, micro_batches: MicroBatches):
         self.run, self.components, self.training_log = run, components, log
-        self.checkpointer = Checkpointer(run, components, log)
-        self.validator = Validator(run, components, log, self.checkpointer)
-        self.save, self.evaluate, self.evaluated = self.checkpointer.save, self.validator.evaluate, self.validator.evaluated
-        self.should_stop_early = self.validator.should_stop_early
         self.should_stop, self.out_of_memory = run.should_end, micro_batches.halve
         self._measured: list[float] = []  # the seconds of the first steps of this attempt
+
+    @cached_property
+    def checkpointer(self) -> Checkpointer:
+        """The object that writes and deletes the run's checkpoints."""
+        return Checkpointer(self.run, self.components, self.training_log)
+
+    @cached_property
+    def validator(self) -> Validator:
+        """The object that evaluates the model on the held-out rows and writes samples."""
+        return Validator(self.run, self.components, self.training_log, self.checkpointer)
+
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint."""
+        self.checkpointer.save(progress)
+
+    def evaluate(self, progress: Progress) -> None:
+        """Evaluate the current weights (with ema_decay, their moving average). Raises Stopped."""
+        self.validator.evaluate(progress)
+
+    def evaluated(self, step: int) -> bool:
+        """Whether metrics.jsonl has the complete evaluation of `step`."""
+        return self.validator.evaluated(step)
+
+    def should_stop_early(self) -> bool:
+        """Whether the evaluations so far end the run."""
+        return self.validator.should_stop_early()
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
         """Show the step on a terminal's live line, check the budget and contention for the processor, and report the time once."""
