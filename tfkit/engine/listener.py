@@ -1,4 +1,4 @@
-"""Two interfaces that a caller of the engine implements: a Listener receives its reports, a StopRequest tells it to stop."""
+"""Two interfaces that a caller of the engine implements: a Listener receives its reports, a StopRequest asks it to stop."""
 
 import time
 from collections.abc import Iterator, Mapping

@@ -37,7 +37,7 @@ def token_bytes(tokenizer: Tokenizer, token_id: int) -> int:
     if token in tokenizer.added_tokens:
         return len(token.encode())
     if tokenizer.byte_level:
-        return len(token)  # each character stands for a byte (GPT-2's alphabet)
+        return len(token)  # each character represents a byte (GPT-2's alphabet)
     if _BYTE_FALLBACK.fullmatch(token):
         return 1
     return len(tokenizer.decode([int(token_id)]).encode())

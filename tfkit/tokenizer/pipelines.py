@@ -17,7 +17,7 @@ from tfkit.tokenizer.pieces import LLAMA3
 SPACE = "▁"  # U+2581, SentencePiece's sign for a space
 SUFFIX, PREFIX = "</w>", "##"
 
-# GPT-2's alphabet, in which a character stands for a byte: the character of the same code for a printable byte, and the characters from
+# GPT-2's alphabet, in which a character represents a byte: the character of the same code for a printable byte, and the characters from
 # U+0100 on, in order, for the other bytes.
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _OTHERS = sorted({*range(256)} - {*_PRINTABLE})

@@ -1,4 +1,4 @@
-"""What `tfkit plan` and its Python function are asked: the training to plan, and the options of the plan.
+"""The request for a plan, of `tfkit plan` or in Python: the training to plan, and the options of the plan.
 
 This module does not import torch, so that the energy meter starts before torch is imported.
 """
