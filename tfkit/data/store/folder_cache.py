@@ -1,7 +1,8 @@
 """Folders of the cache. Each is either complete or absent, and is built once; a folder that is deleted, at any time, is built again.
 
 A process builds a folder under a hidden name beside its final path, and locks it there (flock on the folder itself). The lock ends with the
-process, even if that is killed. So later processes can distinguish the leftovers of a dead process, which they remove, from work in progress.
+process, even if that is killed. So later processes can distinguish the leftovers of a dead process, which they remove, from work in
+progress.
 """
 
 import contextlib
