@@ -61,6 +61,22 @@ def test_muon_turns_block_matrices_by_an_orthogonal_update() -> None:
         assert found.quantile(0.1) > 0.6, name  # and lift all but the smallest
 
 
+def test_muon_in_float32_is_that_of_pytorch_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over three steps with momentum and decay, of matrices that are tall, wide and square; only bf16's rounding differs."""
+    found = []
+    for is_native in (True, False):
+        monkeypatch.setattr("tfkit.training.optimizer.has_bf16", lambda device, native=is_native: native)
+        parameters, optimizer = with_gradients(MUON)
+        before = values(parameters)
+        for _ in range(3):
+            optimizer.step(1.0)
+        found.append({name: parameter.detach() - before[name] for name, parameter in parameters.items()})
+    assert {key.rpartition("/")[2] for key in optimizer.state()} >= {"momentum_buffer"}
+    for name, update in found[0].items():
+        assert nn.functional.cosine_similarity(update.flatten(), found[1][name].flatten(), dim=0) > 0.999, name
+        assert update.norm() == pytest.approx(float(found[1][name].norm()), rel=0.01), name
+
+
 def test_muon_with_nothing_inside_the_blocks_or_nothing_else() -> None:
     """As with an adapter, whose factors all lie inside, or with frozen blocks."""
     parameters, _ = with_gradients(MUON)

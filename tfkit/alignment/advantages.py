@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 _STD_EPS = 1e-4  # added to a group's standard deviation, as in TRL
-_VARIANCE_EPS = 1e-8  # keeps the quotient finite if all values are equal, as for a single token
+_VARIANCE_EPS = 1e-8  # added to the variance in `whiten`, which is 0 if all values are equal, as for a single token
 _LARGEST_ERROR = 0.2  # the clip range of the adaptive coefficient's relative error
 
 

@@ -41,8 +41,10 @@ PRESETS = {
 
 
 def encoder_classes(name: str, dense: str, pretraining: Architectures = MappingProxyType({}), **body: Any) -> Architectures:
-    """Return the classes of an encoder under transformers' usual names. `dense`: the activation of the dense layer in the head for classes;
-    `pretraining`: further classes with a head for masked tokens; `body`: further fields for the class without a head.
+    """Return the head of each of an encoder's model classes in transformers, by the class's usual name.
+
+    `dense`: the activation of the dense layer in the head for classes; `pretraining`: further classes with a head for masked tokens;
+    `body`: further fields for the class without a head.
     """
     return {
         f"{name}ForMaskedLM": {"kind": "masked_lm", "next_sentence": False},

@@ -28,7 +28,7 @@ def size(dim: int, layers: int, heads: int, kv_heads: int, hidden_dim: int, **va
     return BASE | sizes | values
 
 
-# The MLP of Llama 1 and 2 is 8/3 dim wide, rounded up to a multiple of 256, unless a size states another width.
+# The MLP of Llama 1 and 2 is 8/3 dim wide, rounded up to a multiple of 256, unless a preset sets hidden_dim.
 _LLAMA2 = BASE | {"vocab_size": 32000, "context_length": 4096}
 _LLAMA1 = _LLAMA2 | {"context_length": 2048, "norm": {"kind": "rms", "eps": 1e-6}}
 _LLAMA3 = _LLAMA2 | {"vocab_size": 128256, "context_length": 8192, "position": {"kind": "rotary", "theta": 5e5}, "num_kv_heads": 8}

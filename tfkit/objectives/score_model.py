@@ -41,7 +41,7 @@ class ScoreModel:
         return reward_scores(self.companion.model, batch) - self.shift
 
     def values(self, batch: Batch) -> Tensor:
-        """Return the value at each position with a label, which precedes the labelled token: (targets,) in float32.
+        """Return the value at each position that has a label (the position before the labelled token): (targets,) in float32.
 
         The value is the score of the text up to that position.
         """

@@ -34,7 +34,7 @@ class Tagging(LabelledObjective):
 
     terms: Mapping[str, float] = {"tags": 1.0}
     means = ("accuracy",)  # over words
-    evaluates_answers = True  # F1 is not a sum over rows
+    evaluates_answers = True  # evaluations during training need the answers, since F1 is not a sum over rows
     cuts_answers = True  # words beyond the context have no prediction
 
     def __init__(self, section: TaggingSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int):

@@ -101,7 +101,7 @@ class TextLabelling(LabelledObjective, Protocol):
     row_length: int
     start_id: int | None  # the decoder's first id; None without an encoder-decoder
     placeholder: NDArray[Any]  # the label of a row without one
-    evaluates_answers: bool = True  # F1 and correlations are not sums over rows
+    evaluates_answers: bool = True  # evaluations during training need the answers, since F1 and correlations are not sums over rows
 
     def target(self, row: Row) -> NDArray[Any] | BadRow:
         """Return a row's label as its example stores it, or the row's error."""

@@ -95,8 +95,8 @@ def label_value(written: str) -> float | None:
 
 
 def regression_metrics(targets: Numbers, predictions: Numbers) -> Scores:
-    """Return a function from row weights to the metrics of numbers, (N,) each: `rmse`, `pearson`, and `spearman`, Pearson's correlation of
-    ranks (ties: mean rank).
+    """Return a function that maps weights (N,) of the rows to the metrics of their predictions: `rmse`, `pearson`, and `spearman`, which is
+    Pearson's correlation of ranks (ties: mean rank).
 
     The correlations equal scipy's: the correlation with a constant is NaN.
     """

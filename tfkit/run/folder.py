@@ -178,7 +178,7 @@ class RunFolder:
         self._write(self._receipt.update_time)
 
     def confirm_finished(self) -> None:
-        """Set the status to finished when the result of a finished run is shown again, since an attempt to lengthen it may have failed."""
+        """Set the status to finished again when a finished run's result is shown: a failed attempt to lengthen the run may change it."""
         self._write(self._receipt.confirm_finished)
 
     def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None, **fields: Any) -> None:

@@ -55,8 +55,8 @@ class Tokenizer:
     def from_backend(
         cls, backend: tokenizers.Tokenizer, text: str, settings: Mapping[str, Any], chat_template: str | None = None
     ) -> "Tokenizer":
-        """Build a tokenizer as `from_json` does. `backend`: was built from `text`, and is used by no one else, since its settings are
-        changed.
+        """Build a tokenizer as `from_json` does. `backend` must be built from `text` and used nowhere else, since its
+        settings are changed here.
         """
         # tokenizer.json may contain the padding and truncation of an earlier program; AutoTokenizer resets them, too.
         backend.no_padding()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamSection, AdamWSection, MuonSection, OptimizerSection
 from tfkit.training.adafactor import Adafactor
 from tfkit.training.depth import parameter_depths
+from tfkit.training.device import has_bf16
 from tfkit.training.unsharded_step import is_shard_of, step_unsharded
 
 if TYPE_CHECKING:
@@ -95,6 +96,38 @@ class Muon(torch.optim.Muon):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters with the default settings, unchecked."""
         self.param_groups.append(self.defaults | param_group)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # without the closure that nobody passes
+        """Update the parameters. PyTorch orthogonalizes the updates in bf16. On a processor without bf16 products, which are emulated
+        slowly there, the same is computed in float32.
+        """
+        device = self.param_groups[0]["params"][0].device
+        if device.type != "cpu" or has_bf16(device):
+            super().step()  # type: ignore[no-untyped-call]
+            return
+        for group in self.param_groups:
+            weights: list[Tensor] = []
+            gradients: list[Tensor] = []
+            buffers: list[Tensor] = []
+            self._init_group(group, weights, gradients, buffers)
+            for weight, gradient, buffer in zip(weights, gradients, buffers, strict=True):
+                buffer.lerp_(gradient, 1 - group["momentum"])
+                update = _orthogonalized(gradient.lerp(buffer, group["momentum"]), group)
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(update, alpha=-0.2 * math.sqrt(max(weight.shape)) * group["lr"])  # match_rms_adamw
+
+
+def _orthogonalized(matrix: Tensor, group: Mapping[str, Any]) -> Tensor:
+    """Return the matrix with its singular values moved towards 1, by the Newton-Schulz iterations of a group of torch.optim.Muon."""
+    a, b, c = group["ns_coefficients"]
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    result = matrix.T if is_tall else matrix
+    result = result / result.norm().clamp(min=group["eps"])
+    for _ in range(group["ns_steps"]):
+        gram = result @ result.T
+        result = torch.addmm(result, torch.addmm(gram, gram, gram, beta=b, alpha=c), result, beta=a)
+    return result.T if is_tall else result
 
 
 Algorithm = AdamW | Adafactor | Muon

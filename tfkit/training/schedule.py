@@ -22,7 +22,7 @@ class Schedule:
     dim: int = 1
 
     def factor(self, step: int) -> float:
-        """Return the factor for step 1, 2, ..., steps: a linear rise over the warm-up, then the kind's shape; noam is one formula."""
+        """Return the factor for step 1 to `steps`: a linear warm-up, then the curve of schedule.kind; noam has one formula for both."""
         section, warmup = self.section, self._stated_warmup
         if section.kind == "noam":  # arXiv 1706.03762, section 5.3: the formula itself, whose peak is not 1
             return min(1 / math.sqrt(step), step / (warmup * math.sqrt(warmup))) / math.sqrt(self.dim)

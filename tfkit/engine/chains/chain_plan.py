@@ -50,7 +50,7 @@ class PlannedStage:
 
     def require_intact_stages(self) -> None:
         """Raise ModelError if this stage uses an earlier one whose result names a checkpoint that is missing or damaged, since otherwise
-        the stage would start from another checkpoint. If this stage is finished, it does not use them again, and nothing is checked.
+        the stage would start from another checkpoint. A finished stage does not use earlier stages again, so nothing is checked for it.
         """
         if read_run(self.options.run).status == "finished":
             return

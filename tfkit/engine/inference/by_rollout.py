@@ -65,7 +65,7 @@ def _reference(loaded: Loaded, session: Session) -> FrozenReference | None:
         if run is None or run.model.start is None:
             return None
         start, weight = run.model, next(loaded.model.parameters())
-        # If the initial checkpoint lacks this head, or has another one, the run drew a new head with its seed; draw the same head.
+        # If the initial checkpoint lacks the trained model's head, the run drew a new one with its seed; draw the same one.
         head, seed = loaded.config.head, run.training.seed
         initial = load(run.model.start, head=head, seed=seed, device=weight.device, dtype=weight.dtype)
         if start.sha256 is not None and content_hash(initial.folder) != start.sha256:

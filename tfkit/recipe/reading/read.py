@@ -183,7 +183,7 @@ def find_recipe(name_or_path: str) -> Path:
         if path.is_file() or path.is_fifo() or path.is_char_device():
             return path
         is_folder, exists = path.is_dir(), path.exists()
-    except (OSError, ValueError):  # no file can have this name
+    except (OSError, ValueError):  # no file can have this name, or a folder on its path may not be read
         is_folder = exists = False
     if bundled := find_bundled(name_or_path):
         return bundled.path
