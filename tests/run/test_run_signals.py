@@ -199,6 +199,35 @@ def test_signals_are_acknowledged_within_a_long_call_and_the_third_ends_it() -> 
         assert process.wait(timeout=300) == 143
 
 
+WITHIN_A_READ = """
+import os, signal, threading, time
+from tfkit.errors import Stopped
+from tfkit.run.signals import StopSignals
+def send():  # to this thread, so that the read of the main thread is not interrupted, as by a signal just before it
+    time.sleep(0.2)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+with StopSignals(acknowledge=print) as signals:
+    threading.Thread(target=send).start()
+    try:
+        with signals.at_once():
+            print("running", flush=True)
+            os.read(0, 1)
+    except Stopped as stopped:
+        print(stopped)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.1)
+print("ended")
+"""
+
+
+def test_a_signal_just_before_a_read_ends_the_read() -> None:
+    """The second signal of the user is the second one still."""
+    with child(WITHIN_A_READ) as process:
+        assert process.stdout.read() == "stopped by SIGTERM: nothing had to be saved\nended\n"
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=300) == 0
+
+
 def test_the_wake_up_pipe_before_comes_back() -> None:
     threads = threading.active_count()
     with StopSignals(acknowledge=print), StopSignals(acknowledge=print):

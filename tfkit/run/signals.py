@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from tfkit.errors import Stopped
 
@@ -64,6 +64,7 @@ class StopSignals:
         self._outer_pipe = -1
         self._thread: threading.Thread | None = None
         self._raised = False  # the first signal raised Stopped in `at_once`
+        self._repeated = False  # the thread has sent the first signal again, and the handler has not run since then
         self._exited = threading.Event()
         self._requested: int | None = None
         self._count = 0
@@ -161,12 +162,15 @@ class StopSignals:
 
     def _acknowledge_all(self, reading: socket.socket, numbers: set[int]) -> None:
         assert self._acknowledge is not None
-        count = 0
+        count, is_repeated = 0, False
         with contextlib.suppress(OSError, ValueError):  # the socket is closed on exit
             while received := reading.recv(64):
                 for number in (number for number in received if number in numbers):
+                    if is_repeated:
+                        is_repeated = False
+                        continue
                     if not count:
-                        self._wait_for_handler()
+                        is_repeated = self._wait_for_handler(number)
                     if self._raised:
                         return  # the message of the Stopped reports the signal
                     self._acknowledge(f"{signal.Signals(number).name}: {_ACKNOWLEDGEMENTS[min(count, 2)]}")
@@ -175,12 +179,29 @@ class StopSignals:
                         self._exited.wait(_GRACE_SECONDS)
                         os._exit(128 + number)
 
-    def _wait_for_handler(self) -> None:
+    def _wait_for_handler(self, number: int) -> bool:
+        """Wait until Python's handler has run, and return whether the signal was sent again because it has not.
+
+        A system call that waits for input, and that began just after the signal, was not interrupted by it; the repeated signal does so.
+        """
+        if self._is_handled():
+            return False
+        self._repeated = True
+        signal.pthread_kill(cast(int, threading.main_thread().ident), number)
+        self._is_handled()
+        return True
+
+    def _is_handled(self) -> bool:
+        """Wait for Python's handler for at most _HANDLER_SECONDS, and return whether it has run."""
         end = time.monotonic() + _HANDLER_SECONDS
         while not self._count and time.monotonic() < end:
             time.sleep(0.005)
+        return self._count > 0
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        is_repetition, self._repeated = self._repeated and self._count > 0, False
+        if is_repetition:
+            return
         self._raised = self._raised or (self._at_once and not self._count)
         self._count += 1
         if self._count == 1:
