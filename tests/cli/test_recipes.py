@@ -4,11 +4,13 @@ import hashlib
 import http.server
 import io
 import json
+import ssl
 import sys
 import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from tiny_runs import run_here
@@ -154,6 +156,11 @@ def test_a_server_in_trouble_is_asked_again_and_one_that_refuses_is_not(server: 
     server.statuses, server.asked = [404], []
     run_here(["recipes", "made", "--fetch"]).exits(3, "cannot be fetched (Not Found)")
     assert len(server.asked) == 1
+
+
+def test_a_connection_that_fails_in_tls_is_no_file_that_cannot_be_written(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "_download", Mock(side_effect=ssl.SSLError("bad record mac")))
+    run_here(["recipes", "made", "--fetch"]).exits(3, "cannot be fetched (('bad record mac',)); check the network")
 
 
 def test_other_content_is_not_kept(server: Server) -> None:

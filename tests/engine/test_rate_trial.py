@@ -195,7 +195,8 @@ def test_the_peak_of_a_trial_is_that_of_the_run_times_its_factor(kind: str) -> N
 def test_a_rate_that_is_given_is_not_tried() -> None:
     recipe, words = {"training": {"epochs": 2, "trial_rates": [1e-3]}, "data": {"train": [{"path": "x"}]}}, ["model.preset=gpt2"]
     assert read_document(recipe, "a recipe", parse_overrides(words)).recipe.training.trial_rates == [1e-3]
-    assert read_document(recipe, "a recipe", parse_overrides([*words, "optimizer.lr=2e-3"])).recipe.training.trial_rates is None
+    for rate in ("optimizer.lr=2e-3", "optimizer={kind: adamw, lr: 2e-3}"):
+        assert read_document(recipe, "a recipe", parse_overrides([*words, rate])).recipe.training.trial_rates is None
     for both in (["training.trial_rates=[5e-3]", "optimizer.lr=2e-3"], ["optimizer.lr=2e-3", "training.trial_rates=[5e-3]"]):
         assert read_document(recipe, "a recipe", parse_overrides([*words, *both])).recipe.training.trial_rates == [5e-3]
     with pytest.raises(RecipeError, match=r"training.trial_rates: ppo trains on responses that are sampled"):

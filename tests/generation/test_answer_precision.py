@@ -171,3 +171,5 @@ def test_what_cannot_be_is_refused():
         tfkit.generate("the cat", start=WRITER, precision="int4")
     with pytest.raises(MachineError, match=r"precision=int8: needs a processor"):
         tfkit.load(WRITER, precision="int8", device="meta")
+    with pytest.raises(UsageError, match=r"device=x: not a device; use cpu"):
+        tfkit.load(WRITER, device="x")

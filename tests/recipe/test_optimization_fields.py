@@ -62,6 +62,10 @@ def test_as_the_papers_had_it(tmp_path: Path, words: list[str]) -> None:
         (["schedule={kind: wsd, decay_end: 0.5}"], "schedule.decay_end: the wsd schedule does not read it; remove it"),
         (["schedule={decay_end: 0.5, warmup_steps: 60}"], "schedule.decay_end: the warm-up ends after it: 60 steps of 100"),
         (
+            ["training={tokens: 1000, batch_size: 8}", "schedule={kind: wsd, decay_ratio: 0.5, warmup_tokens: 501}"],
+            "schedule.decay_ratio: warm-up and decay together are longer than training.tokens, which is 1000",
+        ),
+        (
             ["training={tokens: 1000, batch_size: 8}", "schedule={decay_end: 0.5, warmup_tokens: 501}"],
             "schedule.decay_end: the warm-up ends after it: 501 tokens of 1000",
         ),

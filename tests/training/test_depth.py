@@ -13,6 +13,7 @@ from tfkit.training.depth import Unfreezing, parameter_depths
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
+from tfkit.training.replay import find_first_bad
 from tfkit.training.step import Stepper
 
 T5 = GPT2 | {"position": {"kind": "relative", "buckets": 8}, "encoder_layers": 3, "decoder_layers": 2, "head": {"tied": False}}
@@ -71,6 +72,15 @@ def unfreezing_stepper(model: Transformer, every: int, dtype: torch.dtype) -> St
     optimizer = Optimizer(weights.trained, AdamWSection(lr=1e-2, weight_decay=0.5))
     unfreezing = Unfreezing(weights.working, every)
     return Stepper(LossModule(model, OBJECTIVE), weights, optimizer, device=torch.device("cpu"), seed=1, unfreezing=unfreezing)
+
+
+def test_a_replayed_step_computes_no_gradient_of_what_is_frozen_in_it() -> None:
+    stepper = unfreezing_stepper(fresh(LLAMA), 2, torch.float32)
+    reached = []
+    stepper.weights.working["embedding.tokens.weight"].register_hook(reached.append)
+    for step, is_reached in ((6, False), (7, True)):
+        assert find_first_bad(stepper, batches(OBJECTIVE, 1), step) is None
+        assert bool(reached) == is_reached
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

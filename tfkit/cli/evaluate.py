@@ -141,7 +141,7 @@ def _confusion_matrix(confusion: Mapping[str, Mapping[str, int]], labels: Sequen
         return ""
     rows = [[_cut(label), *(f"{confusion[label].get(other, 0):,}" for other in labels)] for label in labels if label in confusion]
     table = align_columns([["label \\ predicted", *map(_cut, labels)], *rows])
-    return table if console.columns_of(table.partition("\n")[0]) < (console.result_columns() or _WIDTH) else ""
+    return table if console.columns_of(table.partition("\n")[0]) <= (console.result_columns() or _WIDTH) else ""
 
 
 def _most_confused(confusion: Mapping[str, Mapping[str, int]]) -> str:

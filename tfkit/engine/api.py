@@ -357,20 +357,19 @@ def load(
         loaded.embed(["a text", "another"])  # (2, dim)
         loaded.save("folder")  # the model folder that training writes
     """
-    import torch
 
     from tfkit import adapters
     from tfkit.engine.inference.loaded_model import LoadedModel
     from tfkit.generation.answer_precision import open_in_precision
-    from tfkit.training.device import has_bf16
+    from tfkit.training.device import has_bf16, named_device
 
-    folder = required_path("path", path)
+    folder, place = required_path("path", path), named_device(device)
 
     def in_type(wanted: "torch.dtype") -> "Loaded":
-        return adapters.load(folder, device=device, dtype=wanted, verify=verify, **options)
+        return adapters.load(folder, device=place, dtype=wanted, verify=verify, **options)
 
     if dtype is None:
-        loaded = open_in_precision(in_type, precision, torch.device(device), bool, has_bf16=has_bf16(torch.device(device))).loaded
+        loaded = open_in_precision(in_type, precision, place, bool, has_bf16=has_bf16(place)).loaded
     else:
         loaded = in_type(dtype)
     return LoadedModel(**{field.name: getattr(loaded, field.name) for field in fields(loaded)})

@@ -27,10 +27,7 @@ def pick_device(name: str | None) -> torch.device:
     if name in (None, "auto"):
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(kind)
-    try:
-        device = torch.device(str(name))
-    except RuntimeError:
-        raise UsageError(f"{argument('device', name)}: not a device; use cpu, cuda, cuda:0, mps or auto") from None
+    device = named_device(str(name))
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(device.type, False)
     if not available or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise MachineError(
@@ -38,6 +35,14 @@ def pick_device(name: str | None) -> torch.device:
             "to use an available one"
         )
     return device
+
+
+def named_device(name: str | torch.device) -> torch.device:
+    """Return the device of this name, whether or not this machine has it. Raises UsageError if PyTorch does not know the name."""
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"{argument('device', name)}: not a device; use cpu, cuda, cuda:0, mps or auto") from None
 
 
 def use_device(device: torch.device) -> None:

@@ -147,7 +147,8 @@ def find_first_bad(stepper: Stepper, batches: list[Batch], step: int) -> Finding
         for name, parameter in weights.working.items():
             if not bool(parameter.isfinite().all()):
                 return Finding("weights", f"{companion}/{name}" if companion else name, 0)
-    with Watch(stepper.model, {name: companion.model for name, companion in stepper.companions.items()}) as watch:
+    companions = {name: companion.model for name, companion in stepper.companions.items()}
+    with stepper.unfrozen(step), Watch(stepper.model, companions) as watch:
         for watch.micro_batch, batch in enumerate(batches):
             loss = stepper.try_out(step, batch, watch.micro_batch)
             if watch.finding is None and not np.isfinite(loss):

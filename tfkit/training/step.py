@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -101,7 +102,7 @@ class Stepper:
             raise UnhealthyError(f"step {step}: no token has a target for {empty}: there is nothing to learn from")
         self.loss_module.train(self.objective.draws_dropout)
         parts: list[dict[str, Tensor]] = []
-        with self.fitting(), self.unfreezing.at(step) if self.unfreezing else contextlib.nullcontext():
+        with self.fitting(), self.unfrozen(step):
             for index, batch in enumerate(batches):
                 if index and should_stop is not None and should_stop():
                     self.drop_gradients()
@@ -138,6 +139,10 @@ class Stepper:
         sums = self._accumulate(step, index, batch, counts)
         self.drop_gradients()
         return sum(weight * float(sums[term]) / counts[term] for term, weight in self.loss_module.terms.items())
+
+    def unfrozen(self, step: int) -> AbstractContextManager[None]:
+        """Return a context in which only the parameters that gradual unfreezing trains in a step need gradients."""
+        return self.unfreezing.at(step) if self.unfreezing else contextlib.nullcontext()
 
     def drop_gradients(self) -> None:
         """Drop the gradients of a step that was not taken."""

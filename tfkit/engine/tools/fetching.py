@@ -9,6 +9,7 @@ import http.client
 import io
 import json
 import os
+import ssl
 import urllib.error
 import urllib.request
 import zipfile
@@ -26,7 +27,7 @@ from tfkit.recipe.bundled import BundledRecipe, DataFile, DataSet, data_sets
 _PAUSES = (1.0, 4.0)  # seconds between tries
 _TIME_OUT = 30.0  # seconds without receiving a byte
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes after which a request is repeated
-_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)  # errors of a connection
+_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)  # errors of a connection
 _CHUNK = 1 << 16  # bytes
 # Repairs text in Windows-1252 that was decoded as Latin-1: maps each resulting control character to the intended punctuation mark.
 _WINDOWS = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(0x80, 0xA0)}

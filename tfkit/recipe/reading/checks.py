@@ -94,6 +94,8 @@ def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
             yield ("schedule", "warmup_tokens"), f"{schedule.warmup_tokens} tokens of warm-up, but training.tokens is {tokens}"
         elif schedule.warmup_tokens > schedule.decay_end * tokens:
             yield ("schedule", "decay_end"), f"the warm-up ends after it: {schedule.warmup_tokens} tokens of {tokens}"
+        elif schedule.kind == "wsd" and schedule.warmup_tokens + schedule.decay_ratio * tokens > tokens:
+            yield ("schedule", "decay_ratio"), f"warm-up and decay together are longer than training.tokens, which is {tokens}"
     ratio = schedule.warmup_ratio
     if ratio is not None and ratio > schedule.decay_end:
         yield ("schedule", "decay_end"), f"the warm-up ends after it: warmup_ratio is {ratio:g}"

@@ -89,7 +89,9 @@ def apply_overrides(root: Mapping, overrides: Overrides) -> list[Problem]:
     applied, too: the validation rejects them later.
     """
     problems: list[Problem] = []
-    if "optimizer.lr" in overrides:  # this rate is to be used, so the recipe's trial rates are dropped, unless the overrides set others
+    section = overrides.get("optimizer")
+    if "optimizer.lr" in overrides or (isinstance(section, dict) and "lr" in section):
+        # this rate is to be used, so the recipe's trial rates are dropped, unless the overrides set others
         _drop(root, {"trial_rates"})
     for name, value in overrides.items():
         try:
