@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from unittest.mock import patch
 
 import fake_codecarbon
 import numpy as np
@@ -37,11 +38,12 @@ import tfkit.cli
 import tfkit.engine
 import tfkit.generation.complete
 from tfkit.__main__ import main
+from tfkit.engine.planning import speed_measurements
 from tfkit.engine.planning.machine_speed import machine_speed
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.run.machine import describe_machine
+from tfkit.training import peak_speed
 from tfkit.training.isolation import isolated
-from tfkit.training.peak_speed import matrix_speed
 from tfkit.training.step import Stepper
 
 with warnings.catch_warnings():
@@ -54,9 +56,11 @@ with warnings.catch_warnings():
         importlib.import_module(_name)
 _threads = torch.get_num_threads()
 torch.set_num_threads(1)  # a fork beside a pool of threads would hang in its first product
-for _type in (torch.float32, torch.bfloat16):
-    matrix_speed(torch.device("cpu"), _type, 1)  # which a run measures once a process
-    machine_speed(torch.device("cpu"), _type, 1)  # and finds in memory or the cache from then on
+# What a run measures once a process, and finds in memory or the cache from then on: coarsely, since no test compares times.
+with patch.multiple(speed_measurements, SECONDS=0.0, _ROWS=64), patch.object(peak_speed, "_SIZE", 256):
+    for _type in (torch.float32, torch.bfloat16):
+        peak_speed.matrix_speed(torch.device("cpu"), _type, 1)
+        machine_speed(torch.device("cpu"), _type, 1)
 describe_machine()  # whose versions are looked up once a process
 torch.set_num_threads(_threads)
 gc.freeze()  # the children's collector ignores what is here, so the pages stay shared

@@ -6,6 +6,8 @@ from functools import cache
 
 import torch
 
+_SIZE = 1024  # rows and columns of the matrices that are multiplied
+
 # Dense bf16 peak in FLOP/s according to the vendors' data sheets, by words of the device's name; the first match counts.
 GPU_PEAKS = {
     "H100 PCIe": 756e12,
@@ -42,14 +44,14 @@ def matrix_speed(device: torch.device, dtype: torch.dtype, threads: int) -> floa
 
     `threads`: the number of threads of this process, on which a CPU's speed depends; here it is only a key of the cache.
     """
-    a = torch.ones(1024, 1024, dtype=dtype, device=device)
+    a = torch.ones(_SIZE, _SIZE, dtype=dtype, device=device)
     best = float("inf")
     end = time.perf_counter() + 0.1
     while time.perf_counter() < end:
         start = time.perf_counter()
         (a @ a)[0, 0].item()  # waits for a GPU
         best = min(best, time.perf_counter() - start)
-    return 2 * 1024**3 / best
+    return 2 * _SIZE**3 / best
 
 
 def peak_of_gpu(name: str) -> float | None:
