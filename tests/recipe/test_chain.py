@@ -140,6 +140,8 @@ def test_another_checkpoint_takes_the_place_of_a_pinned_one() -> None:
     pinned = CHAIN.replace("from: base\n", f"model: {{from: there, sha256: {'a' * 64}}}\n")
     assert read(pinned).stages[1].recipe.model.sha256 == "a" * 64
     assert read(pinned, "tune.model.from=other").stages[1].recipe.model.sha256 is None
+    last = read(CHAIN, "tune.from=first", "tune.model={from: second}", "tune.model.from=third")
+    assert last.stages[1].recipe.model.start == "third"
 
 
 def test_the_errors_of_all_stages_come_at_once_each_with_its_place() -> None:

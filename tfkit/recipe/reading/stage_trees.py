@@ -46,7 +46,9 @@ def stage_overrides(overrides: Overrides, names: Iterable[str]) -> tuple[dict[st
     for key, value in overrides.items():
         name, dot, field = (part.strip() for part in key.partition("."))
         if name in found and dot and field:
-            found[name]["model.from" if field == START else field] = value
+            field = "model.from" if field == START else field
+            found[name].pop(field, None)  # the later of two names of one field counts, at its place
+            found[name][field] = value
         else:
             message = f"this recipe has stages: start with one of {', '.join(found)}, and name a field of it"
             problems.append(Problem(OVERRIDES, tuple(key.split(".")), message))
