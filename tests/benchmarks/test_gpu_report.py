@@ -18,8 +18,7 @@ def test_both_runners_train_a_model_of_the_same_size(name: str) -> None:
 
     shallow = {**SHAPES[name], "layers": 1}
     with torch.device("meta"):
-        plain = PlainDecoder(shallow)
-    assert size(plain) == size(on_meta(tfkit_config(shallow)))
+        assert size(PlainDecoder(shallow)) == size(on_meta(tfkit_config(shallow)))
     assert f"{size(on_meta(tfkit_config(SHAPES[name]))) / 1e6:.0f}M" in name
 
 
@@ -46,8 +45,6 @@ def test_the_plain_loop_learns() -> None:
 
 @pytest.mark.slow  # a program of its own
 def test_failures_are_in_the_report_with_their_traceback() -> None:
-    lines = run_tests("abacus", "bf16_is_asked")
-    assert lines[0].startswith("1 tests in")
-    assert "1 failed" in lines[0]
-    assert lines[2] == "### test_bf16_is_asked_of_the_device"
-    assert any("device=abacus: not a device" in line for line in lines)
+    head, _, title, *traceback = run_tests("abacus", "bf16_is_asked")
+    assert (head[:10], "1 failed" in head, title) == ("1 tests in", True, "### test_bf16_is_asked_of_the_device")
+    assert any("device=abacus: not a device" in line for line in traceback)

@@ -5,11 +5,13 @@ import json
 import lzma
 import math
 import random
+import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import baselines
+import files_before_step
 import make_chat_pairs
 import make_sums
 import measured_runs
@@ -51,17 +53,12 @@ def test_a_tiny_bigram_equals_the_hand_computed_one() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 10), min_size=2, max_size=20), min_size=1, max_size=5))
-def test_every_row_of_the_bigram_sums_to_one(documents: list[list[int]]) -> None:
-    vocab_size = 11
-    model = baselines.WittenBell(documents, vocab_size)
-    for head in range(vocab_size):
-        row = model.probabilities(np.full(vocab_size, head), np.arange(vocab_size))
-        assert (row > 0).all()
-        assert row.sum() == pytest.approx(1)
-
-
-def test_nothing_after_the_first_id_costs_nothing() -> None:
-    assert baselines.WittenBell([[0, 1]], 3).bits([0]) == 0
+def test_every_row_of_the_bigram_sums_to_one_and_nothing_after_the_first_id_costs_nothing(documents: list[list[int]]) -> None:
+    model = baselines.WittenBell(documents, 11)
+    for head in range(11):
+        row = model.probabilities(np.full(11, head), np.arange(11))
+        assert ((row > 0).all(), row.sum()) == (True, pytest.approx(1))
+    assert model.bits([0]) == 0
 
 
 def test_primed_sizes_are_those_of_two_whole_streams() -> None:
@@ -77,17 +74,15 @@ def test_primed_sizes_are_those_of_two_whole_streams() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="posix_spawn")
 def test_startup_measures_a_process_and_names_a_failing_one() -> None:
-    seconds, peak = startup.measure([sys.executable, "-c", "pass"])
-    assert 0 < seconds < 60
     import resource  # not on Windows
 
+    seconds, peak = startup.measure([sys.executable, "-c", "pass"])
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # a process begins with the peak of the one that spawned it
-    assert 1 < peak < own + 100
-    with pytest.raises(SystemExit, match="ended with 3"):
-        startup.measure([sys.executable, "-c", "raise SystemExit(3)"])
+    assert (0 < seconds < 60, 1 < peak < own + 100) == (True, True)
     assert 0.0 < startup.until_output([sys.executable, "-c", "print(1)"]) < 60.0
-    with pytest.raises(SystemExit, match="ended with 3"):
-        startup.until_output([sys.executable, "-c", "raise SystemExit(3)"])
+    for measure in (startup.measure, startup.until_output):
+        with pytest.raises(SystemExit, match="ended with 3"):
+            measure([sys.executable, "-c", "raise SystemExit(3)"])
 
 
 # -- make_sums.py: the rows are right, and no held-out one is in a text or a prompt of the training
@@ -112,18 +107,14 @@ BEGIN = "\n\nHuman: Which is it?\n\nAssistant: Neither.\n\nHuman: Why\nthen?"
 
 
 def test_short_dialogues_become_messages(tmp_path: Path) -> None:
-    rows = [
-        {"chosen": f"{BEGIN}\n\nAssistant: Because.", "rejected": f"{BEGIN}\n\nAssistant: So: what? "},
-        {"chosen": f"{BEGIN}\n\nAssistant: Because.", "rejected": f"{BEGIN}\n\nAssistant:{' so' * (make_chat_pairs.LONGEST // 3)}"},
-        {"chosen": f"{BEGIN}\n\nAssistant: Because.", "rejected": f"{BEGIN}\n\nAssistant:"},
-        {"chosen": f"{BEGIN}\n\nAssistant: Because.", "rejected": f"{BEGIN} Or\n\nAssistant: So."},
-    ]
+    too_long = " so" * (make_chat_pairs.LONGEST // 3)
     with gzip.open(tmp_path / "test.jsonl.gz", "wt", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        for ending in ("\n\nAssistant: So: what? ", f"\n\nAssistant:{too_long}", "\n\nAssistant:", " Or\n\nAssistant: So."):
+            file.write(json.dumps({"chosen": f"{BEGIN}\n\nAssistant: Because.", "rejected": BEGIN + ending}) + "\n")
     make_chat_pairs.make(tmp_path / "test.jsonl.gz", tmp_path / "pairs")
-    [line] = (tmp_path / "pairs" / "pairs.jsonl").read_text(encoding="utf-8").splitlines()
+    [row] = read_rows(tmp_path / "pairs" / "pairs.jsonl")
     asked = [("user", "Which is it?"), ("assistant", "Neither."), ("user", "Why\nthen?")]
-    assert json.loads(line) == {
+    assert row == {
         "prompt": [{"role": role, "content": text} for role, text in asked],
         "chosen": [{"role": "assistant", "content": "Because."}],
         "rejected": [{"role": "assistant", "content": "So: what?"}],
@@ -167,11 +158,9 @@ def test_a_line_for_each_trial(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "run.json").write_text(json.dumps({**own, "before": {"reward": -1.0, "gold": 0.4, "kl": 0.0}}))
         scores = [{"reward": 2.0, "gold": 0.9 - number / 10, "kl": 16.0}, {"reward": 3.0 - number, "gold": 0.7, "kl": 36.0}]
-        lines = [json.dumps({"step": step, "evaluation": one}) for step, one in enumerate(scores, 1)]
-        (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        write_rows(folder / "metrics.jsonl", [{"step": step, "evaluation": one} for step, one in enumerate(scores, 1)])
     curves = read(tmp_path, "objective.beta")
-    assert {value: len(scores) for value, scores in curves.items()} == {"0.3": 3, "0": 3}
-    assert [*curves] == ["0.3", "0"]
+    assert [(value, len(scores)) for value, scores in curves.items()] == [("0.3", 3), ("0", 3)]
     drawn = ElementTree.fromstring(svg(curves, "beta"))
     space = "{http://www.w3.org/2000/svg}"
     assert len(drawn.findall(f"{space}circle")) == 12
@@ -190,23 +179,13 @@ def test_ticks_cover_the_range_in_round_numbers() -> None:
 
 # -- preference_folds.py: prompts stay whole, means count rows, and the script itself on a tiny model
 
-RECIPE = """
-# Pairs, for a test.
-model: {from: base}
-data: {train: [{path: pairs.jsonl}], validation: 0.2}
-objective: {kind: reward}
-training: {steps: 2, batch_size: 4, precision: fp32}
-carbon: {enabled: false}
-"""
-
 
 def test_all_rows_of_a_prompt_are_in_one_fold() -> None:
     rows = [Row(f"{n}", f"rows:{n}", key=f"{n}", input_key=f"prompt {n % 20}") for n in range(60)]
     parts = split([*rows, Row("alone", "rows:61", key="alone")], 3)
     assert sorted(row.place for part in parts for row in part) == sorted([*(row.place for row in rows), "rows:61"])
-    prompts = [{row.input_key for row in part} for part in parts]
-    assert sum(map(len, prompts)) == 21
-    assert all(prompts)
+    prompts = [len({row.input_key for row in part}) for part in parts]
+    assert (sum(prompts), all(prompts)) == (21, True)
 
 
 def test_the_table_has_means_by_rows_and_their_deviation_over_seeds() -> None:
@@ -221,17 +200,33 @@ def test_the_table_has_means_by_rows_and_their_deviation_over_seeds() -> None:
 def test_the_script_judges_each_pair_once_a_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert pretrain(tmp_path / "base", write_recipe(tmp_path, write_corpus(tmp_path / "corpus")), "training.steps=2").code == 0
+    pretrain(tmp_path / "base", write_recipe(tmp_path, write_corpus(tmp_path / "corpus")), "training.steps=2").exits(0)
     rows = [{"prompt": f"the {number} cats", "chosen": " sat", "rejected": " ran away"} for number in range(24)]
     write_rows(tmp_path / "pairs.jsonl", rows)
-    (tmp_path / "pairs.yaml").write_text(RECIPE, encoding="utf-8")
+    sections = "model: {from: base}\ndata: {train: [{path: pairs.jsonl}], validation: 0.2}\nobjective: {kind: reward}"
+    rest = "training: {steps: 2, batch_size: 4, precision: fp32}\ncarbon: {enabled: false}"
+    (tmp_path / "pairs.yaml").write_text(f"# Pairs.\n{sections}\n{rest}\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(measured_runs, "new_process", measured_runs.forked_process)
     monkeypatch.setattr(sys, "argv", ["preference_folds.py", "pairs.yaml", "--folds", "2", "--seeds", "1", "training.seed=1"])
     preference_folds.main()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines[2:]] == ["model", "length", "bag_of_words"]
-    held_out = [(tmp_path / "runs" / "folds" / f"held-out-{number}.jsonl").read_text().splitlines() for number in (0, 1)]
+    held_out = [Path(f"runs/folds/held-out-{number}.jsonl").read_text().splitlines() for number in (0, 1)]
     assert len({*held_out[0], *held_out[1]}) == 24
     preference_folds.main()  # every run is finished
     assert capsys.readouterr().out.splitlines() == lines
+
+
+# -- files_before_step.py: the way from the command to the first step of a training is no longer than it was
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("options", "most"), [([], 107), (["--predict"], 112)])
+def test_no_more_files_before_the_first_step(options: list[str], most: int) -> None:
+    """A new file on the way is a decision: raise the number with the reason, or keep it beside the way."""
+    done = subprocess.run([sys.executable, files_before_step.__file__, "--json", *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {"training/step.py", "engine/training_run/run.py"} <= set(found) or options
+    assert len(found) <= most, found

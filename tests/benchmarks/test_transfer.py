@@ -3,6 +3,7 @@
 import math
 import random
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import measured_runs
@@ -30,11 +31,10 @@ POINTS = {
 
 
 def test_the_table_has_means_spreads_and_costs() -> None:
-    lines = transfer.table(POINTS, "accuracy").splitlines()
-    assert lines[0].split(" | ")[2] == "accuracy"
-    assert lines[2] == "| 100 | fine-tuned | 0.750 ± 0.071 | 60 | 10 | 0.001 | - |"
-    assert lines[5] == "| 1,000 | random weights | 0.750 ± 0.014 | 60 | 40 | 0.004 | - |"
-    assert len(lines) == 6
+    head, _, first, _, _, last = transfer.table(POINTS, "accuracy").splitlines()
+    assert head.split(" | ")[2] == "accuracy"
+    assert first == "| 100 | fine-tuned | 0.750 ± 0.071 | 60 | 10 | 0.001 | - |"
+    assert last == "| 1,000 | random weights | 0.750 ± 0.014 | 60 | 40 | 0.004 | - |"
 
 
 def test_the_conclusion_compares_at_equal_quality_and_says_so_where_there_is_none() -> None:
@@ -47,17 +47,17 @@ def test_the_conclusion_compares_at_equal_quality_and_says_so_where_there_is_non
 
 
 def test_the_shared_cost_is_stated_or_said_to_be_unknown() -> None:
-    text_of_cost = transfer.shared_cost(
-        {"totals": {"seconds": 2000.0, "train_seconds": 1234.5, "energy_kwh": 0.012, "emissions_g": None}}, POINTS
-    )
-    assert "1,234 seconds, 0.012 kWh and - gCO2e" in text_of_cost
-    assert "each fine-tuned task saves 0.003 kWh, so the energy of the pretraining is recovered after 4 tasks." in text_of_cost
-    dear = {"fine-tuned": [point(100, [0.9], 1, 0.005)], "random weights": [point(100, [0.8], 1, 0.004)]}
-    assert "saves no energy here" in transfer.shared_cost({"totals": {"seconds": 1, "energy_kwh": 0.012, "emissions_g": 1}}, dear)
-    unmeasured = {"fine-tuned": [point(100, [0.9], 1, None)], "random weights": [point(100, [0.8], 1, None)]}
-    assert transfer.shared_cost({"totals": {"seconds": 1, "energy_kwh": 1, "emissions_g": 1}}, unmeasured).endswith(
-        "not included in the table."
-    )
+    def totals(seconds: float, energy: float, emissions: float | None = 1, **more: float) -> dict[str, Any]:
+        return {"totals": {"seconds": seconds, "energy_kwh": energy, "emissions_g": emissions, **more}}
+
+    def of_one(tuned: float | None, scratch: float | None) -> dict[str, list[transfer.Point]]:
+        return {"fine-tuned": [point(100, [0.9], 1, tuned)], "random weights": [point(100, [0.8], 1, scratch)]}
+
+    said = transfer.shared_cost(totals(2000.0, 0.012, None, train_seconds=1234.5), POINTS)
+    assert "1,234 seconds, 0.012 kWh and - gCO2e" in said
+    assert "each fine-tuned task saves 0.003 kWh, so the energy of the pretraining is recovered after 4 tasks." in said
+    assert "saves no energy here" in transfer.shared_cost(totals(1, 0.012), of_one(0.005, 0.004))
+    assert transfer.shared_cost(totals(1, 1), of_one(None, None)).endswith("not included in the table.")
     assert "not known" in transfer.shared_cost(None, POINTS)
 
 
@@ -89,8 +89,7 @@ def test_all_of_the_figure_lies_within_it() -> None:
 def test_the_ends_of_an_axis_are_beyond_all_values_at_whole_steps() -> None:
     for values in ([0.5, 0.82], [0.0, 0.0], [0.3], [0.499, 0.501], [0.0, 1.0], [3.0, 41.0]):
         low, high, step = transfer_figure.ticks(values)
-        assert low <= min(values) + 1e-9
-        assert high >= max(values) - 1e-9
+        assert low - 1e-9 <= min(values) <= max(values) <= high + 1e-9
         assert 1 <= round((high - low) / step) <= 8
         assert math.isclose(low / step, round(low / step), abs_tol=1e-6)
 
@@ -130,15 +129,13 @@ def test_the_script_runs_writes_its_page_and_reuses_what_is_finished(tmp_path: P
     assert "The pretraining of the checkpoint cost" in page
     ElementTree.parse(tmp_path / "page.svg")
     for size in (8, 16):
-        (tuned,), (scratch,) = (
-            tmp_path.glob(f"runs/transfer/{kind}-{size}-seed1-*/recipe.yaml") for kind in ("fine-tuned", "random-weights")
+        paths = (
+            path for kind in ("fine-tuned", "random-weights") for path in tmp_path.glob(f"runs/transfer/{kind}-{size}-seed1-*/recipe.yaml")
         )
-        recipes = [read_recipe(str(path)).recipe for path in (tuned, scratch)]
-        assert recipes[0].model.start
-        assert recipes[1].model.start is None
-        assert recipes[0].model.changes == recipes[1].model.changes  # head and all
-        assert recipes[0].training == recipes[1].training
-        assert recipes[0].data == recipes[1].data
+        tuned, scratch = (read_recipe(str(path)).recipe for path in paths)
+        assert (bool(tuned.model.start), scratch.model.start) == (True, None)
+        assert tuned.model.changes == scratch.model.changes  # head and all
+        assert (tuned.training, tuned.data) == (scratch.training, scratch.data)
     assert not list(tmp_path.glob("runs/transfer/*/checkpoints"))  # scored, and removed
     again = script(tmp_path, *words)
     assert (again.returncode, again.stderr) == (0, "")  # no run was begun

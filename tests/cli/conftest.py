@@ -1,9 +1,10 @@
-"""Runs that the tests of several commands read."""
+"""Runs and recipes that the tests of several commands read."""
 
 from pathlib import Path
 
 import answer_runs
 import pytest
+from tiny_runs import write_corpus, write_recipe
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +17,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def starts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with models to be tuned, and rows with labels; a test that writes takes a copy."""
     return answer_runs.train_starts(tmp_path_factory.mktemp("tuned"))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, in_tmp_path: None) -> Path:
+    """The recipe tiny.yaml beside its corpus, in a current folder of its own."""
+    return write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))

@@ -26,8 +26,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shown(folder: Path, *words: str, text: str = TEXT) -> str:
-    done = run_here(["inspect", "--from", folder, "--attention", text, *words]).exits(0)
-    return done.out
+    return run_here(["inspect", "--from", folder, "--attention", text, *words]).exits(0).out
 
 
 def test_the_summary_names_the_heads_that_were_made(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,12 +47,7 @@ def test_the_summary_names_the_heads_that_were_made(both: Path, monkeypatch: pyt
 @pytest.mark.parametrize("width", [21, 81])
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
 def test_lines_fit_the_terminal(
-    both: Path,
-    decoder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    width: int,
-    locale: str,
-    words: tuple[str, ...],
+    both: Path, decoder: Path, monkeypatch: pytest.MonkeyPatch, width: int, locale: str, words: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("LC_ALL", locale)

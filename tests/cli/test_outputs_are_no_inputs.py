@@ -1,6 +1,7 @@
 """No output of a command takes the place of what it reads, or comes to lie in a run or a model: refused with 2, and nothing has changed."""
 
 import os
+import shlex
 import shutil
 import tempfile
 import threading
@@ -12,7 +13,7 @@ from answer_runs import ENCODER
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_files import write_rows
-from tiny_runs import Done, pretrain, run_tfkit
+from tiny_runs import pretrain, run_here, run_tfkit
 
 from tfkit.cli import COMMANDS, app
 
@@ -38,77 +39,56 @@ def work(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def assert_refused(work: Path, *words: str) -> None:
-    before = {path: path.lstat().st_mtime_ns for path in sorted(work.rglob("*"))}
-    contents = {path: path.read_bytes() for path in work.rglob("*") if path.is_file()}
-    done: Done = run_tfkit(work.parent, list(words))
-    assert (done.code, done.out) == (2, ""), done.err
-    assert "this command reads" in done.err or "where nothing else belongs" in done.err, done.err
-    assert {path: path.lstat().st_mtime_ns for path in sorted(work.rglob("*"))} == before
-    assert {path: path.read_bytes() for path in contents} == contents
+def contents(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    """Return when each file and folder was changed last, and the content of the files."""
+    return {path: (path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else b"") for path in folder.rglob("*")}
 
 
-PREDICTIONS = [  # --data, and --predictions
-    ("mine.jsonl", "mine.jsonl"),
-    ("mine.jsonl", "./corpus/../mine.jsonl"),
-    ("mine.jsonl", "soft.jsonl"),
-    ("mine.jsonl", "hard.jsonl"),
-    ("soft.jsonl", "mine.jsonl"),
-    ("mi*.jsonl", "mine.jsonl"),
-    ("mi*.jsonl", "mine-too.jsonl"),
-    ("**/*.jsonl", "corpus/new.jsonl"),
-    ("corpus", "corpus/0.txt"),
-    ("corpus", "folder-link/new.txt"),
-    ("mine.jsonl", "run/recipe.yaml"),
-    ("mine.jsonl", "run/checkpoints/step-000001/model.safetensors"),
+STEP = "run/checkpoints/step-000001"
+PREDICTIONS = {  # --data, and each of --predictions
+    "mine.jsonl": ["mine.jsonl", "./corpus/../mine.jsonl", "soft.jsonl", "hard.jsonl", "run/recipe.yaml", f"{STEP}/model.safetensors"],
+    "soft.jsonl": ["mine.jsonl"],
+    "mi*.jsonl": ["mine.jsonl", "mine-too.jsonl"],
+    "**/*.jsonl": ["corpus/new.jsonl"],
+    "corpus": ["corpus/0.txt", "folder-link/new.txt"],
+}
+OF_CORPUS = ["finetune --from run --data corpus training.steps=1", "evaluate --from run --data corpus"]
+REFUSED = [
+    *(f"evaluate --from run --data {data} --predictions {out}" for data, outs in PREDICTIONS.items() for out in outs),
+    *(f"evaluate tiny.yaml --from run --predictions {out}" for out in ("corpus/3.txt", "tiny.yaml")),  # a source of the recipe, and itself
+    *(f"{words} --run {run}" for run in ("corpus", "corpus/run", "folder-link/run") for words in (*OF_CORPUS, "pretrain tiny.yaml")),
+    *(
+        f"{words} --run run/checkpoints/step-000002{inside}"
+        for inside in ("", "/x")
+        for words in (*OF_CORPUS, "generate --from run --prompt the")
+    ),
+    *(  # of which a run would read what it writes
+        f"pretrain tiny.yaml 'data.train=[{{path: \"{source}\"}}]' --run {run}"
+        for source, run in (("**/*.md", "new"), ("new/metrics.jsonl", "new"), ("n*/*.jsonl", "new"), ("mine.jsonl", "mine.jsonl"))
+    ),
+    "generate --from run --input prompts.txt --run prompts.txt",
+    *(f"average run --last 2 --out run/checkpoints/{out}" for out in ("mean", "step-000001/mean")),
 ]
 
 
-def test_predictions_replace_nothing_that_is_read(work: Path) -> None:
-    for data, predictions in PREDICTIONS:
-        words = ["--from", "run", "--data", data, "carbon.enabled=false", "--threads", "1"]
-        assert_refused(work, "evaluate", *words, "--predictions", predictions)
-
-
-def test_predictions_in_a_source_of_the_recipe_or_in_the_recipe_itself(work: Path) -> None:
-    for predictions in ("corpus/3.txt", "tiny.yaml"):
-        assert_refused(work, "evaluate", "tiny.yaml", "--from", "run", "--predictions", predictions, "--threads", "1")
-
-
-def test_a_run_folder_lies_in_no_data_and_no_checkpoint(work: Path) -> None:
-    for folder in ("corpus", "corpus/run", "folder-link/run", "run/checkpoints/step-000002", "run/checkpoints/step-000002/x"):
-        words = ["--run", folder, "--threads", "1", "carbon.enabled=false"]
-        assert_refused(work, "finetune", "--from", "run", "--data", "corpus", "training.steps=1", *words)
-        assert_refused(work, "evaluate", "--from", "run", "--data", "corpus", *words)
-        if folder.startswith("run/"):
-            assert_refused(work, "generate", "--from", "run", "--prompt", "the", *words)
-        else:
-            assert_refused(work, "pretrain", "tiny.yaml", "--run", folder, "--threads", "1")
-
-
-def test_what_a_run_writes_is_not_read_as_its_data(work: Path) -> None:
-    for source, folder in (("**/*.md", "new"), ("new/metrics.jsonl", "new"), ("n*/*.jsonl", "new"), ("mine.jsonl", "mine.jsonl")):
-        assert_refused(work, "pretrain", "tiny.yaml", f"data.train=[{{path: '{source}'}}]", "--run", folder, "--threads", "1")
-
-
-def test_prompts_and_averages(work: Path) -> None:
+def test_no_output_lies_in_what_is_read_or_in_a_run(work: Path) -> None:
     (work / "prompts.txt").write_text("the\n", encoding="utf-8")
-    words = ["--from", "run", "--threads", "1", "carbon.enabled=false"]
-    assert_refused(work, "generate", *words, "--input", "prompts.txt", "--run", "prompts.txt")
-    for out in ("run/checkpoints/mean", "run/checkpoints/step-000001/mean"):
-        assert_refused(work, "average", "run", "--last", "2", "--out", out)
+    before = contents(work)
+    for line in REFUSED:
+        more = [] if line.startswith("average") else ["--threads", "1", "carbon.enabled=false"]
+        done = run_here([*shlex.split(line), *more]).refuses(2)
+        assert "this command reads" in done.err or "where nothing else belongs" in done.err, (line, done.err)
+        assert contents(work) == before, line
 
 
 def test_what_lies_beside_is_allowed(work: Path) -> None:
-    words = ["--from", "run", "--data", "mine.jsonl", "carbon.enabled=false", "--threads", "1"]
-    run_tfkit(work.parent, ["evaluate", *words, "--predictions", "other.jsonl"]).exits(0)
+    run_here(["evaluate", "--from", "run", "--data", "mine.jsonl", "carbon.enabled=false", "--predictions", "other.jsonl"]).exits(0)
     assert len(Path("other.jsonl").read_text(encoding="utf-8").splitlines()) == 4
-    run_tfkit(work.parent, ["pretrain", "run/recipe.yaml", "--run", "run", "--resume", "training.steps=3", "--threads", "1"]).exits(0)
+    run_here(["pretrain", "run/recipe.yaml", "--run", "run", "--resume", "training.steps=3"]).exits(0)
 
 
 # -- every option that names an output
 
-RULE = "def reward(row, text):\n    return 1.0\n"
 OUTPUTS = {  # the command up to the output's name, and the inputs that it reads; all folders are runs or models
     ("evaluate", "--predictions"): (["evaluate", "--from", "run", "--data", "mine.jsonl"], ["mine.jsonl"]),
     ("predict", "--out"): (["predict", "--from", "classes", "--data", "rows/rows.jsonl"], ["rows/rows.jsonl"]),
@@ -127,20 +107,18 @@ FILES = ["run.json", "metrics.jsonl", "lock", "recipe.yaml", "config.json", "mod
 def place(base: Path) -> Path:
     """The folder of `base` with a classifier, a run and folders of models that no command here reads."""
     (base / "rows").mkdir()
-    rows = [{"text": f"the cat {i}", "label": "ab"[i % 2]} for i in range(12)]
-    write_rows(base / "rows" / "rows.jsonl", rows)
+    write_rows(base / "rows" / "rows.jsonl", [{"text": f"the cat {i}", "label": "ab"[i % 2]} for i in range(12)])
     data = f"data: {{train: [{{path: {base}/rows/rows.jsonl}}], validation: 0.3}}\nobjective: {{kind: classification}}"
     rest = "training: {steps: 1, batch_size: 4, precision: fp32}\ncarbon: {enabled: false}"
     (base / "classes.yaml").write_text(f"{ENCODER}\n{data}\n{rest}\n", encoding="utf-8")
     pretrain(base / "classes", base / "classes.yaml").exits(0)
     shutil.copytree(base / "run", base / "other")
     (base / "run" / "carbon").mkdir()
-    (base / "model").mkdir()
-    (base / "model" / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
-    (base / "adapter").mkdir()
-    (base / "adapter" / "adapter_config.json").write_text("{}", encoding="utf-8")
-    (base / "grid.csv").write_text("time,g_per_kwh\n2020-01-01T00:00Z,100\n", encoding="utf-8")
-    (base / "notes.txt").write_text("mine", encoding="utf-8")
+    grid = "time,g_per_kwh\n2020-01-01T00:00Z,100\n"
+    files = {"model/config.json": '{"model_type": "gpt2"}', "adapter/adapter_config.json": "{}", "grid.csv": grid}
+    for name, text in files.items():
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_text(text, encoding="utf-8")
     return base
 
 
@@ -151,10 +129,6 @@ def test_every_option_of_an_output_is_tried_here() -> None:
         for option in group.get_command(None, name).params:
             found |= {(name, option.opts[0])} if option.metavar in ("F", "DIR") else set()
     assert {(name, option) for name, option in found if option not in ("--data", "--input", "--run")} == set(OUTPUTS)
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.thorough
@@ -184,39 +158,38 @@ def test_no_output_replaces_an_input_or_lies_in_a_run_or_a_model(place: Path, in
             case "hard link":
                 os.link(inputs[0], link)
                 target = link
-        done = run_tfkit(
-            place.parent, [*words, option, str(target), *(["--threads", "1"] if name in ("evaluate", "predict", "embed") else [])]
-        )
-    assert done.code == 2, (target, done.err)
-    assert any(
-        reason in done.err
-        for reason in ("this command reads", "nothing else belongs", "already exists", "not a page", "nothing is written in")
-    ), done.err
+        threads = ["--threads", "1"] if name in ("evaluate", "predict", "embed") else []
+        err = run_here([*words, option, target, *threads]).exits(2).err
+    reasons = ("this command reads", "nothing else belongs", "already exists", "not a page", "nothing is written in")
+    assert any(reason in err for reason in reasons), (target, err)
     assert contents(place) == before
 
 
-def test_predictions_do_not_replace_the_names_of_the_classes(place: Path, in_place: None) -> None:
-    Path("names.csv").write_text("a\nb\n", encoding="utf-8")
-    words = ["--from", "classes", "--data", "rows/rows.jsonl", "data.validation.0.class_names=names.csv", "--threads", "1"]
-    done = run_tfkit(place.parent, ["predict", *words, "--out", "names.csv"])
-    assert (done.code, Path("names.csv").read_text(encoding="utf-8")) == (2, "a\nb\n"), done.err
-    assert "names.csv itself, which this command reads" in done.err
+GRPO = "objective={kind: grpo, rules: [{kind: python, function: 'rule.py:reward', allow_code: true}], max_new_tokens: 4}"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("names.csv", "a\nb\n", [*OUTPUTS["predict", "--out"][0], "data.validation.0.class_names=names.csv", "--out"]),
+        (
+            "rule.py",
+            "def reward(row, text):\n    return 1.0\n",
+            [*OUTPUTS["evaluate", "--predictions"][0], GRPO, "--allow-code", "--predictions"],
+        ),
+    ],
+    ids=["names of classes", "functions"],
+)
+def test_files_that_a_section_names_are_inputs(place: Path, in_place: None, file: str, content: str, words: list[str]) -> None:
+    Path(file).write_text(content, encoding="utf-8")
+    run_here([*words, file, "--threads", "1"]).exits(2, f" {file} itself, which this command reads")
+    assert Path(file).read_text(encoding="utf-8") == content
 
 
 def test_an_output_does_not_lie_in_the_run_folder_of_its_own_command(place: Path, in_place: None) -> None:
     Path("kept").mkdir()
-    words, _ = OUTPUTS["evaluate", "--predictions"]
-    done = run_tfkit(place.parent, [*words, "--run", "kept", "--predictions", "kept/p.jsonl", "--threads", "1"])
-    assert (done.code, list(Path("kept").iterdir())) == (2, []), done.err
-
-
-def test_files_of_functions_are_inputs(place: Path, in_place: None) -> None:
-    Path("rule.py").write_text(RULE, encoding="utf-8")
-    objective = "objective={kind: grpo, rules: [{kind: python, function: 'rule.py:reward', allow_code: true}], max_new_tokens: 4}"
-    words = ["evaluate", "--from", "run", "--data", "mine.jsonl", objective, "--predictions", "rule.py", "--threads", "1", "--allow-code"]
-    done = run_tfkit(place.parent, words)
-    assert (done.code, Path("rule.py").read_text(encoding="utf-8")) == (2, RULE)
-    assert "is rule.py itself, which this command reads" in done.err, done.err
+    run_here([*OUTPUTS["evaluate", "--predictions"][0], "--run", "kept", "--predictions", "kept/p.jsonl", "--threads", "1"]).exits(2)
+    assert not [*Path("kept").iterdir()]
 
 
 @pytest.mark.sampled(4)
@@ -250,11 +223,10 @@ def test_devices_pipes_and_links_are_written_directly(
 def test_other_files_are_replaced(place: Path, in_place: None) -> None:
     for name, option in (("evaluate", "--predictions"), ("predict", "--out")):
         Path("old.jsonl").write_text("mine", encoding="utf-8")
-        run_tfkit(place.parent, [*OUTPUTS[name, option][0], option, "old.jsonl", "--threads", "1"]).exits(0)
+        run_here([*OUTPUTS[name, option][0], option, "old.jsonl"]).exits(0)
         assert Path("old.jsonl").read_text(encoding="utf-8").startswith("{")
 
 
 @pytest.mark.parametrize("words", [["generate", "--prompt", "the"], ["evaluate", "--data", "corpus"]])
 def test_the_folder_of_a_training_is_not_offered_for_resuming_by_another_command(work: Path, words: list[str]) -> None:
-    done = run_tfkit(work.parent, [*words, "--from", "run", "--run", "run"])
-    done.exits(2, "holds checkpoints of an earlier run. Give another folder with --run")
+    run_here([*words, "--from", "run", "--run", "run"]).exits(2, "holds checkpoints of an earlier run. Give another folder with --run")

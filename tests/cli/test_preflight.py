@@ -1,15 +1,15 @@
 """Mistakes that would silently train a model wrongly are found before the first step, and reported on the command line."""
 
 import json
+import re
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tiny_files import read_json, read_rows, write_rows
-from tiny_runs import Done, exact, pretrain, run_tfkit
+from tiny_runs import Done, exact, kept, pretrain, run_here
 
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "ran", "fast", "slow", "big", "small", "red", "blue", "tree"]
 RECIPE = """
@@ -26,16 +26,12 @@ def text(random: np.random.Generator, words: int) -> str:
     return " ".join(random.choice(WORDS, words))
 
 
-def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    write_rows(path, rows)
-
-
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(1)
-    write(tmp_path / "rows.jsonl", [{"text": text(random, 40)} for _ in range(20)])
-    write(tmp_path / "labelled.jsonl", [{"text": text(random, 3 + i % 9), "label": ["no", "yes"][i % 2]} for i in range(40)])
+    write_rows(tmp_path / "rows.jsonl", [{"text": text(random, 40)} for _ in range(20)])
+    write_rows(tmp_path / "labelled.jsonl", [{"text": text(random, 3 + i % 9), "label": ["no", "yes"][i % 2]} for i in range(40)])
     (tmp_path / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
     return tmp_path
 
@@ -52,20 +48,19 @@ def finished(place: Path, name: str, **settings: Any) -> Path:
     folder.mkdir()
     for file in (place / "first" / "checkpoints" / "step-000001").glob("tokenizer*"):
         shutil.copy(file, folder)
-    config = folder / "tokenizer_config.json"
-    config.write_text(json.dumps(read_json(config) | settings), encoding="utf-8")
+    edit_json(folder / "tokenizer_config.json", settings)
     return folder
 
 
-# ------------------------------------------------------------------------------------------------------------- ends of texts
+def edit_json(file: Path, changes: dict[str, Any]) -> None:
+    file.write_text(json.dumps(read_json(file) | changes), encoding="utf-8")
 
 
 def test_texts_that_never_end_within_a_row_are_reported(place: Path) -> None:
-    write(place / "one.jsonl", [{"text": text(np.random.default_rng(2), 77)}])
-    done = run(place, "data.train=[{path: one.jsonl}]").exits(0)
-    assert "warning: one.jsonl: no text ends within a row of 16 tokens that is trained on, so the model does not learn to end" in done.err
-    done = run(place, "data.train=[{path: one.jsonl}, {path: rows.jsonl}]", name="both")
-    assert (done.code, "warning" in done.err) == (0, False), done.err
+    write_rows(place / "one.jsonl", [{"text": text(np.random.default_rng(2), 77)}])
+    said = "no text ends within a row of 16 tokens that is trained on, so the model does not learn to end"
+    run(place, "data.train=[{path: one.jsonl}]").exits(0, f"warning: one.jsonl: {said}")
+    assert "warning" not in run(place, "data.train=[{path: one.jsonl}, {path: rows.jsonl}]", name="both").exits(0).err
 
 
 @pytest.mark.parametrize("add_bos", ["true", "false"])
@@ -73,37 +68,31 @@ def test_the_end_of_the_only_text_is_a_target_where_the_rows_end_with_it(place: 
     """One text of exactly two rows: 32 targets, the last of which is the end. One token more, and the end is in no row."""
     for extra, warned in ((0, False), (1, True)):
         letters = "x" * (31 + extra if add_bos == "true" else 32 + extra)  # bytes, since the vocabulary has no room for more
-        write(place / "one.jsonl", [{"text": letters}])
+        write_rows(place / "one.jsonl", [{"text": letters}])
         words = ["data.train=[{path: one.jsonl}]", "tokenizer.vocab_size=257", f"tokenizer.add_bos={add_bos}"]
         done = run(place, *words, name=f"run-{extra}").exits(0)
         assert ("no text ends within a row" in done.err) == warned, done.err
 
 
 def test_a_finished_tokenizer_without_an_end_is_reported(place: Path) -> None:
-    folder = finished(place, "endless", eos_token=None, bos_token=None)
-    tokenizer = read_json(folder / "tokenizer.json")
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}), encoding="utf-8")
+    edit_json(finished(place, "endless", eos_token=None, bos_token=None) / "tokenizer.json", {"post_processor": None})
     run(place, "tokenizer={path: endless}").exits(0, "warning: the tokenizer has no token that ends a text")
-    done = run(place, "tokenizer={kind: bpe_eow, vocab_size: 100}", name="gpt").exits(0)  # whose kind has none
-    assert "ends a text" not in done.err
-
-
-# ----------------------------------------------------------------------------------------------------- special tokens in texts
+    of_a_kind_without = run(place, "tokenizer={kind: bpe_eow, vocab_size: 100}", name="gpt").exits(0)
+    assert "ends a text" not in of_a_kind_without.err
 
 
 def test_a_text_that_begins_with_what_the_tokenizer_puts_there_is_refused(place: Path) -> None:
-    write(place / "doubled.jsonl", [{"text": "the cat sat"}] * 3 + [{"text": "<|endoftext|>the cat sat"}])
-    reads = finished(place, "reads", split_special_tokens=False)
-    done = run(place, f"tokenizer={{path: {reads.name}}}", "data.train=[{path: doubled.jsonl}]")
-    assert (done.code, done.out) == (3, ""), done.err
-    assert "doubled.jsonl:4: the text begins with <|endoftext|>, which the tokenizer puts before every text" in done.err
-    assert not (place / "run" / "checkpoints").exists() or not list((place / "run" / "checkpoints").iterdir())
-    splits = finished(place, "splits", split_special_tokens=True)  # there it is a text like any other
-    run(place, f"tokenizer={{path: {splits.name}}}", "data.train=[{path: doubled.jsonl}, {path: rows.jsonl}]", name="other").exits(0)
+    write_rows(place / "doubled.jsonl", [{"text": "the cat sat"}] * 3 + [{"text": "<|endoftext|>the cat sat"}])
+    finished(place, "reads", split_special_tokens=False)
+    said = "doubled.jsonl:4: the text begins with <|endoftext|>, which the tokenizer puts before every text"
+    run(place, "tokenizer={path: reads}", "data.train=[{path: doubled.jsonl}]").refuses(3, said)
+    assert kept(place / "run") == []
+    finished(place, "splits", split_special_tokens=True)  # there it is a text like any other
+    run(place, "tokenizer={path: splits}", "data.train=[{path: doubled.jsonl}, {path: rows.jsonl}]", name="other").exits(0)
 
 
 def test_in_every_text_of_a_labelled_row(place: Path) -> None:
-    write(place / "pairs.jsonl", [{"text": "the cat", "pair": "[CLS] the dog", "label": i % 2} for i in range(8)])
+    write_rows(place / "pairs.jsonl", [{"text": "the cat", "pair": "[CLS] the dog", "label": i % 2} for i in range(8)])
     encoder = "model={preset: bert-base, encoder_layers: 1, dim: 16, hidden_dim: 16, num_heads: 2, context_length: 16}"
     words = [encoder, "tokenizer.kind=wordpiece", CLASSES[0], "data.train=[{path: pairs.jsonl}]"]
     run(place, *words).exits(3, "pairs.jsonl:1: the pair begins with [CLS], which the tokenizer puts before every text")
@@ -112,50 +101,44 @@ def test_in_every_text_of_a_labelled_row(place: Path) -> None:
 def test_padding_is_masked_by_length_whatever_its_id(place: Path) -> None:
     """With the end of text as padding, also where it occurs in a text, training is as with a padding token of its own."""
     rows = read_rows(place / "labelled.jsonl")
-    write(place / "labelled.jsonl", [row | {"text": row["text"] + "<|endoftext|> the end<|endoftext|>"} for row in rows])
+    write_rows(place / "labelled.jsonl", [row | {"text": row["text"] + "<|endoftext|> the end<|endoftext|>"} for row in rows])
     words = [*CLASSES, "model.context_length=32", "data.length_groups=false"]
     for name, pad in (("same", "<|endoftext|>"), ("own", "<more>"), ("none", None)):
         finished(place, f"{name}-pad", split_special_tokens=False, pad_token=pad)
         run(place, *words, f"tokenizer={{path: {name}-pad}}", name=name).exits(0)
     assert exact(place / "same") == exact(place / "own") == exact(place / "none")
-    done = run_tfkit(place, ["inspect", "tiny.yaml", *words, "tokenizer={path: same-pad}", "--show", "4", "--json"]).exits(0)
-    for row in done.document["rows"]:
+    rows = run_here(["inspect", "tiny.yaml", *words, "tokenizer={path: same-pad}", "--show", "4", "--json"]).exits(0).document["rows"]
+    for row in rows:
         ends = [token["kind"] != "padding" for token in row["tokens"] if token["token"] == "<|endoftext|>"]
         assert sum(ends) == 3, "the template's, and the two of the text"
-    assert any(token["kind"] == "padding" for row in done.document["rows"] for token in row["tokens"])
-
-
-# ---------------------------------------------------------------------------------------------------------------- what is lost
+    assert any(token["kind"] == "padding" for row in rows for token in row["tokens"])
 
 
 def test_more_rows_cut_than_the_limit_are_refused(place: Path) -> None:
     words = [*CLASSES, "model.context_length=8"]
-    first_run = run(place, *words).exits(0)
-    first = int(first_run.err.partition("truncated (first labelled.jsonl:")[2].partition(")")[0])
-    cut = int(first_run.err.partition("labelled.jsonl: 40 rows, ")[2].partition(" of them truncated")[0])
-    assert 0 < cut < 40
-    run(place, *words, f"data.max_lost={cut / 40}", name="as-many").exits(0)
-    done = run(place, *words, f"data.max_lost={(cut - 1) / 40}", name="fewer").refuses(3)
-    said = f"labelled.jsonl: 40 rows, {cut} of them truncated (first labelled.jsonl:{first}): more than"
-    assert f"{said} data.max_lost, {(cut - 1) / 40:.4g}, allows; allow longer rows (data.sequence_length, model.context_length)" in done.err
+    [(lost, cut)] = re.findall(
+        r"labelled\.jsonl: 40 rows, ((\d+) of them truncated \(first labelled\.jsonl:\d+\))", run(place, *words).exits(0).err
+    )
+    most, fewer = int(cut) / 40, (int(cut) - 1) / 40
+    assert 0 < most < 1
+    run(place, *words, f"data.max_lost={most}", name="as-many").exits(0)
+    remedy = "allow longer rows (data.sequence_length, model.context_length)"
+    said = f"labelled.jsonl: 40 rows, {lost}: more than data.max_lost, {fewer:.4g}, allows; {remedy}"
+    run(place, *words, f"data.max_lost={fewer}", name="fewer").refuses(3, said)
 
 
 def test_more_bad_rows_than_the_limit_are_refused(place: Path) -> None:
-    write(place / "bad.jsonl", [{"text": text(np.random.default_rng(i), 30)} if i % 5 else {"txt": ""} for i in range(20)])
+    write_rows(place / "bad.jsonl", [{"text": text(np.random.default_rng(i), 30)} if i % 5 else {"txt": ""} for i in range(20)])
     words = ["data.train=[{path: bad.jsonl}]", "data.on_bad_row=skip"]
     run(place, *words, "data.max_lost=0.2").exits(0)
-    done = run(place, *words, "data.max_lost=0.19", name="more")
-    assert (done.code, done.out) == (3, ""), done.err
-    assert "bad.jsonl: 4 bad rows skipped: 4 no column 'text' (first bad.jsonl:1); of 20 rows: more than data.max_lost, 0.19" in done.err
-
-
-# ---------------------------------------------------------------------------------------------------------------- what is known
+    said = "bad.jsonl: 4 bad rows skipped: 4 no column 'text' (first bad.jsonl:1); of 20 rows: more than data.max_lost, 0.19"
+    run(place, *words, "data.max_lost=0.19", name="more").refuses(3, said)
 
 
 def test_a_label_that_the_training_rows_do_not_have(place: Path) -> None:
-    write(place / "held.jsonl", [{"text": "the cat", "label": "yes"}, {"text": "a dog", "label": "perhaps"}])
-    done = run(place, *CLASSES, "data.validation=[{path: held.jsonl}]").exits(0)
-    assert "held.jsonl: 1 row that the model cannot process counts as wrong: 1 label 'perhaps' (first held.jsonl:2)" in done.err
+    write_rows(place / "held.jsonl", [{"text": "the cat", "label": "yes"}, {"text": "a dog", "label": "perhaps"}])
+    said = "held.jsonl: 1 row that the model cannot process counts as wrong: 1 label 'perhaps' (first held.jsonl:2)"
+    run(place, *CLASSES, "data.validation=[{path: held.jsonl}]").exits(0, said)
 
 
 def test_ids_beyond_the_vocabulary(place: Path) -> None:

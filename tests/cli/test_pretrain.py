@@ -1,6 +1,5 @@
 """tfkit pretrain as a process on a tiny corpus: what it leaves behind, what it says, and how it ends."""
 
-import csv
 import json
 import math
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_files import emissions_rows, read_json, receipt
 from tiny_runs import Before, assert_same_bits, both, exact, hashes, kept, pretrain, records, strike
 
 import tfkit
@@ -61,41 +61,32 @@ def test_the_document(base: Path, run: Path) -> None:
         *MEASURED,
         *("inherited_g", "inherited_kwh", "inherited_is_lower_bound", "gates"),
     ]
-    assert (document["schema_version"], document["steps"], document["tokens"]) == (1, 12, 12 * 4 * 16)
-    assert document["run"] == str(run)
-    assert document["checkpoint"] == str(run / "checkpoints" / "step-000012")
-    assert document["evaluation"] == records(run)[-2]["evaluation"]
+    checkpoint = run / "checkpoints" / "step-000012"
+    expected = {"schema_version": 1, "steps": 12, "tokens": 12 * 4 * 16, "status": "finished", "stopped_early": False}
+    expected |= {"run": str(run), "checkpoint": str(checkpoint), "evaluation": records(run)[-2]["evaluation"], "carbon_status": "off"}
+    expected |= {"loss": [record["loss"] for record in records(run) if "loss" in record][-1]}
+    expected |= dict.fromkeys({*MEASURED} - {"carbon_status"})  # not measured, which is not 0
+    assert document == document | expected
     assert document["evaluation"].keys() == {"loss", "perplexity", "bits_per_byte", "target_tokens"}
-    assert document["best"]["checkpoint"] == str(run / "checkpoints" / f"step-{document['best']['step']:06d}")
-    assert document["best"]["metric"] == "loss"
-    assert document["stopped_early"] is False
-    assert document["loss"] == [record for record in records(run) if "loss" in record][-1]["loss"]
-    assert document["status"] == "finished"
+    best = document["best"]
+    assert (best["metric"], best["checkpoint"]) == ("loss", str(run / "checkpoints" / f"step-{best['step']:06d}"))
     assert document["seconds"] > document["train_seconds"] > 0
     assert document["tokens_per_second"] == pytest.approx(document["tokens"] / document["train_seconds"], rel=0.05)
-    assert document["carbon_status"] == "off"
-    for name in MEASURED:
-        assert name == "carbon_status" or document[name] is None  # not measured, which is not 0
 
 
 def test_the_run_folder(run: Path) -> None:
-    found = {path.name for path in run.iterdir()}
-    assert found == {"recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv", "checkpoints", "lock"}
+    assert {path.name for path in run.iterdir()} == {"recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv", "checkpoints", "lock"}
     assert kept(run) == ["step-000010", "step-000012"]
-    receipt = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    assert (receipt["status"], receipt["name"], receipt["threads"], receipt["device"]) == ("finished", "run", 1, "cpu")
-    assert receipt["precision"] == "torch.float32"
-    assert receipt["result"]["steps"] == 12
-    rework = {"rework_kwh", "rework_g", "rework_seconds"}
-    times = {"seconds", "train_seconds", "tokens", "train_flops", "hardware_flops_bound"}
-    assert receipt["totals"].keys() == {*times, *MEASURED} | rework
-    assert receipt["totals"]["seconds"] == receipt["result"]["seconds"] <= receipt["attempts"][0]["seconds"]
-    assert [attempt["to_step"] for attempt in receipt["attempts"]] == [12]
-    assert {"versions", "processor", "platform", "commit", "data", "command"} <= receipt.keys()
-    assert receipt["data"]["train"]
-    assert receipt["data"]["validation"]
-    with (run / "emissions.csv").open(newline="", encoding="utf-8") as file:
-        assert list(csv.DictReader(file)) == []
+    about = receipt(run)
+    expected = {"status": "finished", "name": "run", "threads": 1, "device": "cpu", "precision": "torch.float32"}
+    assert about == about | expected
+    assert about["result"]["steps"] == 12
+    times = {"seconds", "train_seconds", "tokens", "train_flops", "hardware_flops_bound", "rework_kwh", "rework_g", "rework_seconds"}
+    assert about["totals"].keys() == {*times, *MEASURED}
+    assert about["totals"]["seconds"] == about["result"]["seconds"] <= about["attempts"][0]["seconds"]
+    assert [attempt["to_step"] for attempt in about["attempts"]] == [12]
+    assert {"versions", "processor", "platform", "commit", "data", "command"} <= about.keys()
+    assert (bool(about["data"]["train"]), bool(about["data"]["validation"]), emissions_rows(run)) == (True, True, [])
 
 
 def test_the_checkpoint_is_a_model_folder(run: Path) -> None:
@@ -106,13 +97,11 @@ def test_the_checkpoint_is_a_model_folder(run: Path) -> None:
     }
     assert {path.name for path in (folder / "training_state").iterdir()} == {"optimizer.safetensors", "state.json"}
     assert verify(folder) == []  # also after the evaluation has put its numbers into the card
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "| validation perplexity |" in card
-    facts = json.loads((folder / "tfkit.json").read_text(encoding="utf-8"))
+    assert "| validation perplexity |" in (folder / "README.md").read_text(encoding="utf-8")
+    facts = read_json(folder / "tfkit.json")
     assert (facts["step"], facts["objective"], facts["lineage"]["training"]) == (12, "causal_lm", "pre-training")
     loaded = tfkit.load(run)
-    assert loaded.config.dim == 16
-    assert loaded.family == "gpt2"
+    assert (loaded.config.dim, loaded.family) == (16, "gpt2")
 
 
 def test_metrics(run: Path) -> None:
@@ -124,39 +113,30 @@ def test_metrics(run: Path) -> None:
         *((12, "line"), (12, "evaluation"), (12, "samples")),
     ]
     lines = [record for record in found if "loss" in record]
-    assert all(line.keys() == LINE for line in lines)
-    assert [line["tokens"] for line in lines] == [line["step"] * 64 for line in lines]
     assert lines[0]["lr"] == pytest.approx(1e-3 * 0.5 * (1 + math.cos(math.pi / 10)))
-    assert all(line["grad_norm"] > 0 and line["memory"] > 1e7 and line["tokens_per_second"] > 0 for line in lines)
-    assert all(0 < line["mfu"] < 1 for line in lines)
-    assert all(line["energy_wh"] is line["emissions_g"] is None for line in lines)  # not measured, which is not 0
+    for line in lines:
+        assert (line.keys(), line["tokens"]) == (LINE, line["step"] * 64)
+        assert min(line["grad_norm"], line["memory"] - 1e7, line["tokens_per_second"]) > 0 < line["mfu"] < 1
+        assert line["energy_wh"] is line["emissions_g"] is None  # not measured, which is not 0
     (sample,) = found[-1]["samples"]
-    assert sample["prompt"] == "the cat"
-    assert sample["completion"]
+    assert (sample["prompt"], bool(sample["completion"])) == ("the cat", True)
 
 
-def test_a_second_run_is_refused_with_the_remedy(run: Path, recipe: Path) -> None:
-    before = (run / "metrics.jsonl").read_bytes()
-    pretrain(run, recipe).refuses(2, "--resume", "--run")
-    assert (run / "metrics.jsonl").read_bytes() == before
-
-
-def test_resuming_a_finished_run_repeats_its_result(base: Path, run: Path, recipe: Path) -> None:
+def test_a_finished_run_is_not_begun_again_and_resuming_repeats_its_result(base: Path, run: Path, recipe: Path) -> None:
     words = ["checkpoint.every=5", "generation.prompts=[the cat]", "generation.max_new_tokens=5"]
     before = (run / "metrics.jsonl").read_bytes(), hashes(run, 12)
-    done = pretrain(run, recipe, "--resume", "--json", *words)
-    assert (done.code, done.out) == (0, (base / "run.stdout").read_text(encoding="utf-8"))
-    assert "this run is finished; here is its result again" in done.err
-    assert ((run / "metrics.jsonl").read_bytes(), hashes(run, 12)) == before
-    assert len(json.loads((run / "run.json").read_text(encoding="utf-8"))["attempts"]) == 1
+    pretrain(run, recipe).refuses(2, "--resume", "--run")
+    done = pretrain(run, recipe, "--resume", "--json", *words).exits(0, "this run is finished; here is its result again")
+    assert done.out == (base / "run.stdout").read_text(encoding="utf-8")
+    assert ((run / "metrics.jsonl").read_bytes(), hashes(run, 12), len(receipt(run)["attempts"])) == (*before, 1)
     assert pretrain(run, recipe, "--resume", *words).out.startswith("checkpoint")
 
 
 def test_the_resolved_recipe_gives_the_same_run(base: Path, run: Path) -> None:
-    saved = shutil.copy(run / "recipe.yaml", base / "resolved.yaml")
-    pretrain(base / "again", Path(saved)).exits(0)
+    saved = Path(shutil.copy(run / "recipe.yaml", base / "resolved.yaml"))
+    pretrain(base / "again", saved).exits(0)
     assert_same_bits(base / "again", run, 12)
-    assert (base / "again" / "recipe.yaml").read_bytes() == Path(saved).read_bytes()
+    assert (base / "again" / "recipe.yaml").read_bytes() == saved.read_bytes()
     pretrain(base / "again", base / "again" / "recipe.yaml", "--resume").exits(0, "this run is finished")
 
 
@@ -195,40 +175,26 @@ def test_a_tokenizer_that_transformers_saved(base: Path, run: Path, recipe: Path
     theirs.save_pretrained(base / "tokenizer")
     text = recipe.read_text(encoding="utf-8").replace("{vocab_size: 300}", json.dumps({"path": str(base / "tokenizer")}))
     (base / "with-path.yaml").write_text(text, encoding="utf-8")
-    done = pretrain(base / "with-path", base / "with-path.yaml", "--json").exits(0)
-    assert pretrain(base / "with-path", base / "with-path.yaml", "--json", "--resume").out == done.out
-    saved = AutoTokenizer.from_pretrained(base / "with-path" / "checkpoints" / "step-000012")
+    other = base / "with-path"
+    done = pretrain(other, base / "with-path.yaml", "--json").exits(0)
+    assert pretrain(other, base / "with-path.yaml", "--json", "--resume").out == done.out
+    saved = AutoTokenizer.from_pretrained(other / "checkpoints" / "step-000012")
     assert saved("the cat 🙂").input_ids == theirs("the cat 🙂").input_ids
-    assert [record["loss"] for record in exact(base / "with-path") if "loss" in record] == [
-        record["loss"] for record in exact(run) if "loss" in record
-    ]
+    losses, expected = ([record["loss"] for record in exact(one) if "loss" in record] for one in (other, run))
+    assert losses == expected
 
 
 def test_what_fails_before_the_first_step_is_an_attempt_too(base: Path, recipe: Path) -> None:
-    pretrain(base / "early", recipe, "data.train=[{path: nowhere.txt}]").exits(3)
-    receipt = json.loads((base / "early" / "run.json").read_text(encoding="utf-8"))
-    (attempt,) = receipt["attempts"]
-    assert (receipt["status"], attempt["status"], attempt["from_step"], attempt["to_step"]) == ("failed", "failed", 0, None)
+    run = base / "early"
+    pretrain(run, recipe, "data.train=[{path: nowhere.txt}]").exits(3)
+    about = receipt(run)
+    (attempt,) = about["attempts"]
+    assert (about["status"], attempt["status"], attempt["from_step"], attempt["to_step"]) == ("failed", "failed", 0, None)
     assert "nowhere.txt" in attempt["error"]
-    assert receipt["versions"]["torch"]
-    assert receipt["totals"]["carbon_status"] == "off"
-    assert "tokens" not in receipt["totals"]
-    assert pretrain(base / "early", recipe, "training.steps=2", "evaluation.every=null").code == 0, "there was no checkpoint to lose"
-    receipt = json.loads((base / "early" / "run.json").read_text(encoding="utf-8"))
-    assert [attempt["status"] for attempt in receipt["attempts"]] == ["failed", "finished"]
-
-
-def test_a_loss_that_is_not_finite_ends_the_run_before_it_spoils_the_weights(base: Path, recipe: Path) -> None:
-    """A huge learning rate: the weights of the first step overflow float32 in the second, whose loss is NaN."""
-    words = ["optimizer.lr=1e30", "schedule.warmup_steps=0", "checkpoint.every=1", "evaluation.every=null"]
-    pretrain(base / "unhealthy", recipe, *words).refuses(6, "no weight was changed by this step", "A lower optimizer.lr")
-    receipt = json.loads((base / "unhealthy" / "run.json").read_text(encoding="utf-8"))
-    assert receipt["status"] == "failed"
-    assert "the loss is" in receipt["attempts"][0]["error"]
-    assert receipt["totals"]["tokens"] > 0
-    assert receipt["totals"]["seconds"] > receipt["totals"]["train_seconds"] > 0
-    assert kept(base / "unhealthy") == ["step-000001"]  # the last good one
-    assert verify(base / "unhealthy" / "checkpoints" / "step-000001") == []
+    assert about["versions"]["torch"]
+    assert (about["totals"]["carbon_status"], "tokens" in about["totals"]) == ("off", False)
+    assert pretrain(run, recipe, "training.steps=2", "evaluation.every=null").code == 0, "there was no checkpoint to lose"
+    assert [attempt["status"] for attempt in receipt(run)["attempts"]] == ["failed", "finished"]
 
 
 def test_a_perplexity_beyond_all_numbers(base: Path, recipe: Path) -> None:
@@ -237,18 +203,24 @@ def test_a_perplexity_beyond_all_numbers(base: Path, recipe: Path) -> None:
     done = pretrain(base / "perplexed", recipe, "--json", *words).exits(0)
     document = json.loads(done.out, parse_constant=pytest.fail)
     assert document["evaluation"]["loss"] > 700
-    assert document["evaluation"]["perplexity"] is None
-    assert document["nonfinite"] == {"evaluation.perplexity": "inf"}
+    assert (document["evaluation"]["perplexity"], document["nonfinite"]) == (None, {"evaluation.perplexity": "inf"})
     assert pretrain(base / "perplexed", recipe, "--json", "--resume", *words).out == done.out
     assert "perplexity not finite" in pretrain(base / "perplexed", recipe, "--resume", *words).out
 
 
-def test_after_a_failure_without_a_checkpoint_the_recipe_may_change(base: Path, run: Path, recipe: Path) -> None:
-    """There is nothing that the change could contradict."""
-    pretrain(base / "mended", recipe, "optimizer.lr=1e30", "schedule.warmup_steps=0", "evaluation.every=null").exits(6)
-    assert kept(base / "mended") == []
-    pretrain(base / "mended", recipe).exits(0)
-    assert hashes(base / "mended", 12) == hashes(run, 12)
+def test_a_loss_that_is_not_finite_ends_the_run_and_without_a_checkpoint_the_recipe_may_change(base: Path, run: Path, recipe: Path) -> None:
+    """A huge learning rate: the weights of the first step overflow float32 in the second, whose loss is NaN. There is nothing that
+    another rate could contradict. tests/faults/test_health.py has the checkpoints that stay.
+    """
+    other = base / "unhealthy"
+    words = ["optimizer.lr=1e30", "schedule.warmup_steps=0", "evaluation.every=null"]
+    pretrain(other, recipe, *words).refuses(6, "no weight was changed by this step", "A lower optimizer.lr")
+    about = receipt(other)
+    assert (about["status"], "the loss is" in about["attempts"][0]["error"], kept(other)) == ("failed", True, [])
+    assert about["totals"]["tokens"] > 0
+    assert about["totals"]["seconds"] > about["totals"]["train_seconds"] > 0
+    pretrain(other, recipe).exits(0)
+    assert hashes(other, 12) == hashes(run, 12)
 
 
 def test_bf16_runs_where_there_is_no_hardware_for_it_too(base: Path, recipe: Path) -> None:

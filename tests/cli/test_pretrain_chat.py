@@ -1,6 +1,5 @@
 """Conversations from the command line: training on them, packed or not, and answering by the template that the checkpoint gets."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 from tiny_chats import TEMPLATES, write_chat_checkpoint
 from tiny_files import write_rows
-from tiny_runs import Done, Process, pretrain, records, run_tfkit
+from tiny_runs import Process, pretrain, records, run_here
 from transformers import AutoTokenizer, GenerationConfig
 
 from tfkit.tokenizer import load_tokenizer
@@ -47,11 +46,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def asked(place: Path, *words: str) -> dict[str, Any]:
-    arguments = ["generate", "--from", "run", "--chat", "--json", "--threads", "1", *words, "carbon.enabled=false"]
-    done: Done = run_tfkit(place, arguments)
-    assert done.code == 0, done.err
-    return done.document
+def asked(*words: str) -> Any:
+    return run_here(["generate", "--from", "run", "--chat", "--json", *words, "carbon.enabled=false"]).exits(0).document
+
+
+def write_tuning(recipe: str, model: str, system: str) -> None:
+    """Write tune.yaml: the recipe, with a model that has a tokenizer, which ChatML is added to."""
+    rest = re.sub("(?m)^(tokenizer|model|objective):.*", "", recipe)
+    chat = f"model: {model}\nobjective: {{kind: chat, format: chatml, system: {system}}}"
+    Path("tune.yaml").write_text(rest + chat, encoding="utf-8")
 
 
 def checkpoint(place: Path) -> Path:
@@ -62,19 +65,17 @@ def checkpoint(place: Path) -> Path:
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("pack", ["false", "true"])
 def test_what_was_learned_is_answered_and_the_answer_ends(place: Path, pack: str) -> None:
-    done = pretrain(place / "run", place / "chat.yaml", f"objective.pack={pack}", "objective.system=Hi").exits(0, "rows.jsonl: 12 rows")
-    assert "% of the training tokens are targets" in done.err
-    scores = [record["evaluation"] for record in records(place / "run") if "evaluation" in record]
-    assert scores[-1]["token_accuracy"] == 1.0
-    assert scores[-1]["loss"] < 0.05
+    done = pretrain(place / "run", place / "chat.yaml", f"objective.pack={pack}", "objective.system=Hi")
+    done.exits(0, "rows.jsonl: 12 rows", "% of the training tokens are targets", "writes:\n    the cat\n    it sat\n")
+    [*_, scores] = [record["evaluation"] for record in records(place / "run") if "evaluation" in record]
+    assert (scores["token_accuracy"], scores["loss"] < 0.05) == (1.0, True)
     samples = [record["samples"] for record in records(place / "run") if "samples" in record]
     assert samples[-1] == [{"prompt": "the cat", "completion": "it sat"}]
-    assert "writes:\n    the cat\n    it sat\n" in done.err
-    answer = asked(place, "--prompt", "the dog")
+    answer = asked("--prompt", "the dog")
     assert answer == {"prompt": "the dog", "completion": "it ran", "tokens": answer["tokens"], "finish": "stop"}
     messages = [{"role": "user", "content": "the hat"}, {"role": "assistant", "content": "red"}, {"role": "user", "content": "the cat"}]
-    (place / "asked.jsonl").write_text(json.dumps({"messages": messages}), encoding="utf-8")
-    answer = asked(place, "--input", "asked.jsonl")
+    write_rows(place / "asked.jsonl", [{"messages": messages}])
+    answer = asked("--input", "asked.jsonl")
     assert (answer["completion"], answer["finish"]) == ("it sat", "stop")
 
 
@@ -92,41 +93,33 @@ def test_the_checkpoint_asks_in_transformers_and_in_generate_what_was_trained_on
     assert encode_rendered(ours, [text])[0] == theirs
     answer = [*codec.encode("it sat", add_special_tokens=False), end]
     words = ["inspect", "chat.yaml", "--json", "--show", "12", "training.batch_size=12", "objective.system=Be short."]
-    shown = Process(place, words).wait().exits(0)
-    trained = [[token["id"] for token in row["tokens"] if token["kind"] != "padding"] for row in shown.document["rows"]]
+    rows = Process(place, words).wait().exits(0).document["rows"]
+    trained = [[token["id"] for token in row["tokens"] if token["kind"] != "padding"] for row in rows]
     assert [*theirs, *answer] in [ids[: len(theirs) + len(answer)] for ids in trained]
-    targets = [[token["id"] for token in row["tokens"] if token["kind"] == "loss"] for row in shown.document["rows"]]
-    assert answer in targets
+    assert answer in [[token["id"] for token in row["tokens"] if token["kind"] == "loss"] for row in rows]
 
 
 @pytest.mark.thorough
 def test_a_finished_model_gets_entries_for_the_turns_and_learns_them(place: Path) -> None:
     """A model of plain text is asked in ChatML."""
-    (place / "corpus").mkdir()
-    (place / "corpus" / "text.txt").write_text(" ".join(f"the {name} {answer}." for name, answer in ANSWERS.items()) * 20, encoding="utf-8")
-    words = ["objective={kind: causal_lm}", "data={train: [{path: corpus}]}", "tokenizer.variant=gpt2", "generation.prompts=[]"]
+    (place / "text.txt").write_text(" ".join(f"the {name} {answer}." for name, answer in ANSWERS.items()) * 20, encoding="utf-8")
+    words = ["objective={kind: causal_lm}", "data={train: [{path: text.txt}]}", "tokenizer.variant=gpt2", "generation.prompts=[]"]
     pretrain(place / "plain", place / "chat.yaml", *words, "training.steps=5").exits(0)
-    (place / "tune.yaml").write_text(
-        RECIPE.replace("tokenizer: {variant: smollm2, vocab_size: 320}\n", "")
-        .replace("{kind: chat}", "{kind: chat, format: chatml, system: Hi}")
-        .replace(RECIPE.splitlines()[1], "model: {from: plain}"),
-        encoding="utf-8",
-    )
-    run_tfkit(place, ["finetune", "tune.yaml", "--run", "run", "--threads", "1", "training.steps=60", "optimizer.lr=1e-2"]).exits(0)
+    write_tuning(RECIPE, "{from: plain}", "Hi")
+    run_here(["finetune", "tune.yaml", "--run", "run", "--threads", "1", "training.steps=60", "optimizer.lr=1e-2"]).exits(0)
     before, after = (load_tokenizer(next((place / run / "checkpoints").glob("step-*"))) for run in ("plain", "run"))
     assert after.size == before.size + 2
     assert after.encode_texts(["<|im_start|><|im_end|>"])[0][-2:] == [before.size, before.size + 1]
-    answer = asked(place, "--prompt", "the dog")
+    answer = asked("--prompt", "the dog")
     assert (answer["completion"], answer["finish"]) == ("it ran", "stop")
-    scored = run_tfkit(place, ["evaluate", "--from", "run", "--json", "--threads", "1", "carbon.enabled=false"]).exits(0)
-    assert scored.document["metrics"]["token_accuracy"] == 1.0
+    scored = run_here(["evaluate", "--from", "run", "--json", "--threads", "1", "carbon.enabled=false"]).exits(0).document
+    assert scored["metrics"]["token_accuracy"] == 1.0
 
 
 def test_a_run_goes_on_from_its_own_checkpoint_as_a_tokenizer(place: Path) -> None:
     """Its template is the format's own, so it is known again, and the ids are the same."""
     pretrain(place / "run", place / "chat.yaml", "training.steps=1").exits(0)
-    done = pretrain(place / "second", place / "chat.yaml", "training.steps=1", f"tokenizer={{path: {json.dumps(str(checkpoint(place)))}}}")
-    assert done.code == 0, done.err
+    pretrain(place / "second", place / "chat.yaml", "training.steps=1", f"tokenizer={{path: '{checkpoint(place)}'}}").exits(0)
     assert records(place / "second")[0]["loss"] == records(place / "run")[0]["loss"]
 
 
@@ -139,9 +132,9 @@ def test_the_template_that_a_tokenizer_has_is_trained_on_and_kept(place: Path) -
     codec = AutoTokenizer.from_pretrained(folder)
     end = codec.convert_tokens_to_ids("<|eot_id|>")
     assert GenerationConfig.from_pretrained(checkpoint(place)).eos_token_id == [codec.eos_token_id, end]
-    shown = run_tfkit(place, ["inspect", "chat.yaml", "--json", "--show", "12", "training.batch_size=12", *words]).exits(0)
-    found = [row for row in shown.document["rows"] if row["place"] == "rows.jsonl:5"]
-    tokens = [token for token in found[0]["tokens"] if token["kind"] != "padding"]
+    shown = run_here(["inspect", "chat.yaml", "--json", "--show", "12", "training.batch_size=12", *words]).exits(0).document
+    [found] = [row for row in shown["rows"] if row["place"] == "rows.jsonl:5"]
+    tokens = [token for token in found["tokens"] if token["kind"] != "padding"]
     messages = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "it sat"}]
     of_today = codec.apply_chat_template(messages, tokenize=False)
     of_training = re.sub(r"\d\d [A-Z][a-z]{2} \d{4}", "26 Jul 2024", of_today)
@@ -172,9 +165,7 @@ def test_a_frozen_output_matrix_does_not_learn_the_tokens_of_a_format(place: Pat
     base = RECIPE.replace("{variant: smollm2, vocab_size: 320}", "{vocab_size: 300}").replace("model: {", "model: {vocab_size: 320, ")
     (place / "base.yaml").write_text(base.replace("[the cat]", "[]"), encoding="utf-8")  # with spare rows, so that an adapter fits
     text = ["objective={kind: causal_lm}", "data={train: [{path: text.jsonl}]}", "training.steps=1", "data.sequence_length=32"]
-    run_tfkit(place, ["pretrain", "base.yaml", "--run", "base", "--threads", "1", *text]).exits(0)
-    tuning = re.sub("(?m)^(tokenizer|model|objective):.*", "", base.replace("[the cat]", "[]"))
-    chat = "model: {from: base}\nobjective: {kind: chat, format: chatml, system: brief}"
-    (place / "tune.yaml").write_text(tuning + chat, encoding="utf-8")
-    done = run_tfkit(place, ["finetune", "tune.yaml", "--run", "tuned", "--threads", "1", "training.steps=1", *words]).exits(0)
+    pretrain(place / "base", place / "base.yaml", *text).exits(0)
+    write_tuning(base.replace("[the cat]", "[]"), "{from: base}", "brief")
+    done = run_here(["finetune", "tune.yaml", "--run", "tuned", "--threads", "1", "training.steps=1", *words]).exits(0)
     assert ("<|im_start|>, <|im_end|>: new in the vocabulary, and their vectors are not trained" in done.err) is bool(words)

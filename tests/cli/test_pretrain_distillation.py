@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from spoilt_steps import spoil
-from tiny_files import read_json, receipt
-from tiny_runs import assert_same_bits, pretrain, records, run_tfkit, strike, write_corpus
+from tiny_files import flip, read_json, receipt
+from tiny_runs import Replaced, assert_same_bits, pretrain, records, run_here, run_tfkit, strike, write_corpus
 from transformers import AutoModelForMaskedLM
 
-import tfkit.engine.assembly.memory_plan
+from tfkit.engine.assembly import memory_plan
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
 from tfkit.run.manifest import write_manifest
@@ -31,35 +31,24 @@ evaluation: {every: 4, max_tokens: 200}
 carbon: {enabled: false}
 """
 SIZES = "dim: 16, num_heads: 2, context_length: 16, init: {std: 0.1}"
+TEACH = "teacher: bert, of: {kind: masked_lm, rarity: 0.7}, temperature: 2, teacher_weight: 5, text_weight: 2, cosine_weight: 1"
 RECIPES = {
     "bert": f"""
 model: {{preset: bert-tiny, encoder_layers: 4, {SIZES}}}
 tokenizer: {{kind: wordpiece, vocab_size: 300}}
-objective: {{kind: masked_lm}}
-""",
+objective: {{kind: masked_lm}}""",
     "distilbert": f"""
 model: {{preset: distilbert-base, encoder_layers: 2, {SIZES}}}
 tokenizer: {{path: bert}}
-objective:
-  kind: distillation
-  teacher: bert
-  of: {{kind: masked_lm, rarity: 0.7}}
-  temperature: 2
-  teacher_weight: 5
-  text_weight: 2
-  cosine_weight: 1
-  copy_layers: [0, 2]
-""",
+objective: {{kind: distillation, {TEACH}, copy_layers: [0, 2]}}""",
     "gpt": f"""
 model: {{preset: gpt2, decoder_layers: 2, {SIZES}, dropout: {{embedding: 0.1}}}}
-tokenizer: {{vocab_size: 300}}
-""",
+tokenizer: {{vocab_size: 300}}""",
     # Gemma 2's way, in bf16, from a wider teacher: the teacher's probabilities alone.
     "small": """
 model: {preset: gpt2, decoder_layers: 1, dim: 8, num_heads: 2, context_length: 16, init: {std: 0.1}, dropout: {embedding: 0.1}}
 tokenizer: {path: gpt/checkpoints/step-000008}
-objective: {kind: distillation, teacher: gpt/checkpoints/step-000008, of: {kind: causal_lm}}
-""",
+objective: {kind: distillation, teacher: gpt/checkpoints/step-000008, of: {kind: causal_lm}}""",
 }
 PRECISION = {"distilbert": "fp32", "small": "bf16"}
 TEACHERS = {"distilbert": "bert", "small": "gpt"}
@@ -100,11 +89,10 @@ def unbroken(place: Path) -> Callable[[str], Path]:
 def test_a_student_is_its_own_model_and_names_its_teacher(place: Path, unbroken: Callable[[str], Path], student: str) -> None:
     run = unbroken(student)
     checkpoint, teacher = run / "checkpoints" / "step-000008", place / TEACHERS[student]
-    lineage = read_json(checkpoint / "tfkit.json")["lineage"]
+    lineage, run_id = read_json(checkpoint / "tfkit.json")["lineage"], receipt(teacher)["run_id"]
     parent, source = lineage["parents"]
-    assert (parent["role"], source) == ("teacher", parent | {"role": "tokenizer"})
-    assert [(one["roles"], one["run_id"]) for one in lineage["ancestors"]] == [(["teacher", "tokenizer"], parent["run_id"])]
-    assert parent["run_id"] == receipt(teacher)["run_id"]
+    assert (parent["role"], parent["run_id"], source) == ("teacher", run_id, parent | {"role": "tokenizer"})
+    assert [(one["roles"], one["run_id"]) for one in lineage["ancestors"]] == [(["teacher", "tokenizer"], run_id)]
     assert parent == receipt(run)["parents"][0]
     assert parent["sha256"] == read_recipe(str(run / "recipe.yaml")).recipe.objective.teacher_sha256
     assert len(parent["sha256"]) == 64
@@ -121,8 +109,7 @@ def test_the_log_has_each_loss_of_its_own(unbroken: Callable[[str], Path]) -> No
     lines = [record for record in records(unbroken("distilbert")) if "loss" in record]
     assert [line["step"] for line in lines] == [3, 6, 8]
     for line in lines:
-        parts = 5 * line["teacher_loss"] + 2 * line["mlm_loss"] + line["cosine_loss"]
-        assert line["loss"] == pytest.approx(parts, rel=1e-9)
+        assert line["loss"] == pytest.approx(5 * line["teacher_loss"] + 2 * line["mlm_loss"] + line["cosine_loss"], rel=1e-9)
     assert not any("teacher_loss" in record for record in records(unbroken("small")))  # it is the loss
 
 
@@ -149,13 +136,11 @@ def test_a_run_does_not_go_on_with_another_teacher(place: Path, tmp_path: Path) 
     """Not even if the new one has the old one's name, as after the teacher's own run continued."""
     run = tmp_path / "run"
     taught(run, "distilbert", before=strike(signal.SIGTERM, 9)).exits(143)
-    done = taught(run, "distilbert", "--resume", "objective.teacher=gpt").exits(2, "objective.teacher: bert in the run, gpt now")
+    taught(run, "distilbert", "--resume", "objective.teacher=gpt").exits(2, "objective.teacher: bert in the run, gpt now")
     shutil.copytree(place / "bert", tmp_path / "bert")
     (weights,) = (tmp_path / "bert" / "checkpoints").glob("*8/model.safetensors")
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
+    flip(weights)
     shutil.rmtree(tmp_path / "bert" / "checkpoints" / "step-000006")
-    weights.write_bytes(content)
     (weights.parent / "manifest.json").unlink()
     write_manifest(weights.parent)
     shutil.move(place / "bert", place / "kept")
@@ -165,62 +150,52 @@ def test_a_run_does_not_go_on_with_another_teacher(place: Path, tmp_path: Path) 
         shutil.rmtree(place / "bert")
     finally:
         shutil.move(place / "kept", place / "bert")
-    assert done.code == 4, done.err
-    assert "objective.teacher: bert has changed since this run was started: the SHA-256 of its weights was " in done.err
+    done.exits(4, "objective.teacher: bert has changed since this run was started: the SHA-256 of its weights was ")
     taught(run, "distilbert", "--resume").exits(0)  # the refusal has changed nothing
 
 
 def test_a_bad_step_of_a_student_is_replayed(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    fault = spoil("encoder.blocks.1.mlp.op.up_proj", 5)
-    taught(run, "distilbert", before=fault).exits(6)
-    done = run_tfkit(tmp_path, ["replay", str(run), "--json"], fault).exits(0)
-    assert done.document["first_bad"] == {"module": "encoder.blocks.1.mlp.op.up_proj", "in": "forward", "micro_batch": 0}
+    run, module = tmp_path / "run", "encoder.blocks.1.mlp.op.up_proj"
+    taught(run, "distilbert", before=spoil(module, 5)).exits(6)
+    found = run_tfkit(tmp_path, ["replay", str(run), "--json"], spoil(module, 5)).exits(0).document
+    assert found["first_bad"] == {"module": module, "in": "forward", "micro_batch": 0}
+
+
+LARGE = Replaced(memory_plan, "_count_parameters", lambda _: lambda folder: 10**15)
 
 
 def test_a_teacher_that_does_not_fit_is_named_before_anything_is_tokenized(tmp_path: Path) -> None:
-    done = taught(tmp_path / "run", "distilbert", "objective.copy_layers=[0, 4]")
-    assert (done.code, "tokenizing" in done.err) == (4, False)
-    assert "copy_layers: the teacher has no layer 4, only 0 to 3" in done.err
-    done = taught(tmp_path / "other", "distilbert", f"objective.teacher_sha256={'f' * 64}").exits(4)
-    assert f"bert has changed since this recipe was run: the SHA-256 of its weights was {'f' * 64} and is now " in done.err
-    taught(tmp_path / "none", "distilbert", "objective.teacher=nowhere").exits(4, "objective.teacher: nowhere: there is no such folder")
-
-    def large() -> None:
-        tfkit.engine.assembly.memory_plan._count_parameters = lambda folder: 10**15
-
-    taught(tmp_path / "large", "distilbert", before=large).exits(5, "weights of the teacher bert need")
+    pin = "f" * 64
+    for words, said in {
+        "objective.copy_layers=[0, 4]": "copy_layers: the teacher has no layer 4, only 0 to 3",
+        f"objective.teacher_sha256={pin}": f"bert has changed since this recipe was run: the SHA-256 of its weights was {pin} and is now ",
+        "objective.teacher=nowhere": "objective.teacher: nowhere: there is no such folder",
+    }.items():
+        assert "tokenizing" not in taught(tmp_path / "run", "distilbert", words).exits(4, said).err
+    taught(tmp_path / "large", "distilbert", before=LARGE).exits(5, "weights of the teacher bert need")
 
 
 def test_an_adapter_teaches_as_the_model_that_it_makes(tmp_path: Path) -> None:
     """Its folder has no whole weights; what they need is read from its base."""
-    tune = tmp_path / "tune.yaml"
+    tuned, tune = tmp_path / "tuned", tmp_path / "tune.yaml"
     tune.write_text(f"# For a test.\nmodel: {{from: START}}\nobjective: {{kind: causal_lm}}\n{COMMON}", encoding="utf-8")
-    words = ["--from", "gpt", "--run", str(tmp_path / "tuned"), "--threads", "1", "training.adapter={rank: 2}", "training.steps=2"]
-    run_tfkit(tmp_path, ["finetune", str(tune), *words]).exits(0)
-    taught(tmp_path / "run", "small", f"objective.teacher={tmp_path / 'tuned'}", "training.steps=2").exits(0)
+    words = ["--from", "gpt", "--run", tuned, "--threads", "1", "training.adapter={rank: 2}", "training.steps=2"]
+    run_here(["finetune", tune, *words]).exits(0)
+    taught(tmp_path / "run", "small", f"objective.teacher={tuned}", "training.steps=2").exits(0)
     facts = read_json(tmp_path / "run" / "checkpoints" / "step-000002" / "tfkit.json")
-    assert facts["lineage"]["parents"][0]["path"] == str(tmp_path / "tuned")
-
-    def large() -> None:
-        tfkit.engine.assembly.memory_plan._count_parameters = lambda folder: 10**15
-
-    taught(tmp_path / "large", "small", f"objective.teacher={tmp_path / 'tuned'}", before=large).exits(5, "weights of the teacher")
+    assert facts["lineage"]["parents"][0]["path"] == str(tuned)
+    taught(tmp_path / "large", "small", f"objective.teacher={tuned}", before=LARGE).exits(5, "weights of the teacher")
 
 
 def test_a_student_is_tuned_with_a_teacher_and_has_two_parents(tmp_path: Path, unbroken: Callable[[str], Path]) -> None:
     objective = "objective: {kind: distillation, teacher: gpt, of: {kind: causal_lm}, text_weight: 1}"
     (tmp_path / "tuned.yaml").write_text(f"# A recipe for tests.\n{objective}{COMMON}", encoding="utf-8")
-    start = str(unbroken("small"))
-
-    def tune(*words: str) -> Any:
-        given = [str(tmp_path / "tuned.yaml"), "--from", start, "--run", str(tmp_path / "run"), "--threads", "1", *words]
-        return run_tfkit(tmp_path, ["finetune", *given])
-
-    done = tune("objective.copy_layers=[1]").exits(2)
-    assert "objective.copy_layers: the student begins with the weights of model.from already; remove one of the two" in done.err
-    tune().exits(0)
-    facts = read_json(tmp_path / "run" / "checkpoints" / "step-000008" / "tfkit.json")
+    start, run = str(unbroken("small")), tmp_path / "run"
+    tune = ["finetune", tmp_path / "tuned.yaml", "--from", start, "--run", run, "--threads", "1"]
+    said = "objective.copy_layers: the student begins with the weights of model.from already; remove one of the two"
+    run_here([*tune, "objective.copy_layers=[1]"]).exits(2, said)
+    run_here(tune).exits(0)
+    facts = read_json(run / "checkpoints" / "step-000008" / "tfkit.json")
     assert [(parent["role"], parent["path"]) for parent in facts["lineage"]["parents"]] == [("start", start), ("teacher", "gpt")]
 
 
@@ -238,5 +213,5 @@ def test_a_student_is_tuned_with_a_teacher_and_has_two_parents(tmp_path: Path, u
         ("objective.teacher_weight=0 | objective.temperature=1 | objective.masked_only=true", "objective.masked_only: only the divergence"),
     ],
 )
-def test_check_says_what_is_wrong(tmp_path: Path, words: str, said: str) -> None:
-    run_tfkit(tmp_path, ["check", "distilbert.yaml", *words.split(" | ")]).exits(2, f": {said}")
+def test_check_says_what_is_wrong(words: str, said: str) -> None:
+    run_here(["check", "distilbert.yaml", *words.split(" | ")]).exits(2, f": {said}")

@@ -1,43 +1,157 @@
-"""Families, tiny, through the real commands: two steps, stopped after the first, resumed to the same bits; schedules in the same way."""
+"""Families, tiny, through the real commands: trained, stopped, resumed to the same bits, read by transformers; and schedules."""
 
 import json
 import math
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from spoilt_steps import spoil
-from tiny_files import read_json, receipt
-from tiny_runs import assert_same_bits, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
+from tiny_files import edit_config, read_by, read_json, receipt, write_rows
+from tiny_runs import WORDS, assert_same_bits, kept, pretrain, records, run_here, strike, write_recipe
+from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from tfkit.hub import load
 
-WORDS = ["training.steps=2", "training.batch_size=2", "training.log_every=1", "evaluation.every=2"]
-FAMILIES: dict[str, tuple[dict[str, Any], str]] = {  # the preset with what differs, and the model_type of its checkpoint
-    "gpt": ({"preset": "gpt"}, "openai-gpt"),
-    "gpt3": ({"preset": "gpt3-125m", "attention": {"windows": [None, 4]}}, "tfkit"),
-    "gpt3 without bands": ({"preset": "gpt3-175b", "attention": {"windows": [None]}}, "gpt2"),
+SIZES = {"dim": 16, "num_heads": 2, "context_length": 24}
+DECODER, ENCODER = SIZES | {"decoder_layers": 2}, SIZES | {"encoder_layers": 2}
+BOTH = DECODER | ENCODER | {"hidden_dim": 36}
+TRANSLATED = [("the", "le"), ("a", "un"), ("cat", "chat"), ("dog", "chien"), ("sat", "assis"), ("on", "sur"), ("mat", "tapis")]
+TRANSLATED += [("big", "grand"), ("ran", "court")]
+BERT = {"model": ENCODER | {"preset": "bert-tiny"}, "tokenizer": {"kind": "wordpiece", "vocab_size": 200}}
+T5 = {"model": BOTH | {"preset": "t5-small", "head_dim": 6}, "tokenizer": {"kind": "unigram", "vocab_size": 200}}
+T5 |= {"generation": {"prompts": ["the cat"], "max_new_tokens": 4}}
+TRANSLATION = {"model": BOTH | {"preset": "transformer-2017-base"}, "generation": T5["generation"]}
+TRANSLATION |= {"tokenizer": {"kind": "bpe_byte_fallback", "variant": "translation", "vocab_size": 320}}
+TRANSLATION |= {"data": {"train": [{"path": "rows.jsonl", "columns": {"source": "to French: {en}"}}], "validation": 0.3}}
+RECIPES: dict[str, dict[str, Any]] = {  # the sections that differ
+    "gpt": {"model": DECODER | {"preset": "gpt"}},
+    "gpt3": {"model": DECODER | {"preset": "gpt3-125m", "attention": {"windows": [None, 4]}}},
+    "gpt3 without bands": {"model": DECODER | {"preset": "gpt3-175b", "attention": {"windows": [None]}}},
+    "bert": BERT | {"objective": {"kind": "masked_lm", "next_sentence": True, "short_rows": 0.3}},
+    "bert without next sentences": BERT | {"objective": {"kind": "masked_lm", "masking": "static", "whole_words": True}},
+    "distilbert": BERT | {"model": ENCODER | {"preset": "distilbert-base"}, "objective": {"kind": "masked_lm", "rarity": 0.7}},
+    "t5": T5 | {"objective": {"kind": "span_corruption"}},
+    "2017": TRANSLATION | {"objective": {"kind": "text_to_text", "label_smoothing": 0.1}},
+}
+BITS = {"bits_per_byte", "target_tokens"}
+NEXT = {"mlm_loss", "next_sentence_loss", "next_sentence_accuracy"}
+# The model_type of the checkpoint, its class in transformers, by which class it is opened, and the metrics beside loss and perplexity.
+OPENED: dict[str, tuple[str, str, Any, set[str]]] = {
+    "gpt": ("openai-gpt", "", None, BITS),
+    "gpt3": ("tfkit", "", None, BITS),
+    "gpt3 without bands": ("gpt2", "", None, BITS),
+    "bert": ("bert", "BertForPreTraining", AutoModelForPreTraining, {"accuracy"} | NEXT),
+    "bert without next sentences": ("bert", "BertForMaskedLM", AutoModelForMaskedLM, {"accuracy"}),
+    "distilbert": ("distilbert", "DistilBertForMaskedLM", AutoModelForMaskedLM, {"accuracy"}),
+    "t5": ("t5", "T5ForConditionalGeneration", AutoModelForSeq2SeqLM, {"token_accuracy"}),
+    "2017": ("marian", "MarianMTModel", AutoModelForSeq2SeqLM, {"token_accuracy", "nll"}),
 }
 
 
+@pytest.fixture
+def recipe(tmp_path: Path, in_tmp_path: None) -> Path:
+    """Of documents of several sentences; beside them rows of one word to nine, and the same in French."""
+    random = np.random.default_rng(1)
+    (tmp_path / "corpus").mkdir()
+    for number in range(8):
+        sentences = [" ".join(random.choice(WORDS, random.integers(3, 9))) for _ in range(40)]
+        (tmp_path / "corpus" / f"{number}.txt").write_text(".\n".join(sentences), encoding="utf-8")
+    rows = [[TRANSLATED[(row * row + 5 * i) % 9] for i in range(row % 9 + 1)] for row in range(60)]
+    write_rows(tmp_path / "rows.jsonl", [{"en": " ".join(en for en, _ in row), "fr": " ".join(fr for _, fr in row)} for row in rows])
+    return write_recipe(tmp_path, tmp_path / "corpus")
+
+
+def words(name: str, **sections: Any) -> list[str]:
+    short = ["training.steps=3", "training.micro_batch_size=2", "training.log_every=1", "evaluation.every=2"]
+    return [*(f"{section}={json.dumps(value)}" for section, value in (RECIPES[name] | sections).items()), *short]
+
+
+def generated(prompt: str) -> Any:
+    command = ["generate", "--from", "run", "--prompt", prompt, "--json", "--threads", "1", "carbon.enabled=false"]
+    return run_here([*command, *([] if "MASK" in prompt else ["--max-new-tokens", "4", "--temperature", "0"])]).exits(0).document
+
+
 @pytest.mark.sampled(3)
-@pytest.mark.parametrize(("model", "model_type"), FAMILIES.values(), ids=FAMILIES)
-def test_a_family_pretrains_resumes_and_generates(tmp_path: Path, model: dict[str, Any], model_type: str) -> None:
-    sizes = {"decoder_layers": 2, "dim": 16, "num_heads": 2, "context_length": 16}
-    words = [f"model={json.dumps(model | sizes)}", *WORDS]
-    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    pretrain(whole, recipe, *words).exits(0)
-    pretrain(run, recipe, *words, before=strike(signal.SIGTERM, 1)).exits(143)
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_family_is_pretrained_resumed_opened_in_transformers_and_writes(recipe: Path, name: str) -> None:
+    model_type, class_name, opened_by, metrics = OPENED[name]
+    whole, run = Path("whole"), Path("run")
+    pretrain(whole, recipe, *words(name)).exits(0)
+    pretrain(run, recipe, *words(name), before=strike(signal.SIGTERM, 2)).exits(143)
     assert kept(run) == ["step-000001"]
-    pretrain(run, recipe, "--resume", *words).exits(0)
-    assert_same_bits(run, whole, 2)
+    pretrain(run, recipe, "--resume", *words(name)).exits(0)
+    assert_same_bits(run, whole, 3)
+    [*_, scores] = [record["evaluation"] for record in records(run) if "evaluation" in record]
+    assert scores.keys() == {"loss", "perplexity"} | metrics
+    assert name != "bert" or scores["loss"] == pytest.approx(scores["mlm_loss"] + scores["next_sentence_loss"])
+    assert "generation" not in RECIPES[name] or records(run)[-1]["samples"][0]["prompt"] == "the cat"
+
     loaded = load(run)
     assert read_json(loaded.folder / "config.json")["model_type"] == model_type
-    assert (loaded.config.decoder_layers, loaded.config.context_length) == (2, 16)
-    arguments = ["generate", "--from", str(run), "--prompt", "the cat", "--max-new-tokens", "4", "--temperature", "0", "--json"]
-    assert run_tfkit(tmp_path, [*arguments, "--threads", "1", "carbon.enabled=false"]).exits(0).document["tokens"] == 4
+    assert (loaded.config.decoder_layers or loaded.config.encoder_layers, loaded.config.context_length) == (2, 24)
+    assert name == "bert" or not any("seq_relationship" in key or "pooler" in key for key in loaded.model.state_dict())
+    if opened_by is None:
+        assert generated("the cat")["tokens"] == 4
+        return
+    theirs = read_by(opened_by, loaded.folder).eval()
+    assert type(theirs).__name__ == class_name
+    if opened_by is not AutoModelForSeq2SeqLM:
+        assert generated("the cat [MASK] on")["completion"].startswith("the cat ")
+        return
+    codec = AutoTokenizer.from_pretrained(loaded.folder)
+    [expected] = theirs.generate(**codec("the cat sat", return_tensors="pt"), max_new_tokens=4, do_sample=False)
+    assert generated("the cat sat")["completion"] == codec.decode(expected, skip_special_tokens=True)
+    assert theirs.config.decoder_start_token_id == loaded.start_id == 0
+
+
+def test_a_start_that_is_not_pad_is_the_one_of_the_training(recipe: Path) -> None:
+    """A tokenizer with bos: the decoder begins with it in training, and by the folder's config.json wherever it is used."""
+    pretrain(Path("run"), recipe, *words("2017", tokenizer={"kind": "bpe_byte_fallback", "variant": "gemma", "vocab_size": 330})).exits(0)
+    loaded = load("run")
+    assert loaded.start_id == loaded.codec.bos_id != loaded.codec.pad_id
+    assert loaded.codec.encode_texts(["a"])[0][0] == loaded.start_id == loaded.codec.start_id
+    assert torch.isfinite(loaded.model(torch.tensor([[4, 5]]), decoder_input_ids=torch.tensor([[loaded.start_id]])).hidden).all()
+    elsewhere = Path("elsewhere")  # as a model of others, of which a manifest says nothing
+    shutil.copytree(loaded.folder, elsewhere, ignore=shutil.ignore_patterns("manifest.json"))
+    edit_config(elsewhere, decoder_start_token_id=4)
+    again = load(elsewhere)
+    assert again.codec.start_id == again.start_id == 4
+    assert again.codec.fingerprint() == loaded.codec.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("bert", "tokenizer={kind: byte_bpe, vocab_size: 300}", "byte_bpe has no [CLS], [SEP] and [MASK]"),
+        ("bert", "model.preset=gpt2", "the objective masked_lm trains encoders; this model has an encoder and a decoder"),
+        ("bert", "model.head={kind: masked_lm, tied: true, next_sentence: false}", "is true, but next_sentence of the head is"),
+        ("bert", "model.preset=distilbert-base", "set model.embedding.segments to 2"),
+        ("bert", "objective.next_sentence=false", "short_rows is read only with next_sentence: true: remove it"),
+        ("bert", "generation.prompts=[the cat]", "a model that is trained for masked_lm does not continue text; remove it"),
+        ("bert", "objective.split=[0.8, 0.1, 0.2]", "the fractions sum to 1.1"),
+        ("bert", "objective={kind: masked_lm, whole_words: true, rarity: 0.5}", "whole_words and rarity exclude each other"),
+        ("t5", "tokenizer={kind: byte_bpe, vocab_size: 300}", "byte_bpe has no sentinels (<extra_id_0>, ...) for the spans: use unigram"),
+        ("t5", "model={preset: gpt2}", "span_corruption trains models with an encoder and a decoder; this model has a decoder alone"),
+        ("t5", "objective.rate=0.95", "objective.rate"),
+        ("t5", "data.length_groups=false", "data.length_groups"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_anything_is_done(recipe: Path, name: str, change: str, message: str) -> None:
+    pretrain(Path("run"), recipe, *words(name), change).refuses(2, message)
+
+
+ALONE = ["data.train.0.path=corpus/0.txt", "data.validation=null", "evaluation.every=null"]
+
+
+@pytest.mark.parametrize("changes", [ALONE, ["data.validation=[{path: corpus/0.txt}]"]], ids=["trained on", "held out"])
+def test_one_document_has_no_random_next_sentence(recipe: Path, changes: list[str]) -> None:
+    """Which is found before the first step, too."""
+    assert "step 1/" not in pretrain(Path("run"), recipe, *words("bert"), *changes).exits(3, "there is 1 here").err
 
 
 # -- schedules

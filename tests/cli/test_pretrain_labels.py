@@ -1,5 +1,7 @@
 """tfkit pretrain on labelled rows: transformers opens the checkpoints and answers as they were scored; names of classes; limits."""
 
+import contextlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,15 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from answer_runs import ENCODER, GPT, KINDS, REST, made_rows
-from tiny_files import read_json, read_rows, write_rows
+from answer_runs import KINDS
+from tiny_files import read_json, read_rows
 from tiny_runs import evaluate, pretrain, records
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    OpenAIGPTDoubleHeadsModel,
-)
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, OpenAIGPTDoubleHeadsModel
 
 import tfkit
 
@@ -75,21 +72,12 @@ def test_transformers_answers_the_held_out_rows_as_the_training_scored_them(answ
     assert f"transformers.{type(theirs).__name__}.from_pretrained" in card
 
 
-def write_recipe(model: str, objective: str, sources: dict[str, str]) -> Path:
-    """A recipe of one step on rows of `made_rows`, which are beside it."""
-    for name, count in (("train", 40), ("test", 24)):
-        write_rows(Path(f"{name}.jsonl"), made_rows(count))
-    data = ", ".join(f"{part}: {listed}" for part, listed in sources.items())
-    Path("tiny.yaml").write_text(f"# For a test.\n{model}\ndata: {{{data}}}\nobjective: {objective}{REST}", encoding="utf-8")
-    return Path("tiny.yaml")
-
-
-def test_names_of_classes_survive_loading_and_saving() -> None:
+def test_names_of_classes_survive_loading_and_saving(answers: Path) -> None:
     """Also of one that no row has, and in the order of the recipe."""
-    names = ("green", "Straße", "red", "blue", "🙂")
-    listed = ", ".join(f"'{name}'" for name in names)
-    recipe = write_recipe(ENCODER, f"{{kind: classification, labels: [{listed}]}}", {"train": "[{path: train.jsonl}]"})
-    pretrain(Path("run"), recipe, "training.steps=1").exits(0)
+    names, run = ("green", "Straße", "red", "blue", "🙂"), Path("run").absolute()
+    objective = json.dumps({"kind": "classification", "labels": names}, ensure_ascii=False)
+    with contextlib.chdir(answers):
+        pretrain(run, Path("classes.yaml"), "training.steps=1", f"objective={objective}").exits(0)
     loaded = tfkit.load("run")
     assert (loaded.labels, read_json(loaded.folder / "tfkit.json")["labels"]) == (names, [*names])
     loaded.save("again")
@@ -97,18 +85,16 @@ def test_names_of_classes_survive_loading_and_saving() -> None:
     assert AutoModelForSequenceClassification.from_pretrained("again").config.id2label == dict(enumerate(names))
 
 
-@pytest.mark.parametrize(
-    ("kind", "model", "most", "named"),
-    [("classes", ENCODER, 1, "a"), ("classes", ENCODER, 100_000, "ab"), ("choices", GPT, 300, "ab")],
-)
-def test_max_tokens_holds_for_all_sets_together_in_a_training_and_in_evaluate(kind: str, model: str, most: int, named: str) -> None:
+@pytest.mark.parametrize(("kind", "most", "named"), [("classes", 1, "a"), ("classes", 100_000, "ab"), ("choices", 400, "ab")])
+def test_max_tokens_holds_for_all_sets_together_in_a_training_and_in_evaluate(answers: Path, kind: str, most: int, named: str) -> None:
     """One batch is judged at least, and one row of a further set if any of evaluation.max_tokens remain, though fewer than its tokens."""
-    _, objective, columns = KINDS[kind]
+    run, columns = Path("run").absolute(), KINDS[kind][2]
     validation = ", ".join(f"{{path: {file}.jsonl, name: {name}, columns: {columns}}}" for name, file in (("a", "test"), ("b", "train")))
-    recipe = write_recipe(model, objective, {"train": f"[{{path: train.jsonl, columns: {columns}}}]", "validation": f"[{validation}]"})
-    pretrain(Path("run"), recipe, "training.steps=1", f"evaluation.max_tokens={most}").exits(0)
-    (scores,) = (record["evaluation"] for record in records(Path("run")) if "evaluation" in record)
-    assert {name.partition(".")[0] for name in scores if "." in name} == {*named}
-    if named == "ab":
-        found = evaluate(Path(), "--from", "run", "--json").exits(0).document["metrics"]
-        assert {metric: found[metric] for metric in scores} == pytest.approx(scores, rel=1e-5)
+    words = ["training.steps=1", f"evaluation.max_tokens={most}", f"data.validation=[{validation}]"]
+    with contextlib.chdir(answers):
+        pretrain(run, Path(f"{kind}.yaml"), *words).exits(0)
+        (scores,) = (record["evaluation"] for record in records(run) if "evaluation" in record)
+        assert {name.partition(".")[0] for name in scores if "." in name} == {*named}
+        if named == "ab":
+            found = evaluate(Path(), "--from", run, "--json").exits(0).document["metrics"]
+            assert {metric: found[metric] for metric in scores} == pytest.approx(scores, rel=1e-5)

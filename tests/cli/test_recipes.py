@@ -10,6 +10,7 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -42,9 +43,8 @@ def test_a_terminal_gets_no_line_that_it_would_break(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("name", ["gpt2-stdlib", "pretrain/gpt2-stdlib"])
 def test_one_is_printed_as_it_is(name: str) -> None:
-    (bundled,) = [recipe for recipe in bundled_recipes() if recipe.name == "pretrain/gpt2-stdlib"]
-    assert run_here(["recipes", name]).exits(0).out == bundled.path.read_text(encoding="utf-8")
-    assert run_here(["recipes", name, "--json"]).exits(0).document["text"] == bundled.path.read_text(encoding="utf-8")
+    [text] = [recipe.path.read_text(encoding="utf-8") for recipe in bundled_recipes() if recipe.name == "pretrain/gpt2-stdlib"]
+    assert run_here(["recipes", name]).exits(0).out == text == run_here(["recipes", name, "--json"]).exits(0).document["text"]
 
 
 # -- their public data
@@ -53,68 +53,70 @@ CONTENT = "".join(f"text {number},{'ab'[number % 2]}\n" for number in range(9000
 RECIPE = """# A recipe of a test.
 model: {preset: bert-tiny}
 tokenizer: {kind: wordpiece, vocab_size: 300}
-data: {train: [{path: data/made/train.csv, header: [text, label]}]}
+data: {train: [{path: DATA}]}
 objective: {kind: classification}
 training: {steps: 1}
 """
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves CONTENT; `broken`: this many answers end half-way; `ranges`: whether it sends parts; `status`: of the next answers."""
+    """Serves `content`; `broken`: this many answers end half-way; `ranges`: whether it sends parts; `statuses`: of the next answers."""
 
-    content, broken, ranges = CONTENT, 0, True
-    statuses: list[int]
-    asked: list[str | None]
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.broken, self.ranges = CONTENT, 0, True
+        self.statuses: list[int] = []
+        self.asked: list[str | None] = []
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        self.server.asked.append(self.headers["Range"])
-        if self.server.statuses:
-            self.send_error(self.server.statuses.pop(0))
-            return
-        content, begin = self.server.content, 0
-        if self.server.ranges and self.headers["Range"]:
-            begin = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
-        if begin >= len(content) > 0 and begin:
-            self.send_error(416)
-            return
+        server, asked = self.server, self.headers["Range"]
+        server.asked.append(asked)
+        content, begin = server.content, int(asked.removeprefix("bytes=").rstrip("-")) if server.ranges and asked else 0
+        if server.statuses or begin >= len(content) > 0:
+            return self.send_error(server.statuses.pop(0) if server.statuses else 416)
         self.send_response(206 if begin else 200)
         self.send_header("Content-Length", str(len(content) - begin))
         self.end_headers()
-        if self.server.broken:
-            self.server.broken -= 1
-            self.wfile.write(content[begin : begin + (len(content) - begin) // 2])
-        else:
-            self.wfile.write(content[begin:])
+        end = (begin + len(content)) // 2 if server.broken else len(content)
+        server.broken = max(server.broken - 1, 0)
+        self.wfile.write(content[begin:end])
 
     def log_message(self, *_: object) -> None:
         """Print nothing."""
 
 
+def write_table(**sets: dict[str, Any]) -> None:
+    """Write the sets of data that the bundled recipes know."""
+    about = {"source": "https://example.org", "licence": "CC0"}
+    (bundled.bundled_folder() / "data.json").write_text(json.dumps({name: about | one for name, one in sets.items()}), encoding="utf-8")
+
+
+def write_recipe(data: str) -> None:
+    (bundled.bundled_folder() / "finetune" / "made.yaml").write_text(RECIPE.replace("DATA", data), encoding="utf-8")
+
+
+def hash_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """The server, a bundled recipe whose data it has, and an empty current folder."""
-    with Server(("127.0.0.1", 0), Handler) as running:
-        running.statuses, running.asked = [], []
-        folder = tmp_path / "recipes"
-        (folder / "finetune").mkdir(parents=True)
-        (folder / "finetune" / "made.yaml").write_text(RECIPE, encoding="utf-8")
-        file = {
-            "url": f"http://127.0.0.1:{running.server_port}/train.csv",
-            "sha256": hashlib.sha256(CONTENT).hexdigest(),
-            "bytes": len(CONTENT),
-        }
-        table = {"made": {"source": "https://example.org", "licence": "CC0", "files": {"train.csv": file}}}
-        (folder / "data.json").write_text(json.dumps(table), encoding="utf-8")
-        monkeypatch.setattr(bundled, "bundled_folder", lambda: folder)
-        monkeypatch.setattr(fetching, "_PAUSES", (0.0, 0.0))
+    with Server() as running:
+        (tmp_path / "recipes" / "finetune").mkdir(parents=True)
         (tmp_path / "here").mkdir()
         monkeypatch.chdir(tmp_path / "here")
+        monkeypatch.setattr(bundled, "bundled_folder", lambda: tmp_path / "recipes")
+        monkeypatch.setattr(fetching, "_PAUSES", (0.0, 0.0))
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.delenv(name, raising=False)
+        url = f"http://127.0.0.1:{running.server_port}/train.csv"
+        write_table(made={"files": {"train.csv": {"url": url, "sha256": hash_of(CONTENT), "bytes": len(CONTENT)}}})
+        write_recipe("data/made/train.csv, header: [text, label]")
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         yield running
@@ -192,30 +194,24 @@ def test_data_are_made_from_an_archive_and_from_another_set(server: Server) -> N
         + "".join(f'"{side} {n} – a, b",{label}\n' for n in numbers for side, label in (("neg", "negative"), ("pos", "positive")))
         for name, numbers in expected.items()
     }
-    facts = {name: {"sha256": hashlib.sha256(text.encode()).hexdigest()} for name, text in files.items()}
-    source = {"url": f"http://127.0.0.1:{server.server_port}/made.zip", "sha256": hashlib.sha256(server.content).hexdigest()}
-    table = {"sentence_polarity": {"source": "https://example.org", "licence": "CC0", "archive": source, "files": facts}}
-    recipes = bundled.bundled_folder()
-    (recipes / "data.json").write_text(json.dumps(table), encoding="utf-8")
-    (recipes / "finetune" / "made.yaml").write_text(
-        RECIPE.replace("data/made/train.csv, header: [text, label]", "data/sentence_polarity/train.csv")
-    )
+    archive = {"url": f"http://127.0.0.1:{server.server_port}/made.zip", "sha256": hash_of(server.content)}
+    polarity = {"archive": archive, "files": {name: {"sha256": hash_of(text.encode())} for name, text in files.items()}}
+    write_table(sentence_polarity=polarity)
+    write_recipe("data/sentence_polarity/train.csv")
+    folder = Path("data/sentence_polarity")
     run_here(["recipes", "made", "--fetch"]).exits(0)
-    assert {path.name: path.read_text(encoding="utf-8") for path in Path("data/sentence_polarity").iterdir()} == files
-    Path("data/sentence_polarity/valid.csv").unlink()
+    assert {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} == files
+    (folder / "valid.csv").unlink()
     done = run_here(["recipes", "made", "--fetch"]).exits(0)
     assert ["already there" in line for line in done.out.splitlines()] == [True, False, True]
 
     prompts = {"prompts.jsonl": [f"{side} {n} –" for n in expected["train.csv"] for side in sides]}
     prompts["held_out.jsonl"] = ["neg 1 –", "pos 1 –", "neg 11 –", "pos 11 –"]
     made = {name: "".join(f'{{"prompt": "{text[:-1]}\\u2013"}}\n' for text in texts) for name, texts in prompts.items()}
-    facts = {name: {"sha256": hashlib.sha256(text.encode()).hexdigest()} for name, text in made.items()}
-    table["reviews"] = {"source": "https://example.org", "licence": "CC0", "made_of": "sentence_polarity", "files": facts}
-    (recipes / "data.json").write_text(json.dumps(table), encoding="utf-8")
-    (recipes / "finetune" / "made.yaml").write_text(
-        RECIPE.replace("data/made/train.csv, header: [text, label]", "data/reviews/prompts.jsonl")
-    )
-    Path("data/sentence_polarity/train.csv").unlink()
+    reviews = {"made_of": "sentence_polarity", "files": {name: {"sha256": hash_of(text.encode())} for name, text in made.items()}}
+    write_table(sentence_polarity=polarity, reviews=reviews)
+    write_recipe("data/reviews/prompts.jsonl")
+    (folder / "train.csv").unlink()
     run_here(["recipes", "made", "--fetch"]).exits(0)
     assert {path.name: path.read_text(encoding="utf-8") for path in Path("data/reviews").iterdir()} == made
     Path("data/reviews/prompts.jsonl").write_text("mine", encoding="utf-8")
@@ -226,16 +222,12 @@ def test_a_missing_file_names_the_command_that_fetches_it(server: Server) -> Non
     run_here(["inspect", "made"]).exits(3, "fetch it with `tfkit recipes made --fetch`")
 
 
-def test_the_command_for_a_file_of_several_recipes_is_that_of_its_own() -> None:
-    assert bundled.fetch_command("data/multi30k/train.en.gz") == "tfkit recipes transformer-2017-multi30k --fetch"
-    assert bundled.fetch_command("data/wikitext2/valid.txt") == "tfkit recipes smollm2-english --fetch"
+def test_a_missing_run_names_the_recipe_that_makes_it_and_a_file_of_several_its_own(in_tmp_path: None) -> None:
+    said = "runs/bert-stdlib: there is no such folder; make it with `tfkit pretrain bert-stdlib`"
+    run_here(["inspect", "python-packages"]).exits(4, said)
+    for file, recipe in {"data/multi30k/train.en.gz": "transformer-2017-multi30k", "data/wikitext2/valid.txt": "smollm2-english"}.items():
+        assert bundled.fetch_command(file) == f"tfkit recipes {recipe} --fetch"
     assert bundled.fetch_command("data/multi30k/mine.gz") is None
-
-
-def test_a_missing_run_names_the_recipe_that_makes_it(in_tmp_path: None) -> None:
-    run_here(["inspect", "python-packages"]).exits(
-        4, "runs/bert-stdlib: there is no such folder; make it with `tfkit pretrain bert-stdlib`"
-    )
 
 
 DERIVED = ("transformer-2017-python-docs-fr", "sums", "grpo-sums", "instructgpt-1.3b", "reward-hh", "dpo-chat")
@@ -251,8 +243,6 @@ def test_every_bundled_recipe_is_runnable_or_says_why_not() -> None:
         fetching.sets_of(recipe)
     files = [file for found in bundled.data_sets().values() for file in found.files]
     assert len(files) == len({file.path for file in files}) > 10
-    for file in files:
-        assert file.url.startswith("https://")
-        assert len(file.hash) in (40, 64)
+    assert all(file.url.startswith("https://") and len(file.hash) in (40, 64) for file in files)
     assert run_here(["recipes", "gpt2-stdlib", "--fetch"]).exits(0).out == "pretrain/gpt2-stdlib needs no data files\n"
     run_here(["recipes", "--fetch"]).exits(2)

@@ -8,20 +8,10 @@ from tfkit import console
 from tfkit.cli.evaluate import class_tables
 from tfkit.cli.results import _lines, beside_baseline
 
-RESULT: dict[str, Any] = {
-    "checkpoint": "r/checkpoints/step-000045",
-    "steps": 133,
-    "tokens": 10_600,
-    "seconds": 12.0,
-    "loss": 0.696,
-    "evaluation": {"loss": 0.6978, "accuracy": 0.4255},
-    "before": {"loss": 0.6909, "accuracy": 0.5957},
-    "energy_kwh": None,
-    "emissions_g": None,
-    "baselines": {"most_frequent_class": {"accuracy": 0.4255}},
-    "inherited_g": None,
-    "inherited_is_lower_bound": False,
-}
+RESULT: dict[str, Any] = {"checkpoint": "r/checkpoints/step-000045", "steps": 133, "tokens": 10_600, "seconds": 12.0, "loss": 0.696}
+RESULT |= {"evaluation": {"loss": 0.6978, "accuracy": 0.4255}, "before": {"loss": 0.6909, "accuracy": 0.5957}}
+RESULT |= {"energy_kwh": None, "emissions_g": None, "inherited_g": None, "inherited_is_lower_bound": False}
+RESULT |= {"baselines": {"most_frequent_class": {"accuracy": 0.4255}}}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,25 +102,20 @@ def test_the_result_has_each_stage_and_the_totals_of_all(whole: dict[str, Any]) 
     chain = receipt("whole")
     assert chain["result"]["stages"]["tune"]["evaluation"] == whole["stages"]["tune"]["evaluation"]
     for name in ("seconds", "train_seconds", "tokens"):
-        parts = [receipt(f"whole/{stage}")["totals"][name] for stage in STAGES]
-        assert chain["totals"][name] == whole[name] == pytest.approx(sum(parts)), name
+        parts = sum(receipt(f"whole/{stage}")["totals"][name] for stage in STAGES)
+        assert chain["totals"][name] == whole[name] == pytest.approx(parts), name
     assert (whole["energy_kwh"], whole["carbon_status"]) == (None, "off")
 
 
 def test_each_stage_is_a_run_that_names_those_it_came_from(whole: dict[str, Any]) -> None:
     runs = {stage: receipt(f"whole/{stage}")["run_id"] for stage in STAGES}
-    parents = {
-        stage: read_json(Path("whole", stage, f"checkpoints/step-{STEPS:06d}/tfkit.json"))["lineage"]["parents"]
-        for stage in ("tune", "small")
-    }
-    assert [(one["role"], one["path"], one["run_id"]) for one in parents["tune"]] == [("start", "whole/base", runs["base"])]
-    behind = [(role, "whole/base", runs["base"]) for role in ("teacher", "tokenizer")]
-    assert [(one["role"], one["path"], one["run_id"]) for one in parents["small"]] == behind
-    pin = f"sha256: {parents['tune'][0]['sha256']}"
+    for stage, roles in {"small": ["teacher", "tokenizer"], "tune": ["start"]}.items():
+        parents = read_json(Path("whole", stage, f"checkpoints/step-{STEPS:06d}/tfkit.json"))["lineage"]["parents"]
+        assert [(one["role"], one["path"], one["run_id"]) for one in parents] == [(role, "whole/base", runs["base"]) for role in roles]
+    pin = f"sha256: {parents[0]['sha256']}"
     assert pin in Path("whole/tune/recipe.yaml").read_text()
     assert pin not in Path("whole/recipe.yaml").read_text(), "the chain begins anew with another base"
-    chain = read_chain(open_recipe("whole/recipe.yaml"))
-    assert [stage.uses for stage in chain.stages] == [(), ("base",), ("base",)]
+    assert [stage.uses for stage in read_chain(open_recipe("whole/recipe.yaml")).stages] == [(), ("base",), ("base",)]
 
 
 def test_runs_lists_the_chain_and_its_stages_and_what_takes_a_run_takes_the_last(whole: dict[str, Any]) -> None:
@@ -131,18 +125,20 @@ def test_runs_lists_the_chain_and_its_stages_and_what_takes_a_run_takes_the_last
         *((f"whole/{stage}", KINDS[stage], "finished", STEPS) for stage in STAGES),
     ]
     assert listed[0]["seconds"] == pytest.approx(sum(one["seconds"] for one in listed[1:]))
-    verified = good("verify", "whole", "--json").document
-    assert [one["path"] for one in verified["checkpoints"]] == [
-        f"whole/{stage}/checkpoints/step-00000{n}" for stage in STAGES for n in (4, 6)
-    ]
-    scored = good("evaluate", "--from", "whole", "--json", "carbon.enabled=false").document
-    assert scored["checkpoint"] == f"whole/small/checkpoints/step-{STEPS:06d}"
+    verified = [one["path"] for one in good("verify", "whole", "--json").document["checkpoints"]]
+    assert verified == [f"whole/{stage}/checkpoints/step-00000{n}" for stage in STAGES for n in (4, 6)]
+    assert good("evaluate", "--from", "whole", "--json", "carbon.enabled=false").document["checkpoint"] == verified[-1]
 
 
-def test_a_finished_chain_repeats_its_result(whole: dict[str, Any]) -> None:
+def test_a_finished_chain_repeats_its_result_also_as_a_copy_each_time(whole: dict[str, Any]) -> None:
+    """The second time, the stages of a copy seemed to start from other folders than those that their own recipes name."""
     done = good("resume", "whole", "--json")
-    assert done.document == whole
-    assert done.err.count("here is its result again") == len(STAGES)
+    assert (done.document, done.err.count("here is its result again")) == (whole, len(STAGES))
+    shutil.copytree("whole", "elsewhere")
+    for _ in range(2):
+        again = good("resume", "elsewhere", "--json").document
+        assert (again["status"], Path(again["checkpoint"]).is_relative_to(Path("elsewhere").resolve())) == ("finished", True)
+    shutil.rmtree("elsewhere")
 
 
 @pytest.mark.sampled(2)
@@ -156,11 +152,9 @@ def test_ended_in_its_second_stage_it_goes_on_to_the_same_bits(whole: dict[str, 
     assert chain["steps"] == sum(one["steps"] for one in stages) > STEPS
     assert chain["seconds"] == pytest.approx(sum(one["seconds"] for one in stages))
     if number == signal.SIGTERM:
-        assert done.code == 143
-        assert done.err.splitlines()[-2].startswith("stage tune: stopped after step ")
-        assert done.err.splitlines()[-1] == f"tfkit resume {run} --threads 1"
-    again = good("resume", run)
-    assert "resuming from step-00000" in again.err
+        said, command = done.exits(143).err.splitlines()[-2:]
+        assert (said[:30], command) == ("stage tune: stopped after step", f"tfkit resume {run} --threads 1")
+    assert "resuming from step-00000" in good("resume", run).err
     assert_same_stages(run)
     assert receipt(run)["status"] == "finished"
 
@@ -173,16 +167,6 @@ def test_moved_in_a_later_stage_it_goes_on_to_the_same_bits(whole: dict[str, Any
     Path("here").rename("beyond")
     good("resume", "beyond")
     assert_same_stages("beyond")
-
-
-def test_a_copied_chain_repeats_its_result_each_time(whole: dict[str, Any]) -> None:
-    """The second time, its stages seemed to start from other folders than those that their own recipes name."""
-    shutil.copytree("whole", "elsewhere")
-    for _ in range(2):
-        again = good("resume", "elsewhere", "--json").document
-        assert again["status"] == "finished"
-        assert Path(again["checkpoint"]).is_relative_to(Path("elsewhere").resolve())
-    shutil.rmtree("elsewhere")
 
 
 @pytest.mark.thorough
@@ -249,31 +233,21 @@ def test_the_first_stage_may_begin_from_another_checkpoint_with_other_rows(whole
     wrong = "tuning.yaml: the first stage, tune, starts from the checkpoint nowhere: use `tfkit finetune`"
     assert refused("pretrain", "tuning.yaml").strip() == wrong
     assert "use `tfkit pretrain`" in refused("finetune", "chain.yaml")
-    done = good("finetune", "tuning.yaml", "--from", "whole/base", "--data", "rows.jsonl", "--run", "tuned", "--json")
-    stages = done.document["stages"]
+    words = ["--from", "whole/base", "--data", "rows.jsonl", "--run", "tuned", "--json"]
+    stages = good("finetune", "tuning.yaml", *words).document["stages"]
     assert stages["tune"]["evaluation"] == whole["stages"]["tune"]["evaluation"]
     assert stages["more"]["before"]["accuracy"] == stages["tune"]["evaluation"]["accuracy"]
 
 
 def test_a_stage_that_fails_or_does_not_pass_ends_the_chain() -> None:
     sick = tfkit("pretrain", "chain.yaml", "--run", "sick", "tune.optimizer.lr=1e30", "--json").exits(6)
-    assert sick.err.splitlines()[-1].startswith("stage tune: "), sick.err
-    assert sick.document["error"]["kind"] == "unhealthy"
-    assert (receipt("sick")["status"], receipt("sick")["stages"]["tune"]["status"], Path("sick/small").exists()) == (
-        "failed",
-        "failed",
-        False,
-    )
+    assert (sick.err.splitlines()[-1][:12], sick.document["error"]["kind"]) == ("stage tune: ", "unhealthy")
+    about = receipt("sick")
+    assert (about["status"], about["stages"]["tune"]["status"], Path("sick/small").exists()) == ("failed", "failed", False)
     gates = ["--fail-if", "tune.accuracy < 2", "--fail-if", "base.loss > 1000", "--fail-if", "seconds < 0"]
-    done = tfkit("pretrain", "chain.yaml", "--run", "gated", *gates, "--json")
-    result = done.document
-    assert (done.code, [*result["stages"]], result["status"]) == (8, ["base", "tune"], "stopped")
-    assert [(one["metric"], one["failed"]) for one in result["gates"]] == [
-        ("base.loss", False),
-        ("tune.accuracy", True),
-        ("seconds", False),
-    ]
-    assert "quality gate failed: tune.accuracy < 2 (it is " in done.err
+    result = tfkit("pretrain", "chain.yaml", "--run", "gated", *gates, "--json").exits(8, "failed: tune.accuracy < 2 (it is ").document
+    assert ([*result["stages"]], result["status"]) == (["base", "tune"], "stopped")
+    assert {one["metric"]: one["failed"] for one in result["gates"]} == {"base.loss": False, "tune.accuracy": True, "seconds": False}
     for gate in ("accuracy > 3", "tune.perplexity > 3", "energy_kwh > 1"):
         assert "--fail-if" in refused("pretrain", "chain.yaml", "--run", "never", "--fail-if", gate)
     of_another = refused("pretrain", "chain.yaml", "--stages", "base", "--run", "never", "--fail-if", "tune.accuracy < 2")
@@ -297,9 +271,8 @@ def test_folders_of_another_kind_and_in_use(whole: dict[str, Any]) -> None:
     assert "whole: holds the runs of a recipe with stages" in refused("pretrain", "base.yaml", "--run", "whole", "--resume")
     assert "whole/base: holds the checkpoints of a run" in refused("pretrain", "chain.yaml", "--run", "whole/base", "--resume")
     assert "the recipe has no stages; leave it out" in refused("pretrain", "base.yaml", "--run", "single", "--stages", "base")
-    run_here(["average", "whole", "--out", "mean"]).exits(
-        4, "whole: has no checkpoints of its own; name one of its runs: whole/base, whole/tune, whole/small"
-    )
+    named = "name one of its runs: whole/base, whole/tune, whole/small"
+    run_here(["average", "whole", "--out", "mean"]).exits(4, f"whole: has no checkpoints of its own; {named}")
     with RunFolder.open(Path("whole"), resume=True, command=None):
         run_here(["resume", "whole"]).exits(5, "this run folder is in use")
 
@@ -313,21 +286,13 @@ def test_deleting_the_unfinished_leaves_a_chain_whose_stages_are_worth_keeping(w
     assert Path("pruned/chain/base/checkpoints").exists()
 
 
-def truncate(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-10])
-
-
-DAMAGES: dict[str, Callable[[Path], object]] = {
-    "weights missing": lambda checkpoint: (checkpoint / "model.safetensors").unlink(),
-    "weights truncated": lambda checkpoint: truncate(checkpoint / "model.safetensors"),
-    "weights flipped": lambda checkpoint: flip(checkpoint / "model.safetensors"),
-    "tokenizer missing": lambda checkpoint: (checkpoint / "tokenizer.json").unlink(),
-    "tokenizer flipped": lambda checkpoint: flip(checkpoint / "tokenizer.json"),
-    "state missing": lambda checkpoint: (checkpoint / "training_state" / "state.json").unlink(),
-    "manifest missing": lambda checkpoint: (checkpoint / "manifest.json").unlink(),
-    "manifest flipped": lambda checkpoint: flip(checkpoint / "manifest.json"),
-    "folder missing": shutil.rmtree,
-}
+DAMAGES = [  # a file of a checkpoint, and what happens to it
+    *(f"model.safetensors {how}" for how in ("missing", "truncated", "flipped")),
+    *(f"{file} {how}" for file in ("tokenizer.json", "manifest.json") for how in ("missing", "flipped")),
+    "training_state/state.json missing",
+    ". missing",
+    "../best.json missing",
+]
 ONE_STEP = [f"{stage}.{field}" for stage in ("tune", "small") for field in ("training.steps=1", "schedule.warmup_steps=0")]
 
 
@@ -352,11 +317,18 @@ def undamaged(place: Path, first_stages: dict[int, Path]) -> Path:
     return place / "undamaged"
 
 
-def damaged(whole: Path, run: Path, damage: Callable[[Path], object]) -> Path:
+def damaged(whole: Path, run: Path, damage: str) -> Path:
     """Copy a run to another place, and damage the best checkpoint of its first stage."""
     shutil.copytree(whole, run)
-    root = run / "base" / "checkpoints"
-    damage(root / f"step-{read_json(root / 'best.json')['step']:06d}")
+    root, (name, how) = run / "base" / "checkpoints", damage.split()
+    file = root / f"step-{read_json(root / 'best.json')['step']:06d}" / name
+    match how:
+        case "missing":
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+        case "truncated":
+            file.write_bytes(file.read_bytes()[:-10])
+        case "flipped":
+            flip(file)
     return run
 
 
@@ -367,35 +339,26 @@ def parent(run: Path) -> Any:
 
 @pytest.mark.sampled(6)
 @pytest.mark.parametrize(
-    ("words", "name"),
-    [
-        *((["resume", "--stages", "tune"], name) for name in (*DAMAGES, "best.json missing")),
-        (["resume", "--stages", "small"], "weights missing"),
-        (["resume"], "manifest missing"),
-    ],
+    ("stages", "damage"), [*(("tune", damage) for damage in DAMAGES), ("small", "model.safetensors missing"), ("", "manifest.json missing")]
 )
 def test_no_stage_starts_from_another_checkpoint_than_the_best(
-    first_stages: dict[int, Path], tmp_path: Path, words: list[str], name: str
+    first_stages: dict[int, Path], tmp_path: Path, stages: str, damage: str
 ) -> None:
     """The last checkpoint of the first stage is intact, and so the stage is finished."""
-    damage = DAMAGES.get(name, lambda checkpoint: (checkpoint.parent / "best.json").unlink())
-    run = damaged(first_stages[2], tmp_path / "run", damage)
-    done = tfkit(words[0], str(run), *words[1:], *ONE_STEP)
-    used_by = "small" if "small" in words else "tune"
-    assert done.code == 4, done.err
-    message = done.err.splitlines()[-1]
+    run, used_by = damaged(first_stages[2], tmp_path / "run", damage), stages or "tune"
+    message = tfkit("resume", str(run), *(["--stages", stages] if stages else []), *ONE_STEP).exits(4).err.splitlines()[-1]
     assert message.startswith(f"stage {used_by}: the stage base is damaged: {run}/base/checkpoints/"), message
     assert message.endswith(f"Restore it, or delete {run}/base to train that stage again"), message
     assert not list(run.glob(f"{used_by}/checkpoints/step-*"))
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", ["weights missing", "state missing", "manifest missing", "folder missing"])
+@pytest.mark.parametrize("file", ["model.safetensors", "training_state/state.json", "manifest.json", "."])
 def test_a_stage_whose_last_checkpoint_is_damaged_is_refused_alone_and_continued_with_the_others(
-    first_stages: dict[int, Path], undamaged: Path, tmp_path: Path, name: str
+    first_stages: dict[int, Path], undamaged: Path, tmp_path: Path, file: str
 ) -> None:
     """Whatever is lost; the other damages of a file are found above."""
-    run = damaged(first_stages[6], tmp_path / "run", DAMAGES[name])
+    run = damaged(first_stages[6], tmp_path / "run", f"{file} missing")
     tfkit("resume", str(run), "--stages", "tune", *ONE_STEP).exits(4, "the stage base is damaged")
     good("resume", str(run), "--stages", "base,tune", *ONE_STEP)
     assert parent(run) == parent(undamaged)
@@ -404,9 +367,7 @@ def test_a_stage_whose_last_checkpoint_is_damaged_is_refused_alone_and_continued
 @pytest.mark.thorough
 def test_a_finished_chain_needs_its_first_stage_no_more(first_stages: dict[int, Path], tmp_path: Path) -> None:
     shutil.copytree(first_stages[2], tmp_path / "run")
-    result = good("resume", str(tmp_path / "run"), *ONE_STEP, "--json").document
-    run = damaged(tmp_path / "run", tmp_path / "moved", shutil.rmtree)
-    again = good("resume", str(run), "--json").document
-    assert {name: one["evaluation"] for name, one in again["stages"].items()} == {
-        name: one["evaluation"] for name, one in result["stages"].items()
-    }
+    result = good("resume", str(tmp_path / "run"), *ONE_STEP, "--json").document["stages"]
+    run = damaged(tmp_path / "run", tmp_path / "moved", ". missing")
+    again = good("resume", str(run), "--json").document["stages"]
+    assert {name: one["evaluation"] for name, one in again.items()} == {name: one["evaluation"] for name, one in result.items()}

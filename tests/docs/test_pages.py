@@ -1,5 +1,7 @@
 """The Markdown files of the repository: links and anchors lead somewhere, and commands are ones that tfkit accepts."""
 
+import json
+import random
 import re
 import runpy
 import shlex
@@ -11,11 +13,14 @@ from urllib.parse import unquote
 
 import pytest
 import typer
+from schema_walk import walk
+from tiny_runs import WORDS, run_here
 
 from tfkit import console
-from tfkit.cli import COMMANDS, app
+from tfkit.cli import COMMANDS, app, examples
+from tfkit.errors import TfkitError
 from tfkit.recipe.bundled import find_bundled
-from tfkit.recipe.json_schema import json_schema
+from tfkit.recipe.schema.sections import Recipe
 
 ROOT = Path(__file__).parents[2]
 GENERATED = ROOT / "docs" / "reference"  # written by `make site`
@@ -73,9 +78,8 @@ def broken_links(page: Path, text: str, folder: Path) -> list[str]:
     return broken
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_relative_link_and_anchor_leads_somewhere(name: str) -> None:
-    path = ROOT / name
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_every_relative_link_and_anchor_leads_somewhere(path: Path) -> None:
     assert broken_links(path, path.read_text(encoding="utf-8"), path.parent) == []
 
 
@@ -144,47 +148,27 @@ def refusal(words: list[str]) -> str | None:
     if re.fullmatch(r"[a-z0-9.]+(-[a-z0-9.]+)+", recipe) and not recipe.endswith((".yaml", ".yml")) and find_bundled(recipe) is None:
         return f"no recipe {recipe}"
     keys = [word.partition("=")[0] for word in rest if re.match(r"[a-z_]+(\.\w+)*=", word)]
-    unknown = [key for key in keys if not (is_key(key.split(".")) or is_key(key.split(".")[1:]))]  # a stage's begins with its name
+    unknown = [key for key in keys if not (is_key(key) or is_key(key.partition(".")[2]))]  # a stage's begins with its name
     return f"no key {unknown[0]}" if unknown else None
 
 
-SCHEMA = json_schema()["$defs"]
+KEYS = {re.sub(r"\[\w+\]", "", path) for path, _, _ in walk(Recipe)} | {"model.from"}
 
 
-def is_key(path: list[str]) -> bool:
-    """Return whether the path leads to a key of a recipe."""
-    places = [SCHEMA["Recipe"]]
-    for name in path:
-        places = [inner for place in places for inner in below(place, name)]
-    return bool(path and places)
+def is_key(path: str) -> bool:
+    """Return whether the path leads to a key of a recipe, perhaps in an item of a list, by its number."""
+    return re.sub(r"\.\d+\b", "", path) in KEYS
 
 
-def below(place: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
-    """Yield the schemas of what a place has under a name: a key, or an item of a list under its number."""
-    if "$ref" in place:
-        yield from below(SCHEMA[place["$ref"].rpartition("/")[2]], name)
-    for union in ("anyOf", "oneOf"):
-        for member in place.get(union, ()):
-            yield from below(member, name)
-    if name in place.get("properties", {}):
-        yield place["properties"][name]
-    if name.isdecimal() and "items" in place:
-        yield place["items"]
-    if isinstance(place.get("additionalProperties"), dict):
-        yield place["additionalProperties"]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_command_in_a_block_of_code_is_accepted(name: str) -> None:
-    _, lines = prose_and_code((ROOT / name).read_text(encoding="utf-8"))
-    refused = {" ".join(words): refusal(words) for words in commands(lines)}
-    assert {line: why for line, why in refused.items() if why} == {}
-
-
-def test_the_pages_have_commands() -> None:
-    found = [words for path in PAGES for words in commands(prose_and_code(path.read_text(encoding="utf-8"))[1])]
-    assert len(found) > 90
-    assert {words[0] for words in found} >= COMMANDS.keys() - {"env"}
+def test_every_command_in_a_block_of_code_and_every_example_of_a_help_is_accepted() -> None:
+    examples_of_helps = [line for command in COMMANDS for line in examples(command)]
+    texts = [prose_and_code(path.read_text(encoding="utf-8"))[1] for path in PAGES]
+    of_helps, of_pages = [*commands(examples_of_helps)], [words for lines in texts for words in commands(lines)]
+    assert {" ".join(words): why for words in (*of_helps, *of_pages) if (why := refusal(words))} == {}
+    assert (len(of_helps), len(of_pages) > 90) == (len(examples_of_helps), True)
+    assert {words[0] for words in of_pages} >= COMMANDS.keys() - {"env"}
+    named = [rest[0] for name, *rest in of_helps if rest and name in ("pretrain", "finetune", "inspect", "check", "recipes")]
+    assert all(find_bundled(recipe) for recipe in named if not re.search(r"^-|/|\.yaml$", recipe))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -216,3 +200,68 @@ def test_every_option_that_a_sentence_names_with_its_command_exists(name: str) -
 def test_a_command_that_tfkit_refuses_is_found(line: str, why: str) -> None:
     (words,) = commands(prose_and_code(f"Text:\n\n{line}\n")[1])
     assert why in (refusal(words) or "")
+
+
+# -- AGENTS.md: its commands run, in their order; what it says of exit codes and errors is so; README is short
+
+AGENTS = (ROOT / "AGENTS.md").read_text(encoding="utf-8")
+BEFORE, AFTER = [block.splitlines() for block in re.findall(r"^```sh\n(.*?)^```$", AGENTS, re.MULTILINE | re.DOTALL)]
+MEASURED = ("pretrain", "finetune", "evaluate", "predict", "generate", "plan")  # carbon is not the subject
+
+
+def write_data(folder: Path) -> None:
+    """Write the files that the page's commands name."""
+    draw = random.Random(1)
+    texts = [" ".join(draw.choices(WORDS, k=80)) for _ in range(40)]
+    (folder / "book.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    (folder / "other.txt").write_text(" ".join(draw.choices(WORDS, k=200)), encoding="utf-8")
+    rows = [f"the {' '.join(draw.choices(WORDS[:6], k=4))} {label},{label}\n" for label in ("cat", "dog") * 20]
+    (folder / "rows.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
+    (folder / "new.csv").write_text("text\nthe cat ran\na dog sat\n", encoding="utf-8")
+
+
+@pytest.mark.thorough
+def test_the_commands_run(tmp_path: Path) -> None:
+    """Each ends with 0, and prints what it promises: one JSON document, or the file behind `>`."""
+    write_data(tmp_path)
+    assert (len(BEFORE), len(AFTER)) == (7, 9)
+    run_lines(tmp_path, BEFORE)
+    assert not (tmp_path / "runs").exists()
+    assert json.loads((tmp_path / "recipe.schema.json").read_text())["$defs"]["Recipe"]
+    run_lines(tmp_path, AFTER)
+    assert (tmp_path / "labelled.csv").read_text(encoding="utf-8").startswith("text,prediction,probability")
+
+
+def run_lines(folder: Path, lines: list[str]) -> None:
+    for line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        words, file = (words[:-2], folder / words[-1]) if ">" in words else (words, None)
+        unmetered = [*words, "carbon.enabled=false"] if words[0] in MEASURED else words
+        out = run_here(unmetered, folder).exits(0).out
+        if file:
+            file.write_text(out, encoding="utf-8")
+        else:
+            assert isinstance(json.loads(out), dict), line
+
+
+def test_an_error_is_the_document_of_the_page() -> None:
+    error = run_here(["check", "smoke", "training.stepz=3", "--json"]).exits(2).document["error"]
+    [fields] = re.findall(r'`\{"error": \{(.*?)\}\}`', AGENTS)
+    assert [f'"{name}"' for name in error] == fields.split(", ")
+    assert f"`{error['kind']}`" in AGENTS
+
+
+def test_every_exit_code_is_in_the_table_and_of_the_contract() -> None:
+    contract = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").partition("## Exit codes")[2].partition("\n## ")[0]
+    here, codes = (
+        [{*re.findall(r"\d+", cell)} for cell in re.findall(r"^ *\| ([\d ,]+) \|", text, re.MULTILINE)] for text in (AGENTS, contract)
+    )
+    assert (here, len(codes)) == (codes, 11)
+    assert {str(kind.exit_code) for kind in TfkitError.__subclasses__()} <= set().union(*codes)
+
+
+def test_the_readme_is_short_and_has_one_picture() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 200
+    assert len(re.findall(r"!\[[^\]]+\]\(", readme)) == 1
+    assert all(command in readme for command in ("make demo", "make test"))

@@ -1,6 +1,7 @@
 """Every recipe under recipes/: it validates, says what it is, and takes two steps with tiny sizes and made rows put in."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,7 @@ def test_none_was_lost() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_it_says_what_it_is(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert lines[0].startswith("# ")
-    assert len(lines[0]) > 20
+    assert (lines[0][:2], len(lines[0]) > 20) == ("# ", True)
     assert all(len(line) <= 140 for line in lines)
     assert len(lines) <= (60 if path in CHAINS else 45), "a recipe states only what differs from the defaults"
 
@@ -53,32 +53,21 @@ def test_it_is_valid_and_sets_no_place(path: Path) -> None:
 
 def tiny(recipe: Recipe, rows: Path) -> list[str]:
     """The overrides that make a recipe small: sizes, rows and length; everything else stays as it is."""
-    written = recipe.model_dump()
     source = {"path": str(rows)}
-    changes: dict[str, Any] = {
-        **({} if recipe.model.start else tiny_model(recipe)),
-        **({} if recipe.data.sequence_length is None else {"data.sequence_length": 8}),
-        "data.train": [source],
-        "training.steps": 2,
-        "training.epochs": None,
-        "training.tokens": None,
-        "training.batch_size": 4,
-        "training.micro_batch_size": 2,
-        "training.compile": False,
-        "training.batch_ramp": None,
-        "schedule.warmup_tokens": None,
-        "schedule.warmup_steps": 1,
-        "evaluation.max_tokens": 200,
-        "generation.max_new_tokens": 4,
-        "carbon.enabled": False,
-    }
+    changes = {} if recipe.model.start else tiny_model(recipe)
+    changes |= {"training.steps": 2, "training.batch_size": 4, "training.micro_batch_size": 2, "training.compile": False}
+    changes |= dict.fromkeys(("training.epochs", "training.tokens", "training.batch_ramp", "schedule.warmup_tokens"))
+    changes |= {"schedule.warmup_steps": 1, "evaluation.max_tokens": 200, "generation.max_new_tokens": 4, "carbon.enabled": False}
+    changes["data.train"] = [source]
+    if recipe.data.sequence_length is not None:
+        changes["data.sequence_length"] = 8
     if recipe.model.start is None and recipe.tokenizer.path is None:
         changes["tokenizer.vocab_size"] = 300
     if isinstance(recipe.data.validation, list):
         changes["data.validation"] = [source]
     elif recipe.data.validation is not None:
         changes["data.validation"] = 0.4  # of three rows
-    if written["objective"].get("copy_layers") is not None:
+    if getattr(recipe.objective, "copy_layers", None) is not None:
         changes["objective.copy_layers"] = [1, 0]
     return [f"{name}={json.dumps(value)}" for name, value in changes.items()]
 
@@ -87,51 +76,33 @@ def tiny_model(recipe: Recipe) -> dict[str, Any]:
     """Return overrides that make a described model small; a model from a checkpoint has the size of that."""
     config = model_config(recipe.model, 100_000)
     stacks = [stack for stack in ("encoder", "decoder") if getattr(config, f"{stack}_layers")]
-    return {
-        **{f"model.{stack}_layers": 2 for stack in stacks},
-        **({"model.vocab_size": None} if "vocab_size" in recipe.model.changes else {}),
-        "model.dim": 16,
-        "model.num_heads": 2,
-        "model.num_kv_heads": None,
-        "model.head_dim": None,
-        "model.hidden_dim": 32,
-        "model.context_length": 16,
-    }
+    changes = {f"{stack}_layers": 2 for stack in stacks} | {"dim": 16, "num_heads": 2, "hidden_dim": 32, "context_length": 16}
+    changes |= dict.fromkeys(("num_kv_heads", "head_dim", *({"vocab_size"} & recipe.model.changes.keys())))
+    return {f"model.{name}": value for name, value in changes.items()}
+
+
+COLUMNS = {
+    "classification": ("text", "label"),
+    "ppo": ("prompt",),
+    "tagging": ("tokens", "tags"),
+    "text_to_text": ("source", "target"),
+    "chat": ("question", "answer"),
+    "grpo": ("prompt", "answer"),
+    **dict.fromkeys(("dpo", "reward"), ("text", "chosen", "rejected")),
+}
 
 
 def write_data(folder: Path, objective: str) -> Path:
     """Made rows with what the objective reads; of text, three files."""
     lines = [[str(word) for word in line] for line in np.random.default_rng(1).choice(WORDS, (40, 5))]
     made = [
-        {
-            "text": " ".join(line),
-            "label": WORDS[row % 3],
-            "tokens": line,
-            "tags": [f"B-{word}" for word in line],
-            "source": " ".join(line),
-            "target": line[0],
-            "question": line[0],
-            "prompt": line[0],
-            "answer": line[1],
-            "completion": " ".join(line),
-            "chosen": line[0],
-            "rejected": line[1] + "s",
-        }
+        {"text": " ".join(line), "label": WORDS[row % 3], "tokens": line, "tags": [f"B-{word}" for word in line]}
+        | {"source": " ".join(line), "target": line[0], "question": line[0], "prompt": line[0], "answer": line[1]}
+        | {"completion": " ".join(line), "chosen": line[0], "rejected": line[1] + "s"}
         for row, line in enumerate(lines)
     ]
-    names = {
-        "classification": ("text", "label"),
-        "ppo": ("prompt",),
-        "tagging": ("tokens", "tags"),
-        "text_to_text": ("source", "target"),
-        "chat": ("question", "answer"),
-        "grpo": ("prompt", "answer"),
-        "dpo": ("text", "chosen", "rejected"),
-        "reward": ("text", "chosen", "rejected"),
-    }
-    if objective in names:
-        path = folder / f"{objective}.jsonl"
-        return write_rows(path, [{name: row[name] for name in names[objective]} for row in made])
+    if objective in COLUMNS:
+        return write_rows(folder / f"{objective}.jsonl", [{name: row[name] for name in COLUMNS[objective]} for row in made])
     (folder / "corpus").mkdir(exist_ok=True)
     for number in range(3):
         text = "\n".join(" ".join(line) for line in np.random.default_rng(number).choice(WORDS, (40, 10)))
@@ -185,20 +156,18 @@ def test_a_recipe_with_stages_takes_two_steps_of_each(path: Path, tmp_path: Path
     assert names == STAGES[path.stem]
     assert not any(stage.recipe.carbon.country for stage in chain.stages)
     text, labelled, prompts = (write_data(tmp_path, kind) for kind in ("causal_lm", "classification", "ppo"))
-    pairs = tmp_path / "pairs.jsonl"
     halves = [{"completion": f"{word} {label}", "label": label} for word in WORDS for label in ("negative", "positive")]
-    write_rows(pairs, halves)
+    pairs = write_rows(tmp_path / "pairs.jsonl", halves)
     rows = {"classification": labelled, "reward": pairs, "ai_feedback": prompts, "ppo": prompts}
     words = []
     for stage in chain.stages:
-        changes = tiny(stage.recipe, rows.get(stage.recipe.objective.kind, text))
-        words += [f"{stage.name}.{change}" for change in changes]
-        if stage.recipe.objective.kind == "ppo":
-            words += [f"{stage.name}.objective.prompts=4", f"{stage.name}.objective.max_new_tokens=4"]
-        if stage.recipe.objective.kind == "ai_feedback":
-            words.append(f"{stage.name}.objective.max_new_tokens=4")
+        kind = stage.recipe.objective.kind
+        changes = tiny(stage.recipe, rows.get(kind, text))
+        changes += {"ppo": ["objective.prompts=4"]}.get(kind, [])
+        changes += ["objective.max_new_tokens=4"] if kind in ("ppo", "ai_feedback") else []
         if stage.recipe.data.pretraining is not None:
-            words.append(f"{stage.name}.data.pretraining={json.dumps([{'path': str(text)}])}")
+            changes.append(f"data.pretraining={json.dumps([{'path': str(text)}])}")
+        words += [f"{stage.name}.{change}" for change in changes]
     if "gold" in names:
         words.append(f"gold.model.from={make('hub:sentence-transformers/all-MiniLM-L6-v2')}")
     document = run_here(["pretrain", path, "--run", "run", "--json", "--threads", "1", *words]).exits(0).document
@@ -206,3 +175,31 @@ def test_a_recipe_with_stages_takes_two_steps_of_each(path: Path, tmp_path: Path
     assert 0 <= document["evaluation"].get("gold", 0) <= 1
     assert np.isfinite(document["evaluation"]["kl"]) if chain.stages[-1].recipe.objective.kind == "ppo" else document["loss"] < 10
     assert document["seconds"] > 0
+
+
+# -- recipes/README.md: a row for each recipe, with the numbers of its header, or a note that it was not run yet
+
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    if re.match(r"\| [a-z]+/", line)
+]
+
+
+def test_every_recipe_has_its_row_in_order() -> None:
+    assert [row[0] for row in ROWS] == [path.relative_to(ROOT).with_suffix("").as_posix() for path in RECIPES]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_a_run_in_the_table_is_the_one_of_the_header(row: list[str]) -> None:
+    name, command, minutes, kwh, grams, metric, baseline = row
+    folder, _, stem = name.partition("/")
+    assert command == f"`tfkit {'finetune' if folder == 'finetune' else 'pretrain'} {stem}`"
+    text = (ROOT / f"{name}.yaml").read_text(encoding="utf-8")
+    header = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+    if minutes == "not yet":
+        assert (kwh, grams, "Run on" in header) == ("", "", False)
+    else:
+        for said in (f"in {minutes},", f"{kwh} kWh, {grams} gCO2e", metric.split()[0]):
+            assert said in header
+        assert baseline
