@@ -14,14 +14,12 @@ import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_sources import opened, texts
+from tiny_sources import both_sides, opened, texts, write_files
 
 from tfkit.data.formats.readers import READER_VERSIONS
 from tfkit.data.sources.local_files import find_files
-from tfkit.data.sources.open_sources import training_sources, validation_sources
 from tfkit.data.sources.split_files import evaluated_files
 from tfkit.errors import DataError
-from tfkit.recipe.schema.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema.label_sections import ClassificationSection
 
 CLASSES = ClassificationSection.roles
@@ -67,15 +65,12 @@ def zip_of(files: dict[str, bytes]) -> bytes:
 
 @pytest.mark.parametrize("suffix", [".zip", *TARS])
 def test_an_archive_is_read_as_the_folder_that_it_holds(tmp_path: Path, suffix: str) -> None:
-    for name, content in FILES.items():
-        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "folder" / name).write_bytes(content)
-    archive = tmp_path / f"rows{suffix}"
+    folder, archive = write_files(tmp_path / "folder", FILES), tmp_path / f"rows{suffix}"
     archive.write_bytes(zip_of(FILES) if suffix == ".zip" else TARS[suffix](tar_of(FILES)))
-    assert texts(archive) == texts(tmp_path / "folder") != []
+    assert texts(archive) == texts(folder) != []
     assert "3 files in it; 3 other files skipped" in opened(archive).describe()
-    shutil.rmtree(tmp_path / "folder")
-    assert [path.name for path in find_files(str(tmp_path))] == [archive.name], "a folder of archives is searched for them"
+    shutil.rmtree(folder)
+    assert [*find_files(str(tmp_path))] == [archive], "a folder of archives is searched for them"
     assert texts(tmp_path) == texts(tmp_path / "*") == texts(archive)
 
 
@@ -102,55 +97,39 @@ def test_links_devices_and_older_files_of_one_name_are_not_read(tmp_path: Path) 
 
 def test_a_tar_archive_that_was_a_text_has_another_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Versions before it was an archive cached its bytes as a text, under the hash of these bytes."""
-    (tmp_path / "a.tar").write_bytes(tar_of({"a.txt": b"text"}))
-    (tmp_path / "a.zip").write_bytes(zip_of({"a.txt": b"text"}))
+    write_files(tmp_path, {"a.tar": tar_of({"a.txt": b"text"}), "a.zip": zip_of({"a.txt": b"text"})})
     now = {path.suffix: opened(path).fingerprint() for path in tmp_path.iterdir()}
     monkeypatch.delitem(READER_VERSIONS, "tar")
-    before = {path.suffix: opened(path).fingerprint() for path in tmp_path.iterdir()}
-    assert {suffix for suffix in now if now[suffix] != before[suffix]} == {".tar"}
+    assert {path.suffix for path in tmp_path.iterdir() if opened(path).fingerprint() != now[path.suffix]} == {".tar"}
 
 
 def test_a_folder_of_0_1_reads_what_it_read(tmp_path: Path) -> None:
-    names = ["a.txt", "b.jsonl.gz", "c.jsonl.xz", "d.tar.gz", "e.tar", "f.zip", "README.md"]
-    for name in names:
-        (tmp_path / name).write_bytes(b"x")
-    assert [path.name for path in find_files(str(tmp_path))] == names[:-1]
+    names = ["a.txt", "b.jsonl.gz", "c.jsonl.xz", "d.tar.gz", "e.tar", "f.zip"]
+    write_files(tmp_path, dict.fromkeys([*names, "README.md"], b"x"))
+    assert [path.name for path in find_files(str(tmp_path))] == names
     assert sorted(path.name for path in find_files(str(tmp_path), recognises=False)) == ["README.md", "a.txt", "b.jsonl.gz", "f.zip"]
 
 
 def test_a_folder_of_texts_without_suffixes_is_read(tmp_path: Path) -> None:
-    for name, content in {
-        "sci/49960": b"caf\xc3\xa9 " * 2000,
-        "one.story": b"once",
-        "README": b"about",
-        "image": b"\0\1",
-        "latin": b"\xe9",
-    }.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(content)
+    files = {"sci/49960": b"caf\xc3\xa9 " * 2000, "one.story": b"once", "README": b"about", "image": b"\0\1", "latin": b"\xe9"}
+    write_files(tmp_path, files)
     assert [path.name for path in find_files(str(tmp_path))] == ["one.story", "49960"]
     assert "3 other files skipped" in opened(tmp_path).describe()
-    (tmp_path / "rows.jsonl").write_text('{"text": "a"}')
-    assert [path.name for path in find_files(str(tmp_path))] == ["rows.jsonl"], (
-        "where files have the suffix of data, the others are not read"
-    )
-
-
-def test_a_folder_that_datasets_saved_names_the_remedy(tmp_path: Path) -> None:
-    table = pyarrow.table({"text": ["a", "b"]})
-    with pyarrow.ipc.new_stream(tmp_path / "data-00000-of-00001.arrow", table.schema) as stream:
-        stream.write_table(table)
-    (tmp_path / "state.json").write_text("{}")
-    with pytest.raises(DataError, match="this is an Arrow stream, by its first bytes; write its rows as JSON lines or Parquet"):
-        find_files(str(tmp_path))
+    write_files(tmp_path, {"rows.jsonl": '{"text": "a"}'})
+    assert [path.name for path in find_files(str(tmp_path))] == ["rows.jsonl"], "beside data by their suffix, the others are not read"
 
 
 def test_a_folder_without_data_names_what_it_holds(tmp_path: Path) -> None:
-    (tmp_path / "rows.rar").write_bytes(b"Rar!\x1a\7\1\0\xff")
+    rar = write_files(tmp_path / "a", {"rows.rar": b"Rar!\x1a\7\1\0\xff"})
     with pytest.raises(DataError, match=r"in this folder, only rows\.rar; .*rows\.rar: this is a rar archive, .*; unpack it, and name"):
-        find_files(str(tmp_path))
+        find_files(str(rar))
     with pytest.raises(DataError, match="this is a rar archive, by its first bytes; unpack it"):
-        texts(tmp_path / "rows.rar")
+        texts(rar / "rows.rar")
+    saved, table = write_files(tmp_path / "b", {"state.json": "{}"}), pyarrow.table({"text": ["a", "b"]})  # as datasets saves one
+    with pyarrow.ipc.new_stream(saved / "data-00000-of-00001.arrow", table.schema) as stream:
+        stream.write_table(table)
+    with pytest.raises(DataError, match="this is an Arrow stream, by its first bytes; write its rows as JSON lines or Parquet"):
+        find_files(str(saved))
 
 
 @pytest.mark.parametrize("pack", [zip_of, tar_of, lambda files: gzip.compress(tar_of(files))])
@@ -171,31 +150,20 @@ def test_an_archive_without_its_suffix_is_named_and_not_read_as_text(tmp_path: P
 def test_splits_and_classes_of_an_archive_are_those_of_its_folder(tmp_path: Path, suffix: str) -> None:
     """A table for each split, and a folder of texts for each class of each split, in the test split with few texts."""
     tables = {f"set/{split}.csv": f"text,label\nof {split},a\nof {split} too,b\n".encode() for split in ("train", "dev", "test")}
-    texts = {
-        f"set/{split}/{label}/{i}.txt": f"{split} {label} {i}".encode()
-        for split, count in {"train": 9, "test": 2}.items()
-        for label in "ab"
-        for i in range(count)
-    }
+    of_splits = [(split, label, i) for split, count in {"train": 9, "test": 2}.items() for label in "ab" for i in range(count)]
+    texts = {f"set/{split}/{label}/{i}.txt": f"{split} {label} {i}".encode() for split, label, i in of_splits}
     for name, files in {"tables": tables, "texts": texts}.items():
-        path, folder = tmp_path / f"{name}{suffix}", tmp_path / name
-        path.write_bytes(zip_of(files) if suffix == ".zip" else gzip.compress(tar_of(files)))
-        for member, content in files.items():
-            (folder / member).parent.mkdir(parents=True, exist_ok=True)
-            (folder / member).write_bytes(content)
-        found = [
+        archive, folder = tmp_path / f"{name}{suffix}", write_files(tmp_path / name, files)
+        archive.write_bytes(zip_of(files) if suffix == ".zip" else gzip.compress(tar_of(files)))
+        of_archive, of_folder = (
             [
                 [dict(row.values) for row in source.rows()]
-                for source in (
-                    *training_sources(DataSection(train=[SourceSection(path=str(at))], validation=0.5), CLASSES),
-                    *validation_sources(DataSection(train=[SourceSection(path=str(at))], validation=0.5), CLASSES),
-                    opened(at, roles=CLASSES, files=evaluated_files(str(at))),
-                )
+                for source in (*both_sides(path, CLASSES), opened(path, roles=CLASSES, files=evaluated_files(str(path))))
             ]
-            for at in (path, folder)
-        ]
-        assert found[0] == found[1]
-        assert {row["text"].split()[name == "tables"] for row in found[0][2]} == {"test"}
-        assert {row["label"] for row in found[0][2]} == {"a", "b"}
+            for path in (archive, folder)
+        )
+        assert of_archive == of_folder
+        assert {row["text"].split()[name == "tables"] for row in of_archive[2]} == {"test"}
+        assert {row["label"] for row in of_archive[2]} == {"a", "b"}
     assert "train.csv to train on" in opened(tmp_path / f"tables{suffix}", "train", 0.5).describe()
     assert len({opened(tmp_path / f"tables{suffix}", files=split).fingerprint() for split in ("train", "test")}) == 2

@@ -1,18 +1,30 @@
+"""The cache: where it is, and that each part of it is built once, whole, and again if it is damaged."""
+
 import errno
 import os
 import signal
 import sys
 import tempfile
 import time
+import warnings
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from test_examples import Letters, plain
 from tiny_files import wait_for
 from tiny_runs import Process
+from tiny_sources import opened
+from tiny_streams import write_texts
 
-from tfkit.data import cache_folder, cache_size
+from tfkit.data import cache_folder, cache_size, example_set, token_stream, trained_tokenizer
 from tfkit.data.store.folder_cache import build_once
 from tfkit.errors import MachineError
+from tfkit.recipe.schema.data_sections import TokenizerSection
+from tfkit.tokenizer import train_byte_bpe
 
 
 @pytest.fixture
@@ -164,3 +176,60 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -
     assert len(list(cache.glob(".building-x-*/data"))) == 1
     assert build_once(cache / "y", is_whole, build)
     assert sorted(path.name for path in cache.iterdir()) == ["x", "y"]
+
+
+TOKENIZER = train_byte_bpe(["some text, some words\n" * 20], 300, add_bos=True)
+
+
+def of_stream(rows: Path, progress: Callable[[int], object]) -> tuple[bool, Any]:
+    stream = token_stream(opened(rows), TOKENIZER, progress)
+    assert isinstance(stream.tokens, np.memmap)
+    assert stream.tokens.dtype == np.uint16
+    return stream.cached, (stream.fingerprint, stream.tokens.tolist(), stream.starts.tolist(), stream.text_bytes.tolist())
+
+
+def of_examples(rows: Path, progress: Callable[[int], object]) -> tuple[bool, Any]:
+    encoder = Letters()
+    stored = example_set(opened(rows), encoder, "error", progress)
+    assert isinstance(stored.arrays["codes"][0], np.memmap)
+    assert encoder.calls == (not stored.cached)
+    return stored.cached, (stored.fingerprint, plain(stored))
+
+
+def of_tokenizer(rows: Path, progress: Callable[[int], object]) -> tuple[bool, Any]:
+    read: list[int] = []
+    tokenizer = trained_tokenizer([opened(rows)], TokenizerSection(vocab_size=300), lambda count: read.append(count) or progress(count))
+    return not read, (tokenizer.fingerprint(), tokenizer.tokenizer_json)
+
+
+EXAMPLE_FILES = [f"{name}.bin" for name in ("codes", "codes.starts", "lengths", "places", "places.starts", "size", "size.starts", "texts")]
+PARTS: dict[str, tuple[Callable[..., tuple[bool, Any]], list[str]]] = {
+    "streams": (of_stream, ["index.json", "starts.bin", "text_bytes.bin", "texts.bin", "tokens.bin"]),
+    "examples": (of_examples, sorted([*EXAMPLE_FILES, "index.json"])),
+    "tokenizers": (of_tokenizer, ["tokenizer.json", "tokenizer_config.json"]),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_is_built_once_and_again_where_a_file_is_damaged(tmp_path: Path, part: str) -> None:
+    """Another byte in a file of the right size is said; files of version 0.1.0 have no hashes, which is not."""
+    build, names = PARTS[part]
+    rows, read = write_texts(tmp_path, ["some text", "more words ü"]), []
+    cached, expected = build(rows, read.append)
+    assert (cached, sum(read)) == (False, len("some textmore words ü".encode()))
+    assert build(rows, read.append) == (True, expected)
+    assert sum(read) == len("some textmore words ü".encode()), "nothing is read again"
+    [folder] = (cache_folder() / part).iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*names, "hashes.json"])
+    for name, damage in [*product(names, ("cut", "gone", "another byte")), ("hashes.json", "gone")]:
+        content = bytearray((folder / name).read_bytes())
+        content[max(content.find(b"rows.jsonl"), content.find(b"some"))] ^= 1
+        (folder / name).write_bytes(content[:-2] if damage == "cut" else content)
+        if damage == "gone":
+            (folder / name).unlink()
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            assert build(rows, read.append) == (False, expected), (name, damage)
+        assert all(f"{name}: damaged, so this part of the cache is built again" in str(one.message) for one in said)
+        assert bool(said) == (damage == "another byte") or part == "tokenizers", (name, damage)
+        assert build(rows, read.append) == (True, expected)

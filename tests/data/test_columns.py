@@ -180,6 +180,7 @@ def test_a_missing_column_is_named_with_those_found_and_the_remedy() -> None:
         "no column 'label'; columns found: text; name the one that holds the label with columns: {label: NAME}"
     )
     assert message({}) == "no column 'text'; columns found: none; name the one that holds the text with text: NAME"
+    assert message({"english": "one"}, text="english.0.text").startswith("no column 'english.0.text'; columns found: english;")
     assert ", c19, ...;" in message({f"c{i}": 0 for i in range(30)})
     assert message({"a": "x"}, text="{a} {b} {c}").startswith("no column 'b' and 'c' for the text '{a} {b} {c}'; columns found: a;")
 

@@ -2,7 +2,9 @@
 
 import datetime
 import json
+import shutil
 import tracemalloc
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from tiny_files import write_rows
 
 from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.record_columns import Columns
-from tfkit.data.columns.rows import Part, Row, Skipped
+from tfkit.data.columns.rows import Part, Skipped, Source
 from tfkit.data.sources.hub_datasets import StreamedSource
 from tfkit.data.sources.open_sources import open_source
 from tfkit.data.sources.prediction_rows import first_records
@@ -35,12 +37,19 @@ def write(folder: Path, rows: list[dict[str, Any]] = ROWS, name: str = "rows.jso
 
 
 def streamed(folder: Path | str, part: Any = "all", fraction: float | None = None, **fields: Any) -> StreamedSource:
-    section = SourceSection(hub=str(folder), streamed=True, **fields)
+    section = SourceSection.model_validate({"hub": str(folder), "streamed": True} | fields)
     return open_source(section, part, fraction, "skip" if "skip" in str(folder) else "error")
 
 
-def texts(rows: list[Row]) -> list[str]:
-    return [row.text for row in rows]
+def saved(folder: Path, rows: list[dict[str, Any]], **features: Any) -> Path:
+    """Save a data set of one split as the library does."""
+    made = datasets.Dataset.from_list(rows, features=datasets.Features(features) if features else None)
+    datasets.DatasetDict({"train": made}).save_to_disk(str(folder))
+    return folder
+
+
+def texts(source: Source) -> list[str]:
+    return [row.text for row in source.rows()]
 
 
 def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,17 +61,13 @@ def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", ["files", "saved"])
 def test_the_first_rows_come_through_the_cache_and_then_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     folder = tmp_path / "set"
-    if kind == "files":
-        write(folder)
-    else:
-        datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}).save_to_disk(str(folder))
+    write(folder) if kind == "files" else saved(folder, ROWS)
     source = streamed(folder, rows=30)
     assert source.describe() == f"{folder}, split train, streamed: 30 rows, which are read into the cache first"
     first = list(source.rows())
-    assert texts(first) == [row["text"] for row in ROWS[:30]]
+    assert [row.text for row in first] == [row["text"] for row in ROWS[:30]]
     assert [first[i].place for i in (0, 29)] == [f"{folder}, split train, row {i}" for i in (0, 29)]
-    names = sorted(path.name for path in source.folder.iterdir())
-    assert names == ["hashes.json", "index.json", "records.jsonl"]
+    assert sorted(path.name for path in source.folder.iterdir()) == ["hashes.json", "index.json", "records.jsonl"]
     assert {*json.loads((source.folder / "records.jsonl").read_text(encoding="utf-8").splitlines()[0])} == {"text"}
     no_library(monkeypatch)
     again = streamed(folder, rows=30)
@@ -74,36 +79,59 @@ def test_the_first_rows_come_through_the_cache_and_then_from_it(tmp_path: Path, 
 
 def test_all_rows_without_a_number_and_parts_of_them(tmp_path: Path) -> None:
     folder = write(tmp_path / "set")
-    parts = {part: texts(list(streamed(folder, part, 0.3).rows())) for part in ("train", "held_out")}
-    assert sorted(parts["train"] + parts["held_out"]) == sorted(row["text"] for row in ROWS)
-    assert 15 < len(parts["held_out"]) < 45
+    train, held_out = (texts(streamed(folder, part, 0.3)) for part in ("train", "held_out"))
+    assert sorted(train + held_out) == sorted(row["text"] for row in ROWS)
+    assert 15 < len(held_out) < 45
     assert streamed(folder, "train", 0.3).fingerprint() != streamed(folder, "held_out", 0.3).fingerprint()
 
 
+def test_a_folder_of_files_has_splits_and_may_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFKIT_OFFLINE", "1")
+    for split in ("train", "test"):
+        write(tmp_path / "set", [{"body": f"{split} é {i}", "n": i} for i in range(600)], f"{split}.jsonl")
+    section = SourceSection(hub=str(tmp_path / "set"), split="test", text="body")
+    source = open_source(section, "all", None)
+    assert texts(source) == [f"test é {i}" for i in range(600)]
+    assert "600 rows" in source.describe()
+    assert sorted(texts(open_source(section, "train", 0.3)) + texts(open_source(section, "held_out", 0.3))) == sorted(texts(source))
+    moved = section.model_copy(update={"hub": str(shutil.copytree(tmp_path / "set", tmp_path / "moved"))})
+    assert open_source(moved, "all", None).fingerprint() == source.fingerprint()
+    assert open_source(section.model_copy(update={"split": "train"}), "all", None).fingerprint() != source.fingerprint()
+
+
+def test_a_saved_data_set_is_read(tmp_path: Path) -> None:
+    section = SourceSection(hub=str(saved(tmp_path / "saved", [{"text": "a"}, {"text": "b"}])))
+    assert texts(open_source(section, "all", None)) == ["a", "b"]
+    with pytest.raises(DataError, match="no such split; the folder has train"):
+        open_source(section.model_copy(update={"split": "test"}), "all", None)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "state.json").write_text("{}")
+    with pytest.raises(DataError, match=r"other, split train: cannot be loaded"):
+        open_source(SourceSection(hub=str(tmp_path / "other")), "all", None)
+
+
 def test_what_lies_in_a_folder_on_this_machine_is_looked_at(tmp_path: Path) -> None:
-    folder = write(tmp_path / "set")
+    """Other rows, another number of them or another column: each is another set of records."""
+    folder = write(tmp_path / "set", [{"text": row["text"], "body": "b"} for row in ROWS])
     before = streamed(folder, rows=5)
-    list(before.rows())
-    write(folder, [{"text": "another"}, *ROWS])
-    after = streamed(folder, rows=5)
-    assert texts(list(after.rows()))[0] == "another"
-    prints = {before.fingerprint(), after.fingerprint(), streamed(folder, rows=6).fingerprint()}
-    assert len(prints) == 3
+    assert texts(before)[0] == "text number 0"
+    write(folder, [{"text": "another", "body": "b"}, *ROWS])
+    after = streamed(folder, rows=1)
+    assert (texts(after), texts(streamed(folder, rows=1, text="body"))) == (["another"], ["b"])
+    assert len({before.fingerprint(), streamed(folder, rows=5).fingerprint(), after.fingerprint()}) == 3
 
 
-def test_another_column_is_another_set_of_records(tmp_path: Path) -> None:
-    folder = write(tmp_path / "set", [{"text": "a", "body": "b"}])
-    assert texts(list(streamed(folder).rows())) == ["a"]
-    assert texts(list(streamed(folder, text="body").rows())) == ["b"]
-
-
-def test_a_column_that_is_not_there_is_named_before_anything_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_what_is_not_there_is_named_before_anything_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_streamed: bool) -> None:
     folder = write(tmp_path / "set")
     with pytest.raises(DataError, match=r"set, split train: no column 'body'; columns found: text, n, when"):
-        streamed(folder, text="body")
+        streamed(folder, text="body", streamed=is_streamed)
     assert not list((tmp_path / "cache").rglob("*.jsonl"))
-    with pytest.raises(DataError, match=r"cannot be loaded .*check name, config, split"):
-        streamed(folder, split="other")
+    with pytest.raises(DataError, match=r"set, split other: cannot be loaded .*check name, config, split"):
+        streamed(folder, split="other", streamed=is_streamed)
+    monkeypatch.setenv("TFKIT_OFFLINE", "1")
+    with pytest.raises(DataError, match="hub data set org/name: TFKIT_OFFLINE is set"):
+        streamed("org/name", streamed=is_streamed)
 
 
 def test_bad_rows_are_named_or_counted(tmp_path: Path) -> None:
@@ -113,23 +141,19 @@ def test_bad_rows_are_named_or_counted(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="set, split train, row 1: column 'text' holds null"):
         list(streamed(folder).rows())
     skipped: dict[str, Skipped] = {}
-    assert texts(list(streamed(lenient).rows(skipped))) == ["good", "better"]
+    assert [row.text for row in streamed(lenient).rows(skipped)] == ["good", "better"]
     assert skipped == {"null, not text": (1, f"{lenient}, split train, row 1")}
 
 
-@pytest.mark.parametrize("name", ["records.jsonl", "index.json"])
-@pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_damaged_records_are_read_anew(tmp_path: Path, name: str, damage: str) -> None:
+def test_damaged_records_are_read_anew(tmp_path: Path) -> None:
     folder = write(tmp_path / "set")
     source = streamed(folder)
     expected = list(source.rows())
-    file = source.folder / name
-    if damage == "cut":
-        file.write_bytes(file.read_bytes()[:-3])
-    else:
-        file.unlink()
-    assert "which are read into the cache first" in streamed(folder).describe()
-    assert list(streamed(folder).rows()) == expected
+    for name, is_cut in product(("records.jsonl", "index.json"), (True, False)):
+        file = source.folder / name
+        file.write_bytes(file.read_bytes()[:-3]) if is_cut else file.unlink()
+        assert "which are read into the cache first" in streamed(folder).describe(), (name, is_cut)
+        assert list(streamed(folder).rows()) == expected
 
 
 @pytest.mark.parametrize(("old", "new"), [(b"number 7", b"number 8"), (b"{", b"x")])
@@ -160,8 +184,6 @@ def streamed_later(name: str) -> StreamedSource:
 
 def test_offline_only_what_is_here_already_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TFKIT_OFFLINE", "1")
-    with pytest.raises(DataError, match="hub data set org/name: TFKIT_OFFLINE is set"):
-        streamed("org/name")
     assert len(list(streamed(write(tmp_path / "set")).rows())) == 100
     monkeypatch.chdir(tmp_path)
     online = streamed("set")
@@ -174,9 +196,8 @@ def test_offline_only_what_is_here_already_can_be_read(tmp_path: Path, monkeypat
 
 
 def test_dates_are_text_and_bytes_are_refused(tmp_path: Path) -> None:
-    rows = [{"when": datetime.date(2024, 2, 29), "blob": b"x"}]
-    datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(str(tmp_path / "set"))
-    assert texts(list(streamed(tmp_path / "set", text="on {when}").rows())) == ["on 2024-02-29"]
+    saved(tmp_path / "set", [{"when": datetime.date(2024, 2, 29), "blob": b"x"}])
+    assert texts(streamed(tmp_path / "set", text="on {when}")) == ["on 2024-02-29"]
     with pytest.raises(DataError, match="set, split train: a column that is read holds bytes, which is not text; name another"):
         streamed(tmp_path / "set", text="blob")
 
@@ -202,9 +223,8 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
 def test_classes_have_their_names_and_rows_that_nobody_labelled_none(tmp_path: Path, is_streamed: bool) -> None:
     """A data set stores them as numbers, -1 where there is no label; what is written down are the names."""
     kinds = datasets.ClassLabel(names=["neg", "pos"])
-    features = datasets.Features({"text": datasets.Value("string"), "label": kinds, "tags": datasets.Sequence(kinds)})
-    rows = {"text": ["a", "b", "c"], "label": [1, -1, 0], "tags": [[0, 1], [1], [-1]]}
-    datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows, features=features)}).save_to_disk(str(tmp_path / "set"))
+    rows = [{"text": "a", "label": 1, "tags": [0, 1]}, {"text": "b", "label": -1, "tags": [1]}, {"text": "c", "label": 0, "tags": [-1]}]
+    saved(tmp_path / "set", rows, text=datasets.Value("string"), label=kinds, tags=datasets.Sequence(kinds))
     section = SourceSection(hub=str(tmp_path / "set"), streamed=is_streamed)
     source = open_source(section, "all", None, "skip", ClassificationSection.roles)
     skipped: dict[str, Skipped] = {}
@@ -219,10 +239,9 @@ def test_classes_have_their_names_and_rows_that_nobody_labelled_none(tmp_path: P
 def test_the_number_of_a_class_is_read_as_an_answer_and_as_a_value(tmp_path: Path, is_streamed: bool) -> None:
     """COPA's classes are called after its columns, MedMCQA's by small letters; few_shot's answers are those of the user, in their order."""
     kinds = datasets.ClassLabel(names=["choice1", "choice2"])
-    features = {name: datasets.Value("string") for name in ("premise", "choice1", "choice2")}
-    rows = {"premise": ["why"] * 3, "choice1": ["so", "a", "c"], "choice2": ["or", "b", "d"], "label": [1, 0, -1]}
-    made = datasets.Dataset.from_dict(rows, features=datasets.Features(features | {"label": kinds}))
-    datasets.DatasetDict({"train": made}).save_to_disk(str(tmp_path / "set"))
+    names = ("premise", "choice1", "choice2", "label")
+    rows = [dict(zip(names, row, strict=True)) for row in (("why", "so", "or", 1), ("why", "a", "b", 0), ("why", "c", "d", -1))]
+    saved(tmp_path / "set", rows, **dict.fromkeys(names[:3], datasets.Value("string")), label=kinds)
     columns = {"choices": ["choice1", "choice2"]}
     section = SourceSection(hub=str(tmp_path / "set"), streamed=is_streamed, columns=columns)
     for kind in (MultipleChoiceSection, FewShotSection):
@@ -240,10 +259,9 @@ def test_the_number_of_a_class_is_read_as_an_answer_and_as_a_value(tmp_path: Pat
 def test_the_names_of_classes_are_in_the_fingerprint_of_a_stream(tmp_path: Path) -> None:
     prints = set()
     for names in (["neg", "pos"], ["pos", "neg"]):
-        features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
-        made = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features)
-        datasets.DatasetDict({"train": made}).save_to_disk(str(tmp_path / names[0]))
-        section = SourceSection(hub=str(tmp_path / names[0]), streamed=True)
+        rows, label = [{"text": "a", "label": 0}, {"text": "b", "label": 1}], datasets.ClassLabel(names=names)
+        folder = saved(tmp_path / names[0], rows, text=datasets.Value("string"), label=label)
+        section = SourceSection(hub=str(folder), streamed=True)
         prints.add(open_source(section, "all", None, roles=ClassificationSection.roles).fingerprint())
     assert len(prints) == 2
 
@@ -266,8 +284,8 @@ def test_what_is_looked_at_first_is_not_what_a_run_with_fewer_columns_kept(tmp_p
 
 def test_dates_beside_the_text_of_a_message(tmp_path: Path) -> None:
     said = [{"role": "user", "content": "a", "at": datetime.datetime(2024, 1, 2)}, {"role": "assistant", "content": "b", "at": None}]
-    datasets.DatasetDict({"train": datasets.Dataset.from_list([{"conversation": said}])}).save_to_disk(str(tmp_path / "set"))
-    source = open_source(SourceSection(hub=str(tmp_path / "set")), "all", None, roles=ChatSection.roles)
+    section = SourceSection(hub=str(saved(tmp_path / "set", [{"conversation": said}])))
+    source, again = (open_source(section, "all", None, roles=ChatSection.roles) for _ in range(2))
     (row,) = source.rows()
     assert [message["content"] for message in conversation(row)] == ["a", "b"]
-    assert source.fingerprint() == open_source(SourceSection(hub=str(tmp_path / "set")), "all", None, roles=ChatSection.roles).fingerprint()
+    assert source.fingerprint() == again.fingerprint()

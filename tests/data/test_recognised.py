@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_sources import opened
+from tiny_sources import both_sides, first_values, opened, values, write_files
 
 from tfkit.data import Row, open_source
 from tfkit.data.columns.labels import find_labels
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.formats.detection import detect_json_lines
 from tfkit.data.formats.file_content import content_of
-from tfkit.data.sources.open_sources import training_sources, validation_sources
-from tfkit.data.sources.prediction_rows import PredictionColumns, first_records, prediction_rows
+from tfkit.data.sources.prediction_rows import PredictionColumns, prediction_rows
 from tfkit.data.sources.split_files import evaluated_files
 from tfkit.errors import DataError
-from tfkit.recipe.schema.data_sections import DataSection, SourceSection
+from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.label_sections import ClassificationSection, MultiLabelSection, TaggingSection
 from tfkit.recipe.schema.objective_sections import ChatSection, TextToTextSection
 from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
@@ -35,7 +34,7 @@ def source(path: Path, roles: Roles = CLASSES, split_by: str = "input", **sectio
 
 
 def rows(path: Path, roles: Roles = CLASSES, **section: Any) -> list[dict[str, Any]]:
-    return [dict(row.values) for row in source(path, roles, **section).rows()]
+    return values(path, roles, **section)
 
 
 REVIEWS = [
@@ -48,20 +47,17 @@ REVIEWS = [
 def test_delimiters_and_a_missing_header_are_recognised_and_reported(tmp_path: Path, delimiter: str, named: str, header: bool) -> None:
     lines = [f'"{text}"{delimiter}{label}' if delimiter == "," else f"{text}{delimiter}{label}" for text, label in REVIEWS]
     (tmp_path / "a.csv").write_text("\n".join([f"text{delimiter}label"] * header + lines) + "\n")
-    assert rows(tmp_path / "a.csv") == [{"text": text, "label": label} for text, label in REVIEWS]
+    assert rows(tmp_path / "a.csv") == first_values(tmp_path / "a.csv") == [{"text": text, "label": label} for text, label in REVIEWS]
     said = source(tmp_path / "a.csv").describe()
     assert (f"separated by {named}" in said) == bool(named)
     assert ("without a header, read as text, label" in said) == (not header)
-    assert [record.values for record in first_records(SourceSection(path=str(tmp_path / "a.csv")))] == rows(tmp_path / "a.csv")
 
 
 def test_columns_without_names_have_numbers(tmp_path: Path) -> None:
-    lines = [f"{i}\t{i % 3}\tfirst text {i}\tsecond text {i}" for i in range(60)]
-    (tmp_path / "a.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "a.tsv").write_text("".join(f"{i}\t{i % 3}\tfirst text {i}\tsecond text {i}\n" for i in range(60)))
     assert rows(tmp_path / "a.tsv")[7] == {"text": "first text 7", "pair": "second text 7", "label": "1"}
     assert rows(tmp_path / "a.tsv", columns={"text": "3", "label": "0"})[7] == {"text": "second text 7", "label": "7"}
-    section = SourceSection(path=str(tmp_path / "a.tsv"), columns={"text": "3", "label": "0"})
-    assert [*first_records(section)[0].values] == ["0", "1", "2", "3"]
+    assert [*first_values(tmp_path / "a.tsv", columns={"text": "3", "label": "0"})[0]] == ["0", "1", "2", "3"]
     (tmp_path / "b.tsv").write_text("".join(f"A text {i}.\tUn texte {i}.\n" for i in range(60)))
     assert rows(tmp_path / "b.tsv", PAIRS)[3] == {"source": "A text 3.", "target": ["Un texte 3."]}
 
@@ -88,25 +84,23 @@ def test_the_layout_of_a_table_with_a_long_field_is_recognised_at_once(tmp_path:
 def test_empty_cells_at_the_end_of_each_line_are_no_labels(tmp_path: Path, empty: str) -> None:
     lines = ["Nr;Kommentar des Kunden;Bewertung", *(f"{i};text {i};{'gut' if i % 2 else 'schlecht'}" for i in range(40))]
     (tmp_path / "a.csv").write_text("".join(f"{line}{empty}\n" for line in lines))
-    [first, *_] = first_records(SourceSection(path=str(tmp_path / "a.csv")))
-    assert [*first.values][:3] == ["Nr", "Kommentar des Kunden", "Bewertung"]
+    assert [*first_values(tmp_path / "a.csv")[0]][:3] == ["Nr", "Kommentar des Kunden", "Bewertung"]
 
 
 @pytest.mark.parametrize("first", ["Which of these numbers is a prime, and which is not?", "2 + 2 ="])
 @pytest.mark.parametrize("letters", ["DBCAD", "AABBA"])
 def test_a_question_its_answers_and_a_letter_need_no_header(tmp_path: Path, first: str, letters: str) -> None:
     """As in MMLU's files, also in those of five rows."""
-    lines = [f'{first if n == 0 else f"How, {n}?"},{n},"{n}, or",{n}{n},all,{letter}' for n, letter in enumerate(letters)]
-    lines = [line.replace(first, f'"{first}"', 1).replace(f"How, {n}?", f'"How, {n}?"') for n, line in enumerate(lines)]
+    lines = [f'"{f"How, {n}?" if n else first}",{n},"{n}, or",{n}{n},all,{letter}' for n, letter in enumerate(letters)]
     (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
-    [row, *others] = first_records(SourceSection(path=str(tmp_path / "a.csv")))
-    assert row.values == {"question": first, "A": "0", "B": "0, or", "C": "00", "D": "all", "answer": letters[0]}
-    assert len(others) == 4
+    found = first_values(tmp_path / "a.csv")
+    assert found[0] == {"question": first, "A": "0", "B": "0, or", "C": "00", "D": "all", "answer": letters[0]}
+    assert len(found) == 5
 
 
 def test_letters_alone_are_no_question_with_answers(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("A\nB\nA\nC\n")
-    assert {len(record.values) for record in first_records(SourceSection(path=str(tmp_path / "a.csv")))} == {1}
+    assert {len(record) for record in first_values(tmp_path / "a.csv")} == {1}
     (tmp_path / "a.json").write_text('[[], ["a text", "b"]]')
     with pytest.raises(DataError, match=r"a\.json, item 2: expected a JSON object, found list"):
         rows(tmp_path / "a.json")
@@ -141,12 +135,11 @@ def test_a_word_in_each_row_of_a_table_is_joined_to_sentences(tmp_path: Path, na
     assert rows(tmp_path / "ner.csv", (Role("text", "text", (named["tokens"],)),))[:2] == [{"text": "Bonn0"}, {"text": "lies"}]
 
 
-def test_the_sentences_in_a_table_with_a_sentence_in_each_row_are_not_words(tmp_path: Path) -> None:
+def test_sentences_of_a_table_with_a_sentence_in_each_row_are_not_joined(tmp_path: Path) -> None:
+    """Whose tokens and tags may be texts."""
     (tmp_path / "ner.csv").write_text("sentence_id,tokens,tags\n1,Bonn lies,B-geo O\n2,Rain,O\n3,It is,O O\n")
-    assert rows(tmp_path / "ner.csv", TAGS)[:2] == [
-        {"tokens": ["Bonn", "lies"], "tags": ["B-geo", "O"]},
-        {"tokens": ["Rain"], "tags": ["O"]},
-    ]
+    expected = [(["Bonn", "lies"], ["B-geo", "O"]), (["Rain"], ["O"]), (["It", "is"], ["O", "O"])]
+    assert rows(tmp_path / "ner.csv", TAGS) == [{"tokens": tokens, "tags": tags} for tokens, tags in expected]
 
 
 def test_words_are_joined_to_sentences_also_if_the_first_row_is_bad(tmp_path: Path) -> None:
@@ -207,9 +200,8 @@ def test_prose_is_no_conll_and_with_tabs_no_table(tmp_path: Path, roles: Roles, 
 
 
 def test_readmes_and_licences_of_a_folder_are_no_data(tmp_path: Path) -> None:
-    for name in ("README.md", "readme.txt", "LICENSE.txt", "LICENCE.md", "a.txt", "sub/README.rst", "licenses.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(name)
+    names = ("README.md", "readme.txt", "LICENSE.txt", "LICENCE.md", "a.txt", "sub/README.rst", "licenses.txt")
+    write_files(tmp_path, {name: name for name in names})
     assert [row["text"] for row in rows(tmp_path, TEXT)] == ["a.txt", "licenses.txt"]
     assert len([*source(tmp_path, TEXT, "row").rows()]) == 7
     assert [row["text"] for row in rows(tmp_path / "README.md", TEXT)] == ["README.md"]
@@ -228,10 +220,8 @@ def objects(name: str) -> list[dict[str, str]]:
 def test_a_key_of_a_json_object_can_be_a_split_or_be_named(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"version": 1, "train": objects("train"), "dev": objects("dev"), "test": objects("test"), "notes": [{}]}))
-    data = DataSection(train=[SourceSection(path=str(path))], validation=0.1)
-    [train], [held_out] = training_sources(data, CLASSES), validation_sources(data, CLASSES)
-    assert [row.text for row in train.rows()] == [f"train {i}" for i in range(4)]
-    assert [row.text for row in held_out.rows()] == [f"dev {i}" for i in range(4)]
+    train, held_out = both_sides(path, CLASSES, 0.1)
+    assert [row.text for row in (*train.rows(), *held_out.rows())] == [f"{name} {i}" for name in ("train", "dev") for i in range(4)]
     assert next(iter(train.rows())).place == f"{path}, train item 1"
     assert "train to train on, dev to validate on, test kept for tfkit evaluate, notes not read" in train.describe()
     assert train.fingerprint() != held_out.fingerprint()
@@ -246,17 +236,16 @@ def test_a_key_of_a_json_object_can_be_a_split_or_be_named(tmp_path: Path) -> No
 
 
 def test_arrays_of_arrays_have_a_header_or_columns_by_number(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    path.write_text(json.dumps([["text", "label"], *map(list, REVIEWS)]))
+    path, reviews = tmp_path / "a.json", [*map(list, REVIEWS)]
+    path.write_text(json.dumps([["text", "label"], *reviews]))
     assert rows(path) == [{"text": text, "label": label} for text, label in REVIEWS]
     for bad, said in ((["too", "many", "cells"], "3 values in a row of 2 columns"), ({}, "expected an array of 2 values, found dict")):
-        path.write_text(json.dumps([*map(list, REVIEWS), bad]))
+        path.write_text(json.dumps([*reviews, bad]))
         with pytest.raises(DataError, match=rf"item 41: {said}; repair the row"):
             rows(path)
-    path.write_text(json.dumps({"train": [*map(list, REVIEWS)], "val": [["one of these", "pos"]] * 9, "oos_test": [["what", "neg"]]}))
+    path.write_text(json.dumps({"train": reviews, "val": [["one of these", "pos"]] * 9, "oos_test": [["what", "neg"]]}))
     for columns in ({}, {"text": "0", "label": "1"}):
-        data = DataSection(train=[SourceSection(path=str(path), columns=columns)], validation=0.1)
-        [train], [held_out] = training_sources(data, CLASSES), validation_sources(data, CLASSES)
+        train, held_out = both_sides(path, CLASSES, 0.1, columns=columns)
         assert [row.text for row in train.rows()] == [text.strip() for text, _ in REVIEWS]
         assert len([*held_out.rows()]) == 9
     path.write_text(json.dumps([[i, f"name{i}", 2 * i] for i in range(30)]))
@@ -286,24 +275,20 @@ PUBLIC: dict[str, tuple[Roles, dict[str, Any], dict[str, str]]] = {
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_columns_of_public_data_sets_are_recognised(name: str) -> None:
-    roles, values, wanted = PUBLIC[name]
+    roles, record, wanted = PUBLIC[name]
     columns = Columns(roles)
-    assert columns.read_of(values) == wanted
-    assert isinstance(columns.take(Record(values, "a:1")), Row)
-    columns.check(values, "a")
-    assert set(wanted.values()) <= {*columns.select_read(values)}
+    assert columns.read_of(record) == wanted
+    assert isinstance(columns.take(Record(record, "a:1")), Row)
+    columns.check(record, "a")
+    assert set(wanted.values()) <= {*columns.select_read(record)}
 
 
 def test_as_many_classes_as_rows_are_asked_about(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"text {i},id-{i}\n" for i in range(30)))
-    data = DataSection(train=[SourceSection(path=str(tmp_path / "a.csv"))], validation=0.3)
-    parts = [*training_sources(data, CLASSES), *validation_sources(data, CLASSES)]
-    with pytest.raises(
-        DataError, match=r"^[^,]+a.csv: 30 different labels in 30 rows, so hardly any class has two rows; name the column of the"
-    ):
-        find_labels(parts)
-    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"a text,id-{i % 15}\n" for i in range(30)))
-    assert len(find_labels([source(tmp_path / "a.csv")])) == 15
+    path = write_files(tmp_path, {"a.csv": "text,label\n" + "".join(f"text {i},id-{i}\n" for i in range(30))}) / "a.csv"
+    with pytest.raises(DataError, match=r"^[^,]+a.csv: 30 different labels in 30 rows, so hardly any class has two rows; name the column "):
+        find_labels([*both_sides(path, CLASSES, 0.3)])
+    path.write_text("text,label\n" + "".join(f"a text,id-{i % 15}\n" for i in range(30)))
+    assert len(find_labels([source(path)])) == 15
 
 
 @pytest.mark.parametrize("sign", ";|")
@@ -347,7 +332,7 @@ def test_a_text_of_a_table_is_one_where_labels_are_read(tmp_path: Path, name: st
     assert found[1] == {"text": "a text of number 1", "labels": {"joy": True, "fear": False}}
     assert "read as tsv, by its lines" in source(tmp_path / name, MultiLabelSection.roles, columns=NAMED).describe()
     assert rows(tmp_path / name, TEXT) == [{"text": FLAGS}]  # a language model reads the text
-    assert list(first_records(SourceSection(path=str(tmp_path / name)))[0].values) == ["ID", "Tweet", "joy", "fear"]
+    assert list(first_values(tmp_path / name)[0]) == ["ID", "Tweet", "joy", "fear"]
     with pytest.raises(DataError, match="no column"):
         source(tmp_path / name, MultiLabelSection.roles, columns=NAMED, split_by="row")
 
@@ -423,18 +408,18 @@ def test_files_in_other_encodings_and_damaged_utf8_are_refused(tmp_path: Path, n
 
 
 def test_folders_of_texts_are_classes_where_a_label_is_read(tmp_path: Path) -> None:
-    for number in range(12):
-        path = tmp_path / "news" / ["sport", "art"][number % 2] / f"{number}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"text {number}")
-    assert {row["text"]: row["label"] for row in rows(tmp_path / "news")} == {f"text {n}": ["sport", "art"][n % 2] for n in range(12)}
-    assert "the classes art, sport, by folder" in source(tmp_path / "news").describe()
-    assert "label" not in rows(tmp_path / "news", TEXT)[0]
+    write_files(
+        tmp_path,
+        {f"{label}/{number}.txt": f"text {number}" for label, first in (("sport", 0), ("art", 1)) for number in range(first, 12, 2)},
+    )
+    assert {row["text"]: row["label"] for row in rows(tmp_path)} == {f"text {n}": ["sport", "art"][n % 2] for n in range(12)}
+    assert "the classes art, sport, by folder" in source(tmp_path).describe()
+    assert "label" not in rows(tmp_path, TEXT)[0]
     with pytest.raises(DataError, match="no column 'label'"):
-        rows(tmp_path / "news" / "art")
-    (tmp_path / "news" / "art").rename(tmp_path / "news" / "test")  # the folder of a split, not of a class
+        rows(tmp_path / "art")
+    (tmp_path / "art").rename(tmp_path / "test")  # the folder of a split, not of a class
     with pytest.raises(DataError, match="no column 'label'"):
-        rows(tmp_path / "news", files="all")
+        rows(tmp_path, files="all")
 
 
 @pytest.mark.parametrize(
@@ -451,8 +436,3 @@ def test_labels_that_are_marked_as_fasttext_marks_them(tmp_path: Path, line: str
         file.write("a line without a label\n")
     with pytest.raises(DataError):
         rows(tmp_path / "train")
-
-
-def test_words_and_their_tags_may_be_texts(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text("tokens,tags\nI live in Berlin .,O O O B-LOC O\n", encoding="utf-8")
-    assert rows(tmp_path / "rows.csv", TAGS) == [{"tokens": ["I", "live", "in", "Berlin", "."], "tags": ["O", "O", "O", "B-LOC", "O"]}]

@@ -4,15 +4,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from tiny_streams import counted
 
-from tfkit.data import SpanRows, TokenStream
+from tfkit.data import SpanRows
 from tfkit.data.order.spans import SpanLengths, longest_row, span_lengths
 from tfkit.errors import DataError
-
-
-def stream(tokens: int, name: str = "made") -> TokenStream:
-    """One document of the numbers from 0."""
-    return TokenStream(name, np.arange(tokens), np.array([0, tokens]), np.array([tokens]), 0, tokens - 1, name, True)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +37,7 @@ def test_the_longest_row_is_not_counted_token_by_token() -> None:
 def test_no_part_is_ever_empty_even_where_almost_all_is_taken_out() -> None:
     lengths = longest_row(16, 0.9, 1.0)
     assert lengths.spans == lengths.raw - lengths.noise
-    batch = SpanRows([(stream(5000), 1.0)], lengths, seed=1).gather(np.zeros(9, int), np.arange(9))
+    batch = SpanRows([(counted([4_999]), 1.0)], lengths, seed=1).gather(np.zeros(9, int), np.arange(9))
     assert (batch.kept == 1).all()
     assert (batch.noise >= 1).all()
     assert (batch.noise.sum(axis=1) == lengths.noise).all()
@@ -49,7 +45,7 @@ def test_no_part_is_ever_empty_even_where_almost_all_is_taken_out() -> None:
 
 def test_all_ways_to_cut_are_equally_likely() -> None:
     """10 tokens, 4 of them noise, in 2 spans: 3 ways to cut the noise, and 5 to cut the rest."""
-    rows = SpanRows([(stream(20_000), 1.0)], SpanLengths(10, 4, 2), seed=3)
+    rows = SpanRows([(counted([19_999]), 1.0)], SpanLengths(10, 4, 2), seed=3)
     batch = rows.gather(np.zeros(2000, int), np.arange(2000))
     found = Counter(zip(map(tuple, batch.kept.tolist()), map(tuple, batch.noise.tolist()), strict=True))
     assert set(found) == {((kept, 6 - kept), (noise, 4 - noise)) for kept in range(1, 6) for noise in range(1, 4)}
@@ -58,13 +54,13 @@ def test_all_ways_to_cut_are_equally_likely() -> None:
 
 
 def test_every_token_is_in_one_row_and_a_row_is_what_the_stream_holds() -> None:
-    rows = SpanRows([(stream(104), 1.0), (stream(55, "other"), 2.0)], SpanLengths(10, 2, 1), seed=1)
+    rows = SpanRows([(counted([103]), 1.0), (counted([54], first=1000, name="other"), 2.0)], SpanLengths(10, 2, 1), seed=1)
     assert len(rows) == 10 + 2 * 5
     order = rows.order(0)
     assert sorted(order) == sorted([*range(10), *range(10, 15), *range(10, 15)])
     batch = rows.gather(np.zeros(15, int), np.arange(15))
     assert batch.ids[:10].ravel().tolist() == list(range(100))
-    assert batch.ids[10:].ravel().tolist() == list(range(50))
+    assert batch.ids[10:].ravel().tolist() == list(range(1000, 1050))
     assert rows.mean_tokens == rows.longest == rows.lengths.inputs + rows.lengths.targets == 14
 
 
@@ -72,7 +68,7 @@ def test_draws_are_a_function_of_seed_epoch_and_row() -> None:
     lengths = longest_row(64, 0.15, 3.0)
 
     def spans(seed: int, epoch: int, numbers: list[int], static: bool = False) -> list[list[int]]:
-        rows = SpanRows([(stream(3000), 1.0)], lengths, seed, static)
+        rows = SpanRows([(counted([2_999]), 1.0)], lengths, seed, static)
         batch = rows.gather(np.full(len(numbers), epoch), np.array(numbers))
         return np.concatenate([batch.kept, batch.noise], axis=1).tolist()
 
@@ -85,12 +81,12 @@ def test_draws_are_a_function_of_seed_epoch_and_row() -> None:
 
 def test_too_little_text_is_an_error_with_a_remedy() -> None:
     with pytest.raises(
-        DataError, match=r"made: 9 tokens do not fill one row of 10; give more text, or set a smaller data\.sequence_length"
+        DataError, match=r"corpus: 9 tokens do not fill one row of 10; give more text, or set a smaller data\.sequence_length"
     ):
-        SpanRows([(stream(9), 1.0)], SpanLengths(10, 2, 1), seed=1)
+        SpanRows([(counted([8]), 1.0)], SpanLengths(10, 2, 1), seed=1)
 
 
 def test_spans_are_pinned() -> None:
     """A change of what is drawn would change every run that is resumed."""
-    batch = SpanRows([(stream(300), 1.0)], SpanLengths(30, 9, 3), seed=1).gather(np.array([0, 1]), np.array([0, 9]))
+    batch = SpanRows([(counted([299]), 1.0)], SpanLengths(30, 9, 3), seed=1).gather(np.array([0, 1]), np.array([0, 9]))
     assert (batch.kept.tolist(), batch.noise.tolist()) == ([[4, 7, 10], [3, 8, 10]], [[2, 5, 2], [2, 2, 5]])

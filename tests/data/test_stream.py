@@ -1,3 +1,6 @@
+"""Texts as a stream of ids: its layout, its sentences, the cache of it, and the tokenizer that is trained on the texts."""
+
+import time
 from pathlib import Path
 
 import numpy as np
@@ -5,15 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_files import read_json
-from tiny_sources import opened
+from tiny_sources import opened, write_files
 from tiny_streams import write_texts
 from tokenizers import AddedToken
 from tokenizers import processors as post
 
-from tfkit.data import PackedRows, TokenStream, cache_folder, token_stream
+from tfkit.data import PackedRows, TokenStream, cache_folder, sample_texts, token_stream, trained_tokenizer
+from tfkit.data.columns.rows import Source
 from tfkit.data.store import hashes
 from tfkit.data.store import token_stream as build
-from tfkit.data.store.token_stream import check_ids
+from tfkit.data.store.token_stream import check_ids, split_sentences
 from tfkit.errors import DataError, ModelError
 from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import END_OF_TEXT, Tokenizer, train_byte_bpe, train_tokenizer
@@ -22,6 +26,7 @@ from tfkit.tokenizer.entries import token_bytes
 CORPUS = ["some text, some words\n" * 20]
 WITH_BOS = train_byte_bpe(CORPUS, 300, add_bos=True)
 PLAIN = train_byte_bpe(CORPUS, 300, add_bos=False)
+SECTION = TokenizerSection(vocab_size=300)
 
 
 def with_own_eos() -> Tokenizer:
@@ -96,19 +101,6 @@ def test_bytes_that_a_tokenizer_loses_are_scored_all_the_same(tmp_path: Path) ->
     assert stream.text_bytes.tolist() == [len(text.encode()) - opening for text, opening in zip(texts, (6, 3, 2), strict=True)]
 
 
-def test_the_second_time_it_comes_from_the_cache(tmp_path: Path) -> None:
-    reported: list[int] = []
-    source = opened(write_texts(tmp_path, ["one", "zwei ü"]))
-    first = token_stream(source, WITH_BOS, reported.append)
-    second = token_stream(source, WITH_BOS, reported.append)
-    assert (first.cached, second.cached) == (False, True)
-    assert reported == [len("onezwei ü".encode())]
-    assert isinstance(second.tokens, np.memmap)
-    assert second.tokens.dtype == np.uint16
-    assert second.fingerprint == first.fingerprint
-    assert np.array_equal(first.tokens, second.tokens)
-
-
 def test_the_fingerprint_follows_text_and_tokenizer(tmp_path: Path) -> None:
     prints = {stream_of(tmp_path, texts, tokenizer).fingerprint for texts in (["a"], ["b"]) for tokenizer in TOKENIZERS.values()}
     assert len(prints) == 2 * len(TOKENIZERS)
@@ -138,48 +130,6 @@ def test_batches_do_not_show_in_the_stream(tmp_path: Path, monkeypatch: pytest.M
         assert np.array_equal(getattr(whole, name), getattr(pieces, name))
 
 
-@pytest.mark.parametrize("name", ["tokens.bin", "starts.bin", "text_bytes.bin", "index.json"])
-@pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_a_damaged_stream_is_built_again(tmp_path: Path, name: str, damage: str) -> None:
-    first = stream_of(tmp_path, ["some text", "more"])
-    expected = first.tokens.tolist()
-    file = cache_folder() / "streams" / first.fingerprint / name
-    if damage == "cut":
-        file.write_bytes(file.read_bytes()[:-2])
-    else:
-        file.unlink()
-    again = stream_of(tmp_path, ["some text", "more"])
-    assert not again.cached
-    assert again.tokens.tolist() == expected
-    assert stream_of(tmp_path, ["some text", "more"]).cached
-
-
-def damage(file: Path, place: int) -> None:
-    """Another byte, the same size."""
-    content = bytearray(file.read_bytes())
-    content[place] ^= 1
-    file.write_bytes(content)
-
-
-@pytest.mark.parametrize("name", ["tokens.bin", "starts.bin", "text_bytes.bin", "texts.bin", "index.json"])
-def test_a_stream_with_another_byte_is_built_again_with_a_warning(tmp_path: Path, name: str) -> None:
-    first = stream_of(tmp_path, ["some text", "more"])
-    expected = first.tokens.tolist()
-    file = cache_folder() / "streams" / first.fingerprint / name
-    damage(file, file.read_bytes().index(b"rows.jsonl") if name == "index.json" else 1)
-    with pytest.warns(RuntimeWarning, match=f"{name}: damaged, so this part of the cache is built again"):
-        again = stream_of(tmp_path, ["some text", "more"])
-    assert (again.cached, again.fingerprint, again.tokens.tolist()) == (False, first.fingerprint, expected)
-    assert stream_of(tmp_path, ["some text", "more"]).cached
-
-
-def test_a_cache_of_version_0_1_0_has_no_hashes_and_is_built_again(tmp_path: Path) -> None:
-    first = stream_of(tmp_path, ["some text", "more"])
-    (cache_folder() / "streams" / first.fingerprint / "hashes.json").unlink()
-    again = stream_of(tmp_path, ["some text", "more"])
-    assert (again.cached, again.fingerprint) == (False, first.fingerprint)
-
-
 def test_the_blocks_of_a_large_file_are_compared_when_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashes, "BLOCK", 64)
     monkeypatch.setattr(hashes, "WHOLE", 0)
@@ -188,7 +138,10 @@ def test_the_blocks_of_a_large_file_are_compared_when_they_are_read(tmp_path: Pa
     stream = stream_of(tmp_path, texts)
     assert stream.cached
     assert isinstance(stream.tokens, hashes.HashedArray)
-    damage(cache_folder() / "streams" / stream.fingerprint / "tokens.bin", 200)  # in the fourth block: ids 96 to 127
+    file = cache_folder() / "streams" / stream.fingerprint / "tokens.bin"
+    content = bytearray(file.read_bytes())
+    content[200] ^= 1  # in the fourth block: ids 96 to 127
+    file.write_bytes(content)
     assert stream.tokens[3:96].tolist() == whole[3:96].tolist()
     assert stream.tokens[len(whole) - 1] == whole[-1]
     assert stream.tokens[np.array([[1, 5], [95, 128]])].tolist() == whole[[[1, 5], [95, 128]]].tolist()
@@ -201,9 +154,13 @@ def test_the_blocks_of_a_large_file_are_compared_when_they_are_read(tmp_path: Pa
     assert (again.cached, np.asarray(again.tokens).tolist()) == (False, whole.tolist())
 
 
-def test_rows_without_text_are_an_error(tmp_path: Path) -> None:
+def test_no_text_is_an_error(tmp_path: Path) -> None:
+    source = opened(write_texts(tmp_path, ["", ""]))
     with pytest.raises(DataError, match="no text in any row"):
-        stream_of(tmp_path, ["", ""])
+        token_stream(source, WITH_BOS)
+    with pytest.raises(DataError, match="no text to train a tokenizer on"):
+        trained_tokenizer([source], SECTION)
+    assert not [*cache_folder().glob("streams/*"), *cache_folder().glob("tokenizers/*")]
 
 
 def test_a_bad_row_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
@@ -230,3 +187,102 @@ def test_progress_may_stop_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyP
         token_stream(source, WITH_BOS, stop)
     assert reported == [10, 10, 10]
     assert not list((cache_folder() / "streams").iterdir())
+
+
+CUTS = [
+    ("One. Two.", ["One.", " Two."]),
+    ("He said “no.” Then he left!", ["He said “no.”", " Then he left!"]),
+    ("Fruit, e.g. apples. (Pears too.)", ["Fruit, e.g. apples.", " (Pears too.)"]),
+    ("def f(x):\n    return x.y\n\nf(1.5)\n", ["def f(x):", "\n    return x.y", "\n\nf(1.5)", "\n"]),
+    ("no end", ["no end"]),
+    ("", [""]),
+    ("晴れ。雨！", ["晴れ。", "雨！"]),
+    ("What?! Yes…  \n no", ["What?!", " Yes…", "  \n no"]),
+]
+PARTS = st.sampled_from(["a", "Bc", ".", "?", " ", "\n", "\t", ")", "”", "。", "é", "\u0301", "[MASK]", "\r", "\x00"])
+
+
+@pytest.fixture(scope="module")
+def wordpiece() -> Tokenizer:
+    return train_tokenizer(TokenizerSection(kind="wordpiece", vocab_size=120), ["some words. Other (words)? A line\nof code.x = 1 。é"] * 9)
+
+
+@pytest.mark.parametrize(("text", "sentences"), CUTS)
+def test_where_sentences_end(text: str, sentences: list[str]) -> None:
+    assert split_sentences(text) == sentences
+
+
+@pytest.mark.parametrize("text", ["." * 300_000, " ." * 150_000, "." + ")" * 300_000, "a" + " " * 300_000, "." + "\n " * 150_000])
+def test_a_text_that_never_ends_takes_no_longer(text: str) -> None:
+    """Where the pattern tried each beginning of a run, this would take minutes."""
+    start = time.process_time()
+    assert "".join(split_sentences(text)) == text
+    assert time.process_time() - start < 2
+
+
+def streams(folder: Path, texts: list[str], tokenizer: Tokenizer) -> tuple[TokenStream, TokenStream]:
+    source = opened(write_texts(folder, texts))
+    return token_stream(source, tokenizer), token_stream(source, tokenizer, sentences=True)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(texts=st.lists(st.lists(PARTS, max_size=30).map("".join), min_size=1, max_size=5).filter(any))
+def test_a_stream_with_sentences_has_the_ids_of_one_without(
+    tmp_path_factory: pytest.TempPathFactory, wordpiece: Tokenizer, texts: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("sentences")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFKIT_CACHE", str(folder / "cache"))
+        plain, cut = streams(folder, texts, wordpiece)
+    assert plain.tokens.tolist() == cut.tokens.tolist()
+    assert plain.starts.tolist() == cut.starts.tolist()
+    wanted = []
+    for start, text in zip(cut.starts.tolist(), filter(None, texts), strict=False):
+        place = start + 1
+        for sentence in split_sentences(text):
+            ids = wordpiece.encode_texts([sentence])[0][1:-1]
+            wanted += [place] if ids else []
+            place += len(ids)
+    assert ([] if cut.sentences is None else cut.sentences.tolist()) == wanted
+
+
+def test_streams_with_and_without_sentences_are_two_in_the_cache(tmp_path: Path, wordpiece: Tokenizer) -> None:
+    texts = ["One. Two.", "some words"]
+    plain, cut = streams(tmp_path, texts, wordpiece)
+    assert plain.fingerprint != cut.fingerprint
+    assert (plain.sentences, len(cut.sentences)) == (None, 3)
+    again = streams(tmp_path, texts, wordpiece)
+    assert [one.cached for one in again] == [True, True]
+    assert again[1].sentences.tolist() == cut.sentences.tolist()
+
+
+def source_of(folder: Path, *texts: str) -> Source:
+    return opened(write_files(folder, {f"{number:04}.txt": text for number, text in enumerate(texts)}))
+
+
+def test_every_setting_and_the_text_make_another_tokenizer(tmp_path: Path) -> None:
+    source = source_of(tmp_path / "a", "some words and some more words " * 50)
+    for changes in ({}, {"vocab_size": 270}, {"add_bos": False}, {"sample_bytes": 100}):
+        trained_tokenizer([source], TokenizerSection(**{"vocab_size": 300, **changes}))
+    trained_tokenizer([source, source_of(tmp_path / "b", "other")], SECTION)
+    assert len(list(cache_folder().glob("tokenizers/*"))) == 5
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("sample", [1, 999, 5000, 20_000])
+@pytest.mark.parametrize("rows", [1, 4, 1000])
+def test_a_sample_comes_evenly_from_the_whole_corpus(tmp_path: Path, sample: int, rows: int) -> None:
+    corpus = "".join(chr(0x4E00 + i // 100) for i in range(10_000))  # 30,000 bytes; the character shows the hundredth of the corpus
+    size = 10_000 // rows
+    source = source_of(tmp_path / "a", *(corpus[i : i + size] for i in range(0, 10_000, size)))
+    taken = "".join(sample_texts([source], sample))
+    assert len(taken.encode()) <= sample
+    if sample >= 999:
+        assert len(taken.encode()) > 0.9 * sample
+        halves = sum(ord(character) - 0x4E00 < 50 for character in taken)
+        assert 0.4 < halves / len(taken) < 0.6
+
+
+def test_a_corpus_within_the_sample_is_taken_whole(tmp_path: Path) -> None:
+    source = source_of(tmp_path / "a", "one", "two")
+    assert list(sample_texts([source, source], 12)) == ["one", "two"] * 2

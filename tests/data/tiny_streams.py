@@ -30,6 +30,13 @@ def stream(documents: list[list[list[int]]], name: str = "made") -> TokenStream:
     return TokenStream(name, ids, places, sizes, 0, int(ids.max()), "", True, sentences=np.array(sentences, np.int64))
 
 
+def counted(lengths: list[int], first: int = 0, name: str = "corpus") -> TokenStream:
+    """Return a stream of documents of these lengths whose ids count on from `first`, and one closing id."""
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = np.arange(first, first + starts[-1] + 1).astype(np.uint32)
+    return TokenStream(name, tokens, starts, np.zeros(len(lengths), np.int64), 0, int(tokens.max()), "", False)
+
+
 def numbered(sizes: list[list[int]], first: int = 10) -> list[list[list[int]]]:
     """Return documents of sentences of these sizes, in which all ids differ."""
     ids = iter(range(first, 1 << 16))

@@ -1,6 +1,5 @@
 """The arithmetic of generate, predict and embed: what auto decides, and that each is used, named and refused where it must be."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,9 +24,15 @@ int8 = pytest.mark.skipif(not has_int8(torch.device("cpu")), reason="this proces
 
 
 def opened(folder: Path, wanted="auto", *, has_bf16=True, agree=bool, change=lambda loaded: loaded):
-    return open_in_precision(
-        lambda dtype: change(adapters.load(folder, dtype=dtype)), wanted, torch.device("cpu"), agree, has_bf16=has_bf16
-    )
+    def load(dtype):
+        return change(adapters.load(folder, dtype=dtype))
+
+    return open_in_precision(load, wanted, torch.device("cpu"), agree, has_bf16=has_bf16)
+
+
+def with_head(head):
+    """A change of what was loaded, to a model whose config has this head."""
+    return {"change": lambda loaded: replace(loaded, config=loaded.config.model_copy(update={"head": head}))}
 
 
 @pytest.fixture
@@ -67,12 +72,8 @@ def test_auto_is_float32_where_answers_change(any_size):
         {"has_bf16": False},
         {"agree": lambda allowed: False},
         {"change": lambda loaded: replace(loaded, codec=None)},
-        {"change": lambda loaded: replace(loaded, config=loaded.config.model_copy(update={"head": NoHeadConfig(kind="none")}))},
-        {
-            "change": lambda loaded: replace(
-                loaded, config=loaded.config.model_copy(update={"head": ClassesHeadConfig(kind="classes", count=1, pool="first")})
-            )
-        },
+        with_head(NoHeadConfig(kind="none")),
+        with_head(ClassesHeadConfig(kind="classes", count=1, pool="first")),
     ],
 )
 def test_auto_is_float32_without_hardware_agreement_texts_or_choices(any_size, how):
@@ -87,39 +88,23 @@ def test_auto_is_float32_for_small_models():
 @pytest.mark.parametrize("wanted", ["float32", "bf16", pytest.param("int8", marks=int8)])
 def test_each_precision_is_used_by_the_library(wanted):
     loaded = tfkit.load(WRITER, precision=wanted)
-    types = {"bf16": torch.bfloat16}.get(wanted, torch.float32)
-    assert {tensor.dtype for tensor in loaded.model.parameters()} == {types}
+    assert {tensor.dtype for tensor in loaded.model.parameters()} == {torch.bfloat16 if wanted == "bf16" else torch.float32}
     settings = {"generation.max_new_tokens": 4, "generation.temperature": 0}
-    assert (
-        loaded.generate("the cat", settings)[0].completion
-        == tfkit.generate("the cat", settings, start=WRITER, precision=wanted)[0].completion
-    )
+    [made], [again] = loaded.generate("the cat", settings), tfkit.generate("the cat", settings, start=WRITER, precision=wanted)
+    assert made.completion == again.completion
     exact = tfkit.load(WRITER).embed(["the cat", "a dog"])
     assert torch.nn.functional.cosine_similarity(loaded.embed(["the cat", "a dog"]), exact).min() > 0.99
 
 
 def test_each_precision_is_used_by_the_commands(tmp_path):
+    predict = ["predict", "--from", CLASSIFIER, "--data", FIXTURES / "rows.jsonl", "--json", "--out"]
     for wanted, named in (("auto", "float32"), ("float32", "float32"), ("bf16", "bfloat16")):
-        out = tmp_path / f"{wanted}.jsonl"
-        words = ["--from", CLASSIFIER, "--data", FIXTURES / "rows.jsonl", "--out", out, "--json", "--precision", wanted]
-        assert json.loads(run_here(["predict", *words]).out)["precision"] == named
+        done = run_here([*predict, tmp_path / f"{wanted}.jsonl", "--precision", wanted])
+        assert done.document["precision"] == named
     exact, rounded = (read_rows(tmp_path / f"{name}.jsonl") for name in ("float32", "bf16"))
     assert [row["prediction"] for row in exact] == [row["prediction"] for row in rounded]
     assert [row["probability"] for row in exact] != [row["probability"] for row in rounded]
-    named = run_here(
-        [
-            "predict",
-            "--from",
-            CLASSIFIER,
-            "--data",
-            FIXTURES / "rows.jsonl",
-            "--out",
-            tmp_path / "x.csv",
-            "--json",
-            "evaluation.precision=bfloat16",
-        ]
-    )
-    assert json.loads(named.out)["precision"] == "bfloat16"
+    assert run_here([*predict, tmp_path / "x.csv", "evaluation.precision=bfloat16"]).document["precision"] == "bfloat16"
 
 
 @int8

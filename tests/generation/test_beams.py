@@ -4,15 +4,15 @@ import itertools
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
+import their_writers
 from tiny_writers import PROMPTS, START, WRITERS, greedy, next_log_probabilities, tiny_model
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from tfkit.generation.beams import BeamSearch
+from tfkit.generation.decoding import Completion
 from tfkit.generation.decoding import generate as generate_from
-from tfkit.hub import save_model
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.output_sections import GenerationSection
 
@@ -35,22 +35,10 @@ SEARCHES = {
 }
 
 
-def write(folder: Path, family: str, seed: int) -> tuple[Transformer, torch.nn.Module]:
-    ours = tiny_model(family, seed=seed)
-    folder.mkdir()
-    both = ours.encoder is not None
-    ids = {"pad_token_id": START, "decoder_start_token_id": START} if both else {"pad_token_id": START}
-    save_model(folder, ours.config, ours.state_dict(), None, family=family, special_ids=ids)
-    theirs = (AutoModelForSeq2SeqLM if both else AutoModelForCausalLM).from_pretrained(folder, attn_implementation="eager")
-    theirs.generation_config.forced_eos_token_id = None
-    return ours, theirs
-
-
-def their_search(theirs: torch.nn.Module, prompt: list[int], settings: GenerationSection, eos_ids: list[int], both: bool) -> list[int]:
-    ids = torch.tensor([prompt])
-    out = theirs.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
+def their_search(theirs: Any, prompt: list[int], settings: GenerationSection, eos_ids: list[int]) -> list[int]:
+    made = their_writers.written(
+        theirs,
+        prompt,
         do_sample=False,
         num_beams=settings.num_beams,
         length_penalty=settings.length_penalty,
@@ -60,7 +48,6 @@ def their_search(theirs: torch.nn.Module, prompt: list[int], settings: Generatio
         repetition_penalty=settings.repetition_penalty,
         no_repeat_ngram_size=settings.no_repeat_ngram or 0,
     )
-    made = out[0, 1 if both else len(prompt) :].tolist()
     return list(itertools.takewhile(lambda token: token not in eos_ids, made))
 
 
@@ -69,13 +56,13 @@ def their_search(theirs: torch.nn.Module, prompt: list[int], settings: Generatio
 def test_beam_search_is_transformers(tmp_path: Path, family: str) -> None:
     finishes, differ, ends = set(), 0, []
     for seed in (3, 4) if family in ("gemma2", "t5") else (3,):
-        ours, theirs = write(tmp_path / str(seed), family, seed)
+        ours, theirs = their_writers.saved(tmp_path / str(seed), family, seed)
         for name, (changes, eos_ids) in SEARCHES.items():
             if seed == 4 and changes.get("length_penalty") != 3.0:
                 continue  # for these models one seed does not distinguish an early end from a likely one
             settings = GenerationSection.model_validate(changes)
             made = generate(ours, FEW, settings, eos_ids=eos_ids)
-            expected = [their_search(theirs, prompt, settings, eos_ids, ours.encoder is not None) for prompt in FEW]
+            expected = [their_search(theirs, prompt, settings, eos_ids) for prompt in FEW]
             assert [completion.ids for completion in made] == expected, name
             finishes |= {completion.finish for completion in made}
             if changes.get("length_penalty") == 3.0:
@@ -104,29 +91,28 @@ def test_a_batch_of_searches_gives_what_each_gives_alone(family: str) -> None:
 def test_searches_that_end_in_the_first_step_leave_the_others_alone(family: str, beams: int) -> None:
     """As many are left as beams go into: the rows are as many as before, and of other prompts."""
     model = tiny_model(family)
-    prompts = [[1 + number] * (39 if number else 9) for number in range(beams)]  # all but the first have room for one token
-    if model.encoder is not None:  # these have room, and end by what they write
-        prompts = [[1 + number] * (20 - number) for number in range(beams)]
+    encodes = (
+        model.encoder is not None
+    )  # these have room, and end by what they write; of the others all but the first have room for one token
+    prompts = [[1 + number] * (20 - number if encodes else 39 if number else 9) for number in range(beams)]
     settings = GenerationSection(num_beams=beams, max_new_tokens=12, early_stopping="full")
-    endings = [None, *[0.0] * (beams - 1)] if model.encoder is not None else [None] * beams
 
-    def ended(row: int, ids: list[int]) -> bool:
-        return endings[row] is not None
+    def made(rows: list[int]) -> list[Completion]:
+        return generate(model, [prompts[row] for row in rows], settings, ended=lambda at, _ids: encodes and rows[at] > 0)
 
-    alone = [generate(model, [prompt], settings, ended=lambda _, ids, row=row: ended(row, ids))[0] for row, prompt in enumerate(prompts)]
+    alone = [made([row])[0] for row in range(beams)]
     assert [len(one.ids) for one in alone] == [12, *[1] * (beams - 1)]
-    assert generate(model, prompts, settings, ended=ended) == alone
+    assert made([*range(beams)]) == alone
 
 
-def test_the_score_of_a_text_counts_all_its_tokens_but_the_prompts() -> None:
-    for law, divisors in (("power", (1.0, 2**0.6)), ("gnmt", (1.0, (7 / 6) ** 0.6))):
-        settings = GenerationSection(num_beams=2, length_law=law, length_penalty=0.6)
-        search = BeamSearch([5, 6, 7], 9, settings, {2})
-        search.extend([(-1.5, 0, 2), (-2.0, 0, 4), (-3.0, 0, 2)])  # the third ends too late: only the first two may
-        assert [(text.ids, text.score) for text in search.completed] == [([], -1.5 / divisors[0])]
-        search.extend([(-2.5, 0, 3), (-2.75, 0, 2), (-9.0, 0, 1)])
-        assert [text.score for text in search.completed] == pytest.approx([-1.5, -2.75 / divisors[1]])
-        assert search.completed[1].ids == [4]
+@pytest.mark.parametrize(("law", "divisor"), [("power", 2**0.6), ("gnmt", (7 / 6) ** 0.6)])
+def test_the_score_of_a_text_counts_all_its_tokens_but_the_prompts(law: str, divisor: float) -> None:
+    search = BeamSearch([5, 6, 7], 9, GenerationSection(num_beams=2, length_law=law, length_penalty=0.6), {2})
+    search.extend([(-1.5, 0, 2), (-2.0, 0, 4), (-3.0, 0, 2)])  # the third ends too late: only the first two may
+    assert [(text.ids, text.score) for text in search.completed] == [([], -1.5)]
+    search.extend([(-2.5, 0, 3), (-2.75, 0, 2), (-9.0, 0, 1)])
+    assert [text.score for text in search.completed] == pytest.approx([-1.5, -2.75 / divisor])
+    assert search.completed[1].ids == [4]
 
 
 def test_what_one_beam_lacks_no_other_fills() -> None:
@@ -168,15 +154,6 @@ def test_enough_beams_find_the_best_of_all_texts(family: str) -> None:
     assert len(set(map(tuple, best.values()))) > 1
 
 
-def test_gnmts_law_is_another_than_transformers() -> None:
-    model = tiny_model("llama")
-    made = [
-        generate(model, PROMPTS, GenerationSection(num_beams=4, length_law=law, length_penalty=1.0, max_new_tokens=20), eos_ids=[3, 17, 20])
-        for law in ("power", "gnmt")
-    ]
-    assert made[0] != made[1]
-
-
 def test_no_token_is_computed_twice_and_whole_searches_are_left_out() -> None:
     model = tiny_model("gpt2")
     shapes: list[tuple[int, int]] = []
@@ -192,25 +169,21 @@ def test_no_token_is_computed_twice_and_whole_searches_are_left_out() -> None:
 
 @pytest.mark.parametrize("family", WRITERS)
 def test_keys_and_values_of_a_prompt_are_kept_once_for_all_beams(family: str) -> None:
-    """Layers with a window are small, and keep theirs for each beam."""
+    """Layers with a window are small, and keep theirs for each beam; an encoder reads once."""
     model, prompts, new = tiny_model(family), [[1] * 9, [2] * 30], 8
     sizes: list[int] = []
     model.decoder.register_forward_hook(lambda _module, args, _out: sizes.append(args[1].cache.size))
+    encoded = 0
+    if model.encoder is not None:
+        encoded, read = 2 * 2 * 30, []
+        for module in (model.encoder, model.decoder.blocks[0].cross_attention.op.k_proj):
+            module.register_forward_hook(lambda _module, args, _out: read.append(len(args[0])))
     generate(model, prompts, GenerationSection(num_beams=5, max_new_tokens=new))
+    assert not encoded or read == [len(prompts)] * 2
     position = 2 * model.config.num_kv_heads * model.config.head_dim
-    read = 1 if model.encoder is not None else 30
-    rows = [2 * read + 10 * (new - 1) if model.config.window(layer) is None else 10 * 4 for layer in range(2)]
-    encoded = 2 * 2 * 30 if model.encoder is not None else 0
+    longest = 1 if encoded else 30
+    rows = [2 * longest + 10 * (new - 1) if model.config.window(layer) is None else 10 * 4 for layer in range(2)]
     assert set(sizes[1:]) == {position * (sum(rows) + encoded)}
-
-
-def test_an_encoder_reads_once_for_all_beams() -> None:
-    model = tiny_model("t5")
-    read: list[int] = []
-    model.encoder.register_forward_hook(lambda _module, args, _out: read.append(len(args[0])))
-    model.decoder.blocks[0].cross_attention.op.k_proj.register_forward_hook(lambda _module, args, _out: read.append(len(args[0])))
-    generate(model, PROMPTS, GenerationSection(num_beams=3, max_new_tokens=9))
-    assert read == [len(PROMPTS)] * 2
 
 
 def test_the_text_is_streamed_once_it_is_known() -> None:

@@ -1,10 +1,12 @@
 """generation_config.json of foreign checkpoints: beside transformers' own generate, under the command line, and kept on saving."""
 
 import json
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import their_writers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,15 +77,10 @@ def ours(folder: Path) -> list[list[int]]:
 
 
 def theirs(folder: Path, kind: str) -> list[list[int]]:
-    both = CONFIGS[kind].is_encoder_decoder
-    model = (AutoModelForSeq2SeqLM if both else AutoModelForCausalLM).from_pretrained(folder, attn_implementation="eager").eval()
+    model = their_writers.opened(folder, encodes=CONFIGS[kind].is_encoder_decoder)
     ends = model.generation_config.eos_token_id
-    found = []
-    for prompt in PROMPTS:
-        out = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)))[0, 1 if both else len(prompt) :].tolist()
-        stop = next((i for i, token in enumerate(out) if token in (ends if isinstance(ends, list) else [ends])), len(out))
-        found.append(out[:stop])
-    return found
+    ends = ends if isinstance(ends, list) else [ends]
+    return [list(takewhile(lambda token: token not in ends, their_writers.written(model, prompt))) for prompt in PROMPTS]
 
 
 @pytest.mark.sampled(4)

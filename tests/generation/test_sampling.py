@@ -29,23 +29,20 @@ def random_logits(rows: int = 7, vocabulary: int = 53) -> torch.Tensor:
     return 3 * torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(4))
 
 
-@pytest.mark.parametrize("k", [1, 5, 53, 99])
-def test_top_k_is_transformers(k):
+FILTERS = {
+    "top k": (keep_top_k, TopKLogitsWarper, [1, 5, 53, 99]),
+    "top p": (keep_top_p, TopPLogitsWarper, [1e-6, 0.1, 0.5, 0.9, 0.999]),
+    "min p": (keep_min_p, MinPLogitsWarper, [1e-6, 0.05, 0.3, 1.0]),
+}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_filter_is_transformers(name):
+    ours, theirs, values = FILTERS[name]
     logits = random_logits()
     logits[:, 3] = logits[:, 8]  # a tie
-    torch.testing.assert_close(keep_top_k(logits, k), TopKLogitsWarper(k)(None, logits), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("p", [1e-6, 0.1, 0.5, 0.9, 0.999])
-def test_top_p_is_transformers(p):
-    logits = random_logits()
-    torch.testing.assert_close(keep_top_p(logits, p), TopPLogitsWarper(p)(None, logits), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("p", [1e-6, 0.05, 0.3, 1.0])
-def test_min_p_is_transformers(p):
-    logits = random_logits()
-    torch.testing.assert_close(keep_min_p(logits, p), MinPLogitsWarper(p)(None, logits), rtol=0, atol=0)
+    for value in values:
+        torch.testing.assert_close(ours(logits, value), theirs(value)(None, logits), rtol=0, atol=0)
 
 
 def random_texts(rows: int = 7, length: int = 30) -> torch.Tensor:
@@ -128,6 +125,8 @@ def test_draws_follow_the_probabilities():
     uniforms = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
     counts = draw(distribution.expand(100_000, -1), uniforms).bincount(minlength=6) / 100_000
     torch.testing.assert_close(counts, distribution, atol=2e-5, rtol=0)
+    ends = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    assert draw(torch.tensor([[0.0, 0.7, 0.3, 0.0]]).expand(2, -1), ends).tolist() == [1, 2]
 
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 4), st.integers(0, 2**32))
@@ -135,8 +134,3 @@ def test_a_draw_never_is_an_excluded_token(uniform, kept, seed):
     distribution = torch.rand(1, 5, generator=torch.Generator().manual_seed(seed))
     distribution[0, torch.arange(5) != kept] = 0
     assert draw(distribution / distribution.sum(), torch.tensor([uniform], dtype=torch.float64)).tolist() == [kept]
-
-
-def test_the_ends_of_the_unit_interval():
-    distribution = torch.tensor([[0.0, 0.7, 0.3, 0.0]]).expand(2, -1)
-    assert draw(distribution, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)).tolist() == [1, 2]

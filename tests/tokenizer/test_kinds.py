@@ -5,11 +5,14 @@ import json
 import os
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import transformers
+from beside_transformers import assert_same, assert_same_roles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -19,6 +22,7 @@ from tfkit.recipe.schema.vocabularies import VOCABULARIES
 from tfkit.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from tfkit.tokenizer.entries import opening_bytes, token_bytes
 from tfkit.tokenizer.joined_texts import encode_pairs
+from tfkit.tokenizer.tokenizer_files import UNLIMITED
 
 CODE = "def add(a, b):\n    return a + b  # it's 12 or 345, isn't it?\n\n\nclass Old:\n    pass\n"
 CORPUS = [
@@ -58,6 +62,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "llama without bos": {"kind": "bpe_byte_fallback", "add_bos": False},
     "gemma": {"kind": "bpe_byte_fallback", "variant": "gemma"},
     "translation": {"kind": "bpe_byte_fallback", "variant": "translation"},
+    "gpt2 without bos": {"kind": "byte_bpe", "add_bos": False},
 }
 CLASSES = {
     **dict.fromkeys(("bert", "bert cased", "bert accents", "bert more"), "BertTokenizer"),
@@ -68,72 +73,49 @@ CLASSES = {
 }
 
 
-class _Trained(dict[str, Tokenizer]):
-    """The tokenizers by name, each trained when it is first asked for: not by a worker that only collects tests."""
-
-    def __missing__(self, name: str) -> Tokenizer:
-        self[name] = train_tokenizer(TokenizerSection(vocab_size=1500, **SECTIONS[name]), CORPUS)
-        return self[name]
+@cache
+def trained(name: str) -> Tokenizer:
+    return train_tokenizer(TokenizerSection(vocab_size=1500, **SECTIONS[name]), CORPUS)
 
 
-TRAINED = _Trained()
+@cache
+def theirs(name: str) -> Any:
+    """The tokenizer as transformers reads the saved one."""
+    with TemporaryDirectory() as folder:
+        save_tokenizer(trained(name), Path(folder))
+        assert load_tokenizer(Path(folder)).fingerprint() == trained(name).fingerprint()
+        return transformers.AutoTokenizer.from_pretrained(folder)
+
+
 every = pytest.mark.parametrize("name", SECTIONS)
 any_text = st.text(alphabet=st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("aBé1 \n\t▁</s>[]_🦊世")), max_size=60)
 
 
-@pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The tokenizers as transformers reads the saved ones."""
-    transformers = pytest.importorskip("transformers")
-    read = {}
-    for name in SECTIONS:
-        tokenizer = TRAINED[name]
-        folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
-        save_tokenizer(tokenizer, folder)
-        loaded = load_tokenizer(folder)
-        assert loaded.fingerprint() == tokenizer.fingerprint()
-        read[name] = transformers.AutoTokenizer.from_pretrained(folder)
-    return read
-
-
-def same(ours: Tokenizer, other: Any, text: str) -> None:
-    ids = ours.encode_texts([text])[0]
-    assert ids == other(text)["input_ids"]
-    for skip in (False, True):
-        assert ours.decode(ids, skip) == other.decode(ids, skip_special_tokens=skip)
-
-
 @pytest.mark.sampled(8)
 @every
-def test_transformers_gives_the_same_ids_and_text(name: str, theirs: dict[str, Any]) -> None:
+def test_transformers_gives_the_same_ids_and_text(name: str) -> None:
     for text in PROBES:
-        same(TRAINED[name], theirs[name], text)
+        assert_same(trained(name), theirs(name), text)
 
     @given(any_text)
     @settings(deadline=None, max_examples=100)
     def random(text: str) -> None:
-        same(TRAINED[name], theirs[name], text)
+        assert_same(trained(name), theirs(name), text)
 
     random()
 
 
 @every
-def test_transformers_knows_the_same_special_tokens(name: str, theirs: dict[str, Any]) -> None:
-    ours, other = TRAINED[name], theirs[name]
-    for role in ("bos", "eos", "pad", "unk", "cls", "sep", "mask"):
-        assert getattr(ours, f"{role}_id") == getattr(other, f"{role}_token_id"), role
-    assert ours.size == len(other)
+def test_transformers_knows_the_same_special_tokens_and_joins_pairs_alike(name: str) -> None:
+    ours, other = trained(name), theirs(name)
+    assert_same_roles(ours, other)
+    assert (len(other), other.model_max_length) == (ours.size, UNLIMITED)
     assert type(other).__name__ == CLASSES.get(name, "TokenizersBackend")
-
-
-@every
-def test_pairs_are_joined_as_by_transformers(name: str, theirs: dict[str, Any]) -> None:
-    (ids, segments, _) = encode_pairs(TRAINED[name], [("the fox, it's", "def add")])[0]
-    other = theirs[name]("the fox, it's", "def add")
-    assert ids == other["input_ids"]
+    (ids, segments, _) = encode_pairs(ours, [("the fox, it's", "def add")])[0]
+    pair = other("the fox, it's", "def add")
+    assert ids == pair["input_ids"]
     if name.startswith("bert"):
-        assert segments == other["token_type_ids"]
-        assert segments == [0] * segments.index(1) + [1] * segments.count(1)
+        assert segments == pair["token_type_ids"] == sorted(segments)
         assert (ids[0], ids[segments.index(1) - 1], ids[-1]) == (2, 3, 3)
 
 
@@ -151,11 +133,11 @@ def test_the_ids_of_the_special_tokens() -> None:
         "gemma": (2, 1, 0, 3, None, None, 4, 2),
         "translation": (None, 1, 0, 2, None, None, None, 0),
     }
-    assert {name: tuple(getattr(TRAINED[name], role) for role in roles) for name in expected} == expected
-    assert len({TRAINED[name].fingerprint() for name in SECTIONS}) == len(SECTIONS)
-    templates = {name: (TRAINED[name].prefix, TRAINED[name].suffix) for name in SECTIONS}
+    assert {name: tuple(getattr(trained(name), role) for role in roles) for name in expected} == expected
+    assert len({trained(name).fingerprint() for name in SECTIONS}) == len(SECTIONS)
+    templates = {name: (trained(name).prefix, trained(name).suffix) for name in SECTIONS}
     for name in ("gpt2", "llama3", "smollm2", "llama", "gemma"):
-        assert templates[name] == ((TRAINED[name].bos_id,), ())
+        assert templates[name] == ((trained(name).bos_id,), ())
     assert templates["bert"] == ((2,), (3,))
     assert templates["t5"] == templates["translation"] == ((), (1,))
     assert templates["gpt"] == templates["llama without bos"] == ((), ())
@@ -164,13 +146,13 @@ def test_the_ids_of_the_special_tokens() -> None:
 def test_further_special_tokens_follow_the_own_ones() -> None:
     for name, first in (("bert more", 5), ("gpt tasks", 1), ("t5 more", 3)):
         tokens = SECTIONS[name]["special_tokens"]
-        assert [TRAINED[name].backend.token_to_id(token) for token in tokens] == list(range(first, first + len(tokens)))
-        assert TRAINED[name].decode(range(first, first + len(tokens)), skip_special_tokens=True) == ""
+        assert [trained(name).backend.token_to_id(token) for token in tokens] == list(range(first, first + len(tokens)))
+        assert trained(name).decode(range(first, first + len(tokens)), skip_special_tokens=True) == ""
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama3", "smollm2"])
 def test_a_special_token_in_a_text_is_text(name: str) -> None:
-    tokenizer = TRAINED[name]
+    tokenizer = trained(name)
     text = f"before {tokenizer.backend.id_to_token(0)} after"
     ids = tokenizer.encode_texts([text])[0][len(tokenizer.prefix) :]
     assert 0 not in ids
@@ -179,12 +161,12 @@ def test_a_special_token_in_a_text_is_text(name: str) -> None:
 
 def test_an_unknown_id_has_no_bytes() -> None:
     with pytest.raises(ValueError, match="1500"):
-        token_bytes(TRAINED["gpt2"], 1500)
+        token_bytes(trained("gpt2"), 1500)
 
 
 @pytest.mark.parametrize("name", ["t5", "t5 more"])
 def test_the_sentinels_count_down_from_the_highest_id(name: str) -> None:
-    tokenizer = TRAINED[name]
+    tokenizer = trained(name)
     assert [tokenizer.backend.token_to_id(f"<extra_id_{n}>") for n in range(100)] == [tokenizer.size - 1 - n for n in range(100)]
 
 
@@ -201,7 +183,7 @@ def test_a_text_comes_back(name: str, text: str) -> None:
         text = text.replace("▁", "_")
     if name in ("llama", "translation"):
         text = text.lstrip(" ")
-    tokenizer = TRAINED[name]
+    tokenizer = trained(name)
     ids = tokenizer.encode_texts([text])[0]
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
     if name not in ("llama", "translation"):  # whose first ▁ means nothing
@@ -219,7 +201,7 @@ def test_a_text_comes_back(name: str, text: str) -> None:
     ],
 )
 def test_what_the_others_keep_of_a_text(name: str, expected: str) -> None:
-    tokenizer = TRAINED[name]
+    tokenizer = trained(name)
     ids = tokenizer.encode_texts(["  The Old,\n\nGrüße   und 12"])[0]
     assert tokenizer.decode(ids, skip_special_tokens=True) == expected
     unknown = tokenizer.encode_texts(["The 𒀀"])[0]
@@ -243,7 +225,7 @@ def test_what_the_others_keep_of_a_text(name: str, expected: str) -> None:
     ],
 )
 def test_the_bytes_of_the_first_token(name: str, text: str, first: str, expected: int) -> None:
-    tokenizer = TRAINED[name]
+    tokenizer = trained(name)
     ids = tokenizer.backend.encode(text, add_special_tokens=False).ids
     assert tokenizer.backend.id_to_token(ids[0]) == first
     assert opening_bytes(tokenizer, text, ids) == expected
@@ -251,11 +233,11 @@ def test_the_bytes_of_the_first_token(name: str, text: str, first: str, expected
 
 
 @every
-@pytest.mark.parametrize("text", ["", " ", "\n\t", "\x85", " " * 1000])
-def test_a_text_without_a_token_has_no_bytes_that_are_scored(name: str, text: str) -> None:
-    tokenizer = TRAINED[name]
-    if not tokenizer.prefix and len(tokenizer.backend.encode(text, add_special_tokens=False)) == 0:
-        assert opening_bytes(tokenizer, text, tokenizer.encode_texts([text])[0]) == len(text.encode())
+def test_a_text_without_a_token_has_no_bytes_that_are_scored(name: str) -> None:
+    tokenizer = trained(name)
+    for text in ("", " ", "\n\t", "\x85", " " * 1000):
+        if not tokenizer.prefix and len(tokenizer.backend.encode(text, add_special_tokens=False)) == 0:
+            assert opening_bytes(tokenizer, text, tokenizer.encode_texts([text])[0]) == len(text.encode())
 
 
 @pytest.mark.sampled(6)
@@ -263,7 +245,7 @@ def test_a_text_without_a_token_has_no_bytes_that_are_scored(name: str, text: st
 @given(any_text)
 @settings(deadline=None, max_examples=50)
 def test_a_first_token_never_has_more_bytes_than_the_text(name: str, text: str) -> None:
-    tokenizer = TRAINED[name]
+    tokenizer = trained(name)
     ids = tokenizer.backend.encode(text, add_special_tokens=False).ids
     assert 0 <= opening_bytes(tokenizer, text, ids) <= len(text.encode())
 
@@ -272,11 +254,11 @@ def test_a_first_token_never_has_more_bytes_than_the_text(name: str, text: str) 
 
 
 def tokens(name: str, text: str) -> list[str]:
-    return [TRAINED[name].backend.id_to_token(i) for i in TRAINED[name].backend.encode(text, add_special_tokens=False).ids]
+    return [trained(name).backend.id_to_token(i) for i in trained(name).backend.encode(text, add_special_tokens=False).ids]
 
 
 def words(name: str, text: str) -> list[str]:
-    splitter = TRAINED[name].backend.pre_tokenizer
+    splitter = trained(name).backend.pre_tokenizer
     return [word for word, _ in splitter.pre_tokenize_str(text)]
 
 
@@ -295,7 +277,7 @@ def test_each_kind_splits_as_its_system() -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gemma", "translation", "t5"])
 def test_nothing_is_merged_across_words(name: str) -> None:
-    learned = [token for token in TRAINED[name].backend.get_vocab() if not token.startswith("<")]
+    learned = [token for token in trained(name).backend.get_vocab() if not token.startswith("<")]
     assert len(learned) > 200
     assert not [token for token in learned if "▁" in token.lstrip("▁")]
     assert not [token for token in learned if any(c.isalpha() for c in token) and not token.lstrip("▁").isalpha()]
@@ -439,6 +421,6 @@ def test_a_class_is_named_only_for_what_it_would_build(tmp_path: Path) -> None:
         "bert": {"decoder": None},
         "t5": {"pre_tokenizer": {"type": "WhitespaceSplit"}},
     }.items():
-        altered = {**json.loads(TRAINED[name].tokenizer_json), **change}
-        save_tokenizer(Tokenizer.from_json(json.dumps(altered), TRAINED[name].settings), tmp_path)
+        altered = {**json.loads(trained(name).tokenizer_json), **change}
+        save_tokenizer(Tokenizer.from_json(json.dumps(altered), trained(name).settings), tmp_path)
         assert json.loads((tmp_path / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"

@@ -9,18 +9,12 @@ from tfkit.tokenizer import Tokenizer, train_byte_bpe, train_tokenizer
 from tfkit.tokenizer.pieces import LETTER_BORDER, SPACE_BORDER, batches, pieces, safe_border
 
 CORPUS = ["it's  12 o'clock\n\n  and all is   well é世 \n" * 30]
-SPLIT_AT_BORDERS = [("byte_bpe", "llama3"), ("byte_bpe", "smollm2"), ("wordpiece", None), ("bpe_eow", None), ("unigram", None)]
+SPLIT_AT_BORDERS = [
+    *(("byte_bpe", variant) for variant in ("gpt2", "llama3", "smollm2")),
+    *((kind, None) for kind in ("wordpiece", "bpe_eow", "unigram")),
+]
 TOKENIZER = train_byte_bpe(["it's  12 o'clock\n\n  and all is   well " * 30], 320, add_bos=False)
 AWKWARD = st.text(alphabet="aB1 \n\t'sd!é世\x1c\xa0<|>_[٣\u0301\0", max_size=200)
-
-
-@settings(deadline=None, max_examples=500)
-@given(AWKWARD, st.integers(1, 20))
-def test_pieces_have_the_ids_of_the_whole(text: str, length: int) -> None:
-    parts = list(pieces(text, length))
-    assert "".join(parts) == text
-    whole = TOKENIZER.backend.encode(text).ids
-    assert [i for part in parts for i in TOKENIZER.backend.encode(part).ids] == whole
 
 
 def test_long_texts_are_cut_and_those_without_a_border_are_not() -> None:
@@ -31,7 +25,7 @@ def test_long_texts_are_cut_and_those_without_a_border_are_not() -> None:
 
 
 def test_a_text_of_several_pieces_encodes_as_one() -> None:
-    text = "some words and 12\n" * 40_000
+    text = "some words and 12\n" * 16_000
     ids = TOKENIZER.encode_texts([text, "", "a"])
     assert ids == [TOKENIZER.backend.encode(part).ids for part in (text, "", "a")]
 
@@ -46,11 +40,12 @@ KNOWN = [train_tokenizer(TokenizerSection(vocab_size=400, kind=kind, variant=var
 
 @pytest.mark.parametrize("tokenizer", KNOWN, ids=map(str, SPLIT_AT_BORDERS))
 @given(text=AWKWARD, length=st.integers(1, 20))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_the_border_of_each_kind_is_safe(tokenizer: Tokenizer, text: str, length: int) -> None:
     border = safe_border(json.loads(tokenizer.tokenizer_json), tokenizer.backend.encode_special_tokens)
     assert border is not None
     parts = list(pieces(text, length, border))
+    assert "".join(parts) == text
     whole = tokenizer.backend.encode(text, add_special_tokens=False).ids
     assert [i for part in parts for i in tokenizer.backend.encode(part, add_special_tokens=False).ids] == whole
 

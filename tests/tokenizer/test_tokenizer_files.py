@@ -1,13 +1,21 @@
+"""Folders of other libraries' making: transformers' ids for every text, or refused with the key, and kept on saving."""
+
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import transformers
+from beside_transformers import agreed, assert_same, assert_same_roles
+from hypothesis import given, settings
+from test_kinds import PROBES, any_text, trained
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
-from tfkit.tokenizer import END_OF_TEXT, load_tokenizer, save_tokenizer, train_byte_bpe
+from tfkit.errors import ModelError
+from tfkit.tokenizer import END_OF_TEXT, load_tokenizer, pipelines
 from tfkit.tokenizer.entries import token_bytes
-from tfkit.tokenizer.tokenizer_files import UNLIMITED
 
 TEXTS = [
     "",
@@ -17,32 +25,6 @@ TEXTS = [
     f"{END_OF_TEXT}at the start, {END_OF_TEXT} inside",
     " leading space , and a . before space n't",
 ]
-CORPUS = ["plain words and code(x) = 12\n" * 30]
-
-
-def auto_tokenizer(folder: Path):
-    transformers = pytest.importorskip("transformers")
-    return transformers.AutoTokenizer.from_pretrained(folder)
-
-
-def assert_same_as_transformers(folder: Path) -> None:
-    ours, theirs = load_tokenizer(folder), auto_tokenizer(folder)
-    assert ours.encode_texts(TEXTS) == [theirs(text)["input_ids"] for text in TEXTS]
-    for ids in ours.encode_texts(TEXTS):
-        assert ours.decode(ids) == theirs.decode(ids)
-        assert ours.decode(ids, skip_special_tokens=True) == theirs.decode(ids, skip_special_tokens=True)
-    assert (ours.bos_id, ours.eos_id, ours.pad_id) == (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id)
-    assert ours.size == max(theirs.get_vocab().values()) + 1
-
-
-@pytest.mark.parametrize("add_bos", [True, False])
-def test_transformers_reads_what_was_trained(tmp_path: Path, add_bos: bool) -> None:
-    tokenizer = train_byte_bpe(CORPUS, 300, add_bos)
-    save_tokenizer(tokenizer, tmp_path)
-    assert_same_as_transformers(tmp_path)
-    assert auto_tokenizer(tmp_path).model_max_length == UNLIMITED
-    loaded = load_tokenizer(tmp_path)
-    assert loaded.fingerprint() == tokenizer.fingerprint()
 
 
 def foreign_tokenizer() -> Backend:
@@ -59,55 +41,251 @@ def foreign_tokenizer() -> Backend:
     return backend
 
 
-def write_foreign(folder: Path, config: dict[str, object], special: dict[str, object] | None = None) -> None:
+def write_foreign(folder: Path, **config: Any) -> Path:
+    folder.mkdir()
     foreign_tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **config}))
-    if special is not None:
-        (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    return folder
 
 
-def test_a_foreign_tokenizer_reads_special_tokens_in_text_as_transformers_does(tmp_path: Path) -> None:
-    write_foreign(tmp_path, {"bos_token": {"content": "<s>", "__type": "AddedToken"}, "eos_token": "</s>", "pad_token": None})
-    assert_same_as_transformers(tmp_path)
-    tokenizer = load_tokenizer(tmp_path)
+def test_special_tokens_in_a_text_are_read_as_by_transformers(tmp_path: Path) -> None:
+    roles = {"bos_token": {"content": "<s>", "__type": "AddedToken"}, "eos_token": "</s>", "pad_token": None}
+    tokenizer, (theirs, _) = agreed(write_foreign(tmp_path / "a", **roles), tmp_path / "b", TEXTS)
+    assert_same_roles(tokenizer, theirs)
+    assert tokenizer.size == max(theirs.get_vocab().values()) + 1
     assert (tokenizer.prefix, tokenizer.suffix) == ((1,), (2,))
     assert tokenizer.backend.token_to_id(END_OF_TEXT) in tokenizer.encode_texts([f"a {END_OF_TEXT}"])[0]
     assert [token_bytes(tokenizer, i) for i in (3, 260, 261)] == [1, 1, 1]
 
 
 def test_saving_what_was_loaded_keeps_every_byte_and_setting(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    write_foreign(
-        tmp_path / "a",
-        {"eos_token": "</s>", "model_max_length": 77, "padding_side": "left", "auto_map": {"AutoTokenizer": "x.Y"}},
-        {"bos_token": "<s>", "pad_token": {"content": "</s>"}},
-    )
-    (tmp_path / "a/chat_template.jinja").write_bytes(b"{{ bos_token }}\r\n{{ messages }}")
-    tokenizer = load_tokenizer(tmp_path / "a")
+    stated = {"eos_token": "</s>", "model_max_length": 77, "padding_side": "left"}
+    folder, again = write_foreign(tmp_path / "a", **stated, auto_map={"AutoTokenizer": "x.Y"}), tmp_path / "b"
+    (folder / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<s>", "pad_token": {"content": "</s>"}}))
+    (folder / "chat_template.jinja").write_bytes(b"{{ bos_token }}\r\n{{ messages }}")
+    tokenizer, (_, theirs) = agreed(folder, again, TEXTS)
+    assert_same_roles(tokenizer, theirs)
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (1, 2, 2)
-    save_tokenizer(tokenizer, tmp_path / "b")
     for name in ("tokenizer.json", "chat_template.jinja"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    config = json.loads((tmp_path / "b/tokenizer_config.json").read_text())
-    assert config["model_max_length"] == 77
-    assert config["padding_side"] == "left"
+        assert (folder / name).read_bytes() == (again / name).read_bytes()
+    config = json.loads((again / "tokenizer_config.json").read_text())
+    assert config.items() >= stated.items()
     assert "auto_map" not in config
-    assert json.loads((tmp_path / "b/special_tokens_map.json").read_text()) == {
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "pad_token": "</s>",
-    }
-    assert_same_as_transformers(tmp_path / "b")
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
+    assert json.loads((again / "special_tokens_map.json").read_text()) == names
 
 
 def test_the_chat_template_of_a_config_is_kept(tmp_path: Path) -> None:
     named = [{"name": "tools", "template": "T"}, {"name": "default", "template": "D"}]
-    for template, expected in (("X", "X"), (named, "D"), (None, None)):
-        write_foreign(tmp_path, {"chat_template": template})
-        tokenizer = load_tokenizer(tmp_path)
-        assert tokenizer.chat_template == expected
+    for number, (template, expected) in enumerate((("X", "X"), (named, "D"), (None, None))):
+        assert load_tokenizer(write_foreign(tmp_path / str(number), chat_template=template)).chat_template == expected
 
 
 def test_a_folder_without_a_tokenizer_gives_none(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path) is None
+
+
+MARKED = [
+    "The Cat é 中文 sat",
+    "  lead and trail ",
+    "a <x> b<y>c",
+    "a[MASK]b </s> <s> <p2>a",
+    "Ünïcode\u0301 naïve",
+    "x <|endoftext|> y [MASK] <unk> z <x>  <newpad> q <m2><newbos>",
+    "",
+    " ",
+    "\n\tx\u3000y\u200b",
+    "🙂한 தமிழ்",
+]
+CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZéÉüÜï中文</>[]▁|"
+
+
+def with_tokens(backend: Backend, names: list[str], template: str | None = None) -> Backend:
+    backend.add_special_tokens([AddedToken(name, normalized=False) for name in names])
+    if template is not None:
+        used = [(name, backend.token_to_id(name)) for name in names if name in template]
+        backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=used)
+    return backend
+
+
+def bert() -> tuple[Backend, dict[str, str]]:
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    entries = [*names, *CHARACTERS, *(f"##{character}" for character in CHARACTERS)]
+    backend = pipelines.wordpiece({entry: i for i, entry in enumerate(entries)}, pipelines.bert_normalizer())
+    roles = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), names, strict=True))
+    return with_tokens(backend, names, "[CLS] $A [SEP]"), roles
+
+
+def byte_level(splitter: str, template: str | None = None) -> tuple[Backend, dict[str, str]]:
+    entries = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    backend = pipelines.byte_bpe({entry: i for i, entry in enumerate(entries)}, [], pipelines.BYTE_SPLITTERS[splitter])
+    return with_tokens(backend, entries[:1], template), {"bos_token": entries[0], "eos_token": entries[0]}
+
+
+def byte_fallback(build: Callable[..., Backend], names: dict[str, str]) -> tuple[Backend, dict[str, str]]:
+    entries = [*names.values(), *(f"<0x{byte:02X}>" for byte in range(256)), *CHARACTERS]
+    backend = build({entry: i for i, entry in enumerate(entries)}, [])
+    return with_tokens(backend, list(names.values()), f"{names['bos_token']} $A"), names
+
+
+def t5() -> tuple[Backend, dict[str, str]]:
+    roles = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    backend = pipelines.unigram([*((name, 0.0) for name in roles.values()), *((character, -3.0) for character in CHARACTERS)])
+    return with_tokens(backend, list(roles.values()), "$A </s>"), roles
+
+
+LLAMA = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+GEMMA = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
+KINDS: dict[str, tuple[Callable[[], tuple[Backend, dict[str, str]]], tuple[str, ...]]] = {
+    "bert": (bert, ("BertTokenizer", "PreTrainedTokenizerFast")),
+    "gpt2": (lambda: byte_level("gpt2"), ("GPT2TokenizerFast", "PreTrainedTokenizerFast")),
+    "llama 3": (lambda: byte_level("llama3", "<|endoftext|> $A"), ("PreTrainedTokenizerFast",)),
+    "llama": (lambda: byte_fallback(pipelines.llama_bpe, LLAMA), ("LlamaTokenizer",)),
+    "gemma": (lambda: byte_fallback(pipelines.gemma_bpe, GEMMA), ("GemmaTokenizer",)),
+    "t5": (t5, ("T5Tokenizer",)),
+}
+
+
+def added(content: str, **flags: bool) -> dict[str, Any]:
+    return {"content": content, **dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False), "special": True, **flags}
+
+
+def files(change: str, backend: Backend) -> dict[str, dict[str, Any]]:
+    """The file that a change is written to, and its content."""
+    size = backend.get_vocab_size()
+    last, token = sorted(backend.get_added_tokens_decoder().items())[-1]
+    config: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "cased": {"do_lower_case": False},
+        "accents": {"strip_accents": False},
+        "no chinese": {"tokenize_chinese_chars": False},
+        "prefix space": {"add_prefix_space": True},
+        "no prefix space": {"add_prefix_space": False},
+        "bos": {"add_bos_token": True},
+        "no bos": {"add_bos_token": False},
+        "eos": {"add_eos_token": True},
+        "no eos": {"add_eos_token": False},
+        "legacy": {"legacy": True},
+        "special": {"added_tokens_decoder": {str(size): added("<x>")}},
+        "two": {
+            "added_tokens_decoder": {str(size + 1): added("<y>"), str(size): added("<x>", special=False, normalized=True, lstrip=True)}
+        },
+        "gap": {"added_tokens_decoder": {str(size + 3): added("<x>")}},
+        "flags": {"added_tokens_decoder": {str(last): added(token.content, lstrip=True)}},
+        "more": {"additional_special_tokens": ["<x>", "<y>"]},
+        "pad": {"pad_token": "<newpad>"},
+        "pad in full": {"pad_token": {"__type": "AddedToken", **added("<newpad>", lstrip=True)}},
+        "roles": {"pad_token": "<p2>", "bos_token": "<newbos>", "mask_token": "<m2>"},
+    }
+    if change == "map":
+        return {"special_tokens_map.json": {"mask_token": "<x>"}}
+    if change == "names":
+        return {"added_tokens.json": {"<x>": size, "<newpad>": size + 1}, "tokenizer_config.json": {"pad_token": "<newpad>"}}
+    return {"tokenizer_config.json": config[change]}
+
+
+CHANGES = [
+    *("nothing", "cased", "accents", "no chinese", "prefix space", "no prefix space", "bos", "no bos", "eos", "no eos", "legacy"),
+    *("special", "two", "gap", "flags", "more", "pad", "pad in full", "roles", "map", "names"),
+]
+REFUSED = {  # the key that is named; of the others the ids are those of transformers
+    **{("bert", "BertTokenizer", change): key for change, key in (("cased", "do_lower_case"), ("accents", "strip_accents"))},
+    ("bert", "BertTokenizer", "no chinese"): "tokenize_chinese_chars",
+    ("gpt2", "GPT2TokenizerFast", "prefix space"): "add_prefix_space",
+    ("llama", "LlamaTokenizer", "no prefix space"): "add_prefix_space",
+    ("gemma", "GemmaTokenizer", "more"): "additional_special_tokens",
+    **{(kind, name, change): "added_tokens_decoder" for kind, (_, names) in KINDS.items() for name in names for change in ("gap", "flags")},
+}
+
+
+def write(folder: Path, kind: str, name: str, change: str) -> None:
+    backend, roles = KINDS[kind][0]()
+    (folder / "tokenizer.json").write_text(backend.to_str(), encoding="utf-8")
+    changed = files(change, backend)
+    settings = {**roles, "tokenizer_class": name, **changed.pop("tokenizer_config.json", {})}
+    for file, document in {**changed, "tokenizer_config.json": settings}.items():
+        (folder / file).write_text(json.dumps(document), encoding="utf-8")
+
+
+@pytest.mark.sampled(9)
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, (_, names) in KINDS.items() for name in names])
+def test_the_ids_are_those_of_transformers_or_the_folder_is_refused(tmp_path: Path, kind: str, name: str, change: str) -> None:
+    write(tmp_path, kind, name, change)
+    key = REFUSED.get((kind, name, change))
+    if key is not None:
+        with pytest.raises(ModelError, match=rf"{tmp_path}.*: {key} .*; (make the two agree|add it there)"):
+            load_tokenizer(tmp_path)
+        return
+    ours, both = agreed(tmp_path, tmp_path / "saved", MARKED)
+    assert ours.size == len(both[0]) or name in ("GemmaTokenizer", "T5Tokenizer")  # which have tokens of their own behind the others
+
+
+@pytest.mark.parametrize("settings", [{}, {"do_lower_case": True}])
+def test_a_cased_vocabulary_is_refused_for_a_class_that_lowers_by_default(tmp_path: Path, settings: dict[str, Any]) -> None:
+    write(tmp_path, "bert", "BertTokenizer", "cased")
+    document = json.loads((tmp_path / "tokenizer.json").read_text())
+    document["normalizer"]["lowercase"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    agreed(tmp_path, tmp_path / "saved", MARKED)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", **settings}))
+    with pytest.raises(ModelError, match=r"tokenizer_config.json: do_lower_case is True.*, but tokenizer.json was made with False"):
+        load_tokenizer(tmp_path)
+
+
+def test_the_template_of_a_vocabulary_without_an_x_is_found(tmp_path: Path) -> None:
+    names = ["[CLS]", "[SEP]"]
+    bases = Backend(models.BPE({entry: number for number, entry in enumerate([*names, *"ACGT"])}, []))
+    with_tokens(bases, names, "[CLS] $A [SEP]").save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer is not None
+    assert tokenizer.encode_texts(["GAT", "x", ""]) == [[0, 4, 2, 5, 1], [0, 1], [0, 1]]
+
+
+Entries = dict[str, Any]
+
+
+def entries(name: str) -> Entries:
+    """The vocabulary, and the merges if it has any, of a tokenizer that was trained here."""
+    model = json.loads(trained(name).tokenizer_json)["model"]
+    merges = {"merges": [tuple(merge) for merge in model["merges"]]} if "merges" in model else {}
+    return {"vocab": [tuple(piece) for piece in model["vocab"]] if isinstance(model["vocab"], list) else model["vocab"], **merges}
+
+
+# The tokenizer's class with its options, and whose vocabulary it gets.
+FOREIGN: dict[str, tuple[str, Callable[[Entries], Any]]] = {
+    "bert": ("bert", lambda words: transformers.BertTokenizer(**words)),
+    "bert cased": ("bert cased", lambda words: transformers.BertTokenizer(**words, do_lower_case=False)),
+    "bert without Chinese": ("bert", lambda words: transformers.BertTokenizer(**words, tokenize_chinese_chars=False)),
+    "distilbert": ("bert", lambda words: transformers.DistilBertTokenizer(**words)),
+    "gpt": ("gpt", lambda words: transformers.OpenAIGPTTokenizer(**words)),
+    "gpt2": ("gpt2", lambda words: transformers.GPT2Tokenizer(**words)),
+    "gpt2 with a pad": ("gpt2", lambda words: transformers.GPT2Tokenizer(**words, pad_token="<|pad|>")),
+    "gpt2 with a space first": ("gpt2", lambda words: transformers.GPT2Tokenizer(**words, add_prefix_space=True)),
+    "t5": ("t5", lambda words: transformers.T5Tokenizer(**words)),
+    "llama": ("llama", lambda words: transformers.LlamaTokenizer(**words)),
+    "llama with both": ("llama", lambda words: transformers.LlamaTokenizer(**words, add_bos_token=True, add_eos_token=True)),
+    "llama old": ("llama", lambda words: transformers.LlamaTokenizer(**words, legacy=True)),
+    "llama without a space": ("llama", lambda words: transformers.LlamaTokenizer(**words, add_prefix_space=False)),
+    "gemma": ("gemma", lambda words: transformers.GemmaTokenizer(**words, add_bos_token=True)),
+    "smollm2": ("smollm2", lambda words: transformers.PreTrainedTokenizerFast(tokenizer_object=trained("smollm2").backend)),
+    "llama3": ("llama3", lambda words: transformers.PreTrainedTokenizerFast(tokenizer_object=trained("llama3").backend)),
+}
+
+
+@pytest.mark.sampled(16)
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_transformers_saves_has_the_same_ids_here(name: str, tmp_path: Path) -> None:
+    source, make = FOREIGN[name]
+    make(entries(source)).save_pretrained(tmp_path / "made")
+    ours, both = agreed(tmp_path / "made", tmp_path / "again", PROBES, [("the fox", "it's")])
+    for theirs in both:
+        assert_same_roles(ours, theirs)
+
+    @given(any_text)
+    @settings(deadline=None, max_examples=60)
+    def random(text: str) -> None:
+        for theirs in both:
+            assert_same(ours, theirs, text)
+
+    random()
