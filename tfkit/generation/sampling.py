@@ -101,8 +101,5 @@ def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     As each row has its own uniform number, its token depends neither on other rows nor on the device.
     """
     cumulative = probabilities.cpu().double().cumsum(dim=-1)  # (B, V); not every device has float64 or a fixed order of sums
-    total = cumulative[:, -1:]
-    tokens = torch.searchsorted(cumulative, uniforms.to(cumulative)[:, None] * total, right=True)  # (B, 1)
-    # `uniforms * total` may round up to the total; then the token is the last one with a probability above 0.
-    last = (cumulative < total).sum(dim=-1, keepdim=True)
-    return torch.minimum(tokens, last).squeeze(-1)
+    limits = uniforms.to(cumulative)[:, None] * cumulative[:, -1:]  # below the last sum, even if rounded
+    return torch.searchsorted(cumulative, limits, right=True).squeeze(-1)
