@@ -8,8 +8,9 @@ import os
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -96,6 +97,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def in_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the folder that the fixture `place` of a module has made the current one."""
     monkeypatch.chdir(place)
+
+
+@pytest.fixture
+def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return a function that runs a command in the folder `place` of the tests' module, on one thread."""
+    from tiny_runs import run_tfkit
+
+    monkeypatch.chdir(place)
+    has_threads = ("finetune", "evaluate", "predict", "pretrain", "resume")
+    return lambda *words, before=None: run_tfkit(place, [*words, *(["--threads", "1"] if words[0] in has_threads else [])], before)
 
 
 @pytest.fixture

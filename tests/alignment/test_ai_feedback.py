@@ -1,14 +1,15 @@
 """Preferences by a judge's scores of a policy's responses: the examples, and the models that are trained on them."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from tiny_files import read_json, read_rows, write_rows
 from tiny_runs import Done, hashes
 from tiny_worlds import write_world
 
@@ -35,9 +36,9 @@ carbon: {enabled: false}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with prompts, a policy, and two judges."""
+    """Return a folder with prompts, a policy, and a judge."""
     folder = tmp_path_factory.mktemp("feedback")
-    write_world(folder, "judge", "other-judge")
+    write_world(folder)
     (folder / "feedback.yaml").write_text(RECIPE, encoding="utf-8")
     return folder
 
@@ -54,32 +55,22 @@ def encoder(found: Feedback) -> FeedbackEncoder:
 
 
 def rows_of(place: Path) -> list[Row]:
-    lines = (place / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
-    return [Row(line, f"prompts.jsonl:{number}", json.loads(line)) for number, line in enumerate(lines, 1)]
+    return [Row("", f"prompts.jsonl:{number}", row) for number, row in enumerate(read_rows(place / "prompts.jsonl"), 1)]
 
 
 def parts(example: Encoded) -> list[tuple[list[int], int]]:
     """Return the sequences of an example with their ranks."""
-    found, begin = [], 0
-    for size, rank in zip(example.arrays["sizes"], example.arrays["ranks"], strict=True):
-        found.append((list(example.arrays["input_ids"][begin : begin + size]), int(rank)))
-        begin += size
-    return found
+    sequences = np.split(np.array(example.arrays["input_ids"]), np.cumsum(example.arrays["sizes"])[:-1])
+    return [(ids.tolist(), int(rank)) for ids, rank in zip(sequences, example.arrays["ranks"], strict=True)]
 
 
-@pytest.fixture(scope="module")
-def many_ends(place: Path) -> Path:
-    """Save the policy with a third of its vocabulary as end ids in generation_config.json."""
+@pytest.mark.parametrize("ends", [[], range(100, 200)], ids=["one end", "a third of the vocabulary"])
+def test_responses_are_the_policys_and_in_the_order_of_the_judges_scores(place: Path, tmp_path: Path, ends: Sequence[int]) -> None:
     loaded = load(place / "base")
-    loaded.special_ids["eos_token_id"] = [*loaded.eos_ids, *range(100, 200)]
-    loaded.save(place / "ends")
-    return place / "ends"
-
-
-@pytest.mark.parametrize("name", ["base", "ends"])
-def test_responses_are_the_policys_and_in_the_order_of_the_judges_scores(place: Path, many_ends: Path, name: str) -> None:
-    made = feedback(place, policy=str(place / name))
-    assert made.rollouts.end_ids == {*load(place / name).eos_ids}
+    loaded.special_ids["eos_token_id"] = [*loaded.eos_ids, *ends]  # in generation_config.json
+    loaded.save(tmp_path / "policy")
+    made = feedback(place, policy=str(tmp_path / "policy"))
+    assert made.rollouts.end_ids == {*loaded.eos_ids, *ends}
     rows = rows_of(place)
     tokenizer, judge = made.rollouts.tokenizer, made.judge
     found = encoder(made).encode(rows)
@@ -91,8 +82,8 @@ def test_responses_are_the_policys_and_in_the_order_of_the_judges_scores(place: 
         assert all(ids[: len(prompt)] == prompt and len(prompt) < len(ids) <= len(prompt) + 5 for ids, _ in sequences)
         assert len({tuple(ids) for ids, _ in sequences}) == len(sequences) > 1
         # No end is added to a response that was cut, and nothing follows an end.
-        ends = [[token in made.rollouts.end_ids for token in ids[len(prompt) :]] for ids, _ in sequences]
-        assert all(not any(marks[:-1]) and (marks[-1] or len(marks) == 5) for marks in ends)
+        are_ends = [[token in made.rollouts.end_ids for token in ids[len(prompt) :]] for ids, _ in sequences]
+        assert all(not any(marks[:-1]) and (marks[-1] or len(marks) == 5) for marks in are_ends)
         written = [[token for token in ids[len(prompt) :] if token not in made.rollouts.end_ids] for ids, _ in sequences]
         scores = judge.scores([row.values["prompt"] + response_text(made.rollouts, prompt, ids, is_cut=True) for ids in written], 8)
         assert all(score >= after - 1e-6 for score, after in pairwise(scores))
@@ -106,9 +97,12 @@ def test_the_draws_depend_on_the_seed_and_the_prompts_alone(place: Path) -> None
     assert as_lists[0] == as_lists[1] != as_lists[2]
 
 
-def test_other_feedback_has_another_place_in_the_cache(place: Path) -> None:
+def test_other_feedback_has_another_place_in_the_cache(place: Path, tmp_path: Path) -> None:
     prints = [encoder(feedback(place, seed)).fingerprint() for seed in (1, 1, 2)]
-    others = [{"judge": str(place / "other-judge")}, {"completions": 3}, {"temperature": 2.0}, {"max_new_tokens": 4}]
+    other = load(place / "judge")
+    other.model.head.classes.weight.data += 1
+    other.save(tmp_path / "other")
+    others = [{"judge": str(tmp_path / "other")}, {"completions": 3}, {"temperature": 2.0}, {"max_new_tokens": 4}]
     prints += [encoder(feedback(place, **fields)).fingerprint() for fields in (*others, {"of": {"kind": "dpo", "chat": True}})]
     assert prints[0] == prints[1]
     assert len({*prints}) == len(prints) - 1
@@ -124,16 +118,16 @@ def test_a_prompt_whose_responses_are_equally_good_is_dropped(place: Path, monke
 
 def test_a_reward_model_learns_from_it_and_names_its_makers(place: Path, tfkit: Callable[..., Done]) -> None:
     tfkit("finetune", "feedback.yaml", "--run", "scores").exits(0, "12 rows")
-    facts = json.loads((place / "scores" / "checkpoints" / "step-000004" / "tfkit.json").read_text())
+    facts = read_json(place / "scores" / "checkpoints" / "step-000004" / "tfkit.json")
     assert facts["objective"] == "reward"
     assert [parent["role"] for parent in facts["lineage"]["parents"]] == ["start", "policy", "judge"]
     pinned = (place / "scores" / "recipe.yaml").read_text()
     assert all(parent["sha256"] in pinned for parent in facts["lineage"]["parents"])
     tfkit("finetune", "feedback.yaml", "--run", "again").exits(0, "from the cache")
     assert hashes(place / "again", 4) == hashes(place / "scores", 4)
-    (place / "pairs.jsonl").write_text('{"prompt": "the cat", "chosen": " sat", "rejected": " ran fast"}\n', encoding="utf-8")
+    write_rows(place / "pairs.jsonl", [{"prompt": "the cat", "chosen": " sat", "rejected": " ran fast"}])
     scored = tfkit("evaluate", "--from", "scores", "--data", "pairs.jsonl", "--json", "carbon.enabled=false").exits(0)
-    assert json.loads(scored.out)["metrics"]["accuracy"] in (0.0, 1.0)
+    assert scored.document["metrics"]["accuracy"] in (0.0, 1.0)
     why = "there are no rows to score: the recipe has prompts, to which its training sampled completions; give rows of reward as --data F"
     for words in (["--from", "scores"], ["scores/recipe.yaml", "--from", "scores"]):  # which has data.validation
         tfkit("evaluate", *words, "carbon.enabled=false").exits(2, why)
@@ -141,14 +135,13 @@ def test_a_reward_model_learns_from_it_and_names_its_makers(place: Path, tfkit: 
 
 def test_dpo_learns_from_it_too(place: Path, tfkit: Callable[..., Done]) -> None:
     done = tfkit("finetune", "feedback.yaml", "objective.of={kind: dpo}", "--run", "direct", "--json").exits(0)
-    assert json.loads(done.out)["before"]["loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert done.document["before"]["loss"] == pytest.approx(0.6931, abs=1e-4)
     assert load(place / "direct").config.head.kind == "lm"
 
 
 def test_inspect_shows_the_responses_in_their_order(tfkit: Callable[..., Done]) -> None:
-    done = tfkit("inspect", "feedback.yaml", "--show", "1").exits(0)
-    assert "choice 0" in done.out
-    assert "label: 1.0" in done.out
+    shown = tfkit("inspect", "feedback.yaml", "--show", "1").exits(0).out
+    assert ("choice 0" in shown, "label: 1.0" in shown) == (True, True)
 
 
 def test_a_policy_holds_the_rows_of_the_model(place: Path) -> None:
@@ -160,14 +153,18 @@ def test_a_policy_holds_the_rows_of_the_model(place: Path) -> None:
         feedback(place, policy=str(place / "short"))
 
 
-def test_what_does_not_fit_is_refused(place: Path, tfkit: Callable[..., Done]) -> None:
-    done = tfkit("finetune", "feedback.yaml", "objective.policy=judge", "--run", "no")
-    assert (done.code, "objective.policy: judge cannot write for this model:\n  it does not continue a text" in done.err) == (4, True)
-    tfkit("finetune", "feedback.yaml", "objective.judge=base", "--run", "no").exits(4, "objective.judge: base is not a text classifier")
-    for name in ("policy", "judge"):
-        done = tfkit("finetune", "feedback.yaml", f"objective.{name}_sha256={'a' * 64}", "--run", "no")
-        assert (done.code, f"objective.{name}: {('base', 'judge')[name == 'judge']} has changed" in done.err) == (4, True)
-    tfkit("finetune", "feedback.yaml", "objective.completions=1", "--run", "no").exits(2, "objective.completions: must be at least 2")
+@pytest.mark.parametrize(
+    ("field", "code", "said"),
+    [
+        ("policy=judge", 4, "objective.policy: judge cannot write for this model:\n  it does not continue a text"),
+        ("judge=base", 4, "objective.judge: base is not a text classifier"),
+        (f"policy_sha256={'a' * 64}", 4, "objective.policy: base has changed"),
+        (f"judge_sha256={'a' * 64}", 4, "objective.judge: judge has changed"),
+        ("completions=1", 2, "objective.completions: must be at least 2"),
+    ],
+)
+def test_what_does_not_fit_is_refused(place: Path, tfkit: Callable[..., Done], field: str, code: int, said: str) -> None:
+    tfkit("finetune", "feedback.yaml", f"objective.{field}", "--run", "no").exits(code, said)
     assert not (place / "no" / "checkpoints").exists()
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_chats import FORMATS, chat_codec
-from tiny_files import parse_rows, read_rows, write_rows
+from tiny_files import parse_rows, read_json, read_rows, write_rows
 from tiny_rollouts import policy
 from tiny_runs import run_tfkit
 
@@ -44,7 +44,7 @@ def checkpoint(folder: Path, tokenizer: Tokenizer, stated: list[int], **changes:
     model = policy(vocab_size=tokenizer.size, context_length=160, **changes)
     save_model(folder, model.config, model.state_dict(), tokenizer)
     path = folder / "generation_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"eos_token_id": stated}), encoding="utf-8")
+    path.write_text(json.dumps(read_json(path) | {"eos_token_id": stated}), encoding="utf-8")
     return folder
 
 
@@ -56,7 +56,6 @@ class ReadingRules(Rules):
         self.texts: list[str] = []
 
     def __call__(self, row: PromptRow, text: str) -> Reward:
-        """Record the text."""
         self.texts.append(text)
         return Reward(1.0, True)
 
@@ -68,14 +67,9 @@ def objectives(context: ModelContext, chat: bool) -> Iterator[RolloutObjective]:
 
 
 @settings(max_examples=8, deadline=None)
-@given(
-    stated=st.lists(st.integers(0, TALKER.size - 1), unique=True, max_size=120),
-    has_template=st.booleans(),
-    is_chat=st.booleans(),
-    seed=st.integers(0, 9),
-)
+@given(st.lists(st.integers(0, TALKER.size - 1), unique=True, max_size=120), st.booleans(), st.booleans(), st.integers(0, 9))
 def test_a_response_has_an_end_only_as_its_last_token(
-    stated: list[int], has_template: bool, is_chat: bool, seed: int, tmp_path_factory: pytest.TempPathFactory
+    tmp_path_factory: pytest.TempPathFactory, stated: list[int], has_template: bool, is_chat: bool, seed: int
 ) -> None:
     tokenizer = TALKER if has_template else chat_codec("chatml")
     folder = checkpoint(tmp_path_factory.mktemp("ends") / "model", tokenizer, stated)
@@ -130,28 +124,17 @@ def test_an_adapter_has_the_ends_of_its_base_or_its_own(tmp_path: Path, run: Cal
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Run a command in a folder with conversations, prompts and recipes; return its output."""
     monkeypatch.chdir(tmp_path)
-    rows = [{"prompt": text, "completion": f"{number} mats"} for number, text in enumerate(PROMPTS)]
-    write_rows(tmp_path / "rows.jsonl", rows)
-    asked = [{"prompt": [{"role": "user", "content": text}]} for text in PROMPTS]
-    write_rows(tmp_path / "asked.jsonl", asked)
-    common = "model: {from: base}\ntraining: {steps: 1, batch_size: 2, precision: fp32}\ncarbon: {enabled: false}\noptimizer: {lr: 1e-30}\n"
-    common += f"generation: {{temperature: 0, max_new_tokens: {LONGEST}, prompts: {json.dumps(PROMPTS)}}}\nevaluation: {{every: 1}}\n"
-    (tmp_path / "chat.yaml").write_text(
-        common + "objective: {kind: chat}\ndata: {train: [{path: rows.jsonl}], validation: [{path: rows.jsonl}]}\n", encoding="utf-8"
-    )
-    (tmp_path / "grpo.yaml").write_text(
-        common.replace(f", prompts: {json.dumps(PROMPTS)}", "")
-        + f"objective: {{kind: grpo, rules: [{{kind: valid_json}}], max_new_tokens: {LONGEST}, temperature: 1e-4, prompts: 1,"
-        + " completions: 2}\n"
-        + "data: {train: [{path: asked.jsonl}], validation: [{path: asked.jsonl}]}\n",
-        encoding="utf-8",
-    )
-
-    def run(*words: str) -> str:
-        done = run_tfkit(tmp_path, [*words]).exits(0)
-        return done.out
-
-    return run
+    write_rows(tmp_path / "rows.jsonl", [{"prompt": text, "completion": f"{number} mats"} for number, text in enumerate(PROMPTS)])
+    write_rows(tmp_path / "asked.jsonl", [{"prompt": [{"role": "user", "content": text}]} for text in PROMPTS])
+    training = {"steps": 1, "batch_size": 2, "precision": "fp32"}
+    common = {"model": {"from": "base"}, "training": training, "carbon": {"enabled": False}, "optimizer": {"lr": 1e-30}}
+    common |= {"evaluation": {"every": 1}, "generation": {"temperature": 0, "max_new_tokens": LONGEST}}
+    sampling = {"max_new_tokens": LONGEST, "temperature": 1e-4, "prompts": 1, "completions": 2}
+    for kind, rows, fields in (("chat", "rows", {}), ("grpo", "asked", {"rules": [{"kind": "valid_json"}], **sampling})):
+        data = {part: [{"path": f"{rows}.jsonl"}] for part in ("train", "validation")}
+        recipe = common | {"objective": {"kind": kind, **fields}, "data": data}
+        (tmp_path / f"{kind}.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    return lambda *words: run_tfkit(tmp_path, words).exits(0).out
 
 
 @pytest.mark.thorough
@@ -165,15 +148,15 @@ def test_every_command_writes_the_same_texts(tmp_path: Path, run: Callable[..., 
     texts = [line["completion"].strip() for line in generated]
     assert {line["finish"] for line in generated} >= {"stop"}
     assert any(texts)
-    run("finetune", "chat.yaml", "--run", "talk")
+    run("finetune", "chat.yaml", "--run", "talk", f"generation.prompts={json.dumps(PROMPTS)}")
     [sampled] = [record["samples"] for record in read_rows(tmp_path / "talk" / "metrics.jsonl") if "samples" in record]
     found = {"samples in training": [one["completion"].strip() for one in sampled]}
     run("evaluate", "chat.yaml", "--from", "base", "--predictions", "scored.jsonl")
-    found["evaluate"] = [line["text"] for line in parse_rows((tmp_path / "scored.jsonl").read_text("utf-8"))]
+    found["evaluate"] = [line["text"] for line in read_rows(tmp_path / "scored.jsonl")]
     run("predict", "--from", "base", "--data", "rows.jsonl", "--out", "predicted.jsonl", *settings)
-    found["predict"] = [line["prediction"] for line in parse_rows((tmp_path / "predicted.jsonl").read_text("utf-8"))]
+    found["predict"] = [line["prediction"] for line in read_rows(tmp_path / "predicted.jsonl")]
     run("finetune", "grpo.yaml", "--run", "rewarded")
     run("evaluate", "--from", "rewarded", "--predictions", "rewarded.jsonl")
-    found["rollouts"] = [line["response"].strip() for line in parse_rows((tmp_path / "rewarded.jsonl").read_text("utf-8"))]
+    found["rollouts"] = [line["response"].strip() for line in read_rows(tmp_path / "rewarded.jsonl")]
     assert found == dict.fromkeys(found, texts)
     assert {*load(base).eos_ids} == {*load(tmp_path / "talk").eos_ids} == {*load(tmp_path / "rewarded").eos_ids}

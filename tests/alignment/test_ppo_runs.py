@@ -1,16 +1,14 @@
 """PPO in the real commands: trained, killed within its steps, resumed, evaluated, refused."""
 
-import contextlib
-import json
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_files import write_rows
-from tiny_runs import Done, exact, hashes, records, run_tfkit, strike
-from tiny_worlds import write_world
+from tiny_files import edit_config, read_json, write_rows
+from tiny_runs import Done, exact, hashes, run_here, strike
+from tiny_worlds import evaluations, steps, write_world
 
 from tfkit import predict
 from tfkit.adapters import load
@@ -28,8 +26,7 @@ data:
   pretraining: [{path: corpus}]
 objective:
   {kind: ppo, rules: [{kind: contains, text: a}], reward: scores, value: critic, gold: judge, value_lr: 3e-3, prompts: 4, completions: 2,
-   inner_epochs: 2,
-   max_new_tokens: 5, ptx_weight: 0.5, ptx_ratio: 2, kl_target: 0.5, kl_horizon: 100}
+   inner_epochs: 2, max_new_tokens: 5, ptx_weight: 0.5, ptx_ratio: 2, kl_target: 0.5, kl_horizon: 100}
 optimizer: {kind: adamw, lr: 5e-3, eps: 1e-5}
 training: {steps: 6, batch_size: 4, micro_batch_size: 2, precision: fp32, log_every: 1}
 checkpoint: {every: 1, keep: 9}
@@ -39,7 +36,6 @@ carbon: {enabled: false}
 
 
 REWARD = """
-# A reward model, for tests.
 model: {from: base}
 data: {train: [{path: pairs.jsonl}]}
 objective: {kind: reward}
@@ -52,13 +48,12 @@ carbon: {enabled: false}
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with prompts, a policy to start from, a judge, and a reward model."""
     folder = tmp_path_factory.mktemp("ppo")
-    words = write_world(folder, "judge")
+    words = write_world(folder)
     pairs = [{"prompt": " ".join(words[i : i + 4]), "chosen": " cat sat", "rejected": f" {words[i]} ran"} for i in range(40)]
     write_rows(folder / "pairs.jsonl", pairs)
     (folder / "ppo.yaml").write_text(RECIPE, encoding="utf-8")
     (folder / "reward.yaml").write_text(REWARD, encoding="utf-8")
-    words_ = [str(folder / "reward.yaml"), "--from", str(folder / "base"), f"data.train.0.path={folder}/pairs.jsonl"]
-    run_tfkit(folder, ["finetune", *words_, "--run", str(folder / "scores"), "--threads", "1"]).exits(0)
+    run_here(["finetune", "reward.yaml", "--run", "scores", "--threads", "1"], folder).exits(0)
     shutil.copytree(folder / "scores" / "checkpoints" / "step-000004", folder / "critic")
     return folder
 
@@ -66,22 +61,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(place: Path) -> Path:
     """Return the run that was never stopped."""
-    with contextlib.chdir(place):
-        run_tfkit(place, ["finetune", "ppo.yaml", "--run", "whole", "--threads", "1"]).exits(0)
+    run_here(["finetune", "ppo.yaml", "--run", "whole", "--threads", "1"], place).exits(0)
     return place / "whole"
 
 
 def test_its_log_has_what_papers_plot(whole: Path) -> None:
-    steps = [record for record in records(whole) if "loss" in record]
+    found = steps(whole)
     wanted = {"policy_loss", "value_loss", "ptx_loss", "reward", "kl", "entropy", "clip_fraction", "largest_ratio", "approximate_kl"}
     wanted |= {"gold", "explained_variance", "response_length", "ended", "value_grad_norm", "beta"}
-    assert all(wanted <= step.keys() for step in steps)
-    assert [step["largest_ratio"] == 1.0 for step in steps[::2]] == [True, False, True]  # an iteration has four steps
-    assert steps[0]["kl"] == 0.0 < steps[-1]["kl"]
-    assert steps[-1]["ptx_loss"] < steps[0]["ptx_loss"]
-    scores = [record["evaluation"] for record in records(whole) if "evaluation" in record]
-    assert [*scores[-1]] == ["reward", "accuracy", "gold", "kl", "response_length", "ended"]
-    assert 0 < scores[-1]["gold"] < 1
+    assert all(wanted <= step.keys() for step in found)
+    assert [step["largest_ratio"] == 1.0 for step in found[::2]] == [True, False, True]  # an iteration has four steps
+    assert found[0]["kl"] == 0.0 < found[-1]["kl"]
+    assert found[-1]["ptx_loss"] < found[0]["ptx_loss"]
+    scores = evaluations(whole)[STEPS]
+    assert [*scores] == ["reward", "accuracy", "gold", "kl", "response_length", "ended"]
+    assert 0 < scores["gold"] < 1
 
 
 def test_a_checkpoint_has_both_models_and_names_what_they_come_from(whole: Path) -> None:
@@ -90,7 +84,7 @@ def test_a_checkpoint_has_both_models_and_names_what_they_come_from(whole: Path)
     assert "companions/value/weights/head.classes.weight" in saved
     assert "loader/ids" in saved  # step 6 is within the second iteration
     assert "head.classes.weight" not in read_header(checkpoint / "model.safetensors")
-    facts = json.loads((checkpoint / "tfkit.json").read_text())
+    facts = read_json(checkpoint / "tfkit.json")
     assert [parent["role"] for parent in facts["lineage"]["parents"]] == ["start", "reward", "gold", "value"]
     assert len(facts["data"]["pretraining"]) == 1
 
@@ -112,9 +106,7 @@ def test_it_is_evaluated_without_its_value_model(whole: Path, place: Path, tfkit
         done = tfkit("evaluate", "--from", f"whole/checkpoints/step-{STEPS:06d}", "--json", "carbon.enabled=false")
     finally:
         (place / "gone").rename(place / "critic")
-    assert done.code == 0, done.err
-    trained = next(record["evaluation"] for record in reversed(records(whole)) if "evaluation" in record)
-    found = json.loads(done.out)["metrics"]
+    found, trained = done.exits(0).document["metrics"], evaluations(whole)[STEPS]
     assert {name: found[name] for name in trained} == pytest.approx(trained)
 
 
@@ -130,18 +122,23 @@ def test_the_gold_score_is_what_predict_says_of_the_last_class(whole: Path, plac
     assert len({round(score, 6) for score in found[:4]}) == 4
 
 
-def test_what_does_not_fit_is_refused(tfkit: Callable[..., Done]) -> None:
-    tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.gold=base").exits(4, "objective.gold: base is not a text classifier")
-    shutil.copytree("judge/checkpoints/step-000004", "labels", ignore=shutil.ignore_patterns("manifest.json", "config.json"))
-    config = json.loads(Path("judge/checkpoints/step-000004/config.json").read_text(encoding="utf-8"))
-    Path("labels/config.json").write_text(json.dumps(config | {"problem_type": "multi_label_classification"}), encoding="utf-8")
-    refused = "objective.gold: labels is not a text classifier, but gives a text any number of labels"
-    tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.gold=labels").exits(4, refused)
-    done = tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.value=base")
-    assert (done.code, "objective.value: base cannot judge" in done.err) == (4, True), done.err
-    assert "it does not give a text one number" in done.err
-    done = tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.reward=base", "objective.value=null")
-    assert (done.code, "objective.reward: base cannot judge" in done.err) == (4, True), done.err  # not the value model that begins as it
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["objective.gold=base"], ["objective.gold: base is not a text classifier"]),
+        (["objective.gold=labels"], ["objective.gold: labels is not a text classifier, but gives a text any number of labels"]),
+        (["objective.value=base"], ["objective.value: base cannot judge", "it does not give a text one number"]),
+        # not the value model that begins as it
+        (["objective.reward=base", "objective.value=null"], ["objective.reward: base cannot judge"]),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(place: Path, tfkit: Callable[..., Done], words: list[str], said: list[str]) -> None:
+    shutil.copytree("judge/checkpoints/step-000004", "labels", ignore=shutil.ignore_patterns("manifest.json"), dirs_exist_ok=True)
+    edit_config(place / "labels", problem_type="multi_label_classification")
+    tfkit("finetune", "ppo.yaml", "--run", "refused", *words).exits(4, *said)
+
+
+def test_fields_that_do_not_fit_are_refused(tfkit: Callable[..., Done]) -> None:
     for word, reason in {
         "objective={kind: ppo, value: critic}": "objective: nothing is rewarded",
         "objective={kind: ppo, rules: [{kind: valid_json}]}": "objective.value: there is no reward model from which the value model",

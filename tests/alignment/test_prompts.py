@@ -34,8 +34,7 @@ def objective(folder: Path, tokenizer: Tokenizer, **fields: Any) -> GRPO:
 
 
 def encoded(folder: Path, made: GRPO, *rows: dict[str, Any]) -> list[Encoded | BadRow]:
-    path = folder / "rows.jsonl"
-    write_rows(path, rows)
+    path = write_rows(folder / "rows.jsonl", rows)
     return made.encode(list(open_source(SourceSection(path=str(path)), "all", None, roles=made.section.roles).rows()))
 
 
@@ -48,16 +47,10 @@ def test_messages_go_through_the_template_up_to_where_the_answer_begins(tmp_path
     answered = {"messages": [USER, {"role": "assistant", "content": "42"}], "answer": 42}
     shared = {"conversations": [{"from": "human", "value": "the cat"}, {"from": "gpt", "value": "42"}], "answer": "42"}
     rows = encoded(tmp_path, made, {"prompt": [USER], "answer": [42, "x"]}, answered, shared, {"prompt": "the cat", "answer": 42.0})
-    by_template = TALKER.decode(ids(rows[0]))
-    assert by_template.endswith("the cat<|im_end|>\n<|im_start|>assistant\n")
+    assert TALKER.decode(ids(rows[0])).endswith("the cat<|im_end|>\n<|im_start|>assistant\n")
     assert ids(rows[1]) == ids(rows[2]) == ids(rows[0])
     assert TALKER.decode(ids(rows[3]), skip_special_tokens=True) == "the cat"
-    assert [json.loads(stored_text(one.example(), "answers")) for one in rows] == [
-        ["42", "x"],
-        ["42"],
-        ["42"],
-        ["42"],
-    ]
+    assert [json.loads(stored_text(one.example(), "answers")) for one in rows] == [["42", "x"], *[["42"]] * 3]
     assert stored_text(rows[0].example(), "prompt") == "the cat"
     parts, called = [{"type": "text", "text": "the "}, {"type": "text", "text": "cat"}], [{"function": {"name": "f", "arguments": {}}}]
     in_parts = encoded(tmp_path, made, {"prompt": [{**USER, "content": parts}], "answer": 42})[0]
@@ -82,16 +75,14 @@ def test_an_answer_at_the_end_of_a_dialogue_is_no_part_of_the_prompt(tmp_path: P
 def test_a_policy_without_a_template_or_an_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"rows.jsonl:1: .* messages, but .* no chat template"):
         encoded(tmp_path, objective(tmp_path, codec()), {"prompt": [USER], "answer": 1})
-    endless = codec()
     with pytest.raises(ModelError, match="no token that ends a text"):
-        objective(tmp_path, Tokenizer.from_json(endless.tokenizer_json, {}))
+        objective(tmp_path, Tokenizer.from_json(codec().tokenizer_json, {}))
 
 
 def test_rows_that_cannot_be_used_are_bad_ones(tmp_path: Path) -> None:
-    made = objective(tmp_path, codec(), max_new_tokens=60)
-    rows = (("abc", 1), ("abcab", 1), ("ab", " "), ("", 1))
-    found = encoded(tmp_path, made, *({"prompt": text, "answer": answer} for text, answer in rows))
-    assert isinstance(found[0], Encoded)
-    assert [one.kind for one in found[1:]] == ["no room for a response", "no answer", "an empty prompt"]
+    rows = [{"prompt": text, "answer": answer} for text, answer in (("abc", 1), ("abcab", 1), ("ab", " "), ("", 1))]
+    good, *bad = encoded(tmp_path, objective(tmp_path, codec(), max_new_tokens=60), *rows)
+    assert isinstance(good, Encoded)
+    assert [one.kind for one in bad] == ["no room for a response", "no answer", "an empty prompt"]
     free = objective(tmp_path, codec(), rules=[{"kind": "valid_json"}])
     assert isinstance(encoded(tmp_path, free, {"prompt": "ab"})[0], Encoded)

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tfkit.alignment import rewards
 from tfkit.alignment.response_sampling import response_text
-from tfkit.alignment.rewards import PromptRow, Rules, compile_limited, last_number
+from tfkit.alignment.rewards import PromptRow, Reward, Rules, compile_limited, last_number
 from tfkit.alignment.user_code import CodePermission
 from tfkit.errors import UsageError
 from tfkit.objectives.rollouts import GroupBaseline, Rollouts
@@ -46,27 +46,13 @@ def rule(**values: Any) -> Any:
 )
 def test_each_rule(section: dict[str, Any], good: list[str], bad: list[str]) -> None:
     rules = Rules([rule(**section)], ALL)
-    assert {text: rules(ROW, text) for text in good} == dict.fromkeys(good, (rules(ROW, good[0])))
-    assert rules(ROW, good[0]).value == 1
-    assert rules(ROW, good[0]).is_full
-    assert {text: (rules(ROW, text).value, rules(ROW, text).is_full) for text in bad} == dict.fromkeys(bad, (0.0, False))
+    wanted = dict.fromkeys(good, Reward(1.0, True)) | dict.fromkeys(bad, Reward(0.0, False))
+    assert {text: rules(ROW, text) for text in wanted} == wanted
 
 
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("1,234.5 km", "1234.5"),
-        ("5-3", "3"),
-        ("x = -3", "-3"),
-        (".5", "0.5"),
-        ("a1 b2", "2"),
-        ("none", None),
-        ("1e999999999999999999999", None),
-    ],
-)
-def test_the_last_number_of_a_text(text: str, number: str | None) -> None:
-    found = last_number(text)
-    assert found == (None if number is None else type(found)(number))
+def test_the_last_number_of_a_text() -> None:
+    texts = {"1,234.5 km": 1234.5, "5-3": 3, "x = -3": -3, ".5": 0.5, "a1 b2": 2, "none": None, "1e999999999999999999999": None}
+    assert {text: last_number(text) for text in texts} == texts
 
 
 @given(
@@ -98,59 +84,90 @@ def test_half_a_character_after_the_answer_makes_another_text() -> None:
 
 def test_weights_of_several_rules() -> None:
     rules = Rules([rule(kind="number", weight=2.0), rule(kind="regex", pattern=r"\.$", weight=-0.5)], ALL)
-    assert [rules(ROW, text).value for text in ("42", "42.", "7.", "7")] == [2.0, 1.5, -0.5, 0.0]
-    assert [rules(ROW, text).is_full for text in ("42", "42.", "7.", "7")] == [False, True, False, False]
+    wanted = {"42": Reward(2.0, False), "42.": Reward(1.5, True), "7.": Reward(-0.5, False), "7": Reward(0.0, False)}
+    assert {text: rules(ROW, text) for text in wanted} == wanted
+
+
+MINE = """
+class Own(BaseException): pass
+def reward(row, text): row["answers"].clear(); return len(text) / 4
+def fails(row, text): raise KeyError(row["prompt"])
+def ends(row, text): raise SystemExit(3)
+def raises(row, text): raise Own("beyond Exception")
+def leaves(row, text): raise GeneratorExit
+def nan(row, text): return float("nan")
+def huge(row, text): return -1e308
+def whole(row, text): return 10 ** 400
+def large(row, text): return 1e6
+"""
+
+
+def of_code(folder: Path, code: str, function: str = "mine.py:reward") -> Rules:
+    """Write mine.py, and return a rule that is a function of it."""
+    (folder / "mine.py").write_text(code)
+    return Rules([rule(kind="python", function=f"{folder}/{function}", allow_code=True)], ALL)
 
 
 def test_a_function_of_the_users_own(tmp_path: Path) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text(
-        "def reward(row, text):\n    row['answers'].clear()\n    return len(text) / 4\n\n\n"
-        "def nan(row, text):\n    return float('nan')\n\n\ndef fails(row, text):\n    raise KeyError(row['prompt'])\n\n\n"
-        "def ends(row, text):\n    raise SystemExit(3)\n\n\nclass Own(BaseException):\n    pass\n\n\n"
-        "def raises(row, text):\n    raise Own('beyond Exception')\n\n\ndef leaves(row, text):\n    raise GeneratorExit\n\n\n"
-        "def huge(row, text):\n    return -1e308\n\n\ndef whole(row, text):\n    return 10 ** 400\n\n\n"
-        "def large(row, text):\n    return 1e6\n"
-    )
-    mine = Rules([rule(kind="python", function=f"{file}:reward", allow_code=True)], ALL)
-    assert [mine(ROW, text).value for text in ("ab", "abcd")] == [0.5, 1.0]
-    assert [mine(ROW, text).is_full for text in ("ab", "abcd")] == [False, True]
+    mine = of_code(tmp_path, MINE)
+    assert [(mine(ROW, text).value, mine(ROW, text).is_full) for text in ("ab", "abcd")] == [(0.5, False), (1.0, True)]
     assert ROW.answers == ["42", "forty-two"]
-    assert Rules([rule(kind="python", function=f"{file}:large", allow_code=True)], ALL)(ROW, "42").value == 1e6
-    reasons = {"nan": "gave nan", "huge": r"gave -1e\+308 .* at most 1,000,000", "whole": "OverflowError", "fails": "KeyError"}
-    reasons |= {"ends": "SystemExit: 3", "raises": "Own: beyond Exception", "leaves": "GeneratorExit"}
-    for name, reason in reasons.items():
-        with pytest.raises(UsageError, match=rf"sums.jsonl:3: .*{name} .*{reason}|sums.jsonl:3: .*{reason}"):
-            Rules([rule(kind="python", function=f"{file}:{name}", allow_code=True)], ALL)(ROW, "42")
-    for named, reason in ((f"{file}:no_such", "has no function"), (f"{tmp_path}/none.py:f", "does not exist")):
-        with pytest.raises(UsageError, match=f"objective.rules.0: .*{reason}"):
-            Rules([rule(kind="python", function=named, allow_code=True)], ALL)
-    for script, reason in (("1 / 0\n", "ZeroDivisionError"), ("import sys\nsys.exit()\n", "SystemExit")):
-        file.write_text(script)
-        with pytest.raises(UsageError, match=reason):
-            Rules([rule(kind="python", function=f"{file}:reward", allow_code=True)], ALL)
+    assert of_code(tmp_path, MINE, "mine.py:large")(ROW, "42").value == 1e6
     with pytest.raises(ValidationError, match="allow_code"):
-        rule(kind="python", function=f"{file}:reward")
+        rule(kind="python", function=f"{tmp_path}/mine.py:reward")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nan", "gave nan"),
+        ("huge", r"gave -1e\+308 .* at most 1,000,000"),
+        ("whole", "OverflowError"),
+        ("fails", "KeyError"),
+        ("ends", "SystemExit: 3"),
+        ("raises", "Own: beyond Exception"),
+        ("leaves", "GeneratorExit"),
+    ],
+)
+def test_a_function_that_gives_no_reward_is_an_error_with_the_row(tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=rf"sums.jsonl:3: .*{name} .*{reason}|sums.jsonl:3: .*{reason}"):
+        of_code(tmp_path, MINE, f"mine.py:{name}")(ROW, "42")
+
+
+@pytest.mark.parametrize(
+    ("code", "function", "reason"),
+    [
+        (MINE, "mine.py:no_such", "objective.rules.0: .*has no function"),
+        (MINE, "none.py:f", "objective.rules.0: .*does not exist"),
+        ("1 / 0", "mine.py:reward", "ZeroDivisionError"),
+        ("import sys; sys.exit()", "mine.py:reward", "SystemExit"),
+    ],
+)
+def test_a_file_without_the_function_is_an_error(tmp_path: Path, code: str, function: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        of_code(tmp_path, code, function)
+
+
+PARTS = """
+from __future__ import annotations
+import pickle
+from dataclasses import dataclass
+@dataclass
+class Parts: value: float = VALUE
+def reward(row, text): return pickle.loads(pickle.dumps(Parts())).value
+"""
 
 
 def test_the_file_of_a_users_function_may_have_dataclasses_with_annotations_that_are_texts(tmp_path: Path) -> None:
-    for folder, value in (("first", 1), ("second", 2)):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "mine.py").write_text(
-            "from __future__ import annotations\n\nimport pickle\nfrom dataclasses import dataclass\n\n\n"
-            f"@dataclass\nclass Parts:\n    value: float = {value}\n\n\n"
-            "def reward(row, text):\n    return pickle.loads(pickle.dumps(Parts())).value\n"
-        )
-    mine = [rule(kind="python", function=f"{tmp_path / folder}/mine.py:reward", allow_code=True) for folder in ("first", "second")]
-    assert Rules(mine, ALL)(ROW, "42").value == 3
+    for value in ("1", "2"):
+        (tmp_path / value).mkdir()
+    first, second = (of_code(tmp_path / value, PARTS.replace("VALUE", value)) for value in ("1", "2"))
+    assert (first(ROW, "42").value, second(ROW, "42").value) == (1, 2)
 
 
 def test_the_output_of_a_users_function_is_not_that_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "loud.py"
-    file.write_text(
-        "import sys\n\nprint('loaded')\n\n\ndef reward(row, text):\n    print('called')\n    sys.stdout.write(text)\n    return 1\n"
-    )
-    assert Rules([rule(kind="python", function=f"{file}:reward", allow_code=True)], ALL)(ROW, "42").is_full
+    code = "import sys\nprint('loaded')\ndef reward(row, text):\n    print('called')\n    sys.stdout.write(text)\n    return 1\n"
+    assert of_code(tmp_path, code)(ROW, "42").is_full
     assert capsys.readouterr() == ("", "loaded\ncalled\n42")
 
 
@@ -160,13 +177,9 @@ def test_an_unknown_rule_is_told_the_known_ones() -> None:
         RecipeText(Path("r.yaml"), text).read()
 
 
-ATOMS = [
-    *("a", "b", "A", ".", "^", "$", "*", "+", "?", "*?", "(", ")", "(?:", "|", "(?=", "(?!", "(?<=a)", "(?i:", "(?P<n>a)", "(?#[)"),
-    *("(?x)",),
-    *("[ab]", "[^a]", "[\\w-]", "[^\\W\\d_]", "[\\S^]", "[[a]", "[a[:b]", "[]a]", "[", "]", "{", "}", "{e}", "{}", "{1,2}", "{2}"),
-    *("{,2}", "#", " "),
-]
-ATOMS += [f"\\{letter}" for letter in "wWsSdDbBAZn1[{"] + ["²", "é"]
+ATOMS = ["a", "b", "A", ".", "^", "$", "*", "+", "?", "*?", "(", ")", "(?:", "|", "(?=", "(?!", "(?<=a)", "(?i:", "(?P<n>a)", "(?#[)"]
+ATOMS += ["[ab]", "[^a]", "[\\w-]", "[^\\W\\d_]", "[\\S^]", "[[a]", "[a[:b]", "[]a]", "[", "]", "{", "}", "{e}", "{}", "{1,2}", "{2}"]
+ATOMS += ["(?x)", "{,2}", "#", " ", *(f"\\{letter}" for letter in "wWsSdDbBAZn1[{"), "²", "é"]
 
 
 @settings(max_examples=300)

@@ -1,13 +1,24 @@
-"""A folder for runs on prompts: two files of prompts, a policy, and judges that classify texts."""
+"""A folder for runs on prompts: two files of prompts, a policy, and a judge that classifies texts; and what the log of a run has."""
 
 from pathlib import Path
+from typing import Any
 
 from tiny_files import write_rows
-from tiny_runs import pretrain, write_corpus, write_recipe
+from tiny_runs import pretrain, records, write_corpus, write_recipe
 
 
-def write_world(folder: Path, *judges: str) -> list[str]:
-    """Train the policy `base` and the judges, each with its own seed; return the words of the corpus."""
+def steps(run: Path) -> list[dict[str, Any]]:
+    """Return what the log has of each step."""
+    return [record for record in records(run) if "loss" in record]
+
+
+def evaluations(run: Path) -> dict[int, dict[str, float]]:
+    """Return the scores by step."""
+    return {record["step"]: record["evaluation"] for record in records(run) if "evaluation" in record}
+
+
+def write_world(folder: Path) -> list[str]:
+    """Train the policy `base` and the classifier `judge`; return the words of the corpus."""
     corpus = write_corpus(folder / "corpus")
     words = corpus.joinpath("0.txt").read_text(encoding="utf-8").split()
     for name, start in (("prompts", 0), ("others", 100)):
@@ -16,6 +27,5 @@ def write_world(folder: Path, *judges: str) -> list[str]:
     recipe = write_recipe(folder, corpus)
     pretrain(folder / "base", recipe, "training.steps=4").exits(0)
     given = ["objective={kind: classification}", f"data.train.0.path={folder}/labelled.jsonl", "training.steps=4"]
-    for seed, name in enumerate(judges):
-        pretrain(folder / name, recipe, *given, f"training.seed={seed}").exits(0)
+    pretrain(folder / "judge", recipe, *given, "training.seed=0").exits(0)
     return words

@@ -12,15 +12,20 @@ from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.naive_bayes import MultinomialNB
+from tiny_runs import Before
 
 from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.rows import Row
 from tfkit.evaluation import baselines as module
 from tfkit.evaluation.baselines import LabelNaiveBayes, NaiveBayes, baselines, has_baselines
 from tfkit.recipe.schema.objective_facts import SECTIONS
-from tfkit.recipe.schema.preference_sections import DPOSection, RewardSection
 
 WORDS = ["the", "cat", "dog", "sat", "on", "mat", "ran", "Fast", "slow", "red"]
+
+
+def found(kind: str, train: Any, scored: Any, metrics: Any = (), **fields: Any) -> dict[str, dict[str, float]]:
+    """Return the baselines of an objective."""
+    return baselines(SECTIONS[kind](kind=kind, **fields), train, scored, *([metrics] if metrics else []))
 
 
 def rows(*values: dict[str, Any]) -> list[Row]:
@@ -44,18 +49,18 @@ def test_classes_equal_scikit_learn() -> None:
     counts = CountVectorizer()
     bayes = MultinomialNB().fit(counts.fit_transform(texts[0]), labels[0]).predict(counts.transform(texts[1]))
     often = DummyClassifier().fit(texts[0], labels[0]).predict(texts[1])
-    found = baselines(SECTIONS["classification"](kind="classification"), train, iter(scored))
+    scores = found("classification", train, iter(scored))
     for name, predicted in {"naive_bayes": bayes, "most_frequent_class": often}.items():
-        assert found[name]["accuracy"] == accuracy_score(labels[1], predicted)
-        assert found[name]["f1_macro"] == pytest.approx(f1_score(labels[1], predicted, average="macro"))
-    assert found["naive_bayes"]["accuracy"] > found["most_frequent_class"]["accuracy"]
+        assert scores[name]["accuracy"] == accuracy_score(labels[1], predicted)
+        assert scores[name]["f1_macro"] == pytest.approx(f1_score(labels[1], predicted, average="macro"))
+    assert scores["naive_bayes"]["accuracy"] > scores["most_frequent_class"]["accuracy"]
 
 
 def test_the_words_of_two_texts_are_apart() -> None:
     """The same words in the other order: the class is known by the side alone."""
     pairs = [("good", "bad", "yes"), ("bad", "good", "no")] * 3
     of_pairs = rows(*({"text": text, "pair": pair, "label": label} for text, pair, label in pairs))
-    assert baselines(SECTIONS["classification"](kind="classification"), of_pairs, of_pairs)["naive_bayes"]["accuracy"] == 1
+    assert found("classification", of_pairs, of_pairs)["naive_bayes"]["accuracy"] == 1
 
 
 def test_words_beyond_the_limit_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,22 +72,15 @@ def test_words_beyond_the_limit_are_unknown(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_each_label_has_its_own_naive_bayes() -> None:
-    section = SECTIONS["multi_label"](kind="multi_label")
-    train = rows(
-        *({"text": f"{word} film", "labels": labels} for word, labels in (("sad", ["drama"]), ("funny", "comedy|film"), ("dull", "")) * 4),
-        {"text": "sad", "labels": "drama"},
-    )
+    films = (("sad", ["drama"]), ("funny", "comedy|film"), ("dull", "")) * 4
+    train = rows(*({"text": f"{word} film", "labels": labels} for word, labels in films), {"text": "sad", "labels": "drama"})
     scored = rows({"text": "sad", "labels": "drama"}, {"text": "funny", "labels": ["film", "comedy"]}, {"text": "dull", "labels": []})
-    found = baselines(section, train, scored)
-    assert found["naive_bayes"] == {"f1_micro": 1, "f1_macro": 1, "precision": 1, "recall": 1, "exact_match": 1}
-    assert found["most_frequent_labels"] == {
-        "f1_micro": pytest.approx(2 / 6),  # drama for all: 1 of 3, and 1 of the 3 there are
-        "f1_macro": pytest.approx(0.5 / 3),
-        "precision": pytest.approx(1 / 3),
-        "recall": pytest.approx(1 / 3),
-        "exact_match": pytest.approx(1 / 3),
-    }
-    assert [*baselines(section, None, scored)] == ["most_frequent_labels_of_scored_rows"]
+    scores = found("multi_label", train, scored)
+    assert scores["naive_bayes"] == {"f1_micro": 1, "f1_macro": 1, "precision": 1, "recall": 1, "exact_match": 1}
+    third = pytest.approx(1 / 3)  # drama for all: 1 of 3, and 1 of the 3 there are
+    often = {"f1_micro": third, "f1_macro": pytest.approx(0.5 / 3), "precision": third, "recall": third, "exact_match": third}
+    assert scores["most_frequent_labels"] == often
+    assert [*found("multi_label", None, scored)] == ["most_frequent_labels_of_scored_rows"]
 
 
 def exact_odds(train: list[tuple[str, set[int]]], words: str, label: int) -> Fraction:
@@ -106,12 +104,12 @@ def test_labels_together_are_as_likely_as_each_by_the_definition(train: list[tup
     together = LabelNaiveBayes(5)
     for text, labels in train:
         together.learn(text, sorted(labels))
-    found = list(together.classify(texts))
+    classified = list(together.classify(texts))
     for label in range(5):
         alone = NaiveBayes()
         for text, labels in train:
             alone.learn(text, str(label in labels))
-        for text, labels, one in zip(texts, found, alone.classify(texts), strict=True):
+        for text, labels, one in zip(texts, classified, alone.classify(texts), strict=True):
             odds = exact_odds(train, text, label)
             if odds != 1:
                 assert (label in labels) == (odds > 1) == (one == "True")
@@ -122,32 +120,22 @@ def many_labels(count: int) -> list[Row]:
     return rows(*({"text": f"word{number} all", "labels": [f"label{number}", "all"]} for number in range(count)))
 
 
-def test_thousands_of_labels_take_a_pass_together_not_one_each() -> None:
-    learned = 0
-
-    class Counted(LabelNaiveBayes):
-        def learn(self, words: Any, labels: Any) -> None:
-            nonlocal learned
-            learned += 1
-            super().learn(words, labels)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "LabelNaiveBayes", Counted)
-        patch.setattr(NaiveBayes, "learn", None)
+def test_thousands_of_labels_take_a_pass_together_not_one_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[object] = []
+    monkeypatch.setattr(NaiveBayes, "learn", None)
+    with Before(LabelNaiveBayes, "learn", lambda *_: learned.append(None)):
         scored = many_labels(3000)
-        found = baselines(SECTIONS["multi_label"](kind="multi_label"), scored, scored)
-    assert learned == 3000
-    assert found["naive_bayes"]["recall"] >= 0.5  # of the label that all have
+        assert found("multi_label", scored, scored)["naive_bayes"]["recall"] >= 0.5  # of the label that all have
+    assert len(learned) == 3000
 
 
 @pytest.mark.parametrize("kind", ["multi_label", "classification"])
 def test_a_naive_bayes_of_too_many_operations_is_left_out(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = many_labels(40) if kind == "multi_label" else rows(*({"text": f"word{i}", "label": str(i)} for i in range(40)))
-    section = SECTIONS[kind](kind=kind)
-    assert "naive_bayes" in baselines(section, data, data)
+    assert "naive_bayes" in found(kind, data, data)
     monkeypatch.setattr(module, "MAX_OPERATIONS", 1000)
     with pytest.warns(UserWarning, match="naive Bayes is left out of the baselines: it would take"):
-        assert [*baselines(section, data, data)] == ["most_frequent_labels" if kind == "multi_label" else "most_frequent_class"]
+        assert [*found(kind, data, data)] == ["most_frequent_labels" if kind == "multi_label" else "most_frequent_class"]
 
 
 TRAINED: dict[str, Any] = {
@@ -160,73 +148,65 @@ TRAINED: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", TRAINED)
 def test_baselines_learn_from_the_first_rows_alone_where_there_are_very_many(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    section, data = SECTIONS[kind](kind=kind), rows(*map(TRAINED[kind], [0, 0, 0, 0, *range(40)]))
-    few = baselines(section, data[:4], data)
-    assert few != baselines(section, data, data)
+    data = rows(*map(TRAINED[kind], [0, 0, 0, 0, *range(40)]))
+    few, all_rows = found(kind, data[:4], data), found(kind, data, data)
+    assert few != all_rows
     size = sum(len("".join(map(str, value)) if isinstance(value, list) else value) for row in data[:4] for value in row.values.values())
     monkeypatch.setattr(module, "MAX_CHARACTERS", size - 1)
     with pytest.warns(UserWarning, match="the baselines learn from the first 4 training rows"):
-        assert baselines(section, iter(data), data) == few
+        assert found(kind, iter(data), data) == few
     monkeypatch.setattr(module, "MAX_CHARACTERS", 10**6)
-    assert baselines(section, iter(data), data) == baselines(section, data, data)
+    assert found(kind, iter(data), data) == all_rows
 
 
 def test_each_word_has_its_most_frequent_tag() -> None:
-    section = SECTIONS["tagging"](kind="tagging")
     train = rows({"tokens": ["the", "cat", "sat"], "tags": ["O", "B-x", "O"]}, {"tokens": ["cat", "cat"], "tags": ["B-x", "O"]})
     scored = rows({"tokens": ["the", "cat", "new"], "tags": ["O", "B-x", "B-x"]}, {"tokens": ["no", "tag"], "tags": ["O"]})
-    found = baselines(section, train, scored)
-    assert found["most_frequent_tag"]["accuracy"] == pytest.approx(1 / 3)
-    assert found["most_frequent_tag_of_word"]["accuracy"] == pytest.approx(2 / 3)
-    assert found["most_frequent_tag_of_word"]["f1"] == pytest.approx(2 / 3)  # one of two names
-    of_scored = baselines(section, None, scored)["most_frequent_tag_of_scored_rows"]
-    assert of_scored["accuracy"] == pytest.approx(2 / 3)  # B-x
+    scores = found("tagging", train, scored)
+    assert scores["most_frequent_tag"]["accuracy"] == pytest.approx(1 / 3)
+    assert scores["most_frequent_tag_of_word"]["accuracy"] == pytest.approx(2 / 3)
+    assert scores["most_frequent_tag_of_word"]["f1"] == pytest.approx(2 / 3)  # one of two names
+    assert found("tagging", None, scored)["most_frequent_tag_of_scored_rows"]["accuracy"] == pytest.approx(2 / 3)  # B-x
 
 
 def test_a_number_has_the_mean_of_the_training_rows() -> None:
-    section = SECTIONS["classification"](kind="classification", regression=True)
     train, scored = rows({"text": "a", "label": "1"}, {"text": "b", "label": "3"}), rows({"text": "c", "label": "4"})
-    assert baselines(section, train, scored) == {"mean": {"rmse": 2.0}}
-    assert baselines(section, None, scored) == {"mean_of_scored_rows": {"rmse": 0.0}}
+    assert found("classification", train, scored, regression=True) == {"mean": {"rmse": 2.0}}
+    assert found("classification", None, scored, regression=True) == {"mean_of_scored_rows": {"rmse": 0.0}}
 
 
 def test_the_mean_is_that_of_the_numbers_that_the_model_learns() -> None:
     """Of a data set's class, the number in its name."""
-    section = SECTIONS["classification"](kind="classification", regression=True)
     labels = [ClassName("20", 0), ClassName("40", 1), "60", ClassName("eight", 8), "1e300"]
-    rows = [Row("", "rows", {"text": "", "label": label}) for label in labels]
-    expected = np.std([20, 40, 60, 8])
-    assert baselines(section, rows, rows)["mean"]["rmse"] == pytest.approx(expected)
+    data = rows(*({"text": "", "label": label} for label in labels))
+    assert found("classification", data, data, regression=True)["mean"]["rmse"] == pytest.approx(np.std([20, 40, 60, 8]))
 
 
 def test_choices_have_chance_and_the_longest() -> None:
     scored = rows({"context": "x", "choices": ["a", "bb"], "label": "1"}, {"context": "x", "choices": ["aaa", "b", "c", "d"], "label": "B"})
-    found = baselines(SECTIONS["multiple_choice"](kind="multiple_choice"), [], scored)
-    assert found == {"chance": {"accuracy": 0.375}, "longest_answer": {"accuracy": 0.5}}
+    assert found("multiple_choice", [], scored) == {"chance": {"accuracy": 0.375}, "longest_answer": {"accuracy": 0.5}}
 
 
 def test_a_question_has_the_sentence_that_is_like_it() -> None:
     context = "The dog ran. A cat sat on the mat! It was red."
     asked = [("Where sat the cat?", ["A cat sat on the mat!", "mat"]), ("Who ran?", ["The dog"]), ("Is it slow?", [])]
     values = [{"question": question, "context": context, "answers": [{"text": one} for one in right]} for question, right in asked]
-    section = SECTIONS["question_answering"](kind="question_answering", unanswerable=True)
-    found = baselines(section, None, rows(*values))
+    scores = found("question_answering", None, rows(*values), unanswerable=True)
     # "the" is an article; of "dog ran" one word of two is right; "It was red" is wrong where there is no answer
-    assert found["sentence_like_the_question"] == {"exact_match": pytest.approx(1 / 3), "f1": pytest.approx((1 + 2 / 3 + 0) / 3)}
-    assert found["no_answer"] == {"exact_match": pytest.approx(1 / 3), "f1": pytest.approx(1 / 3)}
-    assert "no_answer" not in baselines(section, None, rows(*values[:2]))
+    assert scores["sentence_like_the_question"] == {"exact_match": pytest.approx(1 / 3), "f1": pytest.approx((1 + 2 / 3 + 0) / 3)}
+    assert scores["no_answer"] == {"exact_match": pytest.approx(1 / 3), "f1": pytest.approx(1 / 3)}
+    assert "no_answer" not in found("question_answering", None, rows(*values[:2]), unanswerable=True)
 
 
 def test_a_text_is_compared_with_its_source() -> None:
-    section = SECTIONS["text_to_text"](kind="text_to_text")
     scored = rows({"source": "a b c d", "target": ["a b c d", "x"]}, {"source": "a b c d", "target": "z"}, {"source": "no", "target": [""]})
-    assert baselines(section, [], scored, ["exact_match"]) == {"source": {"exact_match": 0.5}}
-    assert not has_baselines(section, [])
+    assert found("text_to_text", [], scored, ["exact_match"]) == {"source": {"exact_match": 0.5}}
+    assert not has_baselines(SECTIONS["text_to_text"](kind="text_to_text"), [])
 
 
 def test_a_language_model_has_none() -> None:
     for kind in ("causal_lm", "chat", "masked_lm"):
-        assert baselines(SECTIONS[kind](kind=kind), None, [], ["bleu"]) == {}
+        assert found(kind, None, [], ["bleu"]) == {}
 
 
 def preferences(count: int, seed: int, *, longer: bool | None, word: str | None) -> Iterator[Row]:
@@ -241,21 +221,18 @@ def preferences(count: int, seed: int, *, longer: bool | None, word: str | None)
 
 @pytest.mark.parametrize("longer", [True, False])
 def test_length_goes_the_way_that_the_training_rows_say(longer: bool) -> None:
-    made = (preferences(40, seed, longer=longer, word=None) for seed in (1, 2))
-    found = baselines(RewardSection(kind="reward"), *made)
-    assert found["length"] == {"accuracy": 1.0}
+    train, scored = (preferences(40, seed, longer=longer, word=None) for seed in (1, 2))
+    assert found("reward", train, scored)["length"] == {"accuracy": 1.0}
 
 
 def test_bag_of_words_learns_a_word() -> None:
-    made = (preferences(60, seed, longer=None, word="cat") for seed in (1, 2))
-    found = baselines(DPOSection(kind="dpo"), *made)
-    assert found == {"length": {"accuracy": 0.5}, "bag_of_words": {"accuracy": 1.0}}
+    train, scored = (preferences(60, seed, longer=None, word="cat") for seed in (1, 2))
+    assert found("dpo", train, scored) == {"length": {"accuracy": 0.5}, "bag_of_words": {"accuracy": 1.0}}
 
 
 def test_several_completions_are_all_their_pairs_and_what_says_nothing_counts_for_none() -> None:
     ranked = Row("", "rows:1", {"completions": ["one two three", "one two", "one"], "ranks": [1.0, 2.0, 3.0]})
     tie = Row("", "rows:2", {"completions": ["a", "b"], "ranks": [1.0, 1.0]})
-    found = baselines(RewardSection(kind="reward"), [ranked], [ranked, tie])
-    assert found == {"length": {"accuracy": 1.0}, "bag_of_words": {"accuracy": 1.0}}
-    assert baselines(RewardSection(kind="reward"), None, [ranked]) == {"length_of_scored_rows": {"accuracy": 1.0}}
-    assert baselines(RewardSection(kind="reward"), [ranked], [tie]) == {}
+    assert found("reward", [ranked], [ranked, tie]) == {"length": {"accuracy": 1.0}, "bag_of_words": {"accuracy": 1.0}}
+    assert found("reward", None, [ranked]) == {"length_of_scored_rows": {"accuracy": 1.0}}
+    assert found("reward", [ranked], [tie]) == {}

@@ -37,9 +37,8 @@ def test_every_metric_is_listed_and_those_that_judge_no_training_in_brackets(sec
     documented = row.split("|")[2]
     assert set(section.metrics) <= set(re.findall(r"`([a-zA-Z0-9_]+)`", documented))
     in_brackets = set(re.findall(r"`([a-zA-Z0-9_]+)`", " ".join(re.findall(r"\(([^)]*)\)", documented))))
-    judging = (
-        set() if kind in ("minimal_pairs", "few_shot") else (LOWER | HIGHER) - (TEXT_METRICS.keys() if section.answers_in_text else set())
-    )
+    of_texts = TEXT_METRICS.keys() if section.answers_in_text else set()
+    judging = set() if kind in ("minimal_pairs", "few_shot") else (LOWER | HIGHER) - of_texts
     assert in_brackets & set(section.metrics) == set(section.metrics) - judging
 
 

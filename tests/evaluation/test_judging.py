@@ -4,14 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from tiny_layouts import GPT2_LAYOUT
+from tiny_writers import tiny_model
 
 from tfkit.data import Row
 from tfkit.errors import DataError
 from tfkit.evaluation.judging import FewShot, Judgement, MinimalPairs, Verdict, judge_by_likelihood, verdict_metrics
 from tfkit.evaluation.likelihood import Likelihood, Question
-from tfkit.model.config import ModelConfig
-from tfkit.model.transformer import build
 from tfkit.objectives.metrics import unit_weights
 from tfkit.recipe.schema.label_sections import FewShotSection
 from tfkit.tokenizer import train_byte_bpe
@@ -73,11 +71,8 @@ def test_each_normalization_prefers_its_own_answer() -> None:
     for normalize, best in best_letters.items():
         verdict = few_shot(normalize=normalize).verdict(three, [Question("so far", "a")], [*answers, *alone])
         assert (verdict.prediction["predicted"], verdict.prediction["label"], verdict.prediction["prompt"]) == (best, "c", "so far")
-        assert verdict.scores == {
-            "accuracy": float(best == "c"),
-            **{f"accuracy_{name}": float(letter == "c") for name, letter in best_letters.items()},
-            "chance": 0.25,
-        }
+        each = {f"accuracy_{name}": float(letter == "c") for name, letter in best_letters.items()}
+        assert verdict.scores == {"accuracy": float(best == "c"), **each, "chance": 0.25}
 
 
 def test_the_labels_of_a_classification_are_choices() -> None:
@@ -96,9 +91,7 @@ def test_the_labels_of_a_classification_are_choices() -> None:
     ],
 )
 def test_a_row_that_cannot_be_asked_is_bad(values: dict[str, object], message: str) -> None:
-    found = few_shot().questions(0, row(3, **values))
-    assert found.message.startswith("rows.jsonl:3: ")
-    assert message in found.message
+    assert f"rows.jsonl:3: {message}" in few_shot().questions(0, row(3, **values)).message
 
 
 def test_an_empty_sentence_is_bad_and_bad_examples_can_be_left_out() -> None:
@@ -107,9 +100,8 @@ def test_an_empty_sentence_is_bad_and_bad_examples_can_be_left_out() -> None:
     bad = row(9, label="x")
     with pytest.raises(DataError, match="skip bad rows"):
         few_shot([*ROWS, bad], shots=2)
-    section = FewShotSection(kind="few_shot", shots=2)
-    kept = FewShot(section, [bad, *ROWS], "skip")
-    assert kept.prompt(0, row(50)) == FewShot(section, ROWS).prompt(0, row(50))
+    kept = FewShot(FewShotSection(kind="few_shot", shots=2), [bad, *ROWS], "skip")
+    assert kept.prompt(0, row(50)) == few_shot(shots=2).prompt(0, row(50))
 
 
 def test_equally_probable_sentences_are_not_right() -> None:
@@ -121,10 +113,8 @@ def test_equally_probable_sentences_are_not_right() -> None:
 
 
 def test_the_metrics_are_means_over_the_rows_that_have_them() -> None:
-    verdicts = [
-        Verdict(scores, {}) for scores in ({"accuracy": 1.0, "accuracy.a": 1.0}, {"accuracy": 0.0, "accuracy.b": 0.0}, {"accuracy": 1.0})
-    ]
-    scores = verdict_metrics(verdicts)
+    of_rows = ({"accuracy": 1.0, "accuracy.a": 1.0}, {"accuracy": 0.0, "accuracy.b": 0.0}, {"accuracy": 1.0})
+    scores = verdict_metrics([Verdict(scores, {}) for scores in of_rows])
     assert scores(unit_weights(3)) == {"accuracy": pytest.approx(2 / 3), "accuracy.a": 1.0, "accuracy.b": 0.0}
     drawn = scores(np.array([2.0, 0.0, 1.0]))
     assert (drawn["accuracy"], drawn["accuracy.a"]) == (1.0, 1.0)
@@ -134,8 +124,7 @@ def test_the_metrics_are_means_over_the_rows_that_have_them() -> None:
 @pytest.fixture(scope="module")
 def judged():
     tokenizer = train_byte_bpe(["question 1? yes no"] * 3, 280, add_bos=True)
-    sizes = {"vocab_size": tokenizer.size, "context_length": 20, "decoder_layers": 1, "dim": 16, "num_heads": 2}
-    model = build(ModelConfig.model_validate(GPT2_LAYOUT | sizes | {"init": {"std": 0.3}}), seed=2)
+    model = tiny_model("gpt2", 20, vocab_size=tokenizer.size)
 
     def judge(rows: list[Row], **options: object) -> Judgement:
         return judge_by_likelihood(model, tokenizer, few_shot(shots=2), rows, 3, **options)

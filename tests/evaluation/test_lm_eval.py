@@ -13,7 +13,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tiny_files import write_rows
-from tiny_layouts import GPT2_LAYOUT
+from tiny_writers import tiny_model
 
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.lm_eval import TfkitLM
@@ -44,9 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder of random weights."""
     path = tmp_path_factory.mktemp("asked")
     tokenizer = train_byte_bpe([" ".join(WORDS)] * 3, 300, add_bos=True)
-    sizes = {"vocab_size": tokenizer.size, "context_length": CONTEXT, "decoder_layers": 2, "dim": 24, "hidden_dim": 96, "num_heads": 3}
-    config = ModelConfig.model_validate(GPT2_LAYOUT | sizes | {"init": {"std": 0.3}})
-    Loaded(model=build(config, seed=5), codec=tokenizer, config=config, family="gpt2", folder=path).save(path)
+    model = tiny_model("gpt2", CONTEXT, vocab_size=tokenizer.size)
+    Loaded(model=model, codec=tokenizer, config=model.config, family="gpt2", folder=path).save(path)
     return path
 
 
@@ -59,29 +58,25 @@ def sentence(draws: random.Random, most: int) -> str:
     return " ".join(draws.choice(WORDS) for _ in range(draws.randint(1, most)))
 
 
-def requests(kind: Any, arguments: list[tuple[Any, ...]]) -> list[Instance]:
-    return [Instance(request_type=kind, doc={}, arguments=one, idx=0) for one in arguments]
+def ask(kind: Any, asked: list[tuple[Any, ...]], *models: Any) -> list[Any]:
+    """Return the replies of each model."""
+    return [getattr(model, kind)([Instance(request_type=kind, doc={}, arguments=one, idx=0) for one in asked]) for model in models]
 
 
 def test_loglikelihood_is_that_of_the_harness(both: tuple[TfkitLM, HFLM]) -> None:
     draws = random.Random(1)
     asked: list[tuple[Any, ...]] = [(sentence(draws, 30), " " + sentence(draws, 6)) for _ in range(12)]
     asked += [("", "the cat"), ("the cat ", "sat"), ("the cat\n\n", "sat on"), ("big red", " hat"), ("big red", " hat")]
-    ours, theirs = (model.loglikelihood(requests("loglikelihood", asked)) for model in both)
+    [[greedy]] = ask("generate_until", [("the cat", {"until": [], "max_gen_toks": 4})], both[0])
+    ours, theirs = ask("loglikelihood", [*asked, ("the cat", greedy)], *both)
     assert [one[0] for one in ours] == pytest.approx([one[0] for one in theirs], abs=1e-4)
     assert [one[1] for one in ours] == [one[1] for one in theirs]
-
-
-def test_a_greedy_continuation_is_one(both: tuple[TfkitLM, HFLM]) -> None:
-    (text,) = both[0].generate_until(requests("generate_until", [("the cat", {"until": [], "max_gen_toks": 4})]))
-    asked = requests("loglikelihood", [("the cat", text)])
-    assert both[0].loglikelihood(asked)[0][1] == both[1].loglikelihood(asked)[0][1]
 
 
 def test_rolling_likelihoods_are_those_of_the_harness(both: tuple[TfkitLM, HFLM]) -> None:
     draws = random.Random(2)
     texts: list[tuple[Any, ...]] = [(sentence(draws, most),) for most in (1, 5, 23, 60, 90)]
-    ours, theirs = (model.loglikelihood_rolling(requests("loglikelihood_rolling", texts)) for model in both)
+    ours, theirs = ask("loglikelihood_rolling", texts, *both)
     assert ours == pytest.approx(theirs, abs=2e-4)
 
 
@@ -91,7 +86,7 @@ def test_what_is_written_is_what_the_harness_writes(both: tuple[TfkitLM, HFLM]) 
         (sentence(draws, 30), {"until": until, "max_gen_toks": most, "do_sample": False})
         for until, most in ((["e"], 12), ([" c", "\n"], 12), (["e"], 12), ([], 5))
     ]
-    ours, theirs = (model.generate_until(requests("generate_until", asked)) for model in both)
+    ours, theirs = ask("generate_until", asked, *both)
     assert ours == theirs
     assert any(ours)
 
@@ -99,18 +94,16 @@ def test_what_is_written_is_what_the_harness_writes(both: tuple[TfkitLM, HFLM]) 
 def test_each_sample_of_a_prompt_is_drawn_anew_whatever_the_batches(folder: Path) -> None:
     """As self-consistency asks: the harness repeats the request."""
     asked = [("the cat", {"do_sample": True, "temperature": 1.0, "max_gen_toks": 6})] * 9
-    drawn = [TfkitLM(str(folder), batch_size=size).generate_until(requests("generate_until", asked)) for size in (1, 4, 9)]
-    assert len(set(drawn[0])) == 9
-    assert drawn[0] == drawn[1] == drawn[2]
+    one, other, another = ask("generate_until", asked, *(TfkitLM(str(folder), batch_size=size) for size in (1, 4, 9)))
+    assert len({*one}) == 9
+    assert one == other == another
 
 
 @pytest.mark.thorough
 def test_a_task_of_a_local_file_has_the_same_result(both: tuple[TfkitLM, HFLM], tmp_path: Path) -> None:
     draws = random.Random(4)
-    rows = [
-        {"question": sentence(draws, 9), "answers": [sentence(draws, 5) for _ in range(3)], "right": draws.randrange(3)} for _ in range(20)
-    ]
-    write_rows(tmp_path / "rows.jsonl", rows)
+    drawn = ((sentence(draws, 9), [sentence(draws, 5) for _ in range(3)], draws.randrange(3)) for _ in range(20))
+    write_rows(tmp_path / "rows.jsonl", (dict(zip(("question", "answers", "right"), one, strict=True)) for one in drawn))
     (tmp_path / "animals.yaml").write_text(TASK.replace("ROWS", json.dumps(str(tmp_path / "rows.jsonl"))), encoding="utf-8")
     tasks = TaskManager(include_path=str(tmp_path), include_defaults=False)
     found = [lm_eval.simple_evaluate(model, tasks=["animals"], task_manager=tasks, bootstrap_iters=0, log_samples=True) for model in both]
@@ -135,13 +128,15 @@ print(get_model("dummy").__name__, get_model("tfkit") is ours.TfkitLM)
 
 
 def test_what_cannot_be_done_is_said(both: tuple[TfkitLM, HFLM], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="typical_p: tfkit knows until"):
-        both[0].generate_until(requests("generate_until", [("the", {"typical_p": 0.5})]))
-    with pytest.raises(UsageError, match=f"max_gen_toks is 256, but the model's context is {CONTEXT} tokens"):
-        both[0].generate_until(requests("generate_until", [("the", {"until": ["a"]})]))
-    config = both[0].loaded.config.model_copy(update={"head": {"kind": "none"}})
-    encoder = ModelConfig.model_validate(config.model_dump() | {"head": {"kind": "classes", "count": 2, "pool": "last"}})
-    about = {"codec": both[0].codec, "config": encoder, "family": "gpt2", "folder": tmp_path, "labels": ("a", "b")}
-    Loaded(model=build(encoder, 1), **about).save(tmp_path)
+    for settings, said in (
+        ({"typical_p": 0.5}, "typical_p: tfkit knows until"),
+        ({"until": ["a"]}, f"max_gen_toks is 256, but the model's context is {CONTEXT} tokens"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            ask("generate_until", [("the", settings)], both[0])
+    values = both[0].loaded.config.model_dump() | {"head": {"kind": "classes", "count": 2, "pool": "last"}}
+    config = ModelConfig.model_validate(values)
+    about = {"codec": both[0].codec, "config": config, "family": "gpt2", "folder": tmp_path, "labels": ("a", "b")}
+    Loaded(model=build(config, 1), **about).save(tmp_path)
     with pytest.raises(ModelError, match="the harness needs a language model"):
         TfkitLM(str(tmp_path))

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -26,12 +26,11 @@ from tfkit.objectives.text_to_text import TextToText
 from tfkit.recipe.schema.output_sections import EvaluationSection
 
 
-def weightings(rows: int, seed: int = 0) -> Iterator[Numbers]:
-    """The set as it is, and two draws with repetition."""
-    yield unit_weights(rows)
+def resamples(rows: int, seed: int = 0) -> Iterator[tuple[Numbers, Any]]:
+    """The set as it is, and two draws with repetition: how often each row is in it, and the numbers of its rows."""
     random = np.random.default_rng(seed)
-    for _ in range(2):
-        yield np.bincount(random.integers(rows, size=rows), minlength=rows).astype(float)
+    for weights in (unit_weights(rows), *(np.bincount(random.integers(rows, size=rows), minlength=rows) * 1.0 for _ in range(2))):
+        yield weights, np.repeat(np.arange(rows), weights.astype(int))
 
 
 CLASSES = {
@@ -50,8 +49,7 @@ CLASSES = {
 @pytest.mark.filterwarnings("ignore:A single label was found:UserWarning")
 def test_classes_equal_scikit_learn(name: str) -> None:
     targets, predictions = (np.array(side) for side in CLASSES[name])
-    for weights in weightings(len(targets)):
-        again = np.repeat(np.arange(len(targets)), weights.astype(int))
+    for weights, again in resamples(len(targets)):
         y, p = targets[again], predictions[again]
         assert classification_metrics(targets, predictions)(weights) == pytest.approx(
             {
@@ -67,10 +65,8 @@ def test_classes_equal_scikit_learn(name: str) -> None:
 
 def test_words_count_as_often_as_their_sentences() -> None:
     targets, predictions, rows = np.array([0, 1, 1, 2, 0]), np.array([0, 1, 2, 2, 1]), np.array([0, 0, 1, 1, 1])
-    again = [0, 1, 0, 1]  # the first sentence twice, the second never
-    assert tag_metrics(targets, predictions, rows)(np.array([2.0, 0.0])) == classification_metrics(targets[again], predictions[again])(
-        unit_weights(4)
-    )
+    twice = classification_metrics(targets[[0, 1, 0, 1]], predictions[[0, 1, 0, 1]])  # the first sentence, the second never
+    assert tag_metrics(targets, predictions, rows)(np.array([2.0, 0.0])) == twice(unit_weights(4))
 
 
 NUMBERS = {
@@ -89,8 +85,7 @@ NUMBERS = {
 @pytest.mark.filterwarnings("ignore:An input array is:RuntimeWarning")
 def test_numbers_equal_scipy(name: str) -> None:
     targets, predictions = NUMBERS[name]
-    for weights in weightings(len(targets)):
-        again = np.repeat(np.arange(len(targets)), weights.astype(int))
+    for weights, again in resamples(len(targets)):
         found = regression_metrics(targets, predictions)(weights)
         assert found["rmse"] == pytest.approx(math.sqrt(np.mean((targets - predictions)[again] ** 2)), nan_ok=True)
         assert found["pearson"] == pytest.approx(stats.pearsonr(targets[again], predictions[again])[0], abs=1e-9, nan_ok=True)
@@ -120,8 +115,7 @@ NAMES = {
 @pytest.mark.parametrize("name", NAMES)
 def test_names_equal_seqeval(name: str) -> None:
     targets, predictions = NAMES[name]
-    for weights in weightings(len(targets)):
-        again = np.repeat(np.arange(len(targets)), weights.astype(int))
+    for weights, again in resamples(len(targets)):
         y, p = [targets[i] for i in again], [predictions[i] for i in again]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tags that are none, and of 0 / 0
@@ -154,8 +148,7 @@ def test_texts_equal_sacrebleu_and_rouge_score(name: str) -> None:
     written, references = TEXTS[name]
     scores = reference_metrics(written, references, ["exact_match", "bleu", "chrf", "rouge"])
     scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"])
-    for weights in weightings(len(written)):
-        again = np.repeat(np.arange(len(written)), weights.astype(int))
+    for weights, again in resamples(len(written)):
         texts, ours = [written[i] for i in again], [references[i] for i in again]
         streams = [[one[place] if place < len(one) else None for one in ours] for place in range(max(map(len, ours)))]
         rouge = [scorer.score_multi(one, text) for one, text in zip(ours, texts, strict=True)]
@@ -187,18 +180,19 @@ def test_a_library_that_is_missing_is_named_with_the_command(monkeypatch: pytest
 
 def test_intervals_are_those_of_the_mean_and_hold_it_as_often_as_they_say() -> None:
     """Of 300 sets from a distribution with the mean 0.3, the intervals of about 95 % hold 0.3."""
+
+    def of_mean(values: Numbers, count: int, seed: int) -> list[float]:
+        return intervals(lambda weights: {"mean": weights @ values / weights.sum()}, len(values), count, seed=seed)["mean"]
+
     random, held = np.random.default_rng(5), 0
     for number in range(300):
-        values = (random.random(80) < 0.3).astype(float)
-        [low, high] = intervals(lambda weights, values=values: {"mean": weights @ values / weights.sum()}, 80, 200, seed=number)["mean"]
+        low, high = of_mean((random.random(80) < 0.3).astype(float), 200, number)
         held += low <= 0.3 <= high
     assert 0.90 < held / 300 < 0.98
     values = random.normal(size=200)
-    one = intervals(lambda weights: {"mean": weights @ values / weights.sum()}, 200, 2000, seed=1)["mean"]
-    normal = values.mean() + np.array([-1.96, 1.96]) * values.std() / math.sqrt(200)
-    assert one == pytest.approx(normal, abs=0.02)
-    assert one == intervals(lambda weights: {"mean": weights @ values / weights.sum()}, 200, 2000, seed=1)["mean"]
-    assert one != intervals(lambda weights: {"mean": weights @ values / weights.sum()}, 200, 2000, seed=2)["mean"]
+    one = of_mean(values, 2000, 1)
+    assert one == pytest.approx(values.mean() + np.array([-1.96, 1.96]) * values.std() / math.sqrt(200), abs=0.02)
+    assert one == of_mean(values, 2000, 1) != of_mean(values, 2000, 2)
 
 
 def test_every_interval_contains_its_estimate() -> None:
@@ -218,16 +212,12 @@ def test_every_interval_contains_its_estimate() -> None:
     assert 0 <= nearly[0] <= nearly[1] <= 1
 
 
-def test_no_interval_is_beyond_the_bounds_of_its_metric() -> None:
-    """Of three rows many resamples have a correlation of 1 or -1, far from that of all three."""
-    targets, predictions = np.array([0.1, 0.2, 0.8]), np.array([0.6, 0.1, 0.4])
-    found = intervals(regression_metrics(targets, predictions), 3, 200, seed=1)
+def test_no_interval_is_beyond_the_bounds_of_its_metric_and_resamples_without_a_value_count_for_nothing() -> None:
+    """Of three rows many resamples have a correlation of 1 or -1, far from that of all three, and some are constant."""
+    found = intervals(regression_metrics(np.array([0.1, 0.2, 0.8]), np.array([0.6, 0.1, 0.4])), 3, 200, seed=1)
     assert all(-1 <= low <= high <= 1 for low, high in (found["pearson"], found["spearman"]))
-
-
-def test_resamples_without_a_value_count_for_nothing() -> None:
-    targets, predictions = np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 1.0])  # some resamples are constant
-    found = intervals(regression_metrics(targets, predictions), 3, 200, seed=1)
+    targets = np.array([0.0, 1.0, 2.0])
+    found = intervals(regression_metrics(targets, np.array([0.0, 1.0, 1.0])), 3, 200, seed=1)
     assert found["pearson"] == pytest.approx([0.5, 1.0], abs=0.51)
     assert np.isnan(intervals(regression_metrics(targets, np.ones(3)), 3, 20, seed=1)["pearson"]).all()
 

@@ -1,7 +1,5 @@
 """Next-token prediction: which positions have a target, which tokens they attend to, and that the loss is a sum."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,7 @@ from tfkit.data.order.packing import PackedBatch
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.causal_lm import CausalLM
-from tfkit.objectives.objective import IGNORED, Batch
+from tfkit.objectives.objective import IGNORED
 
 END = 9  # ends documents; with GPT-2's tokenizer it begins them too
 IDS = [[3, 4, END, 5, 6, 7, 8], [1, 2, 3, 4, 5, 6, 7]]
@@ -32,11 +30,13 @@ def tiny_model() -> Transformer:
 
 
 def test_the_first_token_of_a_document_is_no_target_of_the_last() -> None:
-    batch = CausalLM().collate(rows())
+    packed = rows()
+    batch = CausalLM().collate(packed)
     assert batch.input_ids.tolist() == [row[:-1] for row in IDS]
     assert batch.labels.tolist() == [[4, END, _, 6, 7, 8], IDS[1][1:]]
     assert batch.document_ids.tolist() == [row[:-1] for row in DOCUMENTS]
     assert {tensor.dtype for tensor in (batch.input_ids, batch.labels, batch.document_ids)} == {torch.int64}
+    assert packed.ids.tolist() == IDS  # left as they are
 
 
 def test_a_separator_that_begins_the_next_document_ends_this_one() -> None:
@@ -62,12 +62,6 @@ def test_rows_of_one_document_need_no_mask(documents: list[list[int]]) -> None:
     assert (batch.labels[0, -1] == IGNORED) == (documents[0][-1] == 1)
 
 
-def test_the_rows_are_left_as_they_are() -> None:
-    packed = rows()
-    CausalLM().collate(packed)
-    assert packed.ids.tolist() == IDS
-
-
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 10), st.booleans()), min_size=7, max_size=7), min_size=1, max_size=4), st.booleans())
 def test_counts_are_the_labels(drawn: list[list[tuple[int, bool]]], separated: bool) -> None:
@@ -82,32 +76,15 @@ def test_counts_are_the_labels(drawn: list[list[tuple[int, bool]]], separated: b
     assert objective.counts(batch).keys() == objective.terms.keys()
 
 
-def reference_sum(model: Transformer, batch: Batch) -> torch.Tensor:
-    logits = model(batch.input_ids, document_ids=batch.document_ids).logits
-    return F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="sum", ignore_index=IGNORED)
-
-
-def gradients(model: Transformer, loss: Callable[[Transformer, Batch], torch.Tensor], batch: Batch) -> tuple[torch.Tensor, ...]:
-    return torch.autograd.grad(loss(model, batch), list(model.parameters()))
-
-
 @pytest.mark.parametrize("documents", ["apart", "joined"])
-def test_the_loss_is_the_sum_of_cross_entropies(documents: str) -> None:
-    objective = CausalLM(documents)
-    model, batch = tiny_model(), objective.collate(rows())
-    torch.testing.assert_close(objective.loss(model, batch)["lm"], reference_sum(model, batch))
-    ours = gradients(model, lambda model, batch: objective.loss(model, batch)["lm"], batch)
-    for one, other in zip(ours, gradients(model, reference_sum, batch), strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_micro_batches_add_up_to_the_step() -> None:
-    objective, model = CausalLM(), tiny_model()
-    whole = objective.collate(rows())
-    parts = [objective.collate(rows([ids], [documents])) for ids, documents in zip(IDS, DOCUMENTS, strict=True)]
-    assert objective.counts(whole)["lm"] == sum(objective.counts(part)["lm"] for part in parts) == 11
-    added = torch.stack([objective.loss(model, part)["lm"] for part in parts]).sum()
-    torch.testing.assert_close(objective.loss(model, whole)["lm"], added)
+def test_loss_and_gradient_are_those_of_the_sum_of_cross_entropies(documents: str) -> None:
+    objective, model = CausalLM(documents), tiny_model()
+    batch, parameters = objective.collate(rows()), list(model.parameters())
+    logits = model(batch.input_ids, document_ids=batch.document_ids).logits
+    expected = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="sum", ignore_index=IGNORED)
+    loss = objective.loss(model, batch)["lm"]
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters))
 
 
 def test_a_batch_without_a_target_costs_nothing_and_breaks_nothing() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from tiny_chats import FORMATS, KINDS, chat_codec
-from tiny_examples import assert_same_steps, batches, examples, model, opened, whole_batch
+from tiny_examples import TWO_LAYERS, assert_judged, batch_of, model, opened, stored, whole_batch
 from tiny_layouts import LLAMA_LAYOUT
 from tokenizers import AddedToken, normalizers
 from tokenizers import Tokenizer as Backend
 from transformers import AutoModelForCausalLM
 
-from tfkit.data import Encoded, ExampleRows, ExampleSet
+from tfkit.data import Encoded, ExampleRows
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.errors import DataError
@@ -26,15 +27,7 @@ from tfkit.tokenizer.chat_formats import UnfitError
 
 WORDS = ["the cat", "a dog", "sat on a mat", "ran", "red hat", "12", "é🙂 tree"]
 LENGTH = 256
-CONFIG: dict[str, Any] = LLAMA_LAYOUT | {
-    "vocab_size": 340,
-    "context_length": LENGTH,
-    "decoder_layers": 2,
-    "dim": 24,
-    "hidden_dim": 36,
-    "num_heads": 3,
-    "num_kv_heads": 1,
-}
+CONFIG = LLAMA_LAYOUT | TWO_LAYERS | {"vocab_size": 340, "context_length": LENGTH, "hidden_dim": 36, "num_kv_heads": 1}
 
 
 def chat(name: str = "llama3", length: int = LENGTH, **section: Any) -> Chat:
@@ -57,10 +50,6 @@ def rows(count: int = 16, seed: int = 1) -> list[dict[str, Any]]:
     return found
 
 
-def stored_rows(folder: Path, objective: Chat, given: list[dict[str, Any]] | None = None) -> ExampleSet:
-    return examples(folder, rows() if given is None else given, ChatSection.roles, objective)
-
-
 def taken(given: dict[str, Any], named: dict[str, Any] | None = None) -> Row | BadRow:
     return Columns(ChatSection.roles, named or {}).take(Record(given, "rows.jsonl:1"))
 
@@ -69,14 +58,8 @@ def encoded(objective: Chat, given: dict[str, Any]) -> Any:
     return objective.encode([taken(given)])[0]
 
 
-TARGETS = {
-    "chatml": ["sat on<|im_end|>", "ran<|im_end|>"],
-    "llama2": ["sat on </s>", "ran </s>"],
-    "llama3": ["sat on<|eot_id|>", "ran<|eot_id|>"],
-    "gemma": ["sat on<end_of_turn>", "ran<end_of_turn>"],
-    "mistral": ["sat on</s>", "ran</s>"],
-    "chatml_tools": ["sat on<|im_end|>", "ran<|im_end|>"],
-}
+ENDS = {"chatml": "<|im_end|>", "llama2": " </s>", "llama3": "<|eot_id|>", "gemma": "<end_of_turn>", "mistral": "</s>"}
+ENDS["chatml_tools"] = ENDS["chatml"]
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -85,14 +68,9 @@ def test_each_position_predicts_the_next_id_where_the_assistant_speaks(name: str
     objective = chat(name)
     found = encoded(objective, {"messages": [{"role": role, "content": content} for role, content in turns]})
     ids, labels = found.arrays["input_ids"], found.arrays["labels"]
-    spoken: list[list[int]] = []
-    for place, label in enumerate(labels):
-        if label != IGNORED:
-            assert ids[place + 1] == label
-            if place == 0 or labels[place - 1] == IGNORED:
-                spoken.append([])
-            spoken[-1].append(label)
-    assert [objective.tokenizer.decode(part).lstrip() for part in spoken] == TARGETS[name]
+    assert all(label in (IGNORED, following) for label, following in zip(labels, [*ids[1:], IGNORED], strict=True))
+    spoken = [[*part] for is_target, part in groupby(labels, lambda label: label != IGNORED) if is_target]
+    assert [objective.tokenizer.decode(part).lstrip() for part in spoken] == [f"sat on{ENDS[name]}", f"ran{ENDS[name]}"]
     assert found.length == len(ids) == len(labels)
     assert not found.truncated
 
@@ -100,19 +78,17 @@ def test_each_position_predicts_the_next_id_where_the_assistant_speaks(name: str
 @pytest.mark.parametrize("name", FORMATS)
 def test_only_the_last_answer_is_learned_where_that_is_asked_and_its_end_always(name: str) -> None:
     said = {"messages": [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 3, "abcdef", strict=True)]}
-    everything, objective = encoded(chat(name), said), chat(name, train_on="last")
-    last = encoded(objective, said)
-    assert np.array_equal(everything.arrays["input_ids"], last.arrays["input_ids"]), "what is read is the same"
-    targets, of_all = (np.array(one.arrays["labels"]) for one in (last, everything))
+    plain, objective = chat(name), chat(name, train_on="last")
+    everything, last = ({key: np.array(values) for key, values in encoded(one, said).arrays.items()} for one in (plain, objective))
+    assert np.array_equal(everything["input_ids"], last["input_ids"]), "what is read is the same"
+    targets, of_all = last["labels"], everything["labels"]
     ends = [place for place, label in enumerate(of_all) if label == objective.conversations.end_id]
     assert len(ends) == 3, "the end of every turn of the assistant is a target"
     assert np.array_equal(targets[ends[1] + 1 :], of_all[ends[1] + 1 :])
     assert (targets[: ends[1] + 1] == IGNORED).all()
-    row = taken(said)
-    example = {name: np.array(values) for name, values in last.arrays.items()}
-    assert objective.references(row, example) == ["f"]
-    assert objective.prompt_ids(example) == chat(name).prompt_ids({name: np.array(values) for name, values in everything.arrays.items()})
-    assert objective.fingerprint() != chat(name).fingerprint()
+    assert objective.references(taken(said), last) == ["f"]
+    assert objective.prompt_ids(last) == plain.prompt_ids(everything)
+    assert objective.fingerprint() != plain.fingerprint()
 
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}}]
@@ -146,10 +122,9 @@ def test_calls_are_learned_and_neither_tools_nor_what_they_return(how: str) -> N
     said = objective.tokenizer.decode(ids.tolist())
     assert '"parameters"' in said
     assert "sat" in said
-    learned = objective.tokenizer.decode(labels[labels != IGNORED].tolist())
     end, call = objective.tokenizer.decode([objective.conversations.end_id]), '{"name": "add", "arguments": {"a": 1}}'
     wanted = f"<tool_call>\n{call}\n</tool_call>{end}it sat{end}" if how == "chatml_tools" else f"{call}{end}it sat{end}"
-    assert learned == wanted
+    assert objective.tokenizer.decode(labels[labels != IGNORED].tolist()) == wanted
     texts = {"messages": [*CALLED[:1], CALLED[1] | {"tool_calls": json.dumps([CALL["function"]])}, *CALLED[2:]], "tools": json.dumps(TOOLS)}
     assert encoded(objective, texts).arrays == found.arrays, "data sets have both as texts, too"
     shared = [{"from": "human", "value": "the cat"}, {"from": "function_call", "value": json.dumps(CALL["function"])}]
@@ -190,79 +165,35 @@ def test_several_system_messages_are_where_they_were_given() -> None:
 
 def test_the_loss_is_that_of_transformers_for_the_same_batch(tmp_path: Path) -> None:
     objective, ours = chat(), model(CONFIG).eval()
-    stored = stored_rows(tmp_path, objective)
-    batch = whole_batch(stored, objective)
+    batch = batch_of(tmp_path, rows(), objective)
     theirs = opened(tmp_path / "model", AutoModelForCausalLM, ours, objective.tokenizer)
     with torch.no_grad():
         logits = theirs(batch.input_ids, attention_mask=batch.padding_mask.long()).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
-        found = objective.loss(ours, batch)["lm"] / objective.counts(batch)["lm"]
-        sums = objective.measure(ours, batch)
-    torch.testing.assert_close(found, loss, atol=1e-5, rtol=0)
-    right = (logits.argmax(-1) == batch.labels)[batch.labels != IGNORED]
-    metrics = objective.metrics(sums)
-    assert metrics == {
-        "loss": pytest.approx(float(loss), abs=1e-5),
-        "perplexity": pytest.approx(float(loss.exp()), rel=1e-4),
-        "token_accuracy": float(right.float().mean()),
-    }
-    assert batch.tokens == int(stored.lengths.sum())
+    assert_judged(ours, objective, batch, loss, logits)
 
 
 def test_packed_conversations_have_the_losses_that_they_have_alone(tmp_path: Path) -> None:
     objective, ours = chat(pack=True), model(CONFIG).eval()
-    stored = stored_rows(tmp_path, objective)
-    (alone,) = batches(stored, objective, 16, batch_size=16, length_groups=False)
-    packed_rows = ExampleRows([(stored, 1.0)], 1, batch_size=4, packed_length=LENGTH)
-    assert 1 < len(packed_rows) < 16
-    packed = objective.collate(packed_rows.gather(np.zeros(len(packed_rows), np.int64), np.arange(len(packed_rows))))
-    assert packed.input_ids.shape[1] <= LENGTH
-    assert packed.tokens == alone.tokens
-    assert objective.counts(packed) == objective.counts(alone)
+    found = stored(tmp_path, rows(), objective)
+    packs, alone = ExampleRows([(found, 1.0)], 1, batch_size=4, packed_length=LENGTH), whole_batch(found, objective)
+    assert 1 < len(packs) < 16
+    together = objective.collate(packs.gather(np.zeros(len(packs), np.int64), np.arange(len(packs))))
+    assert together.input_ids.shape[1] <= LENGTH
+    assert together.tokens == alone.tokens == int(found.lengths.sum())
+    assert objective.counts(together) == objective.counts(alone)
     with torch.no_grad():
-        torch.testing.assert_close(objective.loss(ours, packed), objective.loss(ours, alone), atol=1e-3, rtol=1e-6)
-
-
-def test_no_gradient_crosses_from_one_packed_conversation_to_another(tmp_path: Path) -> None:
-    objective, ours = chat(pack=True), model(CONFIG).eval()
-    stored = stored_rows(tmp_path, objective)
-    packed_rows = ExampleRows([(stored, 1.0)], 1, batch_size=4, packed_length=LENGTH)
-    batch = objective.collate(packed_rows.gather(np.zeros(1, np.int64), np.zeros(1, np.int64)))
-    second = batch.document_ids == 1
-    assert bool(second.any())
-    assert bool((batch.labels[second] != IGNORED).any())
-    embedded: list[torch.Tensor] = []
-
-    def keep(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
-        output.retain_grad()
-        embedded.append(output)
-
-    ours.embedding.register_forward_hook(keep)
-    objective.loss(ours, type(batch)(**{**batch.inputs(), "labels": batch.labels.masked_fill(~second, IGNORED)}))["lm"].backward()
-    gradient = embedded[0].grad
-    assert bool(gradient[second].abs().sum() > 0)
-    assert float(gradient[~second].abs().max()) == 0.0
-
-
-@pytest.mark.sampled(2)
-@pytest.mark.parametrize("pack", [False, True])
-def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path, pack: bool) -> None:
-    objective = chat(pack=pack)
-    stored = stored_rows(tmp_path, objective, rows(40))
-    packed = {"packed_length": LENGTH} if pack else {}
-    assert_same_steps(CONFIG, stored, objective, **packed, rel=5e-7)  # a float32 has steps of 1e-7
+        torch.testing.assert_close(objective.loss(ours, together), objective.loss(ours, alone), atol=1e-3, rtol=1e-6)
 
 
 def test_long_conversations_lose_their_ends_and_are_counted(tmp_path: Path) -> None:
     given = [{"question": "12", "answer": row.get("output", "ran")} for row in rows()]
-    whole, cut = (stored_rows(tmp_path, chat("mistral", length), given) for length in (LENGTH, 20))
-    assert int(whole.lengths.max()) > 20
-    assert int(cut.lengths.max()) == 20
+    whole, cut = (stored(tmp_path, given, chat("mistral", length)) for length in (LENGTH, 20))
+    assert int(whole.lengths.max()) > 20 == int(cut.lengths.max())
     assert cut.truncated == int((np.asarray(whole.lengths) > 20).sum()) > 0
-    for number in range(len(cut)):
-        assert cut[number]["labels"].tolist()[:19] == whole[number]["labels"][:19].tolist()
-        assert cut[number]["labels"].tolist()[19:] in ([], [IGNORED])
-    labels = [whole[number]["labels"] for number in range(len(whole))]
+    labels, of_cut = ([one[number]["labels"] for number in range(len(one))] for one in (whole, cut))
+    for every, first in zip(labels, of_cut, strict=True):
+        assert first.tolist() in (every[:19].tolist(), [*every[:19], IGNORED])
     share = (np.concatenate(labels) != IGNORED).mean()
     assert chat("mistral", LENGTH).notes([whole])[0].startswith(f"{share:.1%} of the training tokens are targets")
 
@@ -283,11 +214,11 @@ SYSTEM = {"role": "system", "content": "Rhyme."}
         ({"question": "Hi", "answer": "Yo"}, SAID),
         ({"prompt": "Hi", "completion": "Yo", "id": 3}, SAID),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]}, SAID[1]]}, SAID),
-        ({"system": "Rhyme.", "question": "Hi", "answer": "Yo"}, [{"role": "system", "content": "Rhyme."}, *SAID]),
+        ({"system": "Rhyme.", "question": "Hi", "answer": "Yo"}, [SYSTEM, *SAID]),
         ({"instruction": "Say", "context": "Hi", "response": "Yo", "category": "x"}, [{"role": "user", "content": "Say\n\nHi"}, SAID[1]]),
-        ({"system_prompt": "Rhyme.", "question": "Hi", "response": "Yo"}, [{"role": "system", "content": "Rhyme."}, *SAID]),
+        ({"system_prompt": "Rhyme.", "question": "Hi", "response": "Yo"}, [SYSTEM, *SAID]),
         ({"question": "Hi", "answer": ["Yo", "Hey"]}, SAID),
-        ({"messages": SAID, "system": "Rhyme."}, [{"role": "system", "content": "Rhyme."}, *SAID]),
+        ({"messages": SAID, "system": "Rhyme."}, [SYSTEM, *SAID]),
         ({"messages": [SYSTEM, *SAID], "system": "Rhyme.\n"}, [SYSTEM, *SAID]),
         ({"messages": [SYSTEM, *SAID], "system_prompt": "Sing."}, [SYSTEM, *SAID]),
         ({"messages": [SYSTEM, *SAID], "system_prompt": ""}, [SYSTEM, *SAID]),
@@ -298,8 +229,7 @@ SYSTEM = {"role": "system", "content": "Rhyme."}
     ],
 )
 def test_rows_of_either_shape_are_conversations(given: dict[str, Any], wanted: list[dict[str, str]]) -> None:
-    row = taken(given)
-    assert conversation(row) == wanted
+    assert conversation(taken(given)) == wanted
 
 
 def test_a_column_that_the_recipe_names_is_read_or_the_row_refused() -> None:
@@ -382,11 +312,10 @@ def test_special_tokens_that_json_writes_otherwise_are_refused(token: str) -> No
     assert isinstance(encoded(objective, {"question": "Hi there", "answer": "Yo"}), Encoded)
 
 
-@pytest.mark.parametrize(
-    ("text", "refused"), [("a <STOP> b", True), ("a <ＳＴＯＰ> b", True), ("a STOP b", False), ("<Word>s", False), ("a <word>", True)]
-)
-def test_special_tokens_are_looked_for_as_the_tokenizer_matches_them(text: str, refused: bool) -> None:
+@pytest.mark.parametrize("text", ["a <STOP> b", "a <ＳＴＯＰ> b", "a STOP b", "<Word>s", "a <word>"])
+def test_special_tokens_are_looked_for_as_the_tokenizer_matches_them(text: str) -> None:
     """The tokenizer matches `<stop>` after normalization, and `<word>` only as a whole word."""
+    refused = text not in ("a STOP b", "<Word>s")
     more = AddedToken("<stop>", normalized=True), AddedToken("<word>", normalized=True, single_word=True)
     normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     objective = own_template(PLAIN, *more, normalizer=normalizer)
@@ -425,9 +354,7 @@ def test_prompts_during_training_are_asked_as_in_a_conversation() -> None:
 
 
 def test_of_several_answers_the_first_is_learned_and_the_rest_counted() -> None:
-    found, one = (
-        encoded(chat("chatml"), {"question": "Hi", "answer": ["Yo", "Hey"]}),
-        encoded(chat("chatml"), {"question": "Hi", "answer": "Yo"}),
-    )
+    several = (["Yo", "Hey"], ["", "Yo", "Hey"], "Yo")
+    found, behind_an_empty_one, one = (encoded(chat("chatml"), {"question": "Hi", "answer": answer}) for answer in several)
     assert (found.arrays, found.unread, one.unread) == (one.arrays, 1, 0)
-    assert encoded(chat("chatml"), {"question": "Hi", "answer": ["", "Yo", "Hey"]}) == found
+    assert behind_an_empty_one == found

@@ -33,18 +33,17 @@ class TwoSection(ObjectiveSection):
 def test_they_need_room_together_and_a_trained_one_its_gradient_and_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_plan, "find_checkpoint", Path)
     monkeypatch.setattr(memory_plan, "_count_parameters", lambda folder: 1_000)
-
-    def require(free: int, **fields: Any) -> None:
-        monkeypatch.setattr(memory_plan, "available_bytes", lambda swap=False: free)
-        require_memory_for_companions(SimpleNamespace(objective=TwoSection(**fields)))
-
-    trained = trained_bytes(1_000, torch.float32)
-    require(4 * 1_000 + trained)
-    with pytest.raises(MachineError, match=r"the 1,000 weights of the value learning need 1.6e-05 GB of memory, and 1.6e-05 GB are free"):
-        require(4 * 1_000 + trained - 1)
-    require(4 * 1_000, value=None)
-    with pytest.raises(MachineError, match="of the reference frozen need"):
-        require(4 * 1_000 - 1, value=None)
+    room = 4 * 1_000 + trained_bytes(1_000, torch.float32)
+    for fields, needed, said in (
+        ({}, room, "the 1,000 weights of the value learning need 1.6e-05 GB of memory, and 1.6e-05 GB are free"),
+        ({"value": None}, 4 * 1_000, "of the reference frozen need"),
+    ):
+        section: Any = SimpleNamespace(objective=TwoSection(**fields))
+        monkeypatch.setattr(memory_plan, "available_bytes", lambda swap=False, free=needed: free)
+        require_memory_for_companions(section)
+        monkeypatch.setattr(memory_plan, "available_bytes", lambda swap=False, free=needed - 1: free)
+        with pytest.raises(MachineError, match=said):
+            require_memory_for_companions(section)
 
 
 def test_each_has_a_pin_of_its_own() -> None:

@@ -1,20 +1,17 @@
-"""Distillation against DistilBERT's own losses, computed with transformers' models, and against Gemma 2's; the initialization of a
-student.
-"""
+"""Distillation against DistilBERT's own losses with transformers' models, and against Gemma 2's; what a student begins with."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_examples import ENCODER, assert_any_micro_batches, model, texts, tokenizer
+from tiny_examples import ENCODER, TWO_LAYERS, made_stream, model, tokenizer
+from tiny_files import flip
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
-from tfkit.data import FramedRows, Loader, PackedRows, TokenStream
+from tfkit.data import FramedRows, Loader, PackedRows
 from tfkit.errors import ModelError
 from tfkit.families import FAMILIES
 from tfkit.hub import load, save_model
@@ -32,25 +29,11 @@ from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.tokenizer import Tokenizer
 
 TOKENIZER = tokenizer()
-BERT = BertConfig(
-    vocab_size=300,
-    hidden_size=24,
-    num_hidden_layers=4,
-    num_attention_heads=3,
-    intermediate_size=52,
-    max_position_embeddings=24,
-    initializer_range=0.3,
-)
-DISTILBERT = DistilBertConfig(
-    vocab_size=300, dim=24, n_layers=2, n_heads=3, hidden_dim=52, max_position_embeddings=24, initializer_range=0.3, dropout=0.0
-)
+SIZES: dict[str, Any] = {"vocab_size": 300, "max_position_embeddings": 24, "initializer_range": 0.3}
+BERT = BertConfig(**SIZES, hidden_size=24, num_hidden_layers=4, num_attention_heads=3, intermediate_size=52)
+DISTILBERT = DistilBertConfig(**SIZES, dim=24, n_layers=2, n_heads=3, hidden_dim=52, dropout=0.0)
 DISTILBERTS = {"temperature": 2.0, "teacher_weight": 5.0, "text_weight": 2.0, "cosine_weight": 1.0}
-DECODER: dict[str, Any] = {
-    "vocab_size": 300,
-    "context_length": 24,
-    "decoder_layers": 2,
-    "dim": 24,
-    "num_heads": 3,
+DECODER: dict[str, Any] = TWO_LAYERS | {
     "position": {"kind": "rotary"},
     "norm": {"kind": "rms", "placement": "sandwich", "unit_offset": True},
     "embedding": {"scale": True},
@@ -61,25 +44,18 @@ DECODER: dict[str, Any] = {
 STUDENT = {name: value for name, value in ENCODER.items() if name != "embedding"} | {"embedding": {"norm": True}}
 
 
-def distillation(teacher: Transformer, of: str = "masked_lm", base: dict[str, Any] | None = None, **section: Any) -> Distillation:
-    made = DistillationSection.model_validate({"kind": "distillation", "teacher": "made", "of": {"kind": of, **(base or {})}, **section})
+def distillation(teacher: Transformer, of: str = "masked_lm", **section: Any) -> Distillation:
+    made = DistillationSection.model_validate({"kind": "distillation", "teacher": "made", "of": {"kind": of}, **section})
     taught = CausalLM("apart") if made.of.kind == "causal_lm" else MaskedLM(made.of, TOKENIZER, seed=1)
     return Distillation(made, taught, Companion("teacher", teacher.eval().requires_grad_(False), "made", "0" * 64))
 
 
-def stream() -> TokenStream:
-    """Return random sentences, each with its [CLS] and [SEP]."""
-    documents = [np.array(ids) for ids in TOKENIZER.encode_texts(texts(60))]
-    starts = np.cumsum([0, *map(len, documents)])
-    return TokenStream("made", np.concatenate(documents), starts, np.diff(starts), 0, 299, "made", True)
-
-
-def batches(objective: Distillation, micro_batch_size: int, step: int = 0) -> list[Batch]:
-    """Return the micro-batches of a step: rows whose documents are apart, with unequal numbers of targets."""
-    pairs = [(stream(), 1.0)]
-    masked = isinstance(objective.base, MaskedLM)
-    rows = FramedRows(pairs, 24, 1, objective.base.frame) if masked else PackedRows(pairs, 24, 1)
-    return Loader(rows, objective.collate, 8, micro_batch_size).step(step)
+def whole_step(objective: Distillation) -> Batch:
+    """Return a step of rows whose documents are apart, with unequal numbers of targets."""
+    pairs = [(made_stream(TOKENIZER, 60), 1.0)]
+    rows = FramedRows(pairs, 24, 1, objective.base.frame) if isinstance(objective.base, MaskedLM) else PackedRows(pairs, 24, 1)
+    [batch] = Loader(rows, objective.collate, 8, 8).step(0)
+    return batch
 
 
 def ragged_batch() -> Batch:
@@ -121,17 +97,14 @@ def test_the_loss_and_its_gradient_are_those_of_distilberts_script(tmp_path: Pat
     batch = ragged_batch()
     counts, sums = objective.counts(batch), objective.loss(ours, batch)
     assert counts == {"teacher": counts["mlm"] if masked_only else 59, "cosine": 59, "mlm": int((batch.labels != IGNORED).sum())}
-    loss = torch.stack([weight * sums[term] / counts[term] for term, weight in objective.terms.items()]).sum()
+    loss = sum(weight * sums[term] / counts[term] for term, weight in objective.terms.items())
     expected = theirs(student, teacher, batch, masked_only=masked_only)
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-6)
     loss.backward()
     expected.backward()
     gradients = {name: parameter.grad for name, parameter in ours.named_parameters() if parameter.grad is not None}
-    named = dict(to_foreign(gradients, FAMILIES["distilbert"], ours.config))
     wanted = {name: parameter.grad for name, parameter in student.named_parameters()}
-    assert named.keys() == wanted.keys()
-    for name, gradient in named.items():
-        torch.testing.assert_close(gradient, wanted[name], atol=1e-5, rtol=1e-4, msg=name)
+    torch.testing.assert_close(dict(to_foreign(gradients, FAMILIES["distilbert"], ours.config)), wanted, atol=1e-5, rtol=1e-4)
     assert all(parameter.grad is None for parameter in objective.teacher.model.parameters())
 
 
@@ -147,7 +120,7 @@ def test_a_weight_of_0_switches_a_term_off() -> None:
 
 def test_the_student_is_judged_without_its_teacher() -> None:
     objective, student = distillation(model(ENCODER), **DISTILBERTS), model(STUDENT).eval()
-    (batch,) = batches(objective, 8)
+    batch = whole_step(objective)
     with torch.no_grad():
         sums = objective.measure(student, batch)
         assert sums == objective.base.measure(student, batch)
@@ -158,12 +131,10 @@ def test_the_student_is_judged_without_its_teacher() -> None:
 
 
 def test_the_gradient_is_that_of_cross_entropy_with_the_teachers_probabilities() -> None:
-    """Gemma 2 (section 3.2) defines the loss by this cross-entropy, which exceeds the divergence by the teacher's entropy. The case:
-    capped logits, documents apart, next-token targets.
-    """
+    """Gemma 2's loss (section 3.2) exceeds the divergence by the teacher's entropy; the logits are capped, and documents apart."""
     teacher, student = model(DECODER | {"dim": 36, "decoder_layers": 3}), model(DECODER)
     objective = distillation(teacher, "causal_lm")
-    (batch,) = batches(objective, 8)
+    batch = whole_step(objective)
     targets = batch.labels != IGNORED
     assert int((~targets).sum()) > 0
     assert objective.counts(batch) == {"teacher": int(targets.sum())}
@@ -173,54 +144,34 @@ def test_the_gradient_is_that_of_cross_entropy_with_the_teachers_probabilities()
     crossed, entropy = -(taught * log_probs).sum(), -(taught * taught.log()).sum()
     loss = objective.loss(student, batch)["teacher"]
     torch.testing.assert_close(loss + entropy, crossed, atol=1e-3, rtol=1e-6)
-    parameters = list(student.parameters())
-    for ours, expected in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(crossed, parameters), strict=True):
-        torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.sampled(2)
-@pytest.mark.parametrize("of", ["masked_lm", "causal_lm"])
-def test_losses_and_weights_do_not_depend_on_the_micro_batch(of: str) -> None:
-    values = STUDENT if of == "masked_lm" else DECODER
-    objective = distillation(model(ENCODER if of == "masked_lm" else DECODER | {"decoder_layers": 3}), of, **DISTILBERTS)
-    assert len({objective.counts(batch)["teacher"] for batch in batches(objective, 1)}) > 1
-    assert_any_micro_batches(values, objective, lambda size, step: batches(objective, size, step))
+    ours, expected = (torch.autograd.grad(one, [*student.parameters()]) for one in (loss, crossed))
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
 # ----------------------------------------------------------------------------------------------- what a student begins with
 
 
 def test_a_distilbert_begins_with_every_other_layer_of_its_bert() -> None:
-    """The tensors are compared by their names in the files, as DistilBERT's extract_distilbert.py maps them; the comparison covers every
-    tensor of the student.
-    """
+    """Every tensor is compared by its name in the files, as DistilBERT's extract_distilbert.py maps them."""
     student, teacher = model(STUDENT), model(ENCODER | {"encoder_layers": 4, "head": ENCODER["head"] | {"next_sentence": True}})
     copy_layers(student, teacher, [0, 3])
     theirs, bert = (
         dict(to_foreign(one.state_dict(), FAMILIES[name], one.config)) for one, name in ((student, "distilbert"), (teacher, "bert"))
     )
-    parts = {
-        "attention.q_lin": "attention.self.query",
-        "attention.k_lin": "attention.self.key",
-        "attention.v_lin": "attention.self.value",
-        "attention.out_lin": "attention.output.dense",
-        "sa_layer_norm": "attention.output.LayerNorm",
-        "ffn.lin1": "intermediate.dense",
-        "ffn.lin2": "output.dense",
-        "output_layer_norm": "output.LayerNorm",
-    }
-    names = {
-        f"distilbert.embeddings.{name}_embeddings.weight": f"bert.embeddings.{name}_embeddings.weight" for name in ("word", "position")
-    }
+    parts = {"attention.q_lin": "attention.self.query", "attention.k_lin": "attention.self.key", "attention.v_lin": "attention.self.value"}
+    parts |= {"attention.out_lin": "attention.output.dense", "sa_layer_norm": "attention.output.LayerNorm"}
+    parts |= {"ffn.lin1": "intermediate.dense", "ffn.lin2": "output.dense", "output_layer_norm": "output.LayerNorm"}
     pairs = {"distilbert.embeddings.LayerNorm": "bert.embeddings.LayerNorm"}
     pairs |= {"vocab_transform": "cls.predictions.transform.dense", "vocab_layer_norm": "cls.predictions.transform.LayerNorm"}
     for ours, layer in ((0, 0), (1, 3)):
         pairs |= {f"distilbert.transformer.layer.{ours}.{one}": f"bert.encoder.layer.{layer}.{other}" for one, other in parts.items()}
-    names |= {f"{one}.{kind}": f"{other}.{kind}" for one, other in pairs.items() for kind in ("weight", "bias")}
+    names = {f"{one}.{kind}": f"{other}.{kind}" for one, other in pairs.items() for kind in ("weight", "bias")}
     names["vocab_projector.bias"] = "cls.predictions.bias"
-    assert theirs.keys() == names.keys()
-    for name, other in names.items():
-        assert theirs[name].numpy().tobytes() == bert[other].numpy().tobytes(), name
+    for name in ("word", "position"):
+        names[f"distilbert.embeddings.{name}_embeddings.weight"] = f"bert.embeddings.{name}_embeddings.weight"
+    assert {name: tensor.numpy().tobytes() for name, tensor in theirs.items()} == {
+        name: bert[other].numpy().tobytes() for name, other in names.items()
+    }
     assert not torch.equal(bert["bert.encoder.layer.0.output.dense.weight"], bert["bert.encoder.layer.3.output.dense.weight"])
 
 
@@ -262,28 +213,27 @@ def test_layers_that_do_not_fit_are_listed(changes: dict[str, Any], layers: list
 
 def saved(folder: Path, values: dict[str, Any], codec: Tokenizer | None = TOKENIZER) -> Path:
     folder.mkdir()
-    made = model(values)
-    save_model(folder, made.config, made.state_dict(), codec)
+    save_model(folder, ModelConfig.model_validate(values), model(values).state_dict(), codec)
     return folder
 
 
-def opened(folder: Path, values: dict[str, Any], **section: Any) -> Companion:
+def opened(folder: Path, rows: int | None = None, **section: Any) -> Companion:
+    """Return the teacher in a folder, for a student that reads rows of this many tokens."""
     made = DistillationSection.model_validate({"kind": "distillation", "teacher": str(folder), "of": {"kind": "masked_lm"}, **section})
-    return open_teacher(made, ModelContext(ModelConfig.model_validate(values), TOKENIZER, (), 1, Path("student")))
+    context = ModelContext(ModelConfig.model_validate(STUDENT), TOKENIZER, (), 1, Path("student"), sequence_length=rows)
+    return open_teacher(made, context)
 
 
 def test_a_teacher_is_frozen_judges_and_has_a_name(tmp_path: Path) -> None:
     folder = saved(tmp_path / "teacher", ENCODER)
-    teacher = opened(folder, STUDENT, cosine_weight=1.0)
+    teacher = opened(folder, cosine_weight=1.0)
     assert not teacher.model.training
     assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
     assert teacher.parent() == {"role": "teacher", "path": str(folder), "run_id": None, "sha256": teacher.sha256}
     (folder / "README.md").write_text("A card may change.", encoding="utf-8")
-    assert opened(folder, STUDENT).sha256 == teacher.sha256
-    weights = bytearray((folder / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (folder / "model.safetensors").write_bytes(weights)
-    assert opened(folder, STUDENT).sha256 != teacher.sha256
+    assert opened(folder).sha256 == teacher.sha256
+    flip(folder / "model.safetensors")
+    assert opened(folder).sha256 != teacher.sha256
 
 
 @pytest.mark.parametrize(
@@ -298,24 +248,21 @@ def test_a_teacher_is_frozen_judges_and_has_a_name(tmp_path: Path) -> None:
 )
 def test_a_model_that_cannot_teach_is_refused_with_the_reason(tmp_path: Path, teacher: dict[str, Any], said: str) -> None:
     with pytest.raises(ModelError, match=r"cannot teach this model:\n  ") as error:
-        opened(saved(tmp_path / "teacher", teacher), STUDENT, cosine_weight=1.0)
+        opened(saved(tmp_path / "teacher", teacher), cosine_weight=1.0)
     assert f"\n  {said}" in str(error.value)
 
 
 def test_a_teacher_whose_context_is_shorter_teaches_rows_that_it_holds(tmp_path: Path) -> None:
     folder = saved(tmp_path / "teacher", ENCODER | {"context_length": 20})
-    section = DistillationSection.model_validate({"kind": "distillation", "teacher": str(folder), "of": {"kind": "masked_lm"}})
-    student = ModelContext(ModelConfig.model_validate(STUDENT), TOKENIZER, (), 1, Path("student"), sequence_length=20)
-    assert open_teacher(section, student).model.config.context_length == 20
+    assert opened(folder, rows=20).model.config.context_length == 20
     with pytest.raises(ModelError, match="and the student reads rows of 21 tokens"):
-        open_teacher(section, replace(student, sequence_length=21))
+        opened(folder, rows=21)
 
 
 def test_a_teacher_reads_the_same_tokens(tmp_path: Path) -> None:
     other = tokenizer(lowercase=False)
-    with pytest.raises(ModelError, match=r"its tokenizer .* is not the student's .*: set tokenizer.path to") as error:
-        opened(saved(tmp_path / "other", ENCODER, other), STUDENT)
-    assert other.fingerprint()[:12] in str(error.value)
-    assert TOKENIZER.fingerprint()[:12] in str(error.value)
+    ours, theirs = (codec.fingerprint()[:12] for codec in (TOKENIZER, other))
+    with pytest.raises(ModelError, match=rf"its tokenizer \(.* {theirs}\) is not the student's \(.* {ours}\): set tokenizer.path to"):
+        opened(saved(tmp_path / "other", ENCODER, other))
     with pytest.raises(ModelError, match=r"it has no tokenizer.json, so the tokens of its ids are not known"):
-        opened(saved(tmp_path / "none", ENCODER, None), STUDENT)
+        opened(saved(tmp_path / "none", ENCODER, None))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_examples import assert_same_steps, losses_and_weights, model, whole_batch
-from tiny_preferences import DECODER, count_rows_read, dpo_objective, paired_rows, ranked_rows, stored
+from tiny_examples import judged, model, stored, whole_batch
+from tiny_preferences import DECODER, count_rows_read, dpo_objective, paired_rows, ranked_rows
 from torch import Tensor
 
 from tfkit.data import ExampleSet
@@ -26,6 +26,10 @@ def referenced(found: ExampleSet, objective: Any, reference: Transformer, key: s
     return with_reference(found, objective, reference.eval(), key, 3, Silent())
 
 
+def referenced_batch(folder: Path, objective: Any, rows: list[dict[str, Any]], reference: Transformer, key: str) -> Batch:
+    return whole_batch(referenced(stored(folder, rows, objective), objective, reference, key), objective)
+
+
 def log_probs(policy: Transformer, batch: Batch) -> Tensor:
     """Return the log-probability of each completion, by the definition."""
     values = policy(**batch.inputs()).logits.log_softmax(-1)
@@ -35,23 +39,19 @@ def log_probs(policy: Transformer, batch: Batch) -> Tensor:
 
 def test_the_loss_is_ln_2_where_the_policy_is_the_reference(tmp_path: Path) -> None:
     objective, policy = dpo_objective(), model(DECODER)
-    found = referenced(stored(tmp_path, objective, ranked_rows(8)), objective, policy, "same")
-    losses, _ = losses_and_weights(DECODER | {"init": {"std": 0.3}}, found, objective, 4, steps=1)
-    assert losses[0] != pytest.approx(math.log(2), abs=1e-6)  # another model than the reference: the weights are of another size
-    policy.eval()
-    batch = whole_batch(found, objective)
-    with torch.no_grad():
-        loss = float(objective.loss(policy, batch)["dpo"]) / 8
-        metrics = objective.metrics(objective.measure(policy, batch))
-    assert loss == pytest.approx(math.log(2), abs=1e-6)
+    batch = referenced_batch(tmp_path, objective, ranked_rows(8), policy, "same")
+    loss, metrics = judged(policy.eval(), objective, batch)
+    assert float(loss) == pytest.approx(math.log(2), abs=1e-6)
     assert metrics["reward_chosen"] == pytest.approx(0, abs=1e-5)
+    other, _ = judged(model(DECODER | {"init": {"std": 0.1}}).eval(), objective, batch)
+    assert float(other) != pytest.approx(math.log(2), abs=1e-6)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_the_gradient_is_that_of_the_formula_in_float64(tmp_path: Path, smoothing: float) -> None:
     objective = dpo_objective(beta=0.3, label_smoothing=smoothing)
-    found = referenced(stored(tmp_path, objective, paired_rows(6)), objective, model(PLAIN), "other")
-    batch, policy = whole_batch(found, objective), model(PLAIN | {"init": {"std": 0.2}}).eval()
+    batch = referenced_batch(tmp_path, objective, paired_rows(6), model(PLAIN), "other")
+    policy = model(PLAIN | {"init": {"std": 0.2}}).eval()
     loss = objective.loss(policy, batch)["dpo"]
     loss.backward()
     exact, reference = model(PLAIN | {"init": {"std": 0.2}}).eval().double(), model(PLAIN).eval().double()
@@ -66,31 +66,22 @@ def test_the_gradient_is_that_of_the_formula_in_float64(tmp_path: Path, smoothin
 
 
 def test_swapping_the_two_flips_the_sign(tmp_path: Path) -> None:
-    objective = dpo_objective(beta=1.0)
-    policy = model(DECODER | {"init": {"std": 0.2}}).eval()
-    margins = []
-    for swapped in (False, True):
-        rows = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} if swapped else row for row in paired_rows(6)]
-        found = referenced(stored(tmp_path, objective, rows), objective, model(DECODER), f"swap {swapped}")
-        with torch.no_grad():
-            margins.append(objective.metrics(objective.measure(policy, whole_batch(found, objective))))
-    first, second = margins
+    objective, policy = dpo_objective(beta=1.0), model(DECODER | {"init": {"std": 0.2}}).eval()
+
+    def metrics(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
+        return judged(policy, objective, referenced_batch(tmp_path, objective, rows, model(DECODER), key))[1]
+
+    first = metrics(paired_rows(6), "as given")
+    second = metrics([{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in paired_rows(6)], "swapped")
     assert first["margin"] == pytest.approx(-second["margin"], abs=1e-4)
     assert abs(first["margin"]) > 0.1
     assert first["accuracy"] == pytest.approx(1 - second["accuracy"])
     assert first["reward_chosen"] == pytest.approx(second["reward_rejected"], abs=1e-4)
 
 
-def test_any_micro_batches_are_the_same_step_without_dropout(tmp_path: Path) -> None:
-    objective = dpo_objective(beta=0.5)
-    found = referenced(stored(tmp_path, objective, ranked_rows(16, most=4)), objective, model(DECODER | {"init": {"std": 0.1}}), "first")
-    losses = assert_same_steps(DECODER, found, objective)
-    assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
-
-
 def test_the_reference_reads_each_row_once_and_is_cached_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     objective, policy = dpo_objective(), model(DECODER)
-    found = stored(tmp_path, objective, paired_rows(5))
+    found = stored(tmp_path, paired_rows(5), objective)
     read = count_rows_read(monkeypatch)
     first = referenced(found, objective, policy, "once")
     assert sum(read) == 10

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score, precision_recall_fscore_support, precision_score, recall_score
-from tiny_examples import ENCODER, assert_same_steps, examples, model, opened, texts, tokenizer, whole_batch
+from tiny_examples import ENCODER, TWO_LAYERS, batch_of, judged, model, opened, stored, texts, tokenizer
 from tiny_layouts import LLAMA_LAYOUT
 from transformers import AutoModelForSequenceClassification
 
@@ -18,20 +18,13 @@ from tfkit.hub import load
 from tfkit.objectives.metrics import unit_weights
 from tfkit.objectives.metrics.classes import label_set_figures, label_set_metrics
 from tfkit.objectives.multi_label import MultiLabel
-from tfkit.objectives.objective import Batch, Sum
+from tfkit.objectives.objective import Sum
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.label_sections import MultiLabelSection
 
 LABELS = ("animal", "clothes", "motion", "size")
 CONFIG = ENCODER | {"head": {"kind": "classes", "count": 4, "pool": "first", "dense": "tanh", "bias": True}}
-LLAMA: dict[str, Any] = LLAMA_LAYOUT | {
-    "vocab_size": 300,
-    "context_length": 24,
-    "decoder_layers": 2,
-    "dim": 24,
-    "num_heads": 3,
-    "head": {"kind": "classes", "count": 4, "pool": "last"},
-}
+LLAMA: dict[str, Any] = LLAMA_LAYOUT | TWO_LAYERS | {"head": {"kind": "classes", "count": 4, "pool": "last"}}
 TOKENIZER = tokenizer()
 random = np.random.default_rng(7)
 ROWS: list[dict[str, Any]] = [
@@ -45,27 +38,19 @@ def multi_label(**section: Any) -> MultiLabel:
     return MultiLabel(MultiLabelSection(kind="multi_label", **section), TOKENIZER, LABELS, 24, None)
 
 
-def whole(folder: Path, rows: list[dict[str, Any]], objective: MultiLabel) -> Batch:
-    return whole_batch(examples(folder, rows, MultiLabelSection.roles, objective), objective)
-
-
 @pytest.mark.parametrize("config", [CONFIG, LLAMA], ids=["bert", "llama"])
-def test_logits_and_loss_are_those_of_transformers_which_opens_the_checkpoint_with_its_labels(
-    tmp_path: Path, config: dict[str, Any]
-) -> None:
+def test_logits_and_loss_are_those_of_transformers_which_knows_the_labels(tmp_path: Path, config: dict[str, Any]) -> None:
     objective, ours = multi_label(), model(config).eval()
-    batch = whole(tmp_path, ROWS if config is CONFIG else [{**row, "pair": None} for row in ROWS], objective)
+    batch = batch_of(tmp_path, ROWS if config is CONFIG else [{**row, "pair": None} for row in ROWS], objective)
     facts = {"labels": LABELS, "problem_type": objective.section.problem_type}
     theirs = opened(tmp_path / "model", AutoModelForSequenceClassification, ours, TOKENIZER, **facts)
     assert theirs.config.problem_type == "multi_label_classification"
-    given = {"input_ids": batch.input_ids, "attention_mask": batch.padding_mask.long()}
-    given |= {} if batch.segment_ids is None else {"token_type_ids": batch.segment_ids}
+    segments = {} if batch.segment_ids is None else {"token_type_ids": batch.segment_ids}
     with torch.no_grad():
-        output = theirs(**given, labels=batch.labels)
-        loss = objective.loss(ours, batch)["labels"] / objective.counts(batch)["labels"]
-        logits = ours(**batch.inputs()).logits
-        metrics, results = objective.metrics(objective.measure(ours, batch)), list(objective.predict(ours, batch))
-    torch.testing.assert_close(logits, output.logits, atol=1e-4, rtol=0)
+        output = theirs(input_ids=batch.input_ids, attention_mask=batch.padding_mask.long(), labels=batch.labels, **segments)
+        torch.testing.assert_close(ours(**batch.inputs()).logits, output.logits, atol=1e-4, rtol=0)
+        results = list(objective.predict(ours, batch))
+    loss, metrics = judged(ours, objective, batch)
     torch.testing.assert_close(loss, output.loss, atol=1e-5, rtol=0)
     applies = output.logits > 0
     exact = float((applies == batch.labels.bool()).all(1).double().mean())
@@ -73,8 +58,7 @@ def test_logits_and_loss_are_those_of_transformers_which_opens_the_checkpoint_wi
     for row, result, mine, probabilities in zip(ROWS, results, applies.tolist(), output.logits.sigmoid().tolist(), strict=True):
         predicted = [label for label, one in zip(LABELS, mine, strict=True) if one]
         assert (result.prediction["labels"], result.prediction["predicted"]) == (row["labels"], predicted)
-        wanted = dict(zip(LABELS, probabilities, strict=True))
-        assert result.prediction["probabilities"].by_label() == pytest.approx(wanted, abs=1e-4)
+        assert result.prediction["probabilities"].by_label() == pytest.approx(dict(zip(LABELS, probabilities, strict=True)), abs=1e-4)
     means = {name: sum((result.sums[name] for result in results), Sum(0.0, 0)).mean for name in results[0].sums}
     assert means == {"labels": pytest.approx(float(output.loss), abs=1e-5), "exact_match": exact}
     theirs.save_pretrained(tmp_path / "theirs")
@@ -87,7 +71,8 @@ def test_metrics_are_those_of_scikit_learn() -> None:
     right, predicted = random.random((40, 5)) < 0.3, random.random((40, 5)) < 0.3
     right[:, 4] = predicted[:, 4] = False  # a label that is nowhere
     drawn = random.integers(0, 4, 40)
-    scores = label_set_metrics(*([np.flatnonzero(row).tolist() for row in rows] for rows in (right, predicted)), 5)
+    sets = [[np.flatnonzero(row).tolist() for row in rows] for rows in (right, predicted)]
+    scores = label_set_metrics(*sets, 5)
     for weights in (unit_weights(40), drawn.astype(float)):
         rows = np.repeat(np.arange(40), weights.astype(int))
         pair = right[rows], predicted[rows]
@@ -98,7 +83,7 @@ def test_metrics_are_those_of_scikit_learn() -> None:
             "recall": pytest.approx(recall_score(*pair, average="micro", zero_division=0)),
         }
     assert set(label_set_metrics([[], []], [[], []], 3)(unit_weights(2)).values()) == {0.0}
-    found = label_set_figures(*([np.flatnonzero(row).tolist() for row in rows] for rows in (right, predicted)), ["a", "b", "c", "d", "e"])
+    found = label_set_figures(*sets, ["a", "b", "c", "d", "e"])
     precision, recall, f1, support = precision_recall_fscore_support(right[:, :4], predicted[:, :4])
     assert [*found["classes"]] == ["a", "b", "c", "d"]  # e is nowhere
     for number, of_label in enumerate(found["classes"].values()):
@@ -116,24 +101,24 @@ WRITTEN = {
 
 @pytest.mark.parametrize(("section", "rows"), WRITTEN.values(), ids=WRITTEN)
 def test_the_labels_of_a_row_in_every_form(tmp_path: Path, section: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    batch = whole(tmp_path, [{"text": "the cat", **row} for row in rows], multi_label(**section))
+    batch = batch_of(tmp_path, [{"text": "the cat", **row} for row in rows], multi_label(**section))
     assert batch.labels.tolist() == [[1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize(("no", "yes"), [("0", "1"), ("False", "True"), ("0.0", "1.0")])
 def test_columns_of_zeros_and_ones_are_labels_of_their_names_also_of_those_that_no_row_has(tmp_path: Path, no: str, yes: str) -> None:
-    path = tmp_path / "rows.csv"
+    path, section = tmp_path / "rows.csv", MultiLabelSection(kind="multi_label")
     rows = ["text,animal,motion,size", f"the cat,{yes},{no},{no}", f"the hat,{no},{no},{no}", f"the big dog,{yes},{no},{yes}"]
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    section = MultiLabelSection(kind="multi_label")
-    source = open_source(
-        SourceSection(path=str(path), columns={"labels": ["animal", "motion", "size"]}), "all", None, roles=MultiLabelSection.roles
-    )
+
+    def of_columns(*names: str) -> Any:
+        return open_source(SourceSection(path=str(path), columns={"labels": [*names]}), "all", None, roles=MultiLabelSection.roles)
+
+    source = of_columns("animal", "motion", "size")
     assert find_labels([source], section.labels_in) == ["animal", "motion", "size"]
     found = [section.labels_in(row.values["labels"]) for row in source.rows()]
     assert [[name for name, applies in one.items() if applies] for one in found] == [["animal"], [], ["animal", "size"]]
-    words = SourceSection(path=str(path), columns={"labels": ["text", "motion"]})
-    assert next(iter(open_source(words, "all", None, roles=MultiLabelSection.roles).rows())).values["labels"] == ["the cat", no]
+    assert next(iter(of_columns("text", "motion").rows())).values["labels"] == ["the cat", no]
 
 
 @pytest.mark.parametrize(
@@ -149,21 +134,14 @@ def test_columns_of_zeros_and_ones_are_labels_of_their_names_also_of_those_that_
 )
 def test_what_names_no_known_labels_is_an_error_with_its_row(tmp_path: Path, labels: Any, error: str) -> None:
     with pytest.raises(DataError, match=error):
-        examples(tmp_path, [*ROWS, {"text": "the cat", "labels": labels}], MultiLabelSection.roles, multi_label())
-
-
-@pytest.mark.thorough
-def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> None:
-    objective = multi_label()
-    stored = examples(tmp_path, ROWS, MultiLabelSection.roles, objective)
-    assert_same_steps(CONFIG, stored, objective)
+        stored(tmp_path, [*ROWS, {"text": "the cat", "labels": labels}], multi_label())
 
 
 def test_a_probability_of_exactly_one_half_is_not_enough(tmp_path: Path) -> None:
     objective, undecided = multi_label(), model(CONFIG).eval()
     undecided.head.classes.requires_grad_(False).weight.zero_()
     undecided.head.classes.bias.zero_()
-    batch = whole(tmp_path, ROWS, objective)
+    batch = batch_of(tmp_path, ROWS, objective)
     with torch.no_grad():
         found = list(objective.predict(undecided, batch))
     assert {float(value) for row in found for value in row.prediction["probabilities"].values} == {0.5}

@@ -5,26 +5,19 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_examples import assert_same_steps, batches, examples, model, opened, texts, tokenizer, whole_batch
+from tiny_examples import TWO_LAYERS, batch_of, judged, model, opened, stored, texts, tokenizer
 from tiny_layouts import GPT2_LAYOUT
 from transformers import GPT2DoubleHeadsModel, OpenAIGPTDoubleHeadsModel
 
 from tfkit.errors import DataError, ModelError
 from tfkit.objectives.multiple_choice import MultipleChoice
-from tfkit.objectives.objective import IGNORED, Batch
+from tfkit.objectives.objective import IGNORED
 from tfkit.recipe.schema.label_sections import MultipleChoiceSection
 
 SPECIAL = ["_start_", "_delimiter_", "_classify_"]
 TOKENIZER = tokenizer("bpe_eow", special_tokens=SPECIAL)
 START, DELIMITER, CLASSIFY = (TOKENIZER.backend.token_to_id(token) for token in SPECIAL)
-GPT2: dict[str, Any] = GPT2_LAYOUT | {
-    "vocab_size": 300,
-    "context_length": 24,
-    "decoder_layers": 2,
-    "dim": 24,
-    "num_heads": 3,
-    "head": {"kind": "lm", "tied": True, "choices": True},
-}
+GPT2: dict[str, Any] = GPT2_LAYOUT | TWO_LAYERS | {"head": {"kind": "lm", "tied": True, "choices": True}}
 GPT = GPT2 | {"norm": {"kind": "layer", "placement": "post"}}
 
 
@@ -41,14 +34,10 @@ def choice(length: int = 24, **section: Any) -> MultipleChoice:
     return MultipleChoice(MultipleChoiceSection(kind="multiple_choice", **section), TOKENIZER, length)
 
 
-def whole(folder: Path, made: list[dict[str, Any]], objective: MultipleChoice) -> Batch:
-    return whole_batch(examples(folder, made, MultipleChoiceSection.roles, objective), objective)
-
-
 @pytest.mark.parametrize(("config", "family"), [(GPT, OpenAIGPTDoubleHeadsModel), (GPT2, GPT2DoubleHeadsModel)])
 def test_both_losses_are_those_of_transformers(tmp_path: Path, config: dict[str, Any], family: Any) -> None:
     objective, ours, made = choice(length=16), model(config).eval(), rows(3)
-    batch = whole(tmp_path, made, objective)
+    batch = batch_of(tmp_path, made, objective)
     sequences = batch.input_ids.reshape(16, 3, -1)
     lengths = batch.padding_mask.sum(1).reshape(16, 3)
     with torch.no_grad():
@@ -69,7 +58,7 @@ def test_sequences_are_start_context_delimiter_answer_classify_and_the_longer_te
     made = rows(None)
     ids = {text: found for row in made for text in (row["context"], *row["choices"]) for found in TOKENIZER.encode_texts([text])}
     for length, start in ((24, "_start_"), (12, "_start_"), (11, None)):
-        batch = whole(tmp_path, made, choice(length=length, start=start))
+        batch = batch_of(tmp_path, made, choice(length=length, start=start))
         pairs = [(row["context"], answer) for row in made for answer in row["choices"]]
         for found, mask, pair in zip(batch.input_ids, batch.padding_mask, pairs, strict=True):
             context, answer = (list(ids[text]) for text in pair)
@@ -83,23 +72,14 @@ def test_sequences_are_start_context_delimiter_answer_classify_and_the_longer_te
 
 def test_rows_with_two_to_four_answers_are_each_their_own_softmax(tmp_path: Path) -> None:
     objective, ours, made = choice(lm_weight=0), model(GPT2).eval(), rows(None)
-    batch = whole(tmp_path, made, objective)
+    batch = batch_of(tmp_path, made, objective)
     with torch.no_grad():
-        scores = ours(**batch.inputs()).extra_logits[:, 0].double()
-        losses, sums = objective.loss(ours, batch), objective.measure(ours, batch)
-    start, total, right = 0, 0.0, 0
-    for row in made:
-        own = scores[start : start + len(row["choices"])]
-        total -= float(own.log_softmax(0)[row["label"]])
-        right += int(own.argmax()) == row["label"]
-        start += len(own)
-    assert list(losses) == list(objective.counts(batch)) == ["choices"]
-    assert float(losses["choices"]) == pytest.approx(total, rel=1e-5)
-    assert objective.metrics(sums) == {
-        "loss": pytest.approx(total / 16, rel=1e-5),
-        "choices": pytest.approx(total / 16, rel=1e-5),
-        "accuracy": right / 16,
-    }
+        scores = ours(**batch.inputs()).extra_logits[:, 0].double().split([len(row["choices"]) for row in made])
+    mean = -float(sum(own.log_softmax(0)[row["label"]] for own, row in zip(scores, made, strict=True))) / 16
+    right = sum(int(own.argmax()) == row["label"] for own, row in zip(scores, made, strict=True))
+    loss, metrics = judged(ours, objective, batch)
+    assert float(loss) == pytest.approx(mean, rel=1e-5)
+    assert metrics == {"loss": pytest.approx(mean, rel=1e-5), "choices": pytest.approx(mean, rel=1e-5), "accuracy": right / 16}
     assert 0 < right < 16
 
 
@@ -108,8 +88,8 @@ def test_rows_with_two_to_four_answers_are_each_their_own_softmax(tmp_path: Path
     [(1, ["a", "b"], 1), ("0", ["a", "b"], 0), ("a", ["a", "b"], 0), ("B", ["a", "b"], 1), ("2", ["1", "2"], 1), ("1", ["0", "1"], 1)],
 )
 def test_a_label_is_a_number_a_letter_or_a_text(tmp_path: Path, label: Any, choices: list[str], right: int) -> None:
-    stored = examples(tmp_path, [{"context": "the", "choices": choices, "label": label}], MultipleChoiceSection.roles, choice())
-    assert stored[0]["right"].tolist() == [right]
+    found = stored(tmp_path, [{"context": "the", "choices": choices, "label": label}], choice())
+    assert found[0]["right"].tolist() == [right]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +105,7 @@ def test_a_label_is_a_number_a_letter_or_a_text(tmp_path: Path, label: Any, choi
 )
 def test_a_label_that_names_no_answer_or_two_is_refused(tmp_path: Path, label: Any, choices: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        examples(tmp_path, [{"context": "the", "choices": choices, "label": label}], MultipleChoiceSection.roles, choice())
+        stored(tmp_path, [{"context": "the", "choices": choices, "label": label}], choice())
 
 
 def test_what_the_tokenizer_or_the_context_lacks_is_said() -> None:
@@ -133,11 +113,3 @@ def test_what_the_tokenizer_or_the_context_lacks_is_said() -> None:
         choice(delimiter="<none>")
     with pytest.raises(ModelError, match="rows of 4 tokens have no room"):
         choice(length=4)
-
-
-@pytest.mark.thorough
-def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> None:
-    objective = choice()
-    stored = examples(tmp_path, rows(None), MultipleChoiceSection.roles, objective)
-    assert len({len(batch.input_ids) for batch in batches(stored, objective, 1, length_groups=False)}) > 1
-    assert_same_steps(GPT2, stored, objective)

@@ -1,6 +1,5 @@
 """Reward models and DPO in the real commands: trained, killed and resumed, evaluated, used for predictions, and inspected."""
 
-import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,16 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_files import parse_rows, read_json, read_rows, receipt, write_rows
-from tiny_runs import Done, exact, hashes, records, run_tfkit, strike
+from tiny_runs import Done, exact, hashes, pretrain, records, run_here, strike
 
 STEPS = 12
-BASE = """
-model: {preset: gpt2, decoder_layers: 2, dim: 16, num_heads: 2, context_length: 32, init: {std: 0.2}, dropout: {residual: 0.1}}
-tokenizer: {vocab_size: 300}
-data: {train: [{path: text.txt}]}
-training: {steps: 2, batch_size: 4, precision: fp32}
-carbon: {enabled: false}
-"""
+Run = tuple[str, Path, Done]
+BASE = ["model.context_length=32", "model.init.std=0.2", "model.dropout={residual: 0.1}", "training.steps=2"]
 RECIPE = """
 # A recipe for tests.
 model: {from: base}
@@ -33,12 +27,10 @@ carbon: {enabled: false}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(base: Path) -> Path:
     """Write rows whose better completion says cat, and train a language model to start from."""
-    folder = tmp_path_factory.mktemp("preferences")
     random = np.random.default_rng(1)
     words = ["the", "dog", "sat", "mat", "ran"]
-    (folder / "text.txt").write_text("\n".join(" ".join(random.choice(words, 8)) for _ in range(80)), encoding="utf-8")
     for name, count in (("pairs", 24), ("others", 8)):
         drawn = random.choice(words, (count, 6)).tolist()
         rows = [
@@ -46,32 +38,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number, one in enumerate(drawn)
         ]
         rows += [{"prompt": "a tie", "chosen": "same", "rejected": "same"}] if name == "pairs" else []
-        write_rows(folder / f"{name}.jsonl", rows)
-    (folder / "base.yaml").write_text(BASE, encoding="utf-8")
+        write_rows(base / f"{name}.jsonl", rows)
     for kind in ("reward", "dpo"):
-        (folder / f"{kind}.yaml").write_text(RECIPE.replace("KIND", kind), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tfkit(place: Path) -> Callable[..., Done]:
-    """Return a function that runs a command in that folder."""
-    patch = pytest.MonkeyPatch()
-    patch.chdir(place)
-
-    def run(*words: str, before: Callable[[], object] | None = None) -> Done:
-        threads = [] if words[0] == "inspect" else ["--threads", "1"]
-        return run_tfkit(place, [*words, *threads], before)
-
-    run("pretrain", "base.yaml", "--run", "base").exits(0)
-    yield run
-    patch.undo()
+        (base / f"{kind}.yaml").write_text(RECIPE.replace("KIND", kind), encoding="utf-8")
+    pretrain(base / "base", base / "tiny.yaml", *BASE).exits(0)
+    return base
 
 
 @pytest.fixture(scope="module", params=["reward", "dpo"])
-def run(request: pytest.FixtureRequest, place: Path, tfkit: Callable[..., Done]) -> tuple[str, Path, Done]:
+def run(request: pytest.FixtureRequest, place: Path) -> Run:
     """Return a run of this kind that was never stopped."""
-    done = tfkit("finetune", f"{request.param}.yaml", "--run", request.param).exits(0)
+    done = run_here(["finetune", f"{request.param}.yaml", "--run", request.param, "--threads", "1"], place).exits(0)
     return request.param, place / request.param, done
 
 
@@ -80,22 +57,21 @@ def scores(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.sampled(2)
-def test_it_learns_what_is_better(run: tuple[str, Path, Done], place: Path) -> None:
+def test_it_learns_what_is_better(run: Run, place: Path) -> None:
     kind, folder, done = run
     assert "pairs.jsonl: 1 bad row skipped: 1 equal completions (first pairs.jsonl:25)" in done.err
-    before = receipt(folder)["before"]
+    before, after = receipt(folder)["before"], scores(folder)[-1]
     losses = [record["loss"] for record in records(folder) if "loss" in record]
-    assert scores(folder)[-1]["accuracy"] > 0.9
+    assert after["accuracy"] > 0.9
     assert losses[-1] < losses[0] / 2
-    assert scores(folder)[-1]["margin"] > before["margin"]
+    assert after["margin"] > before["margin"]
     if kind == "dpo":
-        assert losses[0] == pytest.approx(np.log(2), abs=1e-6)
-        assert before["loss"] == pytest.approx(np.log(2), abs=1e-6)
+        assert (losses[0], before["loss"]) == pytest.approx((np.log(2), np.log(2)), abs=1e-6)
         assert before["reward_chosen"] == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.sampled(2)
-def test_a_killed_run_goes_on_to_the_same_bits(run: tuple[str, Path, Done], tfkit: Callable[..., Done], place: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_bits(run: Run, tfkit: Callable[..., Done], place: Path) -> None:
     kind, folder, _ = run
     words = ("finetune", f"{kind}.yaml", "--run", f"{kind}-killed")
     tfkit(*words, before=strike(signal.SIGKILL, 14)).exits(-signal.SIGKILL)
@@ -105,7 +81,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(run: tuple[str, Path, Done], tfki
 
 
 @pytest.mark.sampled(2)
-def test_it_is_evaluated_as_in_its_training(run: tuple[str, Path, Done], tfkit: Callable[..., Done], place: Path) -> None:
+def test_it_is_evaluated_as_in_its_training(run: Run, tfkit: Callable[..., Done], place: Path) -> None:
     """The evaluation uses the same reference, which tfkit.json names."""
     kind, folder, _ = run
     done = tfkit("evaluate", "--from", kind, "--predictions", f"{kind}.jsonl", "--json", "carbon.enabled=false").exits(0)
@@ -115,7 +91,7 @@ def test_it_is_evaluated_as_in_its_training(run: tuple[str, Path, Done], tfkit: 
     assert np.mean([row["margins"][0] > 0 for row in found]) == metrics["accuracy"]
 
 
-def test_its_rows_are_shown_with_both_sides(run: tuple[str, Path, Done], tfkit: Callable[..., Done]) -> None:
+def test_its_rows_are_shown_with_both_sides(run: Run, tfkit: Callable[..., Done]) -> None:
     kind, _, _ = run
     shown = tfkit("inspect", f"{kind}.yaml", "--show", "1", "--json").document
     better, worse = ("".join(token["token"] for token in row["tokens"]).replace("Ġ", "") for row in shown["rows"])
@@ -132,41 +108,40 @@ def test_its_rows_are_shown_with_both_sides(run: tuple[str, Path, Done], tfkit: 
         assert [row["label"] for row in shown["rows"]] == [1, 2]
 
 
-def test_the_reward_of_a_completion_is_predicted_with_demonstrations_at_0(
-    run: tuple[str, Path, Done], tfkit: Callable[..., Done], place: Path
-) -> None:
+@pytest.fixture
+def demonstrations(place: Path, tfkit: Callable[..., Done]) -> Callable[[str], float]:
+    """Return a function that predicts the mean reward of the demonstrations by a checkpoint."""
+    rows = read_rows(place / "pairs.jsonl")[:24]
+    write_rows(place / "asked.jsonl", [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows])
+
+    def mean(start: str) -> float:
+        done = tfkit("predict", "--from", start, "--data", "asked.jsonl", "carbon.enabled=false").exits(0)
+        return float(np.mean([one["prediction"] for one in parse_rows(done.out)]))
+
+    return mean
+
+
+def test_a_reward_is_predicted_with_demonstrations_at_0(run: Run, tfkit: Callable[..., Done], demonstrations: Any) -> None:
     kind, folder, _ = run
     if kind == "dpo":
         tfkit("predict", "--from", kind, "--data", "pairs.jsonl").exits(2, "this objective predicts no label of a row")
         return
-    rows = read_rows(place / "pairs.jsonl")[:24]
-    asked = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
-    write_rows(place / "asked.jsonl", asked)
-    done = tfkit("predict", "--from", f"{kind}/checkpoints/step-000012", "--data", "asked.jsonl", "carbon.enabled=false").exits(0)
-    assert abs(np.mean([json.loads(line)["prediction"] for line in done.out.splitlines()])) < 1e-5
-    facts = read_json(folder / "checkpoints" / "step-000012" / "tfkit.json")
-    assert facts["demonstrations"] == 24
+    assert abs(demonstrations("reward/checkpoints/step-000012")) < 1e-5
+    assert read_json(folder / "checkpoints" / "step-000012" / "tfkit.json")["demonstrations"] == 24
 
 
-def test_a_mean_of_reward_models_has_the_mean_of_their_shifts(tfkit: Callable[..., Done], place: Path, run: tuple[str, Path, Done]) -> None:
-    """With this shift, the mean score of the demonstrations is nearly 0: far nearer than without a shift, or than the checkpoints' means
-    are to each other.
-    """
+def test_a_mean_of_models_has_the_mean_of_their_shifts(run: Run, tfkit: Callable[..., Done], demonstrations: Any) -> None:
+    """So the mean score of the demonstrations is far nearer to 0 than without a shift, or than the checkpoints' means to each other."""
     if run[0] != "reward":
         return
-    done = run_tfkit(place, ["average", "reward", "--last", "2", "--out", "mean", "--json"]).exits(0)
-    facts = read_json(place / "mean" / "tfkit.json")
-    newest, before = (read_json(path / "tfkit.json") for path in sorted((run[1] / "checkpoints").glob("step-*"), reverse=True)[:2])
+    done = tfkit("average", "reward", "--last", "2", "--out", "mean", "--json").exits(0)
+    steps = sorted((run[1] / "checkpoints").glob("step-*"))[-2:]
+    facts, before, newest = (read_json(folder / "tfkit.json") for folder in (Path("mean"), *steps))
     shifts = [newest["reward_shift"], before["reward_shift"]]
     assert facts["reward_shift"] == done.document["reward_shift"] == sum(shifts) / 2
-    derived = ("averaged", "lineage", "reward_shift")
-    assert {name: fact for name, fact in facts.items() if name not in derived} == {
-        name: fact for name, fact in newest.items() if name not in derived
-    }
-    rows = read_rows(place / "pairs.jsonl")[: facts["demonstrations"]]
-    write_rows(place / "shown.jsonl", [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows])
-    done = tfkit("predict", "--from", "mean", "--data", "shown.jsonl", "carbon.enabled=false")
-    mean = abs(np.mean([one["prediction"] for one in parse_rows(done.out)]))
+    derived = dict.fromkeys(("averaged", "lineage", "reward_shift"))
+    assert facts | derived == newest | derived
+    mean = abs(demonstrations("mean"))
     assert mean < 0.2 * min(abs(shifts[0] - shifts[1]), abs(facts["reward_shift"])), (mean, shifts)
 
 
@@ -181,7 +156,7 @@ def test_the_reference_of_an_adapter_and_of_bf16_is_the_first_model(tfkit: Calla
     assert result.document["metrics"]["loss"] == pytest.approx(scores(place / name)[-1]["loss"], abs=2e-2)
 
 
-def test_what_it_was_compared_with_must_be_there(tfkit: Callable[..., Done], place: Path, run: tuple[str, Path, Done]) -> None:
+def test_what_it_was_compared_with_must_be_there(tfkit: Callable[..., Done], place: Path, run: Run) -> None:
     if run[0] != "dpo":
         return
     (place / "base").rename(place / "moved")
@@ -189,19 +164,17 @@ def test_what_it_was_compared_with_must_be_there(tfkit: Callable[..., Done], pla
     (place / "moved").rename(place / "base")
     without_its_base = "was trained from, with which its answers are compared: base: there is no such folder"
     done.exits(4, "the model that dpo/checkpoints/step-0000", without_its_base)
-    tfkit("evaluate", "dpo.yaml", "--from", "base", "carbon.enabled=false").exits(
-        4, "does not name the model that the training started from"
-    )
+    unnamed = tfkit("evaluate", "dpo.yaml", "--from", "base", "carbon.enabled=false")
+    unnamed.exits(4, "does not name the model that the training started from")
 
 
 def test_it_starts_from_a_model(tfkit: Callable[..., Done]) -> None:
-    done = tfkit("pretrain", "base.yaml", "--run", "none", "objective={kind: dpo}").exits(2)
-    assert "dpo trains a finished model, never random weights: set model.from, or give --from CKPT" in done.err
+    said = "dpo trains a finished model, never random weights: set model.from, or give --from CKPT"
+    tfkit("pretrain", "tiny.yaml", "--run", "none", "objective={kind: dpo}").exits(2, said)
 
 
 def test_an_adapter_cannot_add_the_token_that_a_reward_model_needs(tfkit: Callable[..., Done]) -> None:
     """This holds for merged adapters, too: the remedy is another initial model, or no adapter."""
     tfkit("finetune", "reward.yaml", "--run", "none", "training.adapter={targets: [q_proj], merge: true}").exits(2, "train all weights")
-    done = tfkit("finetune", "reward.yaml", "--run", "none", "training.adapter={targets: [q_proj]}").exits(2)
-    assert "has no entry in its vocabulary for 1 tokens that this objective needs" in done.err
-    assert "train without an adapter" in done.err
+    said = ("has no entry in its vocabulary for 1 tokens that this objective needs", "train without an adapter")
+    tfkit("finetune", "reward.yaml", "--run", "none", "training.adapter={targets: [q_proj]}").exits(2, *said)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from tiny_encoder_decoders import ENCODER_DECODERS
-from tiny_examples import assert_any_micro_batches, model, texts, tokenizer
+from tiny_examples import assert_judged, made_stream, model, tokenizer
 from tiny_examples import opened as opened_by
 from transformers import MarianMTModel, T5ForConditionalGeneration
 
-from tfkit.data import Loader, SpanBatch, SpanRows, TokenStream
+from tfkit.data import Loader, SpanBatch, SpanRows
 from tfkit.data.order.spans import SpanLengths
 from tfkit.errors import ModelError
 from tfkit.model.config import ModelConfig
@@ -31,15 +31,12 @@ def opened(kind: str = "t5", codec: Tokenizer = TOKENIZER, length: int = 24, **s
 
 
 def rows(objective: SpanCorruption) -> SpanRows:
-    """Return rows of random sentences, each with its end token."""
-    documents = [np.array([*TOKENIZER.encode_texts([text])[0]]) for text in texts(300)]
-    starts = np.cumsum([0, *map(len, documents)])
-    stream = TokenStream("made", np.concatenate(documents), starts, np.diff(starts), 0, 299, "made", True)
-    return SpanRows([(stream, 1.0)], objective.lengths, seed=1, static=objective.static)
+    return SpanRows([(made_stream(TOKENIZER, 300), 1.0)], objective.lengths, seed=1, static=objective.static)
 
 
-def batches(objective: SpanCorruption, micro_batch_size: int, step: int = 0) -> list[Batch]:
-    return Loader(rows(objective), objective.collate, 8, micro_batch_size).step(step)
+def whole_step(objective: SpanCorruption) -> Batch:
+    [batch] = Loader(rows(objective), objective.collate, 8, 8).step(0)
+    return batch
 
 
 def test_a_row_token_by_token() -> None:
@@ -78,31 +75,17 @@ def test_inputs_and_targets_put_together_are_the_text() -> None:
 @pytest.mark.parametrize("kind", ENCODER_DECODERS)
 def test_the_loss_is_that_of_transformers(kind: str, tmp_path: Any) -> None:
     objective, ours = opened(kind), model(ENCODER_DECODERS[kind]).eval()
-    (batch,) = batches(objective, 8)
+    batch = whole_step(objective)
     theirs = opened_by(tmp_path / "model", THEIRS[kind], ours, TOKENIZER)
     with torch.no_grad():
         expected = theirs(input_ids=batch.input_ids, labels=batch.labels)  # shifts the labels itself
-        found = float(objective.loss(ours, batch)["lm"] / objective.counts(batch)["lm"])
-        sums = objective.measure(ours, batch)
-    assert found == pytest.approx(float(expected.loss), abs=1e-5)
-    right = float((expected.logits.argmax(-1) == batch.labels).double().mean())
-    assert objective.metrics(sums) == {
-        "loss": pytest.approx(float(expected.loss), abs=1e-5),
-        "perplexity": pytest.approx(float(expected.loss.exp()), rel=1e-4),
-        "token_accuracy": right,
-    }
-
-
-@pytest.mark.thorough
-def test_losses_and_weights_do_not_depend_on_the_micro_batch() -> None:
-    objective = opened()
-    assert_any_micro_batches(ENCODER_DECODERS["t5"], objective, lambda size, step: batches(objective, size, step))
+    assert_judged(ours, objective, batch, expected.loss, expected.logits)
 
 
 def test_the_computed_lengths_are_those_of_the_batch() -> None:
     """The number of steps is planned by the computed lengths, whereas the log counts the batch."""
     objective = opened(masking="static")
-    (batch,) = batches(objective, 8)
+    batch = whole_step(objective)
     assert batch.tokens == 8 * rows(objective).mean_tokens
     again = objective.collate(rows(objective).gather(np.full(8, 7), rows(objective).order(0)[:8]))
     assert torch.equal(batch.labels, again.labels)  # static
@@ -125,6 +108,4 @@ def test_what_does_not_fit_is_said_with_a_remedy(kind: str, arguments: dict[str,
 def test_relative_positions_have_no_end_so_targets_may_be_longer_than_inputs() -> None:
     objective = opened("t5", rate=0.7)
     assert objective.lengths.targets > 24
-    ours = model(ENCODER_DECODERS["t5"])
-    (batch,) = batches(objective, 8)
-    assert torch.isfinite(objective.loss(ours, batch)["lm"])
+    assert torch.isfinite(objective.loss(model(ENCODER_DECODERS["t5"]), whole_step(objective))["lm"])

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import seqeval.metrics
 import torch
-from tiny_examples import ENCODER, WORDS, assert_same_steps, batches, examples, model, opened, tokenizer, whole_batch
+from sklearn import metrics as sklearn_metrics
+from tiny_examples import ENCODER, WORDS, assert_figures, assert_judged, model, opened, stored, tokenizer, whole_batch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, GPT2Tokenizer
 
 from tfkit.errors import DataError, ModelError
-from tfkit.objectives.metrics.entities import spans
 from tfkit.objectives.objective import IGNORED
 from tfkit.objectives.tagging import Tagging
 from tfkit.recipe.schema.label_sections import TaggingSection
@@ -48,59 +49,26 @@ def labels_of(ids: list[int | None], tags: list[str]) -> list[int]:
 
 def test_ids_labels_and_loss_are_those_of_transformers(tmp_path: Path) -> None:
     objective, ours = tagging(length=12), model(CONFIG).eval()
-    stored = examples(tmp_path, ROWS, TaggingSection.roles, objective)
-    assert 0 < stored.truncated < 16
-    batch = whole_batch(stored, objective)
+    found = stored(tmp_path, ROWS, objective)
+    assert 0 < found.truncated < 16
+    batch = whole_batch(found, objective)
     theirs = opened(tmp_path / "model", AutoModelForTokenClassification, ours, TOKENIZER)
     codec = AutoTokenizer.from_pretrained(tmp_path / "model")
-    padded = codec(
-        [row["tokens"] for row in ROWS], is_split_into_words=True, truncation=True, max_length=12, padding=True, return_tensors="pt"
-    )
+    words = [row["tokens"] for row in ROWS]
+    padded = codec(words, is_split_into_words=True, truncation=True, max_length=12, padding=True, return_tensors="pt")
     assert batch.input_ids.tolist() == padded["input_ids"].tolist()
     assert batch.padding_mask.tolist() == padded["attention_mask"].bool().tolist()
-    wanted = [labels_of(padded.word_ids(i), row["tags"]) for i, row in enumerate(ROWS)]
-    assert batch.labels.tolist() == wanted
+    assert batch.labels.tolist() == [labels_of(padded.word_ids(i), row["tags"]) for i, row in enumerate(ROWS)]
     with torch.no_grad():
         output = theirs(**padded, labels=batch.labels)
-        sums = objective.measure(ours, batch)
-        loss = objective.loss(ours, batch)["tags"] / objective.counts(batch)["tags"]
-    torch.testing.assert_close(loss, output.loss, atol=1e-5, rtol=0)
-    scored = batch.labels != IGNORED
-    right = float((output.logits.argmax(-1) == batch.labels)[scored].double().mean())
-    metrics = objective.metrics(sums)
-    assert metrics.keys() == {"loss", "accuracy"}
-    assert (metrics["loss"], metrics["accuracy"]) == (pytest.approx(float(output.loss), abs=1e-5), pytest.approx(right))
+    assert_judged(ours, objective, batch, output.loss, output.logits, "accuracy")
 
 
-@pytest.mark.parametrize(
-    ("tags", "found"),
-    [
-        ("O O", ""),
-        ("B-a I-a O B-a", "0-2a 3-4a"),
-        ("B-a B-a I-a", "0-1a 1-3a"),
-        ("I-a I-a I-b B-b", "0-2a 2-3b 3-4b"),
-        ("B-a O I-a", "0-1a 2-3a"),
-        ("B-a-b I-a-b I-a", "0-2a-b 2-3a"),
-        ("X-a NOUN B-a", "0-1a 1-2OUN 2-3a"),
-    ],
-)
-def test_spans_are_those_of_seqeval(tags: str, found: str) -> None:
-    assert " ".join(sorted(f"{start}-{end}{kind}" for start, end, kind in spans(tags.split()))) == found
+AS_THEY_ARE = [("wordpiece", None, False), ("bpe_eow", None, False), ("unigram", None, False), ("bpe_byte_fallback", "llama", False)]
+SPACED = [("bpe_byte_fallback", "gemma", True), *(("byte_bpe", variant, True) for variant in ("gpt2", "llama3", "smollm2"))]
 
 
-@pytest.mark.parametrize(
-    ("kind", "variant", "spaced"),
-    [
-        ("wordpiece", None, False),
-        ("bpe_eow", None, False),
-        ("unigram", None, False),
-        ("bpe_byte_fallback", "llama", False),
-        ("bpe_byte_fallback", "gemma", True),
-        ("byte_bpe", "gpt2", True),
-        ("byte_bpe", "llama3", True),
-        ("byte_bpe", "smollm2", True),
-    ],
-)
+@pytest.mark.parametrize(("kind", "variant", "spaced"), [*AS_THEY_ARE, *SPACED])
 def test_words_give_the_ids_that_transformers_gives(tmp_path: Path, kind: str, variant: str | None, spaced: bool) -> None:
     """Where pieces include the space before a word, each word is tokenized with a space before it; elsewhere as it is."""
     codec = tokenizer(kind, vocab_size=400, variant=variant)
@@ -112,10 +80,8 @@ def test_words_give_the_ids_that_transformers_gives(tmp_path: Path, kind: str, v
             found = theirs(handed, is_split_into_words=True, truncation=True, max_length=length)
             assert (ids, words) == (found["input_ids"], found.word_ids())
             assert truncated == (len(theirs(handed, is_split_into_words=True)["input_ids"]) > length)
-            if length == 64:  # the words do not run together: the text that was tokenized is the sentence
-                text = codec.decode(ids, skip_special_tokens=True).strip()
-                if kind in ("byte_bpe", "bpe_byte_fallback"):
-                    assert text == " ".join(row["tokens"])
+            if length == 64 and kind in ("byte_bpe", "bpe_byte_fallback"):  # the words do not run together: the sentence was tokenized
+                assert codec.decode(ids, skip_special_tokens=True).strip() == " ".join(row["tokens"])
 
 
 def test_words_of_gpt2_are_those_of_its_class_with_add_prefix_space(tmp_path: Path) -> None:
@@ -132,9 +98,8 @@ def test_a_word_that_gives_no_token_is_read_as_the_unknown_one() -> None:
     for words in (["the", "\u200b", "cat"], ["\u200b", "the", ""], ["\u200b"]):
         [(ids, places, truncated)] = encode_words(TOKENIZER, [words], 24)
         assert [place for place in places if place is not None] == [*range(len(words))]
-        assert [ids[places.index(number)] == TOKENIZER.unk_id for number in range(len(words))] == [
-            not word.strip("\u200b") for word in words
-        ]
+        are_unknown = [ids[places.index(number)] == TOKENIZER.unk_id for number in range(len(words))]
+        assert are_unknown == [not word.strip("\u200b") for word in words]
         assert not truncated
     [(ids, places, truncated)] = encode_words(TOKENIZER, [["the", "\u200b", *["cat"] * 30]], 6)
     assert (len(ids), truncated, places[:4]) == (6, True, [None, 0, 1, 2])
@@ -152,7 +117,7 @@ def test_a_word_that_gives_no_token_is_read_as_the_unknown_one() -> None:
 )
 def test_rows_that_cannot_be_tagged_are_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        examples(tmp_path, [*ROWS, row], TaggingSection.roles, tagging())
+        stored(tmp_path, [*ROWS, row], tagging())
 
 
 def test_a_context_without_room_for_a_word_is_refused() -> None:
@@ -160,9 +125,20 @@ def test_a_context_without_room_for_a_word_is_refused() -> None:
         tagging(length=2)
 
 
-@pytest.mark.thorough
-def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> None:
+def tagger(*labels: str) -> Any:
     objective = tagging()
-    stored = examples(tmp_path, ROWS, TaggingSection.roles, objective)
-    assert len({objective.counts(batch)["tags"] for batch in batches(stored, objective, 1, length_groups=False)}) > 2
-    assert_same_steps(CONFIG, stored, objective)
+    objective.labels, objective._numbers = labels, {label: number for number, label in enumerate(labels)}
+    return objective
+
+
+def test_figures_of_entities_are_those_of_seqeval() -> None:
+    """Entities are whole names of a type, in IOB; `classes` has the metrics of single tags."""
+    objective, random = tagger("B-animal", "B-place", "I-animal", "I-place", "O"), np.random.default_rng(2)
+    right, predicted = ([random.choice(objective.labels, 9).tolist() for _ in range(30)] for _ in range(2))
+    found = objective.label_metrics([{"tags": one, "predicted": other} for one, other in zip(right, predicted, strict=True)])
+    theirs = seqeval.metrics.classification_report(right, predicted, output_dict=True, zero_division=0)
+    assert_figures(found["entities"], theirs, "animal", "place")
+    flat = [[tag for row in side for tag in row] for side in (right, predicted)]
+    assert_figures(found["classes"], sklearn_metrics.classification_report(*flat, output_dict=True, zero_division=0), *objective.labels)
+    assert sum(count for row in found["confusion"].values() for count in row.values()) == 270
+    assert tagger("ADJ", "NOUN").label_metrics([{"tags": ["ADJ"], "predicted": ["NOUN"]}]).keys() == {"classes", "confusion"}

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny_examples import model, opened, whole_batch
-from tiny_preferences import DECODER, SCORER, dpo_objective, paired_rows, reward_objective, stored
+from tiny_examples import batch_of, model, opened, stored, whole_batch
+from tiny_preferences import DECODER, SCORER, dpo_objective, paired_rows, reward_objective
 from torch import nn
 
 from tfkit.engine.assembly.reference_model import with_reference
@@ -38,7 +38,7 @@ def test_dpo(tmp_path: Path) -> None:
     objective = dpo_objective(beta=0.3)
     policy, reference = model(DECODER | NO_DROPOUT | {"init": {"std": 0.25}}).eval(), model(DECODER | NO_DROPOUT).eval()
     batch = whole_batch(
-        with_reference(stored(tmp_path, objective, paired_rows(PAIRS)), objective, reference, "trl", 4, Silent()), objective
+        with_reference(stored(tmp_path, paired_rows(PAIRS), objective), objective, reference, "trl", 4, Silent()), objective
     )
     loss = objective.loss(policy, batch)["dpo"] / PAIRS
     loss.backward()
@@ -64,7 +64,7 @@ def test_dpo(tmp_path: Path) -> None:
 
 def test_reward(tmp_path: Path) -> None:
     objective, scorer = reward_objective(), model(SCORER | NO_DROPOUT).eval()
-    batch = whole_batch(stored(tmp_path, objective, paired_rows(PAIRS)), objective)
+    batch = batch_of(tmp_path, paired_rows(PAIRS), objective)
     loss = objective.loss(scorer, batch)["reward"] / PAIRS
     loss.backward()
     kind = transformers.AutoModelForSequenceClassification

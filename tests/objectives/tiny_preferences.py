@@ -5,35 +5,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_examples import examples, texts, tokenizer
+from tiny_examples import TWO_LAYERS, texts, tokenizer
 from tiny_layouts import LLAMA_LAYOUT
 
-from tfkit.data import ExampleSet
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.dpo import DPO, open_dpo
 from tfkit.objectives.reward import Reward, fit_tokenizer, open_reward
-from tfkit.recipe.schema.preference_sections import PREFERENCE_ROLES, DPOSection, RewardSection
+from tfkit.recipe.schema.preference_sections import DPOSection, RewardSection
 
-LENGTH = 24
-DECODER: dict[str, Any] = LLAMA_LAYOUT | {
-    "vocab_size": 301,
-    "context_length": LENGTH,
-    "decoder_layers": 2,
-    "dim": 24,
-    "num_heads": 6,
-    "num_kv_heads": 2,
-    "head": {"tied": True},
-    "dropout": {"residual": 0.2},
-}
+LENGTH = TWO_LAYERS["context_length"]
+DECODER: dict[str, Any] = LLAMA_LAYOUT | TWO_LAYERS | {"vocab_size": 301, "num_heads": 6, "num_kv_heads": 2}
+DECODER |= {"head": {"tied": True}, "dropout": {"residual": 0.2}}
 SCORER = DECODER | {"head": {"kind": "classes", "count": 1, "pool": "last", "bias": False}}
 
 
-def reward_objective(**fields: Any) -> Reward:
+def reward_objective(config: dict[str, Any] = SCORER, **fields: Any) -> Reward:
     section = RewardSection.model_validate({"kind": "reward", **fields})
     codec = fit_tokenizer(section, tokenizer("byte_bpe"), is_finished=True)
-    return open_reward(section, ModelContext(ModelConfig.model_validate(SCORER), codec, (), 1, Path("base")))
+    return open_reward(section, ModelContext(ModelConfig.model_validate(config), codec, (), 1, Path("base")))
 
 
 def dpo_objective(**fields: Any) -> DPO:
@@ -55,10 +46,6 @@ def ranked_rows(count: int, most: int = 5) -> list[dict[str, Any]]:
 
 def paired_rows(count: int) -> list[dict[str, Any]]:
     return [{"prompt": row["prompt"], "chosen": row["completions"][0], "rejected": row["completions"][1]} for row in ranked_rows(count)]
-
-
-def stored(folder: Path, objective: Any, rows: list[dict[str, Any]]) -> ExampleSet:
-    return examples(folder, rows, PREFERENCE_ROLES, objective)
 
 
 def count_rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
