@@ -4,9 +4,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from tiny_runs import Replaced
+import torch
+from tiny_runs import After, Replaced
 from torch import Tensor, nn
 
+from tfkit.training.optimizer import Optimizer
 from tfkit.training.step import Stepper
 
 
@@ -31,3 +33,13 @@ def spoil(module: str, step: int, value: float = math.nan, backward: bool = Fals
         return struck
 
     return Replaced(Stepper, "_accumulate", make)
+
+
+def spoil_weight(update: int) -> After:
+    """A fault: after this update of the optimizer, counted from 1, a weight is no longer finite."""
+
+    def spoilt(_: None, optimizer: Optimizer, *factors: float) -> None:
+        with torch.no_grad():
+            optimizer.parameters["decoder.norm.weight"][0] = math.inf
+
+    return After(Optimizer, "step", spoilt, update)

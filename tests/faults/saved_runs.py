@@ -1,12 +1,14 @@
 """Shared by the tests of saving, loading, locks and kills: a run of six steps that saves often, and the one that was never stopped."""
 
+import resource
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tiny_files import receipt
-from tiny_runs import Done, assert_same_bits, pretrain, strike, write_corpus, write_recipe
+from tiny_runs import Done, Replaced, assert_same_bits, pretrain, strike, write_corpus, write_recipe
 
 STEPS = 6
 # Dropout, accumulation, the running mean of the log, evaluation, samples: each has a state of its own.
@@ -55,3 +57,25 @@ class Base:
 def resumed_from(run: Path) -> str | None:
     """Return the checkpoint with which the latest attempt began."""
     return receipt(run)["attempts"][-1]["resumed_from"]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Return the bytes of every file below a folder, by its path from there."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def limited_files(owner: Any, name: str, limit: Callable[[], int | None]) -> Callable[[], object]:
+    """A fault: no file may have more bytes than `limit` gives while a function is called; the output of the process is a file, too."""
+
+    def make(whole: Callable[..., Any]) -> Callable[..., Any]:
+        def limited(*arguments: Any, **options: Any) -> Any:
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard if (bytes := limit()) is None else bytes, hard))
+            try:
+                return whole(*arguments, **options)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+        return limited
+
+    return Replaced(owner, name, make).__call__

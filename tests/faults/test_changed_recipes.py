@@ -7,7 +7,8 @@ import warnings
 from pathlib import Path
 
 import pytest
-from tiny_files import read_json
+from saved_runs import contents
+from tiny_files import receipt
 from tiny_runs import hashes, pretrain, strike
 
 GPT = ["checkpoint.every=2", "data.on_bad_row=skip"]
@@ -61,13 +62,13 @@ def stopped(base: Path) -> Path:
 
 @pytest.mark.parametrize("change", REFUSED)
 def test_f39_what_would_have_taken_other_steps_is_refused(stopped: Path, change: str) -> None:
-    before = {path: path.read_bytes() for path in (stopped / "gpt").rglob("*") if path.is_file() and path.name != "run.json"}
-    done = pretrain(stopped / "gpt", stopped / "tiny.yaml", *GPT, change, "--resume").exits(
-        2, f"\n  {change.partition('.0.')[0].partition('=')[0]}: ", "Revert these changes, or start another run with --run"
+    before = contents(stopped / "gpt")
+    pretrain(stopped / "gpt", stopped / "tiny.yaml", *GPT, change, "--resume").refuses(
+        2,
+        f"this run was started with another recipe, so it cannot continue:\n  {change.partition('.0.')[0].partition('=')[0]}: ",
+        "Revert these changes, or start another run with --run",
     )
-    assert (done.out, "this run was started with another recipe, so it cannot continue:\n  " in done.err) == ("", True)
-    after = {path: path.read_bytes() for path in (stopped / "gpt").rglob("*") if path.is_file() and path.name != "run.json"}
-    assert before == after
+    assert contents(stopped / "gpt") == before
 
 
 @pytest.mark.sampled(9)
@@ -94,29 +95,20 @@ def test_f39_the_schedule_that_does_not_depend_on_the_length_has_no_warning(stop
 def test_f39_another_machine_is_said_once(stopped: Path, tmp_path: Path) -> None:
     """As run.json would have it: the run folder came from elsewhere."""
     shutil.copytree(stopped / "gpt", tmp_path / "gpt")
-    receipt = tmp_path / "gpt" / "run.json"
-    document = read_json(receipt)
-    torch = document["versions"]["torch"]
-    document |= {"threads": 7, "device": "cuda:0", "processor": {"name": "Elsewhere"}, "versions": {"torch": "1.0"}}
-    receipt.write_text(json.dumps(document), encoding="utf-8")
-    done = pretrain(tmp_path / "gpt", stopped / "tiny.yaml", *GPT, "--resume", before=strike(signal.SIGTERM, 2)).exits(143)
+    document = receipt(tmp_path / "gpt")
+    elsewhere = {"threads": 7, "device": "cuda:0", "processor": {"name": "Elsewhere"}, "versions": {"torch": "1.0"}}
+    (tmp_path / "gpt" / "run.json").write_text(json.dumps(document | elsewhere), encoding="utf-8")
+    done = pretrain(tmp_path / "gpt", stopped / "tiny.yaml", *GPT, "--resume", before=strike(signal.SIGTERM, 2))
+    said = ["threads: 7 in the run, 1 now", "device: cuda:0 in the run, cpu now", "processor: Elsewhere in the run"]
+    done.exits(143, *said, f"torch: 1.0 in the run, {document['versions']['torch']} now")
     assert done.err.count("warning") == 1
-    for part in (
-        "threads: 7 in the run, 1 now",
-        "device: cuda:0 in the run, cpu now",
-        "processor: Elsewhere in the run",
-        f"torch: 1.0 in the run, {torch} now",
-    ):
-        assert part in done.err
     done = pretrain(tmp_path / "gpt", stopped / "tiny.yaml", *GPT, "--resume")
     assert (done.code, "warning" in done.err) == (0, False), done.err
 
 
 @pytest.mark.thorough
 def test_f39_checkpointing_of_activations_changes_no_bit(stopped: Path, tmp_path: Path) -> None:
-    for name in ("same", "again"):
+    for name, words in {"same": [], "again": ["training.activation_checkpointing=true"]}.items():
         shutil.copytree(stopped / "gpt", tmp_path / name)
-    changes = {"same": [], "again": ["training.activation_checkpointing=true"]}
-    for name, words in changes.items():
         pretrain(tmp_path / name, stopped / "tiny.yaml", *GPT, *words, "--resume").exits(0)
     assert hashes(tmp_path / "same", 12) == hashes(tmp_path / "again", 12)

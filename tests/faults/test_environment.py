@@ -1,11 +1,9 @@
 """No home, any locale, any terminal or none: the commands work, and what they say can be read."""
 
 import contextlib
-import fcntl
 import os
 import pty
 import re
-import struct
 import subprocess
 import sys
 import tempfile
@@ -15,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_runs import Done, Process, both, pretrain, run_tfkit
+from tiny_runs import Program, both, pretrain, run_tfkit
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,23 +47,22 @@ def encoded(encoding: str) -> None:
         getattr(sys, name).reconfigure(encoding=encoding, errors=errors)
 
 
-def setting(**variables: str | None) -> Callable[[], None]:
-    """These variables of the environment, and no others of ours; None: not set."""
+def setting(*unset: str, **variables: str) -> Callable[[], None]:
+    """These variables of the environment, and none of the names in `unset`."""
 
     def before() -> None:
-        for name, value in variables.items():
+        for name in unset:
             os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        os.environ.update(variables)
 
     return before
 
 
-NO_CACHE = {"TFKIT_CACHE": None, "XDG_CACHE_HOME": None}
+NO_CACHE = ("TFKIT_CACHE", "XDG_CACHE_HOME")
 ENVIRONMENTS: dict[str, Callable[[], None]] = {
-    "HOME not set": setting(HOME=None, **NO_CACHE),
-    "HOME missing": setting(HOME="/nonexistent", **NO_CACHE),
-    "HOME that cannot be written": setting(HOME="/proc", **NO_CACHE),
+    "HOME not set": setting("HOME", *NO_CACHE),
+    "HOME missing": setting(*NO_CACHE, HOME="/nonexistent"),
+    "HOME that cannot be written": setting(*NO_CACHE, HOME="/proc"),
     "LC_ALL=C": setting(LC_ALL="C"),
     "ASCII streams": both(setting(LC_ALL="C.UTF-8"), lambda: encoded("ascii")),
     "Windows code page": both(setting(LC_ALL="C.UTF-8"), lambda: encoded("cp1252")),
@@ -73,7 +70,7 @@ ENVIRONMENTS: dict[str, Callable[[], None]] = {
     "COLUMNS that is no number": setting(COLUMNS="wide", LINES=""),
     "NO_COLOR": setting(NO_COLOR="1"),
     "TERM=dumb": setting(TERM="dumb"),
-    "no TERM": setting(TERM=None, LANG=None),
+    "no TERM": setting("TERM", "LANG"),
     "stdin closed": lambda: (os.close(0), setattr(sys, "stdin", None)),
 }
 ASCII = ("LC_ALL=C", "ASCII streams")
@@ -118,34 +115,26 @@ def test_f47_stdin_closed_where_prompts_come_from_it(base: Path, tmp_path: Path)
 # -- terminals
 
 
-def on_terminal(folder: Path, arguments: list[str], columns: int, before: Callable[[], object] = lambda: None) -> tuple[Done, str]:
-    """A command whose stdin, stdout and stderr are a terminal of this many columns; what it wrote there."""
+def on_terminal(arguments: list[str], columns: int, before: Callable[[], object] = lambda: None) -> tuple[int, str]:
+    """The exit code of a command whose stdin, stdout and stderr are a terminal of this many columns, and what it wrote there."""
     master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-
-    def prepare() -> None:
-        os.environ.update(TERM="xterm", LC_ALL="C.UTF-8")
-        before()
-        for descriptor in (0, 1, 2):
-            os.dup2(slave, descriptor)
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(line_buffering=True)
-
-    process = Process(folder, arguments, prepare)
+    termios.tcsetwinsize(slave, (24, columns))
+    begin = both(setting(TERM="xterm", LC_ALL="C.UTF-8"), before)
+    program = Program(arguments, begin, stdin=slave, stdout=slave, stderr=slave)
     os.close(slave)
     shown = b""
     with contextlib.suppress(OSError):  # how Linux says that the other end is closed
         while chunk := os.read(master, 4096):
             shown += chunk
     os.close(master)
-    return process.wait(), shown.decode()
+    return program.wait(), shown.decode()
 
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(("command", "columns"), [*((command, 20) for command in COMMANDS), ("pretrain", 80)])
 def test_f47_on_a_terminal(base: Path, tmp_path: Path, command: str, columns: int) -> None:
-    done, shown = on_terminal(tmp_path, words(command, base, tmp_path / "run"), columns)
-    assert done.code == 0, shown
+    code, shown = on_terminal(words(command, base, tmp_path / "run"), columns)
+    assert code == 0, shown
     assert shown.strip()
     assert "Traceback" not in shown
     if command == "pretrain":
@@ -159,21 +148,19 @@ def test_f47_on_a_terminal(base: Path, tmp_path: Path, command: str, columns: in
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_f47_a_terminal_without_colours(base: Path, tmp_path: Path, variables: dict[str, str]) -> None:
-    text = base / "tiny.yaml"
-    bad = ["check", str(text), "training.step=3"]
-    done, plain = on_terminal(tmp_path, bad, 80)
-    assert (done.code, "\x1b[31m" in plain) == (2, True), "red, where colours are wanted"
-    done, plain = on_terminal(tmp_path, bad, 80, setting(**variables))
-    assert (done.code, "\x1b[3" in plain) == (2, False)
-    done, plain = on_terminal(tmp_path, words("pretrain", base, tmp_path / "run"), 80, setting(**variables))
-    assert (done.code, "\x1b[3" in plain) == (0, False)
+    bad = ["check", str(base / "tiny.yaml"), "training.step=3"]
+    code, plain = on_terminal(bad, 80)
+    assert (code, "\x1b[31m" in plain) == (2, True), "red, where colours are wanted"
+    code, plain = on_terminal(bad, 80, setting(**variables))
+    assert (code, "\x1b[3" in plain) == (2, False)
+    code, plain = on_terminal(words("pretrain", base, tmp_path / "run"), 80, setting(**variables))
+    assert (code, "\x1b[3" in plain) == (0, False)
     assert "TERM" not in variables or "\x1b" not in plain
 
 
 def test_f47_a_terminal_in_the_locale_c(base: Path, tmp_path: Path) -> None:
-    done, shown = on_terminal(tmp_path, words("pretrain", base, tmp_path / "run"), 100, setting(LC_ALL="C"))
-    assert done.code == 0, shown
-    assert shown.isascii()
+    code, shown = on_terminal(words("pretrain", base, tmp_path / "run"), 100, setting(LC_ALL="C"))
+    assert (code, shown.isascii()) == (0, True), shown
 
 
 # -- the program itself, with the worst of all at once
@@ -181,20 +168,10 @@ def test_f47_a_terminal_in_the_locale_c(base: Path, tmp_path: Path) -> None:
 BARE = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "COLUMNS": "20", "TERM": "dumb"}
 
 
-@pytest.mark.parametrize("command", ["check", pytest.param("env", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("command", [pytest.param(command, marks=[pytest.mark.slow] * (command != "check")) for command in COMMANDS])
 def test_f47_a_fresh_process_in_a_bare_environment(base: Path, tmp_path: Path, command: str) -> None:
-    assert_bare(words(command, base, tmp_path / "run"), tmp_path)
-
-
-@pytest.mark.slow
-def test_f47_training_in_a_bare_environment(base: Path, tmp_path: Path) -> None:
-    for command in ("pretrain", "evaluate", "generate", "generate-lines"):
-        assert_bare(words(command, base, tmp_path / "run"), tmp_path)
-
-
-def assert_bare(arguments: list[str], folder: Path) -> None:
-    command = ["sh", "-c", 'exec "$0" -m tfkit "$@" <&-', sys.executable, *arguments]
-    done = subprocess.run(command, capture_output=True, cwd=ROOT, env=BARE | {"TMPDIR": str(folder)}, check=False, timeout=300)
+    program = ["sh", "-c", 'exec "$0" -m tfkit "$@" <&-', sys.executable, *words(command, base, tmp_path / "run")]
+    done = subprocess.run(program, capture_output=True, cwd=ROOT, env=BARE | {"TMPDIR": str(tmp_path)}, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout
     assert (done.stdout + done.stderr).isascii()
@@ -204,11 +181,7 @@ def assert_bare(arguments: list[str], folder: Path) -> None:
 
 def test_f47_a_current_folder_that_was_deleted(base: Path, tmp_path: Path) -> None:
     """As by a runner that cleans its workspace. The libraries of torch would end the process without an error of ours."""
-
-    def delete() -> None:
-        (tmp_path / "gone").mkdir()
-        os.chdir(tmp_path / "gone")
-        (tmp_path / "gone").rmdir()
-
+    (tmp_path / "gone").mkdir()
+    delete = both(lambda: os.chdir(tmp_path / "gone"), (tmp_path / "gone").rmdir)
     done = run_tfkit(tmp_path, words("generate", base, tmp_path / "run"), delete)
     done.exits(5, "the current folder was deleted; change to another one")

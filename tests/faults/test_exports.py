@@ -1,8 +1,6 @@
 """Exports that fail: a full disk, signals at each step of the writing, too large a difference, parts of the model that are missing."""
 
 import itertools
-import json
-import resource
 import shutil
 import signal
 from collections.abc import Callable
@@ -10,7 +8,8 @@ from pathlib import Path
 
 import gguf
 import pytest
-from tiny_files import read_json
+from saved_runs import limited_files
+from tiny_files import edit_config, read_json
 from tiny_runs import Done, Strike, pretrain, run_tfkit
 
 from tfkit.engine.tools import gguf_export
@@ -32,45 +31,28 @@ def export(model: Path, folder: Path, before: Callable[[], object] | None = None
 
 
 @pytest.fixture(scope="module")
-def size(model: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
-    """The bytes of the whole export."""
+def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole export."""
     folder = tmp_path_factory.mktemp("whole")
     done, left = export(model, folder)
     assert (done.code, left) == (0, ["model.gguf"]), done.err
-    return (folder / "out" / "model.gguf").stat().st_size
+    return folder / "out" / "model.gguf"
 
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9999])
-def test_f52_a_full_disk(model: Path, size: int, tmp_path: Path, part: float) -> None:
-    """No file may have more than a part of the bytes of the export; only in the writing: the output of this process is a file, too."""
-    whole, limit = gguf_export._write, int(part * size)
-
-    def before() -> None:
-        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-
-        def limited(*arguments: object) -> int:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-            try:
-                return whole(*arguments)
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-
-        gguf_export._write = limited
-
-    done, left = export(model, tmp_path, before)
-    assert (done.code, left) == (5, []), done.err
-    assert "model.gguf: cannot be written (" in done.err
+def test_f52_a_full_disk(model: Path, whole: Path, tmp_path: Path, part: float) -> None:
+    """No file may have more than a part of the bytes of the export."""
+    done, left = export(model, tmp_path, limited_files(gguf_export, "_write", lambda: int(part * whole.stat().st_size)))
+    done.exits(5, "model.gguf: cannot be written (", "make room there")
+    assert left == []
     assert "(None)" not in done.err
-    assert "make room there" in done.err
 
 
-STEPS = ["write_header_to_file", "write_kv_data_to_file", "write_tensors_to_file", "close"]
+STEPS = ["write_header_to_file", "write_kv_data_to_file", "write_tensors_to_file", "close", "rename"]
 
 
-@pytest.mark.parametrize(
-    ("step", "number"), [*zip([*STEPS, "rename"], itertools.cycle([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]), strict=False)]
-)
+@pytest.mark.parametrize(("step", "number"), [*zip(STEPS, itertools.cycle([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]), strict=False)])
 def test_f52_stopped_while_the_file_is_written(model: Path, tmp_path: Path, step: str, number: signal.Signals) -> None:
     before = Strike(number, 1, gguf_export if step == "rename" else gguf.GGUFWriter, step)
     done, left = export(model, tmp_path, before.__call__)
@@ -87,10 +69,8 @@ def test_f52_predictions_that_differ_by_too_much(model: Path, tmp_path: Path, mo
     assert "as f16, its predictions differ by a mean KL divergence of" in done.err
 
 
-def test_f52_tied_weights_are_written_once(model: Path, tmp_path: Path) -> None:
-    done, left = export(model, tmp_path)
-    assert (done.code, left) == (0, ["model.gguf"]), done.err
-    names = [tensor.name for tensor in gguf.GGUFReader(tmp_path / "out" / "model.gguf").tensors]
+def test_f52_tied_weights_are_written_once(whole: Path) -> None:
+    names = [tensor.name for tensor in gguf.GGUFReader(whole).tensors]
     assert "token_embd.weight" in names
     assert "output.weight" not in names
 
@@ -103,9 +83,7 @@ def test_f52_special_tokens_that_are_missing(model: Path, tmp_path: Path, missin
         for path in folder.glob("tokenizer*"):
             path.unlink()
     else:
-        config = read_json(folder / "config.json")
-        config["eos_token_id"] = config["vocab_size"] + 7
-        (folder / "config.json").write_text(json.dumps(config))
+        edit_config(folder, eos_token_id=read_json(folder / "config.json")["vocab_size"] + 7)
         (folder / "generation_config.json").unlink(missing_ok=True)
     done, left = export(folder, tmp_path)
     assert (done.code, left) == (4, []), done.err

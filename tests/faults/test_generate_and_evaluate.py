@@ -9,14 +9,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
 import torch
 from tiny_chats import TEMPLATES, write_chat_checkpoint
 from tiny_files import parse_rows, receipt, write_rows
-from tiny_runs import Before, Done, Process, both, raising
+from tiny_runs import Before, Done, Program, both, raising, run_tfkit
 
 import tfkit.adapters
 import tfkit.cli.evaluate
@@ -42,18 +44,18 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(base: Path, command: str, *words: str, before: Callable[[], object] | None = None) -> Process:
-    fixed = ["--from", str(base / "model"), "--threads", "1", "carbon.enabled=false"]
-    return Process(base, [command, *fixed, *words], before)
+def line(base: Path, command: str, *words: str) -> list[str]:
+    return [command, "--from", str(base / "model"), "--threads", "1", "carbon.enabled=false", *words]
 
 
 def generate(base: Path, *words: str, before: Callable[[], object] | None = None) -> Done:
-    return start(base, "generate", "--input", str(base / "prompts.jsonl"), "--max-new-tokens", "8", *words, before=before).wait()
+    words = ("--input", str(base / "prompts.jsonl"), "--max-new-tokens", "8", *words)
+    return run_tfkit(base, line(base, "generate", *words), before)
 
 
 def evaluate(base: Path, *words: str, before: Callable[[], object] | None = None) -> Done:
     words = ("--data", str(base / "text.txt"), "--json", "evaluation.batch_size=2", *words)
-    return start(base, "evaluate", *words, before=before).wait()
+    return run_tfkit(base, line(base, "evaluate", *words), before)
 
 
 def kill(number: int) -> Callable[..., None]:
@@ -70,9 +72,9 @@ def assert_stopped(done: Done, number: int) -> None:
 @pytest.fixture(scope="module")
 def whole(base: Path) -> list[str]:
     """The lines of a command that was never stopped."""
-    lines = generate(base).out.splitlines()
-    assert [json.loads(line)["prompt"] for line in lines] == PROMPTS
-    return lines
+    lines = generate(base).out
+    assert [row["prompt"] for row in parse_rows(lines)] == PROMPTS
+    return lines.splitlines()
 
 
 @pytest.mark.sampled(3)
@@ -81,10 +83,7 @@ def test_f06_generate_leaves_whole_lines_in_order(base: Path, whole: list[str], 
     """In the middle of the second batch: the lines of the first are there, and whatever began the second."""
     done = generate(base, before=Before(tfkit.generation.decoding, "_choose", kill(number), 11))
     assert_stopped(done, number)
-    assert done.out.endswith("\n")
-    lines = done.out.splitlines()
-    assert lines == whole[: len(lines)]
-    assert len(lines) == 16
+    assert done.out == "".join(f"{line}\n" for line in whole[:16])
     assert "16 prompts were continued" in done.err
 
 
@@ -115,7 +114,7 @@ def test_f06_within_a_long_forward(base: Path, command: str, number: int) -> Non
 
     before = both(Before(Mlp, "forward", slow), Before(Mlp, "forward", kill(number), 2))
     words = ["--prompt", "Hello"] if command == "generate" else ["--data", str(folder / "text.txt")]
-    done = start(folder, command, *words, before=before).wait()
+    done = run_tfkit(folder, line(folder, command, *words), before)
     assert_stopped(done, number)
     assert done.out == ""
     assert begun.stat().st_size < 24, "it did not wait for the last layer"
@@ -133,50 +132,35 @@ def test_f06_evaluate_gives_no_result(base: Path, tmp_path: Path, number: int) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("command", ["generate", "evaluate"])
-def test_f06_while_the_model_is_loaded(base: Path, command: str, number: int) -> None:
-    done = {"generate": generate, "evaluate": evaluate}[command](base, before=Before(tfkit.adapters, "load", kill(number), 1))
+@pytest.mark.parametrize(("command", "result"), [(generate, "completion"), (evaluate, "metrics")])
+def test_f06_while_the_model_is_loaded(base: Path, command: Callable[..., Done], result: str, number: int) -> None:
+    done = command(base, before=Before(tfkit.adapters, "load", kill(number), 1))
     assert_stopped(done, number)
-    assert "completion" not in done.out
-    assert "metrics" not in done.out
+    assert result not in done.out
 
 
 def test_f06_while_a_template_is_rendered(base: Path, tmp_path: Path) -> None:
     """An endless template, and Ctrl-C before its time is up."""
     write_chat_checkpoint(tmp_path / "model", "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
-
-    def later(*_: object) -> None:
-        threading.Timer(0.2, kill(signal.SIGINT)).start()
-
-    done = start(tmp_path, "generate", "--chat", "--prompt", "a", before=Before(ChatTemplate, "_exchange", later, 2)).wait()
-    assert_stopped(done, signal.SIGINT)
+    later = Before(ChatTemplate, "_exchange", lambda *_: threading.Timer(0.2, kill(signal.SIGINT)).start(), 2)
+    assert_stopped(run_tfkit(tmp_path, line(tmp_path, "generate", "--chat", "--prompt", "a"), later.__call__), signal.SIGINT)
 
 
 # -- stdout
 
 
-def pipe_to_head(base: Path, words: list[str], lines: int, before: Callable[[], object] = lambda: None) -> Done:
-    """generate with a reader that leaves after this many lines."""
-    reader, writer = os.pipe()
-
-    def prepare() -> None:
-        before()
-        os.close(reader)
-        os.dup2(writer, 1)
-        os.close(writer)
-
-    process = start(base, "generate", "--quiet", *words, before=prepare)
-    os.close(writer)
-    with open(reader, encoding="utf-8") as stream:
+def assert_quiet_for(base: Path, words: list[str], lines: int, **options: Any) -> None:
+    """Assert that generate says nothing when its reader leaves after this many lines."""
+    with Program(line(base, "generate", "--quiet", *words), stdout=PIPE, stderr=PIPE, encoding="utf-8", **options) as program:
         for _ in range(lines):
-            json.loads(stream.readline())
-    return process.wait()
+            json.loads(program.stdout.readline())
+        program.stdout.close()
+        assert (program.wait(), program.stderr.read()) == (0, "")
 
 
 @pytest.mark.parametrize("lines", [0, 1])
 def test_f07_a_reader_that_leaves(base: Path, lines: int) -> None:
-    done = pipe_to_head(base, ["--input", str(base / "prompts.jsonl"), "--max-new-tokens", "8"], lines)
-    assert (done.code, done.err) == (0, "")
+    assert_quiet_for(base, ["--input", str(base / "prompts.jsonl"), "--max-new-tokens", "8"], lines)
 
 
 def test_f07_stdout_is_closed(base: Path) -> None:
@@ -185,45 +169,27 @@ def test_f07_stdout_is_closed(base: Path) -> None:
     assert (done.code, done.err) == (0, "")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
-@pytest.mark.parametrize("command", [generate, evaluate])
-def test_f07_a_full_disk_is_no_reader_that_left(base: Path, command: Callable[..., Done]) -> None:
-    done = command(base, before=lambda: os.dup2(os.open("/dev/full", os.O_WRONLY), 1))
-    done.exits(5, "the result cannot be written to stdout: No space left on device")
-
-
 # -- stdin
 
 
-class Pipe:
+class Pipe(Program):
     """generate - with a pipe that stays open on stdin, and its lines as they come."""
 
     def __init__(self, base: Path, *words: str):
-        (reading, self.into), (out, writing) = os.pipe(), os.pipe()
-
-        def before() -> None:
-            os.dup2(reading, 0)
-            os.dup2(writing, 1)
-            for descriptor in (reading, self.into, out, writing):
-                os.close(descriptor)
-            sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
-
-        self.process = start(base, "generate", "-", "--max-new-tokens", "4", *words, before=before)
-        os.close(reading)
-        os.close(writing)
-        self.out = open(out, encoding="utf-8")  # noqa: SIM115
+        words = ("-", "--max-new-tokens", "4", *words)
+        super().__init__(line(base, "generate", *words), stdin=PIPE, stdout=PIPE, stderr=PIPE, encoding="utf-8")
 
     def give(self, text: str) -> None:
-        os.write(self.into, text.encode())
+        self.stdin.write(text)
+        self.stdin.flush()
 
     def line(self) -> Any:
-        return json.loads(self.out.readline())
+        return json.loads(self.stdout.readline())
 
     def end(self) -> tuple[list[Any], Done]:
-        os.close(self.into)
-        with self.out:
-            rest = [json.loads(line) for line in self.out]
-        return rest, self.process.wait()
+        with self:
+            self.stdin.close()
+            return parse_rows(self.stdout.read()), Done(self.wait(), "", self.stderr.read())
 
 
 @pytest.mark.sampled(3)
@@ -250,7 +216,7 @@ def test_f06_a_signal_while_a_prompt_is_waited_for(base: Path) -> None:
     pipe.give('{"prompt": "the cat"}\n')
     assert pipe.line()["prompt"] == "the cat"
     time.sleep(0.2)
-    pipe.process.kill(signal.SIGTERM)
+    pipe.send_signal(signal.SIGTERM)
     rest, done = pipe.end()
     assert_stopped(done, signal.SIGTERM)
     assert rest == []
@@ -275,17 +241,10 @@ def test_f07_an_error_in_a_line_comes_after_the_lines_before_it(base: Path, line
 
 
 def test_f07_the_first_answers_to_an_endless_pipe(base: Path) -> None:
-    with subprocess.Popen(["yes", "the cat"], stdout=subprocess.PIPE) as endless:
-        stdin = endless.stdout.fileno()
-
-        def before() -> None:
-            resource.setrlimit(resource.RLIMIT_AS, (8 << 30, resource.RLIM_INFINITY))
-            os.dup2(stdin, 0)
-            sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
-
-        done = pipe_to_head(base, ["-", "--max-new-tokens", "4"], 3, before)
+    limit = partial(resource.setrlimit, resource.RLIMIT_AS, (8 << 30, resource.RLIM_INFINITY))
+    with subprocess.Popen(["yes", "the cat"], stdout=PIPE) as endless:
+        assert_quiet_for(base, ["-", "--max-new-tokens", "4"], 3, stdin=endless.stdout, before=limit)
         endless.kill()
-    assert (done.code, done.err) == (0, "")
 
 
 # -- memory
@@ -313,26 +272,25 @@ def test_f23_no_memory(base: Path, command: Callable[..., Done], error: BaseExce
 
 
 @pytest.mark.parametrize(
-    ("gates", "code", "message"),
+    ("gate", "code", "message"),
     [
-        (["loss > 0"], 8, "quality gate failed: loss > 0 (it is "),
-        (["loss < 0"], 0, ""),
-        (["accuracy > 0"], 2, "unknown metric 'accuracy'; the metrics are loss, perplexity"),
+        ("loss > 0", 8, "quality gate failed: loss > 0 (it is "),
+        ("loss < 0", 0, ""),
+        ("accuracy > 0", 2, "unknown metric 'accuracy'; the metrics are loss, perplexity"),
     ],
 )
-def test_f51_the_gate(base: Path, gates: list[str], code: int, message: str) -> None:
+def test_f51_the_gate(base: Path, gate: str, code: int, message: str) -> None:
     """The result is written whatever the gate says; a gate that cannot be decided ends the command before it begins."""
-    done = evaluate(base, *(word for gate in gates for word in ("--fail-if", gate))).exits(code, message)
+    done = evaluate(base, "--fail-if", gate).exits(code, message)
     assert ("error" if code == 2 else "metrics") in done.document
 
 
-@pytest.mark.parametrize("gate", ["loss > 1000", "loss < 0", "perplexity == 3"])
-def test_f51_a_metric_that_is_no_number_fails_every_gate(base: Path, gate: str) -> None:
-    folder = base / "nan"
+def test_f51_a_metric_that_is_no_number_fails_every_gate(base: Path, tmp_path: Path) -> None:
     loaded = load(base / "model")
     tensors = loaded.model.state_dict()
     next(tensor for name, tensor in tensors.items() if name.endswith("norm.weight")).fill_(float("nan"))
-    (folder / "model").mkdir(parents=True, exist_ok=True)
-    save_model(folder / "model", loaded.config, tensors, loaded.codec)
-    (folder / "text.txt").write_text("the cat", encoding="utf-8")
-    assert evaluate(folder, "--fail-if", gate).exits(8, "(it is nan)").document["metrics"]["loss"] is None
+    (tmp_path / "model").mkdir()
+    save_model(tmp_path / "model", loaded.config, tensors, loaded.codec)
+    (tmp_path / "text.txt").write_text("the cat", encoding="utf-8")
+    for gate in ("loss > 1000", "loss < 0", "perplexity == 3"):
+        assert evaluate(tmp_path, "--fail-if", gate).exits(8, "(it is nan)").document["metrics"]["loss"] is None

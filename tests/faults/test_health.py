@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from spoilt_steps import spoil
+from spoilt_steps import spoil, spoil_weight
 from tiny_files import read_json, receipt
-from tiny_runs import After, Before, assert_same_bits, both, kept, pretrain, raising, records, run_tfkit
-from torch import Tensor
+from tiny_runs import After, Before, Done, assert_same_bits, both, kept, pretrain, raising, records, run_tfkit
 
 from tfkit.engine.training_run.validator import Validator
 from tfkit.objectives.causal_lm import CausalLM
-from tfkit.training.optimizer import Optimizer
 from tfkit.training.step import Stepper
 
 COMMON = ["training.micro_batch_size=2", "training.log_every=1", "checkpoint={every: 3, keep: 2}"]
@@ -29,15 +26,13 @@ def straight(base: Path) -> Path:
     return base / "straight"
 
 
-def replay(run: Path, before: Callable[[], None] | None = None, *words: str) -> tuple[int, Any, str]:
-    done = run_tfkit(run.parent, ["replay", str(run), "--json", *words], before)
-    return done.code, done.document if done.out else None, done.err
+def replay(run: Path, before: Callable[[], None] | None = None) -> Done:
+    return run_tfkit(run.parent, ["replay", str(run), "--json"], before)
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
-    ("module", "backward"),
-    [("decoder.blocks.1.mlp.op.up_proj", False), ("decoder.blocks.0.self_attention.op.o_proj", True)],
+    ("module", "backward"), [("decoder.blocks.1.mlp.op.up_proj", False), ("decoder.blocks.0.self_attention.op.o_proj", True)]
 )
 def test_f20_a_step_that_is_no_number_ends_the_run_and_is_replayed(
     base: Path, straight: Path, tmp_path: Path, module: str, backward: bool
@@ -49,10 +44,8 @@ def test_f20_a_step_that_is_no_number_ends_the_run_and_is_replayed(
     assert receipt(run)["status"] == "failed"
     assert [record["step"] for record in records(run) if "loss" in record] == list(range(1, 8))
 
-    code, found, err = replay(run, fault)
-    assert code == 0, err
-    where = "backward" if backward else "forward"
-    assert found["first_bad"] == {"module": module, "in": where, "micro_batch": 0}
+    found = replay(run, fault).exits(0).document
+    assert found["first_bad"] == {"module": module, "in": "backward" if backward else "forward", "micro_batch": 0}
     assert (found["step"], len(found["rows"])) == (8, 2)
 
     pretrain(run, base / "tiny.yaml", *COMMON, "--resume").exits(0)  # the fault was the machine's: gone, and nothing was lost
@@ -64,8 +57,7 @@ def test_f20_a_replay_has_the_latest_weights_not_their_mean(base: Path, tmp_path
     words = ["training.ema_decay=0.9", "training.batch_ramp={start: 2, tokens: 180}", "optimizer={kind: adafactor}"]
     fault, run = spoil("decoder.norm", 9), tmp_path / "run"
     pretrain(run, base / "tiny.yaml", *COMMON, *words, before=fault).exits(6)
-    code, found, err = replay(run, fault)
-    assert code == 0, err
+    found = replay(run, fault).exits(0).document
     assert found["first_bad"] == {"module": "decoder.norm", "in": "forward", "micro_batch": 0}
     assert [len(rows) for rows in found["rows"]] == [2, 2]
 
@@ -77,28 +69,19 @@ def test_f20_a_replay_on_other_ground_says_so(base: Path, tmp_path: Path) -> Non
     path = run / "replay" / "step-000005.json"
     document = read_json(path)
     path.write_text(json.dumps(document | {"weights_sha256": "0" * 64}), encoding="utf-8")
-    code, found, err = replay(run)
-    assert (code, found["error"]["kind"]) == (5, "environment")
-    assert "cannot be reproduced: the weights before the step are not those of the run" in err
+    done = replay(run).exits(5, "cannot be reproduced: the weights before the step are not those of the run")
+    assert done.document["error"]["kind"] == "environment"
     path.write_text(json.dumps(document)[:-40], encoding="utf-8")
-    assert replay(run)[0] == 4
+    replay(run).exits(4)
     path.unlink()
-    code, _, err = replay(run)
-    assert code == 4
-    assert "holds no replay file" in err
-    assert replay(tmp_path / "nowhere")[0] == 4
+    replay(run).exits(4, "holds no replay file")
+    replay(tmp_path / "nowhere").exits(4)
 
 
 def test_f20_weights_that_are_no_numbers_are_never_saved(base: Path, tmp_path: Path) -> None:
     """They come of the last update; the step before has seen nothing. The last good checkpoint stays."""
-
-    def spoilt(_: None, optimizer: Optimizer, *factors: float) -> None:
-        with torch.no_grad():
-            optimizer.parameters["decoder.norm.weight"][0] = math.inf
-
-    fault = After(Optimizer, "step", spoilt, 6)
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", *COMMON, "checkpoint.keep=1", before=fault).exits(6)
-    assert "step 6: a weight is no longer finite, so this step is not saved" in done.err
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *COMMON, "checkpoint.keep=1", before=spoil_weight(6))
+    done.exits(6, "step 6: a weight is no longer finite, so this step is not saved")
     assert kept(tmp_path / "run") == ["step-000003"]
 
 
@@ -119,13 +102,9 @@ def test_f21_a_step_is_skipped_and_counted(base: Path, tmp_path: Path, value: fl
 
 
 def test_f21_one_more_than_allowed_ends_the_run(base: Path, tmp_path: Path) -> None:
-    def before() -> None:
-        spoil("decoder.norm", 4)()
-        spoil("decoder.norm", 9)()
-
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", *COMMON, "training.max_skipped_steps=1", before=before).exits(6)
-    assert "it is skipped, 1 of at most 1" in done.err
-    assert "step 9: the loss is nan" in done.err
+    fault = both(spoil("decoder.norm", 4), spoil("decoder.norm", 9))
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *COMMON, "training.max_skipped_steps=1", before=fault)
+    done.exits(6, "it is skipped, 1 of at most 1", "step 9: the loss is nan")
     assert kept(tmp_path / "run") == ["step-000003", "step-000006"]
 
 
@@ -134,31 +113,18 @@ def test_f21_one_more_than_allowed_ends_the_run(base: Path, tmp_path: Path) -> N
 def test_f21_a_jump_of_the_loss(base: Path, tmp_path: Path, skips: int, code: int) -> None:
     """Finite, but far above the latest steps."""
 
-    def before() -> None:
-        loss = CausalLM.loss
-
-        def jumping(self: CausalLM, model: Any, batch: Any) -> dict[str, Tensor]:
-            sums = loss(self, model, batch)
-            return {"lm": sums["lm"] * 3} if before.step == 14 else sums
-
-        take = Stepper.take
-
-        def counting(self: Stepper, number: int, *arguments: Any) -> Any:
-            before.step = number
-            return take(self, number, *arguments)
-
-        before.step = 0
-        CausalLM.loss = jumping
-        Stepper.take = counting
-
+    now = [0]
+    jump = both(
+        Before(Stepper, "take", lambda _, number, *__: now.insert(0, number)),
+        After(CausalLM, "loss", lambda sums, *_: {"lm": sums["lm"] * 3} if now[0] == 14 else sums),
+    )
     words = [*COMMON, "training.steps=20", "training.loss_jump_sigmas=6", f"training.max_skipped_steps={skips}"]
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=before).exits(code, "step 14: the loss jumps to ")
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=jump).exits(code, "step 14: the loss jumps to ")
     if code == 0:
         assert records(tmp_path / "run")[-1].get("skipped", 1) == 1
         assert done.err.count("jumps") == 1
     else:
-        code, found, err = replay(tmp_path / "run", before)
-        assert (code, found["first_bad"]) == (0, None), err
+        assert replay(tmp_path / "run", jump).exits(0).document["first_bad"] is None
 
 
 def test_f22_an_evaluation_that_is_no_number_is_never_best(base: Path, tmp_path: Path) -> None:

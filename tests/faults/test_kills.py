@@ -1,6 +1,5 @@
 """SIGKILL at each point of a save and at any moment of a run; resumed again and again. The end is the same, bit for bit."""
 
-import json
 import os
 import random
 import signal
@@ -8,13 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from saved_runs import STEPS, WORDS, Base
-from tiny_runs import Process, assert_same_bits, exact, hashes, kept, pretrain, run_tfkit, strike, write_corpus, write_recipe
+from tiny_files import write_rows
+from tiny_runs import After, Before, Process, assert_same_bits, exact, hashes, kept, pretrain, run_tfkit, strike, write_corpus, write_recipe
 
-import tfkit.engine.training_run.checkpointing
+from tfkit.engine.training_run import checkpointing
 
 EVENTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
 
@@ -35,22 +34,17 @@ class Points:
     def __call__(self) -> None:
         os.fsync = self.fsync
         sys.addaudithook(self.audit)
-        save, prune, calls = tfkit.engine.training_run.checkpointing.save_checkpoint, tfkit.engine.training_run.checkpointing.prune, [0]
+        Before(checkpointing, "save_checkpoint", self.begin, 2)()
+        After(checkpointing, "prune", self.end)()
 
-        def counted_save(*arguments: Any, **options: Any) -> Path:
-            calls[0] += 1
-            self.on = calls[0] == 2
-            return save(*arguments, **options)
+    def begin(self, *_: object, **__: object) -> None:
+        self.on = True
 
-        def counted_prune(*arguments: Any) -> list[Path]:
-            found = prune(*arguments)
-            if self.on and self.count_file:
-                self.count_file.write_text(str(self.count))
-            self.on = False
-            return found
-
-        tfkit.engine.training_run.checkpointing.save_checkpoint = counted_save
-        tfkit.engine.training_run.checkpointing.prune = counted_prune
+    def end(self, pruned: list[Path], *_: object) -> list[Path]:
+        if self.on and self.count_file:
+            self.count_file.write_text(str(self.count))
+        self.on = False
+        return pruned
 
     def point(self) -> bool:
         """Whether this is the one to be killed at."""
@@ -63,9 +57,8 @@ class Points:
 
     def fsync(self, descriptor: int) -> None:
         if self.point():
-            size = os.fstat(descriptor).st_size
-            if not os.path.isdir(f"/proc/self/fd/{descriptor}"):
-                os.truncate(f"/proc/self/fd/{descriptor}", size // 2)  # which was opened to be read alone
+            if not os.path.isdir(path := f"/proc/self/fd/{descriptor}"):
+                os.truncate(path, os.fstat(descriptor).st_size // 2)  # which was opened to be read alone
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -78,23 +71,19 @@ def short(saved: Base, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     """The run that was never stopped, and the number of points of its second save."""
     folder = tmp_path_factory.mktemp("short")
     pretrain(folder / "run", saved.recipe, *SHORT, before=Points(None, folder / "count")).exits(0)
-    return folder / "run", int((folder / "count").read_text())
+    count = int((folder / "count").read_text())
+    assert count >= 20
+    return folder / "run", count
 
 
 def kill_and_resume(saved: Base, short: Path, folder: Path, point: int) -> None:
     run = folder / f"run-{point}"
-    done = pretrain(run, saved.recipe, *SHORT, before=Points(point))
-    assert done.code == -signal.SIGKILL, (point, done.err)
-    done = pretrain(run, saved.recipe, *SHORT, "--resume", "--exact")
-    assert done.code == 0, (point, done.err)
+    pretrain(run, saved.recipe, *SHORT, before=Points(point)).exits(-signal.SIGKILL)
+    done = pretrain(run, saved.recipe, *SHORT, "--resume", "--exact").exits(0)
     assert "skipped a damaged checkpoint" not in done.err, (point, done.err)
     assert not list(run.rglob(".*")), (point, "leftovers")
     assert kept(run) == ["step-000002"]
     assert_same_bits(run, short, 2)
-
-
-def test_f01_there_are_many_points(short: tuple[Path, int]) -> None:
-    assert short[1] >= 20
 
 
 @pytest.mark.sampled(3)
@@ -126,10 +115,7 @@ class AnyMoment:
         return ["pretrain", str(self.recipe), "--run", str(run), "--threads", "1", "--resume", *WORDS, *self.words]
 
     def own_cache(self, run: Path) -> Callable[[], None]:
-        def before() -> None:
-            os.environ["TFKIT_CACHE"] = str(run.with_suffix(".cache"))
-
-        return before
+        return lambda: os.environ.update(TFKIT_CACHE=str(run.with_suffix(".cache")))
 
     def unbroken(self) -> Path:
         """The run that was never stopped; it says how long one takes."""
@@ -139,8 +125,7 @@ class AnyMoment:
         return self.folder / "unbroken"
 
     def finish(self, run: Path) -> None:
-        done = run_tfkit(self.folder, self.command(run), self.own_cache(run))
-        assert done.code == 0, (run, done.err)
+        run_tfkit(self.folder, self.command(run), self.own_cache(run)).exits(0)
 
     def killed(self, kills: int) -> tuple[Path, int]:
         """A run that is killed up to this many times, and then comes to its end; how many times it was."""
@@ -162,8 +147,7 @@ class AnyMoment:
 
 def sampled(folder: Path) -> list[str]:
     """The words of a run on responses that it samples: four steps an iteration, so that most checkpoints are within one."""
-    rows = "".join(json.dumps({"prompt": f"the {number} cats "}) + "\n" for number in range(12))
-    (folder / "prompts.jsonl").write_text(rows, encoding="utf-8")
+    write_rows(folder / "prompts.jsonl", [{"prompt": f"the {number} cats "} for number in range(12)])
     rules = "rules: [{kind: contains, text: a}, {kind: valid_python}]"
     return [
         f"objective={{kind: grpo, {rules}, prompts: 2, completions: 4, inner_epochs: 2, max_new_tokens: 4}}",
@@ -194,11 +178,10 @@ def test_f02_killed_at_any_moment(kind: str, tmp_path: Path, pytestconfig: pytes
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_f40_resumed_three_times(saved: Base, tmp_path: Path, number: int) -> None:
     """Struck after three micro-batches of each attempt: in the middle of an accumulation."""
-    run = tmp_path / "run"
+    run, words = tmp_path / "run", ["--resume", "checkpoint={every: 1, keep: 2}"]
     for _ in range(3):
-        done = saved.run(run, "--resume", "checkpoint={every: 1, keep: 2}", before=strike(number, 3))
-        assert done.code in (143, -signal.SIGKILL), done.err
-    saved.run(run, "--resume", "checkpoint={every: 1, keep: 2}").exits(0)
+        saved.run(run, *words, before=strike(number, 3)).exits(143 if number == signal.SIGTERM else -signal.SIGKILL)
+    saved.run(run, *words).exits(0)
     assert_same_bits(run, saved.unbroken, STEPS)
 
 
@@ -206,10 +189,9 @@ def test_f40_resumed_three_times(saved: Base, tmp_path: Path, number: int) -> No
 def test_f40_resumed_at_each_step_of_fifty(saved: Base, tmp_path: Path) -> None:
     """Fifty attempts of one step each."""
     words = ["training.steps=50", "training.micro_batch_size=2", "evaluation.every=20", "model.dropout={residual: 0.1}"]
-    done = pretrain(tmp_path / "straight", saved.recipe, *words).exits(0)
+    pretrain(tmp_path / "straight", saved.recipe, *words).exits(0)
     run = tmp_path / "run"
-    for step in range(1, 51):
-        done = pretrain(run, saved.recipe, *words, "--resume", before=strike(signal.SIGTERM, 1))
-        assert done.code == 143, (step, done.err)
+    for _ in range(50):
+        pretrain(run, saved.recipe, *words, "--resume", before=strike(signal.SIGTERM, 1)).exits(143)
     pretrain(run, saved.recipe, *words, "--resume").exits(0)
     assert_same_bits(run, tmp_path / "straight", 50)

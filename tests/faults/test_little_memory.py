@@ -11,15 +11,13 @@ from typing import Any
 import pytest
 import torch
 from tiny_files import read_json
-from tiny_runs import Before, Replaced, exact, kept, pretrain, raising, records, write_recipe
+from tiny_runs import Before, Replaced, both, exact, kept, pretrain, raising, records, write_recipe
 
 import tfkit.evaluation.text_scores
 from tfkit.objectives.objective import Batch
 from tfkit.training.step import Stepper
 
 ROOT = Path(__file__).parents[2]
-
-
 GPU = lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")  # noqa: E731
 CPU = lambda: RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")  # noqa: E731
 
@@ -45,9 +43,8 @@ def test_f23_smaller_micro_batches_are_the_same_steps(base: Path, tmp_path: Path
     """Twice halved in the middle of the run; the losses stay, to rounding, and a resumed run keeps the smaller ones."""
     words = ["training.batch_size=8", "training.log_every=1", "checkpoint.every=6"]
     pretrain(tmp_path / "roomy", base / "tiny.yaml", *words).exits(0)
-    done = pretrain(tmp_path / "tight", base / "tiny.yaml", *words, before=room_for(2, 4, error)).exits(0)
-    assert "out of memory in micro-batches of 8 rows: from now on they have 4" in done.err
-    assert "out of memory in micro-batches of 4 rows: from now on they have 2" in done.err
+    said = [f"out of memory in micro-batches of {full} rows: from now on they have {half}" for full, half in ((8, 4), (4, 2))]
+    pretrain(tmp_path / "tight", base / "tiny.yaml", *words, before=room_for(2, 4, error)).exits(0, *said)
     for roomy, tight in zip(exact(tmp_path / "roomy"), exact(tmp_path / "tight"), strict=True):
         assert tight["step"] == roomy["step"]
         if "loss" in roomy:
@@ -78,12 +75,8 @@ def test_f23_an_evaluation_that_does_not_fit_costs_no_step(base: Path, tmp_path:
     assert [record["step"] for record in records(run) if "evaluation" in record] == [4, 8, 12]
 
 
-BIG = [
-    "model={preset: gpt2, decoder_layers: 6, dim: 512, num_heads: 8, context_length: 64}",
-    "schedule.warmup_steps=0",
-    "training={steps: 1, batch_size: 1}",
-    "data.validation=null",
-]
+BIG = ["model={preset: gpt2, decoder_layers: 6, dim: 512, num_heads: 8, context_length: 64}", "schedule.warmup_steps=0"]
+BIG += ["training={steps: 1, batch_size: 1}", "data.validation=null", "evaluation.every=null"]
 
 
 # In a fresh process: what a fork of the tests frees, or has free already, would be room beyond the limit.
@@ -101,9 +94,8 @@ sys.exit(main(sys.argv[1:]))
 
 def within(room: int, base: Path, run: Path) -> "subprocess.CompletedProcess[str]":
     """A run whose process may take this many bytes more than it has after its imports."""
-    words = ["pretrain", str(base / "tiny.yaml"), "--run", str(run), "--threads", "1", *BIG, "evaluation.every=null"]
-    command = [sys.executable, "-c", LIMITED, str(room), *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    words = [sys.executable, "-c", LIMITED, str(room), "pretrain", base / "tiny.yaml", "--run", run, "--threads", "1", *BIG]
+    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
 @pytest.mark.thorough
@@ -130,11 +122,8 @@ def test_f48_too_little_memory_to_load_pytorch_is_no_bug(base: Path, tmp_path: P
 
 
 def test_f48_few_file_descriptors(base: Path, tmp_path: Path) -> None:
-    def before() -> None:
-        os.closerange(3, 4096)  # those of the tests
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-
-    pretrain(tmp_path / "run", base / "tiny.yaml", "checkpoint={every: 1, keep: 3}", before=before).exits(0)
+    few = both(lambda: os.closerange(3, 4096), lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)))  # without those of the tests
+    pretrain(tmp_path / "run", base / "tiny.yaml", "checkpoint={every: 1, keep: 3}", before=few).exits(0)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from saved_runs import WORDS, Base
+from saved_runs import WORDS, Base, contents
 from tiny_files import read_json, wait_for
-from tiny_runs import Before, Process, both, run_tfkit
+from tiny_runs import Before, Process, both, raising, run_here
 
 from tfkit.engine.training_run import checkpointing
 from tfkit.training.step import Stepper
@@ -23,17 +23,8 @@ def start(saved: Base, run: Path, before: Callable[[], object] | None = None) ->
     return Process(saved.folder, ["pretrain", str(saved.recipe), "--run", str(run), "--threads", "1", "--resume", *WORDS], before)
 
 
-def no_locks() -> None:
-    """As on a network file system without a lock daemon."""
-
-    def flock(descriptor: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    fcntl.flock = flock
-
-
-def with_locks() -> None:
-    """As everywhere else."""
+# As everywhere else, and as on a network file system without a lock daemon.
+LOCKS = {"with locks": lambda: None, "no locks": Before(fcntl, "flock", raising(OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))))}
 
 
 def pause_in_a_save(mark: Path, before: Callable[[], None]) -> Callable[[], None]:
@@ -48,25 +39,25 @@ def pause_in_a_save(mark: Path, before: Callable[[], None]) -> Callable[[], None
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("before", [with_locks, no_locks])
+@pytest.mark.parametrize("before", LOCKS.values(), ids=LOCKS)
 def test_f44_two_runs_in_one_folder(saved: Base, tmp_path: Path, before: Callable[[], None]) -> None:
     run, mark = tmp_path / "run", tmp_path / "mark"
     shutil.copytree(saved.killed, run)
     first = start(saved, run, pause_in_a_save(mark, before))
     try:
         wait_for(mark.exists)
-        content = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        content = contents(run)
         start(saved, run, before).wait().refuses(5, f"{run}: this run folder is in use by process {first.pid} on {socket.gethostname()}")
-        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == content, "the second run changed nothing"
+        assert contents(run) == content, "the second run changed nothing"
     finally:
         mark.unlink()
         done = first.wait()
-    assert done.code == 0, done.err
+    done.exits(0)
     saved.assert_same(run)
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("before", [with_locks, no_locks])
+@pytest.mark.parametrize("before", LOCKS.values(), ids=LOCKS)
 def test_f44_the_lock_of_a_killed_process_is_taken_over(saved: Base, tmp_path: Path, before: Callable[[], None]) -> None:
     run, mark = tmp_path / "run", tmp_path / "mark"
     killed = start(saved, run, pause_in_a_save(mark, before))
@@ -89,17 +80,11 @@ def test_f44_a_run_whose_folder_was_deleted_ends_and_leaves_the_next_run_there_a
         shutil.copytree(other, run)
 
     start(saved, run, Before(Stepper, "take", replace, 1)).wait().exits(5, f"{run}: this run folder was deleted or moved")
-    assert same_files(run, other)
-
-
-def same_files(one: Path, other: Path) -> bool:
-    found = [{path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()} for folder in (one, other)]
-    return found[0] == found[1]
+    assert contents(run) == contents(other)
 
 
 def test_f44_a_run_without_its_recipe_says_so(saved: Base, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(saved.killed, run)
     (run / "recipe.yaml").unlink()
-    done = run_tfkit(tmp_path, ["resume", str(run)])
-    done.exits(2, f"{run}: its recipe.yaml is missing, without which the run cannot continue")
+    run_here(["resume", run]).exits(2, f"{run}: its recipe.yaml is missing, without which the run cannot continue")

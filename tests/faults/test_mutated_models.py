@@ -13,16 +13,12 @@ from typing import Any
 
 import pytest
 from attacks.mutations import mutate
-from test_untrusted_models import TINY, limit_memory, write_shards
+from test_untrusted_models import SENTENCES, limit_memory, write_model, write_shards
 from tiny_runs import run_tfkit, write_corpus
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from tfkit.__main__ import main
-from tfkit.families import PRESETS
-from tfkit.hub import save_model
-from tfkit.model.config import ModelConfig
-from tfkit.model.transformer import build
 from tfkit.run.manifest import write_manifest
 from tfkit.tokenizer import Tokenizer, train_byte_bpe
 
@@ -50,19 +46,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of each family: gpt2 with tfkit's tokenizer, llama in two shards with a foreign one. And texts to score."""
     root = tmp_path_factory.mktemp("whole")
     write_corpus(root / "corpus", files=1)
-    for preset, tokenizer in (
-        ("gpt2", train_byte_bpe(["the cat sat on the mat. " * 40], 280, add_bos=True)),
-        ("llama-7b", foreign_tokenizer()),
-    ):
-        family, values = PRESETS[preset]
-        folder = root / family.name
-        folder.mkdir()
-        config = ModelConfig.model_validate(values | TINY | {"vocab_size": tokenizer.size, "init": {"std": 0.3}})
-        save_model(folder, config, build(config, seed=1).state_dict(), tokenizer)
-        (folder / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
-        if preset == "llama-7b":
-            write_shards(folder)
-        write_manifest(folder)
+    write_model(root / "gpt2", "gpt2", train_byte_bpe([SENTENCES], 280, add_bos=True))
+    write_model(root / "llama", "llama-7b", foreign_tokenizer())
+    write_shards(root / "llama")
+    write_manifest(root / "llama")
     return root
 
 

@@ -1,4 +1,7 @@
-"""Paths that leave the run folder, links in it, and places where no run folder can be: refused, and nothing is written outside."""
+"""Paths that leave the run folder, links in it, and places where no run folder can be: refused, and nothing is written outside.
+
+The places are those of a training; other commands with --run are in test_exit_code_matrix.py.
+"""
 
 import itertools
 import json
@@ -7,12 +10,12 @@ import shutil
 import signal
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tiny_files import read_json
-from tiny_runs import Done, kept, pretrain, run_here, run_tfkit, strike
+from tiny_runs import Done, both, kept, pretrain, run_here, run_tfkit, strike
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +24,12 @@ def base(base: Path) -> Path:
     pretrain(base / "stopped", base / "tiny.yaml", before=strike(signal.SIGTERM, 4)).exits(143)
     assert kept(base / "stopped") == ["step-000004"]
     return base
+
+
+@pytest.fixture
+def stopped(base: Path, tmp_path: Path) -> Path:
+    """A copy of that run, to be changed."""
+    return Path(shutil.copytree(base / "stopped", tmp_path / "run"))
 
 
 @pytest.fixture
@@ -74,11 +83,6 @@ def test_f34_a_recipe_of_any_name_has_its_run_below_runs(base: Path, tmp_path: P
     assert len(os.listdir(tmp_path / "work" / "runs")) == 1
 
 
-def test_f34_a_recipe_has_no_output(base: Path, tmp_path: Path) -> None:
-    assert_refused(pretrain(tmp_path / "run", base / "tiny.yaml", "output=../../x"), 2, "command line: output: unknown")
-    assert not (tmp_path / "run").exists()
-
-
 # -- F34: links
 
 PLACES = [
@@ -97,70 +101,55 @@ def test_f34_a_link_where_a_run_writes(base: Path, tmp_path: Path, outside: Path
 
 
 @pytest.mark.parametrize("place", ["checkpoints", "checkpoints/step-000004"])
-def test_f34_checkpoints_that_were_moved_behind_a_link(base: Path, tmp_path: Path, place: str) -> None:
-    shutil.copytree(base / "stopped", tmp_path / "run")
-    shutil.move(tmp_path / "run" / place, tmp_path / "elsewhere")
-    (tmp_path / "run" / place).symlink_to(tmp_path / "elsewhere")
-    before = listing(tmp_path / "elsewhere") if place == "checkpoints/step-000004" else sorted(os.listdir(tmp_path / "elsewhere"))
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", "--resume")
-    assert_refused(done, 2, "a link; nothing is written through it")
-    after = listing(tmp_path / "elsewhere") if place == "checkpoints/step-000004" else sorted(os.listdir(tmp_path / "elsewhere"))
-    assert before == after
+def test_f34_checkpoints_that_were_moved_behind_a_link(base: Path, tmp_path: Path, stopped: Path, place: str) -> None:
+    elsewhere = Path(shutil.move(stopped / place, tmp_path / "elsewhere"))
+    (stopped / place).symlink_to(elsewhere)
+    before = listing(elsewhere)
+    assert_refused(pretrain(stopped, base / "tiny.yaml", "--resume"), 2, "a link; nothing is written through it")
+    assert listing(elsewhere) == before
 
 
-@pytest.mark.parametrize("command", ["evaluate", "generate"])
-def test_f34_a_link_in_the_run_folder_of_another_command(base: Path, tmp_path: Path, outside: Path, command: str) -> None:
+@pytest.mark.parametrize("words", [["evaluate"], ["generate", "--prompt", "the"]], ids=lambda words: words[0])
+def test_f34_a_link_in_the_run_folder_of_another_command(base: Path, tmp_path: Path, outside: Path, words: list[str]) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").symlink_to(outside / "precious.txt")
-    words = [command, "--from", str(base / "stopped"), "--run", str(tmp_path / "run")] + ["--prompt", "the"] * (command == "generate")
-    assert_refused(run_tfkit(tmp_path, words), 2, "a link; nothing is written through it")
+    done = run_here([*words, "--from", base / "stopped", "--run", tmp_path / "run"])
+    assert_refused(done, 2, "a link; nothing is written through it")
 
 
-def test_f34_a_card_that_became_a_link_is_replaced(base: Path, tmp_path: Path, outside: Path) -> None:
+def test_f34_a_card_that_became_a_link_is_replaced(base: Path, stopped: Path, outside: Path) -> None:
     """README.md is no part of the manifest, so the checkpoint is whole; the scores of an evaluation are written to its card."""
-    shutil.copytree(base / "stopped", tmp_path / "run")
-    card = tmp_path / "run" / "checkpoints" / "step-000004" / "README.md"
+    card = stopped / "checkpoints" / "step-000004" / "README.md"
     card.unlink()
     card.symlink_to(outside / "precious.txt")
-    (tmp_path / "run" / "metrics.jsonl").unlink()  # the evaluation of step 4 is made up for
-    pretrain(tmp_path / "run", base / "tiny.yaml", "--resume", before=strike(signal.SIGTERM, 1)).exits(143)
+    (stopped / "metrics.jsonl").unlink()  # the evaluation of step 4 is made up for
+    pretrain(stopped, base / "tiny.yaml", "--resume", before=strike(signal.SIGTERM, 1)).exits(143)
     assert not card.is_symlink()
 
 
 # -- F34: manifests
 
 
-def change_manifest(checkpoint: Path, name: str) -> None:
-    path = checkpoint / "manifest.json"
-    document = read_json(path)
-    document["files"][name] = document["files"].pop("tfkit.json")
-    path.write_text(json.dumps(document), encoding="utf-8")
-
-
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "name", ["../precious.txt", "/etc/passwd", "a/../../x", "a\\..\\x", "C:/x", "./config.json", "a//b", "", "..", "a\0b"]
 )
-def test_f34_a_manifest_that_names_what_is_outside(base: Path, tmp_path: Path, name: str) -> None:
-    shutil.copytree(base / "stopped", tmp_path / "run")
-    change_manifest(tmp_path / "run" / "checkpoints" / "step-000004", name)
-    commands = [
-        ["pretrain", str(base / "tiny.yaml"), "--run", str(tmp_path / "run"), "--resume", "--exact"],
-        ["generate", "--from", str(tmp_path / "run" / "checkpoints" / "step-000004"), "--prompt", "the"],
-        ["evaluate", "--from", str(tmp_path / "run" / "checkpoints" / "step-000004")],
-    ]
-    for words in commands:
-        run_tfkit(tmp_path, words).refuses(4, "manifest.json")
+def test_f34_a_manifest_that_names_what_is_outside(base: Path, stopped: Path, name: str) -> None:
+    checkpoint = stopped / "checkpoints" / "step-000004"
+    document = read_json(checkpoint / "manifest.json")
+    document["files"][name] = document["files"].pop("tfkit.json")
+    (checkpoint / "manifest.json").write_text(json.dumps(document), encoding="utf-8")
+    pretrain(stopped, base / "tiny.yaml", "--resume", "--exact").refuses(4, "manifest.json")
+    for words in (["generate", "--prompt", "the"], ["evaluate"]):
+        run_here([*words, "--from", checkpoint]).refuses(4, "manifest.json")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "training_state"])
-def test_f34_a_file_of_a_checkpoint_that_became_a_link(base: Path, tmp_path: Path, name: str) -> None:
+def test_f34_a_file_of_a_checkpoint_that_became_a_link(base: Path, tmp_path: Path, stopped: Path, name: str) -> None:
     """Though it leads to the very same bytes."""
-    shutil.copytree(base / "stopped", tmp_path / "run")
-    path = tmp_path / "run" / "checkpoints" / "step-000004" / name
-    shutil.move(path, tmp_path / name)
-    path.symlink_to(tmp_path / name)
-    pretrain(tmp_path / "run", base / "tiny.yaml", "--resume", "--exact").refuses(4, "a link, where the checkpoint had a file")
+    path = stopped / "checkpoints" / "step-000004" / name
+    path.symlink_to(shutil.move(path, tmp_path / name))
+    pretrain(stopped, base / "tiny.yaml", "--resume", "--exact").refuses(4, "a link, where the checkpoint had a file")
 
 
 # -- F17
@@ -181,19 +170,20 @@ def as_nobody() -> None:
         os.setuid(65534)
 
 
-def refused_place(tmp_path: Path, recipe: Path, run: Path, before: Callable[[], object] = lambda: None, words: Sequence[str] = ()) -> str:
-    """The message; exit 5, soon, before data or a model are touched."""
+@pytest.fixture
+def refused_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Returns the message of a training there: exit 5, soon, before data or a model are touched."""
     cache = tmp_path / "cache-that-stays-unmade"
+    monkeypatch.setenv("TFKIT_CACHE", str(cache))
 
-    def prepare() -> None:
-        os.environ["TFKIT_CACHE"] = str(cache)
-        before()
+    def refused(recipe: Path, run: Path, *words: str, before: Callable[[], object] | None = None) -> str:
+        done = run_tfkit(tmp_path, ["pretrain", recipe, "--run", run, *words], before)
+        assert done.processor_seconds < 5
+        assert_refused(done, 5, "cannot be a run folder (", "with --run")
+        assert not cache.exists()
+        return done.err
 
-    done = run_tfkit(tmp_path, ["pretrain", str(recipe), "--run", str(run), *words], prepare)
-    assert done.processor_seconds < 5
-    assert_refused(done, 5, "cannot be a run folder (", "with --run")
-    assert not cache.exists()
-    return done.err
+    return refused
 
 
 @pytest.mark.parametrize(
@@ -210,27 +200,26 @@ def refused_place(tmp_path: Path, recipe: Path, run: Path, before: Callable[[], 
         ("/dev/null/run", "Not a directory"),
     ],
 )
-def test_f17_places_that_cannot_be_a_folder(base: Path, tmp_path: Path, place: str, reason: str) -> None:
+def test_f17_places_that_cannot_be_a_folder(base: Path, tmp_path: Path, refused_place: Callable[..., str], place: str, reason: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "gone").symlink_to(tmp_path / "mnt" / "disk")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    assert reason in refused_place(tmp_path, base / "tiny.yaml", tmp_path / place)
+    assert reason in refused_place(base / "tiny.yaml", tmp_path / place)
     assert not (tmp_path / "mnt").exists(), "a run would fill the disk below the mount point"
 
 
 @pytest.mark.parametrize("where", ["the parent", "the folder", "its lock", "its checkpoints"])
-def test_f17_a_read_only_place(base: Path, tmp_path: Path, open_folder: Path, where: str) -> None:
+def test_f17_a_read_only_place(base: Path, refused_place: Callable[..., str], open_folder: Path, where: str) -> None:
     run = open_folder / "run"
     recipe = shutil.copy(base / "tiny.yaml", open_folder)
     if where != "the parent":
         run.mkdir()
-        run.chmod(0o777 if where == "its checkpoints" else 0o555)
+        run.chmod(0o555 if where == "the folder" else 0o777)
     if where == "its lock":
-        run.chmod(0o777)
         (run / "lock").touch(0o444)
     if where == "its checkpoints":
         (run / "checkpoints").mkdir(mode=0o555)
-    assert "Permission denied" in refused_place(tmp_path, Path(recipe), run, as_nobody)
+    assert "Permission denied" in refused_place(recipe, run, before=as_nobody)
 
 
 def test_f17_a_run_of_another_user_that_is_closed_hides_no_other(base: Path, tmp_path: Path, open_folder: Path) -> None:
@@ -253,13 +242,11 @@ def test_f17_a_run_of_another_user_that_is_closed_hides_no_other(base: Path, tmp
 
 def test_f17_a_finished_run_that_is_read_only_gives_its_result_again(base: Path, tmp_path: Path, open_folder: Path) -> None:
     recipe = (base / "tiny.yaml").read_text(encoding="utf-8").replace("steps: 12", "steps: 2")
-    for name, text, longer in (
-        ("single", recipe, "training.steps=3"),
-        ("chain", "stages:\n  only:\n" + textwrap.indent(recipe, "    "), "only.training.steps=3"),
-    ):
-        (open_folder / f"{name}.yaml").write_text(text, encoding="utf-8")
-        run = open_folder / name
-        result = run_here(["pretrain", open_folder / f"{name}.yaml", "--run", run, "--json"]).exits(0).document
+    chain = "stages:\n  only:\n" + textwrap.indent(recipe, "    ")
+    for name, text, longer in (("single", recipe, "training.steps=3"), ("chain", chain, "only.training.steps=3")):
+        run, path = open_folder / name, open_folder / f"{name}.yaml"
+        path.write_text(text, encoding="utf-8")
+        result = run_here(["pretrain", path, "--run", run, "--json"]).exits(0).document
         folders = [path for path in (run, *run.rglob("*")) if path.is_dir()]
         for folder in folders:
             folder.chmod(0o555)
@@ -299,10 +286,7 @@ def test_f17_a_folder_of_data_that_is_closed_is_not_left_out(
     (open_folder / "run").mkdir()
     (open_folder / "run").chmod(0o777)
 
-    def prepare() -> None:
-        as_nobody()
-        os.environ["TFKIT_CACHE"] = str(open_folder / "run" / "cache")
-
+    prepare = both(as_nobody, lambda: os.environ.update(TFKIT_CACHE=str(open_folder / "run" / "cache")))
     done = run_tfkit(tmp_path, ["inspect", recipe, f"data.train=[{{path: '{corpus / pattern}'}}]"], prepare)
     if closed in ("corpus/.cache", "corpus/lost+found") or (closed, pattern) == ("corpus/part", "*"):
         done.exits(0)
@@ -314,23 +298,11 @@ def test_f17_a_folder_of_data_that_is_closed_is_not_left_out(
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("kind", ["other", "pipe"])
 @pytest.mark.parametrize("name", ["run.json", "checkpoints", "metrics.jsonl", "recipe.yaml", "carbon", "emissions.csv", "lock", "replay"])
-def test_f17_something_else_in_the_way(base: Path, tmp_path: Path, name: str, kind: str, resume: bool) -> None:
+def test_f17_something_else_in_the_way(
+    base: Path, tmp_path: Path, refused_place: Callable[..., str], name: str, kind: str, resume: bool
+) -> None:
     """A folder where a file is to be, or a file where a folder is; or a pipe, at which a run would wait for ever."""
-    run = tmp_path / "run"
+    run, is_folder = tmp_path / "run", name in ("checkpoints", "carbon", "replay")
     run.mkdir()
-    if kind == "pipe":
-        os.mkfifo(run / name)
-    elif name in ("checkpoints", "carbon", "replay"):
-        (run / name).touch()
-    else:
-        (run / name).mkdir()
-    assert f"{name} is not a " in refused_place(tmp_path, base / "tiny.yaml", run, words=["--resume"] * resume)
-
-
-@pytest.mark.parametrize("command", ["evaluate", "generate"])
-def test_f17_the_other_commands_too(base: Path, tmp_path: Path, command: str) -> None:
-    (tmp_path / "file").touch()
-    words = [command, "--from", str(base / "stopped"), "--run", str(tmp_path / "file" / "run")] + ["--prompt", "the"] * (
-        command == "generate"
-    )
-    assert_refused(run_tfkit(tmp_path, words), 5, "cannot be a run folder (Not a directory)", "--run")
+    (os.mkfifo if kind == "pipe" else Path.touch if is_folder else Path.mkdir)(run / name)
+    assert f"{name} is not a " in refused_place(base / "tiny.yaml", run, *["--resume"] * resume)

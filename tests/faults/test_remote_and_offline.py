@@ -5,126 +5,118 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
 import huggingface_hub.constants
 import pytest
 from local_hub import Hub, ask, serving
+from tiny_files import write_rows
 from tiny_runs import Done, exact, pretrain, run_tfkit
 
 
 @pytest.fixture(scope="module")
 def base(base: Path) -> Path:
     """A run, whose checkpoint is the model of the hub, and its recipe."""
-    pretrain(base / "run", base / "tiny.yaml", "training.steps=2", "evaluation.every=2").exits(0)
+    pretrain(base / "run", base / "tiny.yaml", *SHORT).exits(0)
     return base
 
 
 @pytest.fixture
 def hub(base: Path) -> Iterator[Hub]:
-    rows = b"".join(json.dumps({"text": path.read_text(encoding="utf-8")}).encode() + b"\n" for path in sorted((base / "corpus").iterdir()))
-    with serving(base / "run" / "checkpoints" / "step-000002", rows) as server:
+    rows = write_rows(base / "rows.jsonl", [{"text": path.read_text(encoding="utf-8")} for path in sorted((base / "corpus").iterdir())])
+    with serving(base / "run" / "checkpoints" / "step-000002", rows.read_bytes()) as server:
         yield server
 
 
-def use(kind: str, hub: Hub, base: Path, folder: Path) -> Done:
-    """A command that reads the model, or the data set, of the hub."""
-    before = ask(hub, folder)
-    if kind == "datasets":
-        return pretrain(
-            folder / f"run-{time.monotonic_ns()}",
-            base / "tiny.yaml",
-            "training.steps=2",
-            "evaluation.every=2",
-            "data.train=[{hub: org/tiny}]",
-            before=before,
-        )
-    return run_tfkit(folder, ["evaluate", "--from", "hub:org/tiny", "--data", str(base / "corpus"), "carbon.enabled=false"], before)
-
-
 KINDS = {"datasets": 3, "models": 4}
+SHORT = ("training.steps=2", "evaluation.every=2")
+STREAMED = "data.train=[{hub: org/tiny, streamed: true, rows: 7}]"
+
+
+@pytest.fixture
+def use(kind: str, hub: Hub, base: Path, tmp_path: Path) -> Callable[[], Done]:
+    """A command that reads the model, or the data set, of the hub, with caches of the test."""
+    if kind == "datasets":
+        data, before = "data.train=[{hub: org/tiny}]", ask(hub, tmp_path)
+        return lambda: pretrain(tmp_path / f"run-{time.monotonic_ns()}", base / "tiny.yaml", *SHORT, data, before=before)
+    words = ["evaluate", "--from", "hub:org/tiny", "--data", base / "corpus", "carbon.enabled=false"]
+    return lambda: run_tfkit(tmp_path, words, ask(hub, tmp_path))
 
 
 def assert_refused(done: Done, kind: str) -> None:
     done.exits(KINDS[kind], "org/tiny")
 
 
-def assert_clean(hub: Hub, base: Path, folder: Path, kind: str) -> None:
+def assert_clean(use: Callable[[], Done], hub: Hub) -> None:
     """With the same caches and a hub that works again, the command works."""
     hub.fault, hub.content = lambda path, seen: None, lambda content: content
-    use(kind, hub, base, folder).exits(0)
+    use().exits(0)
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", KINDS)
-def test_f31_what_the_hub_does_not_have(hub: Hub, base: Path, tmp_path: Path, kind: str) -> None:
+def test_f31_what_the_hub_does_not_have(use: Callable[[], Done], hub: Hub, kind: str) -> None:
     hub.fault = lambda path, seen: 404
-    assert_refused(use(kind, hub, base, tmp_path), kind)
+    assert_refused(use(), kind)
     assert max(hub.seen.values()) <= 3, "asking again does not help"
-    assert_clean(hub, base, tmp_path, kind)
+    assert_clean(use, hub)
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", KINDS)
-def test_f31_a_hub_that_is_down_for_a_moment(hub: Hub, base: Path, tmp_path: Path, kind: str) -> None:
+def test_f31_a_hub_that_is_down_for_a_moment(use: Callable[[], Done], hub: Hub, kind: str) -> None:
     hub.fault = lambda path, seen: 503 if seen[path] <= 1 else None
-    use(kind, hub, base, tmp_path).exits(0)
+    use().exits(0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_f31_a_hub_that_is_down(hub: Hub, base: Path, tmp_path: Path, kind: str) -> None:
+def test_f31_a_hub_that_is_down(use: Callable[[], Done], hub: Hub, kind: str) -> None:
     hub.fault = lambda path, seen: 503
-    assert_refused(use(kind, hub, base, tmp_path), kind)
+    assert_refused(use(), kind)
     assert max(hub.seen.values()) >= 3
-    assert_clean(hub, base, tmp_path, kind)
+    assert_clean(use, hub)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_f31_a_hub_that_is_slow(hub: Hub, base: Path, tmp_path: Path, kind: str) -> None:
+def test_f31_a_hub_that_is_slow(use: Callable[[], Done], hub: Hub, kind: str) -> None:
     hub.fault = lambda path, seen: time.sleep(3)
     began = time.monotonic()
-    assert_refused(use(kind, hub, base, tmp_path), kind)
+    assert_refused(use(), kind)
     assert time.monotonic() - began < 300
-    assert_clean(hub, base, tmp_path, kind)
+    assert_clean(use, hub)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("damage", ["half", "wrong"])
-def test_f31_files_that_come_by_half_or_with_other_content(hub: Hub, base: Path, tmp_path: Path, kind: str, damage: str) -> None:
+def test_f31_files_that_come_by_half_or_with_other_content(use: Callable[[], Done], hub: Hub, kind: str, damage: str) -> None:
     hub.content = lambda content: content[: len(content) // 2] if damage == "half" else content.replace(b"a", b"o")
-    assert_refused(use(kind, hub, base, tmp_path), kind)
-    assert_clean(hub, base, tmp_path, kind)
-
-
-STREAMED = ("training.steps=2", "evaluation.every=2", "data.train=[{hub: org/tiny, streamed: true, rows: 7}]")
+    assert_refused(use(), kind)
+    assert_clean(use, hub)
 
 
 def test_f31_a_streamed_data_set_comes_once(hub: Hub, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second run finds it in the cache, where the hub has gone, and where it is forbidden to ask."""
-    done = pretrain(tmp_path / "first", base / "tiny.yaml", *STREAMED, before=ask(hub, tmp_path)).exits(0)
-    assert "org/tiny, split train, streamed: 7 rows, which are read into the cache first" in done.err
+    """From a hub that goes down nothing is kept; what has come is in the cache where the hub has gone, and where it is forbidden to ask."""
+
+    def stream(name: str) -> Done:
+        return pretrain(tmp_path / name, base / "tiny.yaml", *SHORT, STREAMED, before=ask(hub, tmp_path))
+
+    hub.fault = lambda path, seen: 404
+    assert_refused(stream("refused"), "datasets")
+    assert not list((tmp_path / "cache").rglob("records*"))
+    hub.fault = lambda path, seen: None
+    stream("first").exits(0, "org/tiny, split train, streamed: 7 rows, which are read into the cache first")
     assert not list((tmp_path / "datasets").rglob("*.arrow"))
     asked = sum(hub.seen.values())
     hub.fault = lambda path, seen: 404
     monkeypatch.setenv("TFKIT_OFFLINE", "1")
-    pretrain(tmp_path / "again", base / "tiny.yaml", *STREAMED, before=ask(hub, tmp_path)).exits(0, "streamed: 7 rows, ")
+    stream("again").exits(0, "streamed: 7 rows, ")
     assert sum(hub.seen.values()) == asked
     assert exact(tmp_path / "again") == exact(tmp_path / "first")
-
-
-@pytest.mark.thorough
-def test_f31_a_stream_of_a_hub_that_goes_down_keeps_nothing(hub: Hub, base: Path, tmp_path: Path) -> None:
-    hub.fault = lambda path, seen: 404
-    done = pretrain(tmp_path / "first", base / "tiny.yaml", *STREAMED, before=ask(hub, tmp_path))
-    assert_refused(done, "datasets")
-    assert not list((tmp_path / "cache").rglob("records*"))
-    hub.fault = lambda path, seen: None
-    pretrain(tmp_path / "again", base / "tiny.yaml", *STREAMED, before=ask(hub, tmp_path)).exits(0)
 
 
 # ----------------------------------------------------------------------------------------------------------------- no network
@@ -160,15 +152,13 @@ def online() -> None:
 
 
 def test_f30_local_work_opens_no_socket(base: Path, tmp_path: Path, calls: Path) -> None:
-    carbon = "carbon={enabled: true, country: DEU}"
-    run = tmp_path / "run"
-    words = ["training.steps=2", "evaluation.every=2", "generation.prompts=[the cat]"]
-    pretrain(run, base / "tiny.yaml", *words, carbon, before=online).exits(0)
+    run, words = tmp_path / "run", [*SHORT, "generation.prompts=[the cat]"]
+    pretrain(run, base / "tiny.yaml", *words, "carbon={enabled: true, country: DEU}", before=online).exits(0)
     assert list((run / "carbon").glob("*.jsonl"))
     local = f"data.train=[{{hub: {json.dumps(str(base / 'corpus'))}}}]"
     pretrain(tmp_path / "hub", base / "tiny.yaml", *words, local, before=online).exits(0)
-    for name, *rest in (["evaluate", "--data", str(base / "corpus")], ["generate", "--prompt", "the"]):
-        run_tfkit(tmp_path, [name, "--from", str(run), *rest, "carbon.enabled=false"], online).exits(0)
+    for name, *rest in (["evaluate", "--data", base / "corpus"], ["generate", "--prompt", "the"]):
+        run_tfkit(tmp_path, [name, "--from", run, *rest, "carbon.enabled=false"], online).exits(0)
     assert not calls.exists(), calls.read_text(encoding="utf-8")
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -10,14 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from saved_runs import WORDS, Base, resumed_from
-from tiny_runs import Before, Done, Strike, assert_same_bits, both, exact, hashes, kept, records, run_tfkit
+from saved_runs import Base, limited_files, resumed_from
+from tiny_runs import Before, Done, Replaced, Strike, assert_same_bits, both, exact, hashes, kept, records
 
-import tfkit.engine.training_run.checkpointing
 from tfkit import durable
+from tfkit.engine.training_run import checkpointing
 from tfkit.run import checkpoint_saving
 from tfkit.run.manifest import recorded_bytes, verify
 
@@ -28,29 +26,19 @@ LARGEST = "training_state/optimizer.safetensors"
 
 def in_saves(fault: Callable[[], object], first: int = 1) -> Callable[[], None]:
     """`fault` is put in place when the save of this number, counted from 1, begins."""
-
-    def before() -> None:
-        durable.PAUSES = (0.01, 0.02, 0.05)
-        Before(tfkit.engine.training_run.checkpointing, "save_checkpoint", lambda *_, **__: fault(), first)()
-
-    return before
+    quick = Replaced(durable.with_retries, "__defaults__", lambda _: (None, (0.01, 0.02, 0.05)))
+    return both(quick, Before(checkpointing, "save_checkpoint", lambda *_, **__: fault(), first))
 
 
 def refuse(module: object, function: str, number: int, times: int, where: str = "") -> Callable[[], None]:
     """The next `times` calls of a function, of those with `where` in an argument, raise an error of the disk."""
+    left = iter(range(times))
 
-    def fault() -> None:
-        whole, left = getattr(module, function), [times]
+    def fail(*arguments: object, **_: object) -> None:
+        if where in " ".join(map(str, arguments)) and next(left, None) is not None:
+            raise OSError(number, os.strerror(number))
 
-        def failing(*arguments: Any, **options: Any) -> Any:
-            if left[0] and where in " ".join(map(str, arguments)):
-                left[0] -= 1
-                raise OSError(number, os.strerror(number))
-            return whole(*arguments, **options)
-
-        setattr(module, function, failing)
-
-    return fault
+    return Before(module, function, fail)
 
 
 def assert_refused(done: Done, run: Path, left: list[str], hidden: bool = False) -> None:
@@ -72,21 +60,8 @@ def test_f15_no_file_may_be_larger_than_k_bytes(saved: Base, tmp_path: Path, nam
     run = tmp_path / "run"
     limit = (saved.killed / "checkpoints" / "step-000002" / name).stat().st_size - 1
 
-    def before() -> None:
-        save, hard = tfkit.engine.training_run.checkpointing.save_checkpoint, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-
-        def limited(*arguments: Any, **options: Any) -> Path:
-            if not (run / "checkpoints").exists():  # the first one
-                return save(*arguments, **options)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-            try:
-                return save(*arguments, **options)
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-
-        tfkit.engine.training_run.checkpointing.save_checkpoint = limited
-
-    assert_refused(saved.run(run, before=before), run, ["step-000002"])
+    limited = limited_files(checkpointing, "save_checkpoint", lambda: limit if (run / "checkpoints").exists() else None)  # not the first
+    assert_refused(saved.run(run, before=limited), run, ["step-000002"])
     saved.assert_ends_the_same(run)
 
 
@@ -128,25 +103,22 @@ def test_f15_what_may_go_goes(saved: Base, small_disk: Path, is_known: bool) -> 
     saved.copy_killed(run)
     leave(small_disk, recorded_bytes(run / "checkpoints" / "step-000004") // 2)
 
-    def sees_nothing() -> None:
-        shutil.disk_usage = lambda path: SimpleNamespace(free=1 << 40)
-
-    def gives_up_when_full() -> None:
-        checkpoint_saving.disk_is_full = lambda error: False
-
-    saved.run(run, "--resume", "--force", before=gives_up_when_full if is_known else sees_nothing).exits(0)
+    gives_up_when_full = Replaced(checkpoint_saving, "disk_is_full", lambda _: lambda error: False)
+    saved.run(run, "--resume", "--force", before=gives_up_when_full if is_known else disk_with(1 << 40)).exits(0)
     assert kept(run) == ["step-000004", "step-000006"]
     saved.assert_same(run)
 
 
-def test_f18_the_planned_checkpoints_do_not_fit(saved: Base, tmp_path: Path) -> None:
-    def nearly_full() -> None:
-        shutil.disk_usage = lambda path: SimpleNamespace(free=12_345)
+def disk_with(free: int) -> Replaced:
+    """A fault: the disk says that it has this many bytes free."""
+    return Replaced(shutil, "disk_usage", lambda _: lambda path: SimpleNamespace(free=free))
 
-    run = tmp_path / "run"
-    saved.run(run, before=nearly_full).refuses(5, "the planned checkpoints need 0.000", "the disk has 1.23e-05 GB free", "--force")
+
+def test_f18_the_planned_checkpoints_do_not_fit(saved: Base, tmp_path: Path) -> None:
+    run, said = tmp_path / "run", ("the planned checkpoints need 0.000", "the disk has 1.23e-05 GB free", "--force")
+    saved.run(run, before=disk_with(12_345)).refuses(5, *said)
     assert not (run / "metrics.jsonl").exists()
-    saved.run(run, "--force", before=nearly_full).exits(0)
+    saved.run(run, "--force", before=disk_with(12_345)).exits(0)
     saved.assert_same(run)
 
 
@@ -157,8 +129,7 @@ def test_f18_the_planned_checkpoints_do_not_fit(saved: Base, tmp_path: Path) -> 
 @pytest.mark.parametrize(("number", "times"), [(errno.EIO, 1), (errno.ESTALE, 3)])
 @pytest.mark.parametrize("function", ["fsync", "rename", "replace", "open", "mkdir"])
 def test_f19_an_error_that_passes(saved: Base, tmp_path: Path, function: str, number: int, times: int) -> None:
-    run = tmp_path / "run"
-    where = "" if function == "fsync" else "step-"
+    run, where = tmp_path / "run", "" if function == "fsync" else "step-"
     saved.run(run, before=in_saves(refuse(os, function, number, times, where), first=2)).exits(0)
     saved.assert_same(run)
 
@@ -166,14 +137,14 @@ def test_f19_an_error_that_passes(saved: Base, tmp_path: Path, function: str, nu
 @pytest.mark.thorough
 @pytest.mark.parametrize("function", ["fsync", "rename", "open"])
 def test_f19_an_error_that_stays(saved: Base, tmp_path: Path, function: str) -> None:
-    run = tmp_path / "run"
-    where = "" if function == "fsync" else "step-"
+    run, where = tmp_path / "run", "" if function == "fsync" else "step-"
     done = saved.run(run, before=in_saves(refuse(os, function, errno.EIO, 10_000, where), first=2))
     assert_refused(done, run, ["step-000002"], hidden=function == "open")  # what cannot be opened cannot be emptied: the next start does it
     assert "Input/output error" in done.err
     saved.assert_ends_the_same(run)
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc, to find the file of a descriptor")
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_f16_metrics_that_cannot_be_written(saved: Base, tmp_path: Path, number: int) -> None:
@@ -184,8 +155,6 @@ def test_f16_metrics_that_cannot_be_written(saved: Base, tmp_path: Path, number:
         if os.readlink(f"/proc/self/fd/{descriptor}").endswith("metrics.jsonl"):
             raise OSError(number, os.strerror(number))
 
-    if not Path("/proc/self/fd").exists():
-        pytest.skip("needs /proc, to find the file of a descriptor")
     done = saved.run(run, before=in_saves(Before(os, "write", refuse_metrics), first=2)).exits(0)
     assert done.err.count("warning: ") == 1
     assert f"{run / 'metrics.jsonl'}: cannot write metrics ({os.strerror(number)})" in done.err
@@ -208,10 +177,9 @@ def test_f16_a_receipt_that_cannot_be_written(saved: Base, tmp_path: Path, numbe
 # ------------------------------------------------------------------------------------------------------- slow disks, signals
 
 
-def signals_at(points: dict[int, int]) -> Callable[[], None]:
-    """From now on, the process gets these signals at these calls of fsync, counted from 1."""
-
-    return both(*(Strike(number, call, os, "fsync") for call, number in points.items()))
+def signals_from(call: int, *numbers: int) -> Callable[[], None]:
+    """In the second save, the process gets these signals at this call of fsync, counted from 1, and at those after it."""
+    return in_saves(both(*(Strike(number, at, os, "fsync") for at, number in enumerate(numbers, call))), first=2)
 
 
 @pytest.mark.sampled(3)
@@ -221,8 +189,7 @@ def signals_at(points: dict[int, int]) -> Callable[[], None]:
 )
 def test_f05_a_second_signal_in_a_save_changes_nothing(saved: Base, tmp_path: Path, first: int, second: int, call: int) -> None:
     run = tmp_path / "run"
-    done = saved.run(run, before=in_saves(signals_at({call: first, call + 1: second}), first=2)).exits(128 + first)
-    assert "stopped after step 4 of 6; its checkpoint is saved" in done.err
+    saved.run(run, before=signals_from(call, first, second)).exits(128 + first, "stopped after step 4 of 6; its checkpoint is saved")
     assert kept(run) == ["step-000002", "step-000004"]
     assert verify(run / "checkpoints" / "step-000004") == []
     saved.assert_ends_the_same(run)
@@ -233,27 +200,21 @@ def test_f05_a_second_signal_in_a_save_changes_nothing(saved: Base, tmp_path: Pa
 @pytest.mark.parametrize("call", [1, 6, 12])
 def test_f05_a_third_signal_in_a_save_kills(saved: Base, tmp_path: Path, call: int) -> None:
     run = tmp_path / "run"
-    points = {call: signal.SIGTERM, call + 1: signal.SIGINT, call + 2: signal.SIGTERM}
-    saved.run(run, before=in_saves(signals_at(points), first=2)).exits(-signal.SIGTERM)
+    saved.run(run, before=signals_from(call, signal.SIGTERM, signal.SIGINT, signal.SIGTERM)).exits(-signal.SIGTERM)
     assert verify(run / "checkpoints" / "step-000002") == []
     assert kept(run) in (["step-000002"], ["step-000002", "step-000004"])
     saved.assert_ends_the_same(run)
 
 
-def slow_disk(strike: Callable[[], object] = lambda: None) -> None:
-    """A file takes 10 ms to be on the disk; meanwhile `strike` is called."""
-
-    def fsync(descriptor: int) -> None:
-        strike()
-        time.sleep(0.01)
-
-    os.fsync = fsync
+def slow_disk(strike: Callable[[], object] = lambda: None) -> Before:
+    """A fault: a file takes 10 ms to be on the disk; meanwhile `strike` is called."""
+    return Before(os, "fsync", lambda _: (strike(), time.sleep(0.01)))
 
 
 @pytest.mark.thorough
 def test_f45_a_slow_disk_and_a_save_at_every_step(saved: Base, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    saved.run(run, "checkpoint={every: 1, keep: 6}", before=slow_disk).exits(0)
+    saved.run(run, "checkpoint={every: 1, keep: 6}", before=slow_disk()).exits(0)
     assert kept(run) == [f"step-{step:06d}" for step in range(1, 7)]
     written = [(run / "checkpoints" / name / "manifest.json").stat().st_mtime_ns for name in kept(run)]
     assert written == sorted(written)
@@ -263,16 +224,13 @@ def test_f45_a_slow_disk_and_a_save_at_every_step(saved: Base, tmp_path: Path) -
 
 
 def test_f45_a_signal_while_a_slow_disk_is_written(saved: Base, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    words = ["pretrain", str(saved.recipe), "--run", str(run), "--threads", "1", *WORDS]
-    struck: list[bool] = []
+    run, struck = tmp_path / "run", []
 
     def strike() -> None:
         if not struck and list((run / "checkpoints").glob(".step-000004.tmp-*")):
-            struck.append(True)
-            os.kill(os.getpid(), signal.SIGTERM)
+            struck.append(os.kill(os.getpid(), signal.SIGTERM))
 
-    run_tfkit(tmp_path, words, lambda: slow_disk(strike)).exits(143, "stopped after step 4 of 6; its checkpoint is saved")
+    saved.run(run, before=slow_disk(strike)).exits(143, "stopped after step 4 of 6; its checkpoint is saved")
     assert kept(run)[-1] == "step-000004"
     assert all(verify(run / "checkpoints" / name) == [] for name in kept(run))
     saved.assert_ends_the_same(run)

@@ -1,13 +1,15 @@
 """A chat template is a stranger's program: whatever it tries, generate ends with 4 in a few seconds, and nothing was touched."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from tiny_chats import write_chat_checkpoint
-from tiny_runs import Done, run_here, run_tfkit
+from tiny_files import read_json
+from tiny_runs import Done, run_here
 
 import tfkit.cli.generate
 import tfkit.generation.complete  # noqa: F401
@@ -101,25 +103,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_chat_checkpoint(tmp_path_factory.mktemp("template") / "model", "{{ messages[0].content }}")
 
 
-def answer(folder: Path, where: Path, template: str) -> Done:
-    """A prompt put to the checkpoint with this template, in an empty folder."""
-    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-
-    words = ["generate", "--from", str(folder), "--chat", "--prompt", "Hello", "--max-new-tokens", "3", "--threads", "1"]
+def answer(folder: Path, where: Path, template: str | None = None) -> Done:
+    """A prompt put to the checkpoint, with this template, in an empty folder."""
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    words = ["generate", "--from", folder, "--chat", "--prompt", "Hello", "--max-new-tokens", "3", "--threads", "1"]
     return run_here([*words, "carbon.enabled=false"], where)
 
 
-def assert_refused(done: Done, where: Path) -> None:
-    done.refuses(4, "chat_template.jinja", "; ")  # the place, and what follows is reason and remedy
-    assert len(done.err) < 1000
-    assert done.processor_seconds < SECONDS
-    assert list(where.iterdir()) == []
+HOSTILE = ESCAPES | ENDLESS | GREEDY | WRONG
 
 
 @pytest.mark.sampled(13)
-@pytest.mark.parametrize("name", ESCAPES | ENDLESS | GREEDY | WRONG)
+@pytest.mark.parametrize("name", HOSTILE)
 def test_f35_a_hostile_template(folder: Path, tmp_path: Path, name: str) -> None:
-    assert_refused(answer(folder, tmp_path, (ESCAPES | ENDLESS | GREEDY | WRONG)[name]), tmp_path)
+    done = answer(folder, tmp_path, HOSTILE[name]).refuses(4, "chat_template.jinja", "; ")  # the place, and before reason and remedy
+    assert len(done.err) < 1000
+    assert done.processor_seconds < SECONDS
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_f35_the_honest_one_is_rendered(folder: Path, tmp_path: Path) -> None:
@@ -128,16 +129,10 @@ def test_f35_the_honest_one_is_rendered(folder: Path, tmp_path: Path) -> None:
 
 
 def test_f35_a_long_template_in_the_configuration(folder: Path, tmp_path: Path) -> None:
-    (folder / "chat_template.jinja").unlink(missing_ok=True)
-    path = folder / "tokenizer_config.json"
-    before = path.read_text(encoding="utf-8")
-    path.write_text(json.dumps(json.loads(before) | {"chat_template": "{{ 1 }}" * 200_000}), encoding="utf-8")
-    try:
-        done = run_tfkit(tmp_path, ["generate", "--from", str(folder), "--chat", "--prompt", "Hello", "carbon.enabled=false"])
-    finally:
-        path.write_text(before, encoding="utf-8")
-    assert (done.code, done.out) == (4, "")
-    assert "tokenizer_config.json" in done.err
+    model = Path(shutil.copytree(folder, tmp_path / "model", ignore=shutil.ignore_patterns("chat_template.jinja")))
+    path = model / "tokenizer_config.json"
+    path.write_text(json.dumps(read_json(path) | {"chat_template": "{{ 1 }}" * 200_000}), encoding="utf-8")
+    answer(model, tmp_path).refuses(4, "tokenizer_config.json")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS does not hold all of these limits")

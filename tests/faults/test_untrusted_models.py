@@ -14,7 +14,7 @@ import torch
 from attacks.hostile_files import PICKLES, SAFETENSORS
 from safetensors.torch import load_file, save_file
 from tiny_files import edit_config, read_json
-from tiny_runs import Done, Process, pretrain, run_here, run_tfkit, write_corpus, write_recipe
+from tiny_runs import Done, Process, pretrain, run_here, write_corpus, write_recipe
 
 from tfkit.__main__ import main
 from tfkit.families import PRESETS
@@ -22,8 +22,9 @@ from tfkit.hub import save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
 from tfkit.run.manifest import write_manifest
-from tfkit.tokenizer import train_byte_bpe
+from tfkit.tokenizer import Tokenizer, train_byte_bpe
 
+SENTENCES = "the cat sat on the mat. " * 40
 FAMILIES = {"gpt2": "gpt2", "llama": "llama-7b"}
 MEMORY = 200 << 20  # bytes that a refusal may take
 SECONDS = 20.0  # of the processor; it takes some 0.1
@@ -35,19 +36,29 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete checkpoint of each family, under the family's name."""
     root = tmp_path_factory.mktemp("models")
     for family, preset in FAMILIES.items():
-        (root / family).mkdir()
-        tokenizer = train_byte_bpe(["the cat sat on the mat. " * 40], 280, add_bos=True)
-        config = ModelConfig.model_validate(PRESETS[preset][1] | TINY | {"vocab_size": tokenizer.size, "init": {"std": 0.3}})
-        save_model(root / family, config, build(config, seed=1).state_dict(), tokenizer)
-        (root / family / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
-        write_manifest(root / family)
+        write_model(root / family, preset, train_byte_bpe([SENTENCES], 280, add_bos=True))
     return root
+
+
+def write_model(folder: Path, preset: str, tokenizer: Tokenizer) -> None:
+    """Write a complete checkpoint, tiny and random."""
+    folder.mkdir()
+    config = ModelConfig.model_validate(PRESETS[preset][1] | TINY | {"vocab_size": tokenizer.size, "init": {"std": 0.3}})
+    save_model(folder, config, build(config, seed=1).state_dict(), tokenizer)
+    (folder / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    write_manifest(folder)
 
 
 @pytest.fixture(params=FAMILIES)
 def folder(models: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A folder to damage, without a manifest: as if from elsewhere."""
+    """A folder of each family to damage, without a manifest: as if from elsewhere."""
     return copy(models, tmp_path, request.param)
+
+
+@pytest.fixture
+def gpt2(models: Path, tmp_path: Path) -> Path:
+    """Such a folder of one family, where another would show the same."""
+    return copy(models, tmp_path)
 
 
 def copy(models: Path, place: Path, family: str = "gpt2") -> Path:
@@ -63,8 +74,10 @@ def limit_memory(size: int = MEMORY) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (now + size, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
-def generate(folder: Path, before: Callable[[], object] = limit_memory, program: Callable[[list[str]], int] = main) -> Done:
-    words = ["generate", "--from", str(folder), "--prompt", "the", "--max-new-tokens", "4", "--threads", "1", "carbon.enabled=false"]
+def generate(
+    folder: Path, before: Callable[[], object] = limit_memory, program: Callable[[list[str]], int] = main, prompt: str = "the"
+) -> Done:
+    words = ["generate", "--from", str(folder), "--prompt", prompt, "--max-new-tokens", "4", "--threads", "1", "carbon.enabled=false"]
     if before is not limit_memory or program is not main:
         return Process(folder.parent, words, before, program).wait()
     limits = resource.getrlimit(resource.RLIMIT_DATA)
@@ -77,11 +90,8 @@ def generate(folder: Path, before: Callable[[], object] = limit_memory, program:
 
 def assert_refused(folder: Path, *messages: str) -> str:
     """Exit 4 in little time and memory, with one message and nothing on stdout."""
-    done = generate(folder).exits(4)
+    done = generate(folder).refuses(4, *messages)
     assert done.processor_seconds < SECONDS
-    assert done.out == ""
-    for message in messages:
-        assert message in done.err
     return done.err
 
 
@@ -97,12 +107,6 @@ def assert_all_refused(folder: Path, name: str, contents: list[str]) -> None:
     done = generate(folder, program=program).refuses(4)
     assert done.err.count(str(folder)) >= len(contents)
     assert done.processor_seconds < SECONDS
-
-
-def edit_json(path: Path, change: Callable[[Any], object]) -> None:
-    document = read_json(path)
-    change(document)
-    path.write_text(json.dumps(document), encoding="utf-8")
 
 
 def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -136,20 +140,17 @@ def test_f12_f13_f14_what_is_whole_is_taken(folder: Path) -> None:
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("attack", SAFETENSORS)
-def test_f12_hostile_headers(models: Path, tmp_path: Path, attack: str) -> None:
-    path = copy(models, tmp_path) / "model.safetensors"
+def test_f12_hostile_headers(gpt2: Path, attack: str) -> None:
+    path = gpt2 / "model.safetensors"
     make, message = SAFETENSORS[attack]
     path.write_bytes(make())
-    error = assert_refused(path.parent, str(path), message)
-    assert len(error) < 1000
+    assert len(assert_refused(gpt2, str(path), message)) < 1000
 
 
-def test_f12_a_header_of_100_mb_is_not_read(models: Path, tmp_path: Path) -> None:
+def test_f12_a_header_of_100_mb_is_not_read(gpt2: Path) -> None:
     """Refused by its length alone: its bytes are not looked at."""
-    folder = copy(models, tmp_path)
-
-    (folder / "model.safetensors").write_bytes(SAFETENSORS["100 MB of JSON"][0]())
-    generate(folder, lambda: limit_memory(50 << 20)).exits(4)
+    (gpt2 / "model.safetensors").write_bytes(SAFETENSORS["100 MB of JSON"][0]())
+    generate(gpt2, lambda: limit_memory(50 << 20)).exits(4)
 
 
 @pytest.mark.parametrize("kind", PICKLES)
@@ -163,28 +164,24 @@ def test_f13_the_canaries_are_alive(tmp_path: Path, kind: str) -> None:
     assert (tmp_path / "canary").exists()
 
 
-# With the newest and the oldest form: a name is refused before its content is read.
-OTHER_NAMES = ("consolidated.pt", "model.pth", "last.ckpt")
-
-
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
         *((name, kind) for name in ("model.safetensors", "pytorch_model.bin") for kind in PICKLES),
-        *((name, kind) for name in OTHER_NAMES for kind in ("zip", "protocol 0")),
+        # With the newest and the oldest form: a name is refused before its content is read.
+        *((name, kind) for name in ("consolidated.pt", "model.pth", "last.ckpt") for kind in ("zip", "protocol 0")),
     ],
 )
-def test_f13_pickles_are_refused_and_their_code_does_not_run(models: Path, tmp_path: Path, name: str, kind: str) -> None:
-    folder = copy(models, tmp_path)
-    (folder / "model.safetensors").unlink()
-    (folder / name).write_bytes(PICKLES[kind](tmp_path / "canary"))
+def test_f13_pickles_are_refused_and_their_code_does_not_run(gpt2: Path, tmp_path: Path, name: str, kind: str) -> None:
+    (gpt2 / "model.safetensors").unlink()
+    (gpt2 / name).write_bytes(PICKLES[kind](tmp_path / "canary"))
     if name.endswith(".safetensors"):
-        assert_refused(folder, str(folder / name), "is not a readable safetensors file")
+        assert_refused(gpt2, str(gpt2 / name), "is not a readable safetensors file")
     else:
-        (folder / "optimizer.pt").touch()
+        (gpt2 / "optimizer.pt").touch()
         said = f"{name}: is a pickle, which can run code when it is opened, so tfkit never opens it: if you trust it, convert it"
-        assert_refused(folder, said, "save_pretrained")
-        assert_refused(folder / name, said)
+        assert_refused(gpt2, said, "save_pretrained")
+        assert_refused(gpt2 / name, said)
     assert not (tmp_path / "canary").exists()
 
 
@@ -197,8 +194,8 @@ def test_f13_a_training_state_that_is_a_pickle(tmp_path: Path) -> None:
     checkpoint = run / "checkpoints" / "step-000002"
     (checkpoint / "training_state" / "optimizer.safetensors").write_bytes(PICKLES["zip"](tmp_path / "canary"))
     write_manifest(checkpoint)
-    done = pretrain(run, recipe, *words, "training.steps=3", "--resume").exits(4)
-    assert "optimizer.safetensors: is not a readable safetensors file: it is a zip file" in done.err
+    done = pretrain(run, recipe, *words, "training.steps=3", "--resume")
+    done.exits(4, "optimizer.safetensors: is not a readable safetensors file: it is a zip file")
     assert not (tmp_path / "canary").exists()
 
 
@@ -212,43 +209,45 @@ def test_f14_every_difference_is_listed(folder: Path) -> None:
         tensors[names[3]] = tensors[names[3]].to(torch.int64)
 
     edit_weights(folder, change)
-    assert_refused(
-        folder, f"missing: {names[1]} (", "unexpected: stranger (3,)", f"misshapen: {names[2]} (7, 7)", f"mistyped: {names[3]} I64"
-    )
+    said = [f"missing: {names[1]} (", "unexpected: stranger (3,)", f"misshapen: {names[2]} (7, 7)", f"mistyped: {names[3]} I64"]
+    assert_refused(folder, *said)
 
 
-def test_f14_another_familys_weights(models: Path, tmp_path: Path) -> None:
-    folder = copy(models, tmp_path)
-    shutil.copy(models / "llama" / "model.safetensors", folder)
-    assert_refused(folder, "missing: transformer.wpe.weight", "unexpected: model.norm.weight")
+def test_f14_another_familys_weights(models: Path, gpt2: Path) -> None:
+    shutil.copy(models / "llama" / "model.safetensors", gpt2)
+    assert_refused(gpt2, "missing: transformer.wpe.weight", "unexpected: model.norm.weight")
 
 
-def test_f14_a_thousand_layers_of_which_the_header_names_one_tensor_each(models: Path, tmp_path: Path) -> None:
+def test_f14_a_thousand_layers_of_which_the_header_names_one_tensor_each(gpt2: Path) -> None:
     """No block is built for them, and the differences are not listed one by one."""
-    folder = copy(models, tmp_path)
-    edit_config(folder, n_layer=1_000)
+    edit_config(gpt2, n_layer=1_000)
     bias = torch.zeros(0)
-    edit_weights(folder, lambda tensors: tensors.update({f"transformer.h.{i}.ln_1.bias": bias for i in range(2, 1_000)}))
-    error = assert_refused(
-        folder, "missing: transformer.h.2.ln_1.weight (16,)", "and 10,958 more", "misshapen: transformer.h.2.ln_1.bias (0,)"
-    )
-    assert len(error.splitlines()) < 50
+    edit_weights(gpt2, lambda tensors: tensors.update({f"transformer.h.{i}.ln_1.bias": bias for i in range(2, 1_000)}))
+    said = ["missing: transformer.h.2.ln_1.weight (16,)", "and 10,958 more", "misshapen: transformer.h.2.ln_1.bias (0,)"]
+    assert len(assert_refused(gpt2, *said).splitlines()) < 50
+
+
+NO_FILE = "does not map each tensor to a file of this folder"
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("tensor", "file", "message"),
     [
-        (lambda names: names.update({next(iter(names)): "../model.safetensors"}), "does not map each tensor to a file of this folder"),
-        (lambda names: names.update({next(iter(names)): "/etc/passwd"}), "does not map each tensor to a file of this folder"),
-        (lambda names: names.update({next(iter(names)): "pytorch_model.bin"}), "does not map each tensor to a file of this folder"),
-        (lambda names: names.update(stranger="model-.safetensors"), "model-.safetensors: there is no such file"),
-        (lambda names: names.update({next(iter(names)): "model-1.safetensors"}), "but model.safetensors.index.json places it in"),
-        (lambda names: names.pop(next(iter(names))), "but model.safetensors.index.json does not know it"),
-        (lambda names: names.update(stranger="model-1.safetensors"), "model-1.safetensors: has no tensor 'stranger'"),
+        ("the first", "../model.safetensors", NO_FILE),
+        ("the first", "/etc/passwd", NO_FILE),
+        ("the first", "pytorch_model.bin", NO_FILE),
+        ("stranger", "model-.safetensors", "model-.safetensors: there is no such file"),
+        ("the first", "model-1.safetensors", "but model.safetensors.index.json places it in"),
+        ("the first", None, "but model.safetensors.index.json does not know it"),
+        ("stranger", "model-1.safetensors", "model-1.safetensors: has no tensor 'stranger'"),
     ],
 )
-def test_f14_f34_an_index_that_disagrees_with_its_shards(folder: Path, change: Callable[[Any], object], message: str) -> None:
-    edit_json(write_shards(folder), lambda index: change(index["weight_map"]))
+def test_f14_f34_an_index_that_disagrees_with_its_shards(folder: Path, tensor: str, file: str | None, message: str) -> None:
+    index = write_shards(folder)
+    files = read_json(index)["weight_map"]
+    files[next(iter(files)) if tensor == "the first" else tensor] = file
+    changed = {name: file for name, file in files.items() if file is not None}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": changed}), encoding="utf-8")
     assert_refused(folder, message)
 
 
@@ -264,28 +263,23 @@ def test_f14_a_tensor_in_two_shards(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "tfkit.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("kind", ["link out", "link to nothing", "link to itself", "folder", "pipe"])
-def test_f34_files_that_are_links_folders_or_pipes(models: Path, tmp_path: Path, name: str, kind: str) -> None:
-    path = copy(models, tmp_path) / name
+def test_f34_files_that_are_links_folders_or_pipes(gpt2: Path, tmp_path: Path, name: str, kind: str) -> None:
+    path = gpt2 / name
     outside = shutil.move(path, tmp_path / "outside")
     match kind:
-        case "link out":
-            path.symlink_to(outside)
-        case "link to nothing":
-            path.symlink_to(tmp_path / "nothing")
-        case "link to itself":
-            path.symlink_to(path)
         case "folder":
             path.mkdir()
         case "pipe":
             os.mkfifo(path)
-    assert_refused(path.parent, name)
+        case _:
+            path.symlink_to({"link out": outside, "link to nothing": tmp_path / "nothing", "link to itself": path}[kind])
+    assert_refused(gpt2, name)
 
 
-def test_f34_links_inside_the_folder_and_the_hubs_cache_are_followed(models: Path, tmp_path: Path) -> None:
-    folder = copy(models, tmp_path)
-    (folder / "model.safetensors").rename(folder / "weights")
-    (folder / "model.safetensors").symlink_to("weights")
-    generate(folder).exits(0)
+def test_f34_links_inside_the_folder_and_the_hubs_cache_are_followed(models: Path, gpt2: Path, tmp_path: Path) -> None:
+    (gpt2 / "model.safetensors").rename(gpt2 / "weights")
+    (gpt2 / "model.safetensors").symlink_to("weights")
+    generate(gpt2).exits(0)
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0123"
     shutil.copytree(models / "gpt2", blobs)
     snapshot.mkdir(parents=True)
@@ -326,10 +320,8 @@ def test_f10_absurd_sizes_in_config_json(folder: Path, value: object) -> None:
 @pytest.mark.parametrize("count", [10**3, 10**6, 10**9])
 def test_f10_a_million_layers_are_not_built(folder: Path, count: int) -> None:
     edit_config(folder, n_layer=count, num_hidden_layers=count)
-    said = (
-        f"it has {count:,} layers, the files hold" if count <= 1024 else f"num_hidden_layers {count} is not a whole number from 0 to 1,024"
-    )
-    assert_refused(folder, said)
+    too_many = f"num_hidden_layers {count} is not a whole number from 0 to 1,024"
+    assert_refused(folder, f"it has {count:,} layers, the files hold" if count <= 1024 else too_many)
 
 
 @pytest.mark.parametrize(
@@ -352,18 +344,16 @@ def test_f10_a_million_layers_are_not_built(folder: Path, count: int) -> None:
         ("chat_template.jinja", b"\xff", "chat_template.jinja: byte 0 is not UTF-8"),
     ],
 )
-def test_f10_f49_damaged_text_is_named_with_its_place(models: Path, tmp_path: Path, name: str, content: bytes, message: str) -> None:
-    folder = copy(models, tmp_path)
-    (folder / name).write_bytes(content)
-    assert_refused(folder, message)
+def test_f10_f49_damaged_text_is_named_with_its_place(gpt2: Path, name: str, content: bytes, message: str) -> None:
+    (gpt2 / name).write_bytes(content)
+    assert_refused(gpt2, message)
 
 
 @pytest.mark.parametrize("field", ["bos_token_id", "eos_token_id", "pad_token_id"])
 @pytest.mark.parametrize("value", ["</s>", True, 1.0, [True], [[1]], {"id": 1}], ids=repr)
-def test_f10_special_ids_that_are_no_numbers(models: Path, tmp_path: Path, field: str, value: object) -> None:
-    folder = copy(models, tmp_path)
-    edit_config(folder, **{field: value})
-    assert_refused(folder, f"config.json: {field} is ")
+def test_f10_special_ids_that_are_no_numbers(gpt2: Path, field: str, value: object) -> None:
+    edit_config(gpt2, **{field: value})
+    assert_refused(gpt2, f"config.json: {field} is ")
 
 
 # ------------------------------------------------------------------------------------------------------------------ tokenizers
@@ -387,12 +377,8 @@ HOSTILE_TOKENIZERS: dict[str, tuple[dict[str, Any], str]] = {
         "not a usable tokenizer (Onig: Regex search error: retry-limit-in-match over)",
     ),
     "no token for what it does not know": (
-        {
-            "pre_tokenizer": None,
-            "post_processor": None,
-            "added_tokens": [],
-            "model": {"type": "WordLevel", "vocab": {"x": 0}, "unk_token": "<unk>"},
-        },
+        dict.fromkeys(("pre_tokenizer", "post_processor"))
+        | {"added_tokens": [], "model": {"type": "WordLevel", "vocab": {"x": 0}, "unk_token": "<unk>"}},
         "not a usable tokenizer",
     ),
     "ids beyond the model's vocabulary": (
@@ -403,24 +389,21 @@ HOSTILE_TOKENIZERS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE_TOKENIZERS)
-def test_f49_hostile_tokenizers(models: Path, tmp_path: Path, name: str) -> None:
-    folder = copy(models, tmp_path)
+def test_f49_hostile_tokenizers(gpt2: Path, name: str) -> None:
     changes, message = HOSTILE_TOKENIZERS[name]
-    edit_json(folder / "tokenizer.json", lambda tokenizer: tokenizer.update(changes))
-    if "model" in changes:
-        (folder / "tokenizer_config.json").write_text("{}", encoding="utf-8")
-        (folder / "special_tokens_map.json").write_text("{}", encoding="utf-8")
-    words = ["generate", "--from", str(folder), "--prompt", "the cat sat on the mat and then the dog went away! " * 5, "--threads", "1"]
-    run_tfkit(tmp_path, [*words, "carbon.enabled=false"], limit_memory).exits(4, message)
+    edit_tokenizer(gpt2, changes, has_special_tokens="model" not in changes)
+    generate(gpt2, prompt="the cat sat on the mat and then the dog went away! " * 5).exits(4, message)
 
 
-def test_f49_a_tokenizer_that_drops_every_text(models: Path, tmp_path: Path) -> None:
-    folder = copy(models, tmp_path)
-    changes = {"normalizer": replacing({"Regex": "."}, ""), "post_processor": None}
-    edit_json(folder / "tokenizer.json", lambda tokenizer: tokenizer.update(changes))
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):  # no eos either
+def edit_tokenizer(folder: Path, changes: dict[str, Any], *, has_special_tokens: bool) -> None:
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(read_json(path) | changes), encoding="utf-8")
+    for name in () if has_special_tokens else ("tokenizer_config.json", "special_tokens_map.json"):
         (folder / name).write_text("{}", encoding="utf-8")
-    generate(folder).exits(3, "has no tokens")
+
+
+def test_f49_a_tokenizer_that_drops_every_text(gpt2: Path, tmp_path: Path) -> None:
+    edit_tokenizer(gpt2, {"normalizer": replacing({"Regex": "."}, ""), "post_processor": None}, has_special_tokens=False)
+    generate(gpt2).exits(3, "has no tokens")
     (tmp_path / "text.txt").write_text("the cat", encoding="utf-8")
-    words = ["evaluate", "--from", str(folder), "--data", str(tmp_path / "text.txt"), "--threads", "1", "carbon.enabled=false"]
-    run_tfkit(tmp_path, words).exits(3)
+    run_here(["evaluate", "--from", gpt2, "--data", tmp_path / "text.txt", "--threads", "1", "carbon.enabled=false"]).exits(3)

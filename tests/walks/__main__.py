@@ -19,14 +19,15 @@ def main() -> int:
     parser.add_argument("--shrink", action="store_true", help="reduce a walk that fails, and print it as a case")
     arguments = parser.parse_args()
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    from walks.judged import Judged, judge_walk, shrink_failure  # imports torch
+    from walks.invariants import judge_walk  # imports torch
     from walks.scenario import Walk, read_case
+    from walks.shrinking import shrink_failure
     from walks.workflow import draw_walk
 
     walk = Walk.from_document(read_case(arguments.case)) if arguments.case else draw_walk(arguments.seed)
     _print(walk.to_document())
     with tempfile.TemporaryDirectory() as scratch:
-        judged: Judged = judge_walk(walk, arguments.folder or Path(scratch, "walk"), invariants=arguments.invariants)
+        judged = judge_walk(walk, arguments.folder or Path(scratch, "walk"), invariants=arguments.invariants)
         for command, done in judged.done:
             print("not run" if done is None else done.code, command)
         for failure in judged.failures:

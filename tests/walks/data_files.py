@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +18,13 @@ from walks.scenario import DataFile
 Rows = list[dict[str, Any]]
 
 
-def _columns(rows: Rows) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row))
-
-
-def _jsonl(rows: Rows, header: bool) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
-def _json(rows: Rows, header: bool) -> bytes:
-    return json.dumps(rows, indent=1).encode()
-
-
 def _csv(rows: Rows, header: bool, delimiter: str = ",") -> bytes:
     file = io.StringIO(newline="")
-    writer = csv.writer(file, delimiter=delimiter)
-    names = _columns(rows)
-    writer.writerows([names] if header else [])
-    writer.writerows([row.get(name, "") for name in names] for row in rows)
+    writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), delimiter=delimiter)
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
     return file.getvalue().encode()
-
-
-def _tsv(rows: Rows, header: bool) -> bytes:
-    return _csv(rows, header, "\t")
 
 
 def _parquet(rows: Rows, header: bool) -> bytes:
@@ -67,16 +52,14 @@ def _text(rows: Rows, header: bool) -> bytes:
 
 
 WRITERS: dict[str, Callable[[Rows, bool], bytes]] = {
-    ".jsonl": _jsonl,
-    ".json": _json,
+    ".jsonl": lambda rows, _: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(),
+    ".json": lambda rows, _: json.dumps(rows, indent=1).encode(),
     ".csv": _csv,
-    ".tsv": _tsv,
+    ".tsv": partial(_csv, delimiter="\t"),
     ".parquet": _parquet,
     ".conll": _conll,
     ".conllu": _conllu,
-    ".txt": _text,
-    ".lst": _text,
-    ".py": _text,
+    **dict.fromkeys((".txt", ".lst", ".py"), _text),
 }
 
 

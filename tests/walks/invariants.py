@@ -1,7 +1,6 @@
 """Invariants of every run that ended well, whatever its recipe. Each one yields or raises what is wrong."""
 
 import contextlib
-import csv
 import hashlib
 import io
 import json
@@ -17,7 +16,7 @@ from typing import Any
 
 import fake_codecarbon
 import torch
-from tiny_files import read_rows, write_rows
+from tiny_files import emissions_rows, read_json, read_rows, receipt, write_rows
 from tiny_runs import Done, exact
 from two_ranks import start_ranks
 
@@ -27,11 +26,10 @@ from tfkit.hub.model_reading import Loaded
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.run.manifest import write_manifest
 from walks.data_files import write
-from walks.running import Failure, Outcome, enter, message_of, run_command
+from walks.running import Failure, Outcome, enter, message_of, run_command, run_walk
 from walks.scenario import Command, DataFile, Walk
 from walks.workflow import COMMON, QUIET
 
-Invariant = Callable[["Run"], Iterator[str]]
 TOLERANCE = 1e-4
 _DROPOUT = json.dumps(dict.fromkeys(("embedding", "attention", "residual", "hidden", "final", "head"), 0.0))
 # The words of a run that two ranks can share.
@@ -64,11 +62,10 @@ class Run:
 
         `may_diverge`: it is another run by its words, whose loss may end it (6).
         """
-        plain = [word for word in self.command.words if word not in ("--resume", "--json")]
-        plain[plain.index("--run") + 1] = name
-        commands = [Command([*plain, *words], ends=self.command.ends)]
+        words = self._words(name, *words)
+        commands = [Command(words, ends=self.command.ends)]
         if stop:
-            commands = [Command([*plain, *words], stop, 2), Command([*plain, *words, "--resume"], ends=self.command.ends)]
+            commands = [Command(words, stop, 2), Command([*words, "--resume"], ends=self.command.ends)]
         for command in commands:
             done = run_command(command, self.folder, **options)
         if done.code and not (may_diverge and done.code == 6):
@@ -77,14 +74,18 @@ class Run:
 
     def on_two_ranks(self, name: str, *words: str, folders: Sequence[Path] = ()) -> list[Done]:
         """Run the same from its beginning on two ranks, in another run folder; `folders`: where each rank looks for its files."""
-        plain = [word for word in self.command.words if word not in ("--resume", "--json")]
-        plain[plain.index("--run") + 1] = str(self.folder / name)
         within = [partial(enter, folder) for folder in folders or (self.folder, self.folder)]
-        started = start_ranks(self.folder, [*plain, *words, "--threads", "1"], dict(enumerate(within)))
+        words = self._words(str(self.folder / name), *words, "--threads", "1")
+        started = start_ranks(self.folder, words, dict(enumerate(within)))
         ended = [started[0].wait()]
         if ended[0].code == 2:  # it is refused before they meet, of which a launcher informs the other
             started[1].kill(signal.SIGKILL)
         return [*ended, started[1].wait()]
+
+    def _words(self, name: str, *more: str) -> list[str]:
+        plain = [word for word in self.command.words if word not in ("--resume", "--json")]
+        plain[plain.index("--run") + 1] = name
+        return [*plain, *more]
 
     def result(self, *words: str) -> str:
         """Return the output of a command that must end with 0."""
@@ -92,6 +93,14 @@ class Run:
         if done.code:
             raise RuntimeError(f"{' '.join(words)}: {done.code}: {message_of(done, self.folder)}")
         return done.out
+
+
+def judge_walk(walk: Walk, folder: Path, *, invariants: bool = False, before: Callable[[], object] | None = None) -> Outcome:
+    """Return the outcome of a walk in a new folder, with the invariants or without; `before` is called in each of its processes."""
+    outcome = run_walk(walk, folder, before)
+    if invariants:
+        outcome.failures += check(walk, folder, outcome)
+    return outcome
 
 
 def check(walk: Walk, folder: Path, outcome: Outcome) -> list[Failure]:
@@ -133,7 +142,7 @@ def it_opens_in_transformers(run: Run) -> Iterator[str]:
     """Compare the logits of tfkit with those of config.json's class of transformers."""
     if not run.is_whole:
         return
-    config = json.loads((run.checkpoint / "config.json").read_text(encoding="utf-8"))
+    config = read_json(run.checkpoint / "config.json")
     name = config.get("architectures", [""])[0]
     if config["model_type"] == "tfkit":
         return
@@ -217,12 +226,9 @@ def another_micro_batch_or_more_threads_give_the_same_loss(run: Run) -> Iterator
     """Compare the first step's loss and gradient, without dropout and in float32."""
     words = [f"model.dropout={_DROPOUT}", "training.precision=fp32", "training.log_every=1", "training.activation_checkpointing=false"]
     size = run.recipe["training"].get("batch_ramp", None) or {}
-    sizes = {
-        "one": ["training.micro_batch_size=1"],
-        "all": [f"training.micro_batch_size={size.get('start') or run.recipe['training']['batch_size']}"],
-    }
+    whole = f"training.micro_batch_size={size.get('start') or run.recipe['training']['batch_size']}"
     losses = {}
-    for name, more in (sizes | {"threads": [*sizes["all"], "--threads", "2"]}).items():
+    for name, more in {"one": ["training.micro_batch_size=1"], "all": [whole], "threads": [whole, "--threads", "2"]}.items():
         folder = run.again(f"{run.name}-{name}", *words, *more, may_diverge=True)
         first = next(iter(exact(folder)))
         losses[name] = (first["loss"], first.get("grad_norm"))
@@ -291,9 +297,9 @@ def killed_and_resumed_it_is_the_same(run: Run) -> Iterator[str]:
 
 def _hashes(checkpoint: Path) -> dict[str, str]:
     """Return the SHA-256 of a run's results."""
-    names = [*checkpoint.rglob("*.safetensors"), checkpoint / "config.json", checkpoint / "tokenizer.json"]
-    files = {"step": checkpoint.name} | {str(path.relative_to(checkpoint)): path for path in names if path.exists()}
-    return {name: path if isinstance(path, str) else hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    paths = [*checkpoint.rglob("*.safetensors"), checkpoint / "config.json", checkpoint / "tokenizer.json"]
+    files = {str(path.relative_to(checkpoint)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.exists()}
+    return {"step": checkpoint.name} | files
 
 
 def its_emissions_sum_to_its_totals(run: Run) -> Iterator[str]:
@@ -301,9 +307,7 @@ def its_emissions_sum_to_its_totals(run: Run) -> Iterator[str]:
     fake_codecarbon.write(run.folder / "fake")
     carbon = "carbon={enabled: true, intensity_g_per_kwh: 100, every_seconds: 0.5}"
     folder = run.again(f"{run.name}-metered", carbon, stop="SIGTERM", before=fake_codecarbon.put_first(run.folder / "fake"))
-    totals = json.loads((folder / "run.json").read_text(encoding="utf-8"))["totals"]
-    with (folder / "emissions.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    totals, rows = receipt(folder)["totals"], emissions_rows(folder)
     if not rows or totals.get("carbon_status") == "off":
         yield "nothing was measured"
     sums = [("energy_kwh", "energy_consumed", 1.0), ("emissions_g", "emissions", 1000.0)]
@@ -331,13 +335,13 @@ def a_batch_writes_what_each_prompt_alone_gives(run: Run) -> Iterator[str]:
             yield f"a completion differs: {prompt!r} gives {alone['completion']!r} alone, {found['completion']!r} among others"
 
 
-INVARIANTS: list[Invariant] = [
+INVARIANTS: list[Callable[[Run], Iterator[str]]] = [
     it_opens_in_transformers,
     saving_it_again_gives_the_same_bytes,
     an_evaluation_afterwards_reports_the_same,
     a_batch_writes_what_each_prompt_alone_gives,
 ]
-OF_A_RECIPE: list[Invariant] = [
+OF_A_RECIPE: list[Callable[[Run], Iterator[str]]] = [
     another_micro_batch_or_more_threads_give_the_same_loss,
     two_ranks_take_the_same_first_step,
     a_rank_with_another_file_is_refused,

@@ -68,11 +68,7 @@ class RecipeDrawer:
         preset = self.dice.choice([name for name, (of, _) in PRESETS.items() if of.name == family])
         stacks = stacks_of(PRESETS[preset][1])
         kind = self.dice.choice([name for name in objectives_for(stacks) if not SECTIONS[name].needs_start])
-        recipe: Recipe = {
-            "model": self._model(preset, kind),
-            "tokenizer": self._tokenizer(kind),
-            **self.task(kind, "train"),
-        }
+        recipe: Recipe = {"model": self._model(preset, kind), "tokenizer": self._tokenizer(kind), **self.task(kind, "train")}
         return self._varied(recipe, SECTIONS[kind])
 
     def finetuning(self, kind: str, name: str) -> Recipe:
@@ -81,9 +77,8 @@ class RecipeDrawer:
         if self.dice.random() < 0.4:
             adapter: Recipe = {"kind": "lora", "rank": self.dice.choice([1, 2, 8])}
             adapter |= {"merge": True} if self.dice.random() < 0.4 else {}
-            adapter |= (
-                {"targets": self.dice.choice([["q_proj"], ["o_proj", "v_proj"], ["*.blocks.0.*"]])} if self.dice.random() < 0.5 else {}
-            )
+            if self.dice.random() < 0.5:
+                adapter["targets"] = self.dice.choice([["q_proj"], ["o_proj", "v_proj"], ["*.blocks.0.*"]])
             recipe["training"]["adapter"] = adapter
         return self._varied(recipe, SECTIONS[kind])
 
@@ -92,17 +87,12 @@ class RecipeDrawer:
         section = SECTIONS[kind]
         numbers = "regression" in section.model_fields and self.dice.random() < 0.35
         objective: Recipe = {"kind": kind} | ({"regression": True} if numbers else {})
-        if (
-            kind == "chat" and self.dice.random() < 0.8
-        ):  # tokenizers that are trained here have no template, and few have the tokens of chatml
+        # Tokenizers that are trained here have no template, and few have the tokens of chatml.
+        if kind == "chat" and self.dice.random() < 0.8:
             objective["format"] = self.dice.choice(["llama2", "mistral"] if name == "train" else ["chatml", "llama2", "llama3", "gemma"])
         if kind in SAMPLED:  # twelve responses, which every batch divides
-            rules = [
-                {"kind": "contains", "text": "a"},
-                {"kind": "regex", "pattern": "[0-9]"},
-                {"kind": "valid_python"},
-                {"kind": "valid_json"},
-            ]
+            rules: list[Recipe] = [{"kind": "contains", "text": "a"}, {"kind": "regex", "pattern": "[0-9]"}]
+            rules += [{"kind": "valid_python"}, {"kind": "valid_json"}]
             if self.dice.random() < 0.5:
                 rules.append({"kind": "python", "function": "code.py:reward", "allow_code": True})
                 self.files["code.py"] = DataFile([{"text": CODE}])
@@ -136,9 +126,8 @@ class RecipeDrawer:
 
     def _tokenizer(self, objective: str) -> Recipe:
         """Draw a tokenizer with the special tokens of the objective."""
-        kind = {"masked_lm": "wordpiece", "question_answering": "wordpiece", "span_corruption": "unigram"}.get(
-            objective
-        ) or self.dice.choice(list(VOCABULARIES))
+        needed = {"masked_lm": "wordpiece", "question_answering": "wordpiece", "span_corruption": "unigram"}
+        kind = needed.get(objective) or self.dice.choice(list(VOCABULARIES))
         if objective in SAMPLED:  # whose responses end with a token
             kind = self.dice.choice(ENDED)
         variant = self.dice.choice([*VOCABULARIES[kind], None])
@@ -162,15 +151,12 @@ class RecipeDrawer:
         """Draw a source of rows, written into a file of a drawn format."""
         suffix = self.dice.choice(suffixes_for(maker))
         made, columns = in_columns(maker.rows(rows), maker, suffix)
-        packed = "" if suffix == "/" else self.dice.choice(["", "", "", ".gz", ".zip"])
-        path = f"{name}{suffix}{packed}"
+        path = f"{name}{suffix}" + ("" if suffix == "/" else self.dice.choice(["", "", "", ".gz", ".zip"]))
         source: Recipe = {"path": path}
         header = suffix not in (".csv", ".tsv") or self.dice.random() > 0.2
         if not header:
             source["header"] = list(dict.fromkeys(column for row in made for column in row))
-        if suffix in (".conll", ".conllu", ".txt", "/", ".lst"):
-            columns = {}
-        if columns:
+        if columns and suffix not in (".conll", ".conllu", ".txt", "/", ".lst"):
             source["columns"] = columns
         self.files[path] = DataFile(made, header)
         return source
@@ -255,6 +241,5 @@ def is_valid(recipe: Recipe) -> bool:
         require_mesh(section, 1)
     except (ValidationError, UsageError):
         return False
-    return not cross_problems(section, tree) and not model_problems(
-        recipe["model"], recipe.get("tokenizer", {}).get("vocab_size", 300), tree
-    )
+    vocab_size = recipe.get("tokenizer", {}).get("vocab_size", 300)
+    return not cross_problems(section, tree) and not model_problems(recipe["model"], vocab_size, tree)

@@ -39,9 +39,8 @@ class RowMaker:
         self.options = dice.randint(2, 4)  # entries of a list of texts that a label picks one of
         self.picks = {role.form for role in self.roles} >= {"choices", "label"}
         self.spoken = dice.random() < 0.5  # messages of role and content, else of from and value
-        self.votes = dice.choice(
-            [["a", "b", "model_b", *(["tie", "c"] if bad else [])], [["a", "b", "b"]], [{"a": 2, "b": 1}]]
-        )  # of one type
+        # Of one type.
+        self.votes = dice.choice([["a", "b", "model_b", *(["tie", "c"] if bad else [])], [["a", "b", "b"]], [{"a": 2, "b": 1}]])
         self.listed = dice.random() < 0.2  # references are lists
         self.system = dice.choice([0.0, 0.0, 0.3])
         self.names: dict[str, str] = {}
@@ -90,10 +89,8 @@ class RowMaker:
                 return [self.dice.choice(self.classes) for _ in range(length)]
             case "votes":
                 return self.dice.choice(self.votes)
-            case "answers":
-                return None  # follows from the context
-            case "tools":
-                return None  # for which the templates of a walk have no place
+            case "answers" | "tools":
+                return None  # the first follow from the context, and the templates of a walk have no place for the second
             case "label_set":
                 return self.dice.sample(self.classes, self.dice.randint(0, len(self.classes)))
             case "label" if self.picks:

@@ -1,9 +1,14 @@
 """Reduction of a failing walk: parts are removed or halved, one at a time, as long as it fails in the same way."""
 
+import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from walks.invariants import judge_walk
+from walks.running import Failure
 from walks.scenario import Walk
 
 TRIES = 200
@@ -23,6 +28,26 @@ def shrink(walk: Walk, fails: Callable[[Walk], bool], tries: int = TRIES) -> Wal
     while smaller := next(filter(is_smaller, _smaller(walk)), None):
         walk = smaller
     return walk
+
+
+def shrink_failure(
+    walk: Walk, failure: Failure, folder: Path, *, invariants: bool = False, before: Callable[[], object] | None = None, tries: int = TRIES
+) -> Walk:
+    """Return a small walk that fails with the same signature."""
+    invariants = invariants and "not true that" in failure.signature
+    numbers = itertools.count()
+
+    def fails(smaller: Walk) -> bool:
+        place = folder / f"try-{next(numbers)}"
+        try:
+            found = judge_walk(smaller, place, invariants=invariants, before=before)
+        except (KeyError, IndexError, ValueError, OSError):
+            return False  # the reduced walk is impossible: a file without rows, a command without words
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+        return any(one.signature == failure.signature for one in found.failures)
+
+    return shrink(walk, fails, tries)
 
 
 def _text(walk: Walk) -> str:

@@ -2,28 +2,26 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tiny_runs import Before
 
 import tfkit.recipe.reading.read
 from tfkit.recipe.schema.sections import Recipe
-from walks.judged import judge_walk, shrink_failure
+from walks.invariants import judge_walk
 from walks.scenario import Command, Walk
-from walks.shrinking import shrink
+from walks.shrinking import shrink, shrink_failure
 from walks.workflow import draw_walk
 
 
 def fault() -> None:
     """Every command that reads a recipe with this optimizer raises what is no error of tfkit's."""
-    check = tfkit.recipe.reading.read.cross_problems
 
-    def faulty(recipe: Recipe, tree: Any) -> Any:
+    def check(recipe: Recipe, tree: object) -> None:
         if recipe.optimizer.clip_norm == 0.125:
             raise RuntimeError("put here")
-        return check(recipe, tree)
 
-    tfkit.recipe.reading.read.cross_problems = faulty
+    Before(tfkit.recipe.reading.read, "cross_problems", check)()
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from walks.judged import judge_walk
+from walks.invariants import judge_walk
 from walks.scenario import Walk, read_case
 from walks.workflow import draw_walk
 

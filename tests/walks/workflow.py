@@ -164,14 +164,8 @@ class _Drawer:
     def generate(self, run: str, kind: str) -> None:
         fills = kind == "masked_lm" and self.dice.random() < 0.9  # which draws nothing, and refuses options for drawing
         words = ["generate", "--from", run, *([] if fills else ["--max-new-tokens", str(self.dice.choice([1, 3, 9]))])]
-        options = {
-            "--temperature": ["0", "0.7", "5"],
-            "--top-k": ["1", "3", "9999"],
-            "--top-p": ["0.1", "0.9"],
-            "--num-beams": ["2", "3"],
-            "--stop": ["the", " ", "\n"],
-            "--seed": ["0", "7"],
-        }
+        options = {"--temperature": ["0", "0.7", "5"], "--top-k": ["1", "3", "9999"], "--top-p": ["0.1", "0.9"]}
+        options |= {"--num-beams": ["2", "3"], "--stop": ["the", " ", "\n"], "--seed": ["0", "7"]}
         for name, values in options.items():
             words += [name, self.dice.choice(values)] if self.dice.random() < 0.25 and not fills else []
         settings = {"min_p": "0.1", "repetition_penalty": "1.3", "no_repeat_ngram": "2", "length_penalty": "0.5", "early_stopping": "full"}
