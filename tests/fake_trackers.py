@@ -10,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from tiny_files import read_rows
 
 KINDS = ("wandb", "mlflow", "trackio", "aim")
 Point = tuple[str, int, float]
@@ -202,3 +203,13 @@ def _aim(server: Server) -> dict[str, dict[str, Any]]:
             del self.key
 
     return {"aim": {"Repo": Repo, "Run": Run}}
+
+
+def logged(run: Path) -> set[Point]:
+    """Return the points of metrics.jsonl."""
+    found: set[Point] = set()
+    for record in read_rows(run / "metrics.jsonl"):
+        scores = {f"evaluation/{name}": value for name, value in record.get("evaluation", {}).items()}
+        values = scores or {name: value for name, value in record.items() if name != "step"}
+        found |= {(name, record["step"], value) for name, value in values.items() if value is not None}
+    return found

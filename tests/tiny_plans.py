@@ -8,6 +8,8 @@ from tiny_files import write_rows
 from tiny_runs import write_corpus
 
 import tfkit
+from tfkit.recipe import Recipe, RecipeText
+from tfkit.recipe.dump import dump_document
 
 DECODER: dict[str, Any] = {"preset": "gpt2", "decoder_layers": 2, "dim": 24, "num_heads": 3, "context_length": 32, "init": {"std": 0.1}}
 ENCODER: dict[str, Any] = {
@@ -115,6 +117,10 @@ def recipe_of(name: str, **training: Any) -> dict[str, Any]:
     document: dict[str, Any] = {"model": model} | ({"tokenizer": tokenizer} if tokenizer else {})
     document |= {"data": {"train": [{"path": source}], "validation": 0.3, **more.get("data", {})}, "objective": objective}
     return document | {"training": steps | more.get("training", {}) | training, "carbon": {"enabled": False}}
+
+
+def read_recipe_of(document: dict[str, Any]) -> Recipe:
+    return RecipeText(Path("<recipe>"), dump_document(document)).read()
 
 
 def write_place(folder: Path) -> Path:

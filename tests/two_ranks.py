@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from tiny_files import write_rows
-from tiny_runs import After, Before, Done, Process, pretrain, raising, write_corpus, write_recipe
+from tiny_runs import After, Before, Done, Process, pretrain, raising, records, write_corpus, write_recipe
 from torch import Tensor
 
 from tfkit.data import Loader
@@ -49,6 +49,11 @@ def assert_close_checkpoints(one: Path, other: Path) -> None:
             if name.endswith("c_attn.bias"):
                 parts = [torch.cat([query, value]) for query, _, value in (part.chunk(3) for part in parts)]
             torch.testing.assert_close(*parts, rtol=1e-6, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def losses(run: Path) -> list[float]:
+    """Return the losses in metrics.jsonl."""
+    return [record["loss"] for record in records(run) if "loss" in record]
 
 
 def free_port() -> int:

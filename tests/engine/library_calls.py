@@ -1,9 +1,10 @@
 """Calls of the library in forks, the recipe of tiny_runs as a dict, and a listener."""
 
+import functools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,20 +55,9 @@ class Recorder:
         self.events.append([event, *facts])
         self.at(event)
 
-    def say(self, text: str) -> None:
-        self.note("say", text)
-
-    def decided(self, text: str) -> None:
-        self.note("decided", text)
-
-    def warn(self, text: str) -> None:
-        self.note("warn", text)
-
-    def advance(self, count: int = 1) -> None:
-        self.note("advance", count)
-
-    def update(self, fields: Mapping[str, Any]) -> None:
-        self.note("update", dict(fields))
+    def __getattr__(self, event: str) -> Callable[..., None]:
+        """Return what notes a call of say, decided, warn, advance or update."""
+        return functools.partial(self.note, event)
 
     @contextmanager
     def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[ProgressBar]:

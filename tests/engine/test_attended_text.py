@@ -3,11 +3,12 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_attended import TEXT, aim_heads, write_attended
+from tiny_attended import TEXT, write_attended
 
 import tfkit
 from tfkit.engine.inference import attended_text
@@ -16,6 +17,12 @@ from tfkit.errors import DataError, ModelError
 from tfkit.model.config import ClassesHeadConfig
 
 TRANSLATION = Path(__file__).parents[1] / "fixtures" / "v0.1.0" / "translation"
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tiny T5."""
+    return tfkit.load(write_attended(tmp_path_factory.mktemp("both"), "t5"))
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "mistral", "t5", "transformer_2017"])
@@ -42,26 +49,22 @@ def test_rows_sum_to_one_over_what_is_visible_and_are_zero_elsewhere(tmp_path: P
     assert not any(module._forward_pre_hooks for module in loaded.model.modules())
 
 
-def test_the_tokens_are_what_the_model_reads(tmp_path: Path) -> None:
-    loaded = tfkit.load(write_attended(tmp_path, "t5"))
-    attended = loaded.attention(TEXT, "a dog ran")
-    tokenizer = loaded.require_tokenizer()
+def test_the_tokens_are_what_the_model_reads(both: Any) -> None:
+    attended, tokenizer = both.attention(TEXT, "a dog ran"), both.require_tokenizer()
     assert len(attended.tokens) == len(tokenizer.encode_texts([TEXT])[0])
     assert attended.tokens[:2] == ["the", "Ġcat"]
     assert len(attended.target_tokens or []) == 1 + len(tokenizer.encode_bare(["a dog ran"])[0])
 
 
-def test_a_notebook_shows_a_model_in_a_line(tmp_path: Path) -> None:
-    folder = write_attended(tmp_path, "t5")
-    loaded = tfkit.load(folder)
-    count = sum(parameter.numel() for parameter in loaded.model.parameters())
-    assert repr(loaded) == f"LoadedModel({str(loaded.folder)!r}, head {loaded.config.head.kind}, {count:,} parameters)"
+def test_a_notebook_shows_a_model_in_a_line(both: Any) -> None:
+    count = sum(parameter.numel() for parameter in both.model.parameters())
+    assert repr(both) == f"LoadedModel({str(both.folder)!r}, head {both.config.head.kind}, {count:,} parameters)"
 
 
-def test_a_target_follows_the_token_that_the_decoder_is_forced_to_write_first(tmp_path: Path) -> None:
+def test_a_target_follows_the_token_that_the_decoder_is_forced_to_write_first(both: Any, tmp_path: Path) -> None:
     """As BART's decoder reads </s> <s> text."""
-    folder = write_attended(tmp_path, "t5")
-    plain = tfkit.load(folder).attention(TEXT, "a dog ran").target_tokens or []
+    plain = both.attention(TEXT, "a dog ran").target_tokens
+    folder = Path(shutil.copytree(both.folder, tmp_path / "forced"))
     (folder / "generation_config.json").write_text(json.dumps({"forced_bos_token_id": 7}))
     loaded = tfkit.load(folder, verify=False)
     forced = loaded.attention(TEXT, "a dog ran").target_tokens or []
@@ -69,10 +72,9 @@ def test_a_target_follows_the_token_that_the_decoder_is_forced_to_write_first(tm
     assert len(loaded.attention(TEXT).target_tokens or []) >= 2
 
 
-def test_without_a_target_an_encoder_decoder_reads_its_own_answer(tmp_path: Path) -> None:
-    loaded = tfkit.load(write_attended(tmp_path, "t5"))
-    answer = loaded.generate(TEXT, {"generation.temperature": 0.0, "generation.max_new_tokens": 64})[0].completion
-    alone, given = loaded.attention(TEXT), loaded.attention(TEXT, answer)
+def test_without_a_target_an_encoder_decoder_reads_its_own_answer(both: Any) -> None:
+    answer = both.generate(TEXT, {"generation.temperature": 0.0, "generation.max_new_tokens": 64})[0].completion
+    alone, given = both.attention(TEXT), both.attention(TEXT, answer)
     assert alone.target_tokens == given.target_tokens
     assert len(alone.target_tokens or []) > 1
     assert np.array_equal(alone.maps["cross"], given.maps["cross"])
@@ -91,18 +93,6 @@ def test_the_own_answer_is_greedy_also_where_the_run_searches_by_beams(tmp_path:
     [searched] = loaded.generate("a dog sat", settings)
     assert greedy.completion != searched.completion
     assert loaded.attention("a dog sat").target_tokens == loaded.attention("a dog sat", greedy.completion).target_tokens
-
-
-def test_rules_find_the_heads_that_were_made(tmp_path: Path) -> None:
-    attended = tfkit.load(write_attended(tmp_path, "t5", aim_heads)).attention(TEXT, "a dog ran to the cat")
-    found = {
-        name: {(one.layer, one.head): one.kind for one in attended.patterns(name) if one.scores.get(one.kind, 0) > 0.999}
-        for name in attended.maps
-    }
-    made = {0: "previous token", 1: "next token", 2: "itself"}
-    assert found["encoder"] == {(layer, head): kind for layer in range(2) for head, kind in made.items()}
-    assert found["decoder"] == {(layer, 1): "previous token" for layer in range(2)}
-    assert not found["cross"]
 
 
 def test_rules_name_each_kind() -> None:
@@ -142,19 +132,21 @@ def test_the_probabilities_of_next_tokens_are_the_models(tmp_path: Path) -> None
     assert (attended.next_tokens[-1].actual, attended.next_tokens[-1].probability) == (None, None)
 
 
-def test_maps_that_would_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    both = tfkit.load(write_attended(tmp_path, "t5"))
+@pytest.mark.parametrize(
+    ("text", "target", "message"),
+    [
+        (TEXT, "a dog", "more than the 100 that are kept"),
+        ("a\ud800", "a dog", "the text holds half a surrogate pair at character 1"),
+        (TEXT, "\ud800", "the target holds half a surrogate pair at character 0"),
+    ],
+    ids=["large", "text", "target"],
+)
+def test_maps_that_would_fill_the_memory_and_half_characters_are_refused(
+    both: Any, text: str, target: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attended_text, "_MOST_WEIGHTS", 100)
-    with pytest.raises(DataError, match="more than the 100 that are kept"):
-        both.attention(TEXT, "a dog")
-
-
-def test_half_a_character_is_an_error_of_the_text_that_has_it(tmp_path: Path) -> None:
-    both = tfkit.load(write_attended(tmp_path, "t5"))
-    with pytest.raises(DataError, match="the text holds half a surrogate pair at character 1"):
-        both.attention("a\ud800", "a dog")
-    with pytest.raises(DataError, match="the target holds half a surrogate pair at character 0"):
-        both.attention(TEXT, "\ud800")
+    with pytest.raises(DataError, match=message):
+        both.attention(text, target)
 
 
 def test_a_classifier_has_maps_but_no_next_token(tmp_path: Path) -> None:

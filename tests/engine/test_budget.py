@@ -4,6 +4,7 @@ import json
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,17 +25,9 @@ G_PER_KWH = 100.0
 HEADER = {"kind": "header", "schema_version": 1, "run_id": "run", "node": 0, "place": {}, "pue": 1.0}
 
 
-class Never:
-    """A stop request that nobody makes."""
-
-    def should_stop(self) -> bool:
-        return False
-
-    def raise_if_requested(self, message: str = "") -> None:
-        pass
-
-    def at_once(self, message: str = "") -> Any:
-        return nullcontext()
+NEVER: Any = SimpleNamespace(  # a stop request that nobody makes
+    should_stop=lambda: False, raise_if_requested=lambda message="": None, at_once=lambda message="": nullcontext()
+)
 
 
 class Warnings(Silent):
@@ -86,7 +79,7 @@ class Machine:
 
 def attempt(machine: Machine, folder: Path, listener: Silent | None = None, **limits: Any) -> Budget:
     carbon = CarbonSection(every_seconds=machine.tick, **limits)
-    budget = Budget(carbon, folder, Never(), listener or Silent(), clock=lambda: machine.now)
+    budget = Budget(carbon, folder, NEVER, listener or Silent(), clock=lambda: machine.now)
     machine.before = Reading(energy_wh=spent_in(folder).kwh * 1000)
     machine.seen = replace(machine.seen, energy_wh=machine.before.energy_wh)
     budget.start(machine)
@@ -183,8 +176,10 @@ def test_a_budget_of_time_covers_the_end_of_the_run(
         assert machine.now + (0 if saved else save) + stop <= limit + 1e-6
 
 
-def test_it_warns_once_at_80_percent_and_once_of_the_forecast(tmp_path: Path) -> None:
+def test_it_warns_once_at_80_percent_and_once_of_the_forecast_or_of_the_plan(tmp_path: Path) -> None:
     machine, listener = Machine(1.0), Warnings()
+    attempt(machine, tmp_path / "planned", listener, budget_g=5.0).begin_steps(10, {"g": 9.0})  # before the first step
+    assert listener.said.pop().startswith("carbon.budget_g: by the plan of the run the whole run takes some 9 g, and the budget is 5 g;")
     budget = attempt(machine, tmp_path / "run", listener, budget_kwh=36 * 100 / 3.6e6)
     budget.begin_steps(200, {"kwh": 0.0})
     for index in range(99):
@@ -195,14 +190,6 @@ def test_it_warns_once_at_80_percent_and_once_of_the_forecast(tmp_path: Path) ->
             assert forecast.startswith("carbon.budget_kwh: by the steps so far the whole run takes some 2 Wh, and the budget is 1 Wh")
     assert len(listener.said) == 2
     assert listener.said[1] == "carbon.budget_kwh: 800 mWh of 1 Wh are used"
-
-
-def test_the_plan_forecasts_before_the_first_step(tmp_path: Path) -> None:
-    listener = Warnings()
-    attempt(Machine(1.0), tmp_path / "run", listener, budget_g=5.0).begin_steps(10, {"g": 9.0})
-    assert [line.partition(";")[0] for line in listener.said] == [
-        "carbon.budget_g: by the plan of the run the whole run takes some 9 g, and the budget is 5 g"
-    ]
 
 
 @pytest.mark.parametrize("policy", ["warn", "stop"])
@@ -249,16 +236,16 @@ def test_a_budget_that_ended_the_run_is_spent_although_something_is_left(tmp_pat
     """The last attempt ended before a step that would have exceeded the limit."""
     record(tmp_path / "run", [Machine(1.0, now=29.0)], "stopped")
     carbon = CarbonSection(enabled=False, budget_seconds=30.0)
-    Budget(carbon, tmp_path / "run", Never(), Silent(), ended_by="carbon.budget_g")
+    Budget(carbon, tmp_path / "run", NEVER, Silent(), ended_by="carbon.budget_g")
     with pytest.raises(UsageError, match=r"29 s of 30 s are used\. Give a larger budget to continue, such as carbon\.budget_seconds=60"):
-        Budget(carbon, tmp_path / "run", Never(), Silent(), ended_by="carbon.budget_seconds")
+        Budget(carbon, tmp_path / "run", NEVER, Silent(), ended_by="carbon.budget_seconds")
 
 
 def test_a_budget_ends_what_is_counted_where_it_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While data are prepared; also where a library has made another exception of it."""
     monkeypatch.setattr(listener, "LOOK_SECONDS", 0.0)
     machine = Machine(1.0)
-    budget = Budget(CarbonSection(enabled=False, budget_seconds=10.0), tmp_path, Never(), Silent(), lambda: machine.now)
+    budget = Budget(CarbonSection(enabled=False, budget_seconds=10.0), tmp_path, NEVER, Silent(), lambda: machine.now)
     budget.start(machine)
 
     def read() -> None:

@@ -51,24 +51,17 @@ def test_small_sums_keep_their_digits(tmp_path: Path, first: float, second: floa
     found, alone = totals(a=parts[0], b=parts[1]), totals(a=parts[0])
     assert found["energy_kwh"] == pytest.approx(first + second, rel=1e-14)
     assert (found["tokens"], type(found["tokens"]), alone["energy_kwh"]) == (6, int, first)
-    assert audit_runs(_group(tmp_path, found))[-1].problems == []
+    document = {"schema_version": 1, "run_id": "all", "kind": "stages", "status": "finished", "attempts": [], "totals": found}
+    (tmp_path / "run.json").write_text(json.dumps(document | {"stages": {"a": {}, "b": {}}}))
+    assert audit_runs(tmp_path)[-1].problems == []
 
 
-def _group(folder: Path, sums: dict[str, Any]) -> Path:
-    """Write the run.json of a recipe with the stages a and b, of these totals."""
-    document = {"schema_version": 1, "run_id": "all", "kind": "stages", "status": "finished", "attempts": [], "totals": sums}
-    (folder / "run.json").write_text(json.dumps(document | {"stages": {"a": {}, "b": {}}}))
-    return folder
-
-
-def test_a_stage_of_an_older_version_leaves_no_bounds(tmp_path: Path) -> None:
+def test_a_stage_of_an_older_version_leaves_no_bounds_and_one_without_a_meter_lowers_the_coverage(tmp_path: Path) -> None:
     older: dict[str, Any] = {"seconds": 5.0, "energy_kwh": 1.0, "emissions_g": 1.0, "carbon_status": "ok"}
-    found = totals(a=stage(tmp_path / "a", **measured(1.0, 56.0, intensity=FRANCE)), b=stage(tmp_path / "b", **older))
-    assert (found["energy_kwh"], found["energy_kwh_low"], found["emissions_g_high"]) == (2.0, None, None)
-
-
-def test_stages_without_a_meter_have_no_coverage_and_one_beside_another_lowers_it(tmp_path: Path) -> None:
     off: dict[str, Any] = {"seconds": 10.0, "energy_kwh": None, "carbon_status": "off", "coverage": None}
-    assert totals(a=stage(tmp_path / "a", **off), b=stage(tmp_path / "b", **off))["coverage"] is None
-    metered = stage(tmp_path / "c", **measured(1.0, 56.0, coverage=1.0))
-    assert totals(a=tmp_path / "a", c=metered)["coverage"] == 0.5
+    metered = stage(tmp_path / "metered", **measured(1.0, 56.0, intensity=FRANCE, coverage=1.0))
+    found = totals(a=metered, b=stage(tmp_path / "older", **older))
+    assert (found["energy_kwh"], found["energy_kwh_low"], found["emissions_g_high"]) == (2.0, None, None)
+    unmetered = stage(tmp_path / "off", **off)
+    assert totals(a=unmetered, b=unmetered)["coverage"] is None
+    assert totals(a=unmetered, b=metered)["coverage"] == 0.5

@@ -20,11 +20,13 @@ class Machine:
         patch.setattr("torch.get_num_threads", lambda: threads)
         self.watch = Contention(Path("runs/x"), self.warnings.append)
 
-    def step(self, seconds: float, between: float = 0.0) -> None:
-        """Pass the time of a step, and before it some that another thing took, without a processor."""
-        self.now += between + seconds
-        self.processor_seconds += self.used * seconds
-        self.watch.stepped(seconds)
+    def steps(self, count: int, between: float = 0.0) -> list[str]:
+        """Pass the time of steps of two seconds, and before each some that another thing took, without a processor; return the warnings."""
+        for _ in range(count):
+            self.now += between + 2
+            self.processor_seconds += self.used * 2
+            self.watch.stepped(2)
+        return self.warnings
 
 
 @pytest.fixture(autouse=True)
@@ -35,12 +37,8 @@ def cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_is_reported_once_with_the_threads_that_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, load=5.2, used=3.1)
-    for _ in range(29):
-        machine.step(2)
-    assert not machine.warnings
-    for _ in range(100):
-        machine.step(2)
-    (warning,) = machine.warnings
+    assert not machine.steps(29)
+    (warning,) = machine.steps(100)
     assert "at a load of 5.2 on 4 cores this run's 4 threads get the time of 3.1," in warning
     assert "`tfkit resume runs/x --threads 3`" in warning
 
@@ -55,31 +53,23 @@ def test_it_is_reported_once_with_the_threads_that_are_free(monkeypatch: pytest.
     ],
 )
 def test_no_contention(load: float, used: float, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine(monkeypatch, load, used, threads)
-    for _ in range(200):
-        machine.step(2)
-    assert not machine.warnings
+    assert not Machine(monkeypatch, load, used, threads).steps(200)
 
 
 def test_time_between_steps_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """A minute on the disk, without a processor, is no contention."""
     machine = Machine(monkeypatch, load=6.0, used=4.0)
-    for _ in range(100):
-        machine.step(2, between=60)
-    assert not machine.warnings
+    assert not machine.steps(100, between=60)
     machine.used = 2.0
-    for _ in range(100):
-        machine.step(2, between=0.1)
-    assert len(machine.warnings) == 1
-    assert "--threads 2`" in machine.warnings[0]
+    (warning,) = machine.steps(100, between=0.1)
+    assert "--threads 2`" in warning
 
 
 def test_a_system_without_a_load(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, load=9.0, used=0.5)
     monkeypatch.delattr("os.getloadavg")
     machine.watch = Contention(Path("runs/x"), pytest.fail)
-    for _ in range(200):
-        machine.step(2)
+    machine.steps(200)
 
 
 @pytest.mark.parametrize(

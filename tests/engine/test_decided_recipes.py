@@ -26,13 +26,8 @@ REQUIRED = {
     "ai_feedback": "policy: sampler, judge: judge, max_new_tokens: 4, of: {kind: dpo}",
     "distillation": "teacher: teacher, of: {kind: causal_lm}",
 }
-DATA = [
-    "data.train=[{path: rows.jsonl}]",
-    "data={train: [{path: rows.jsonl}]}",
-    "data={train: [{path: rows.jsonl}], validation: null}",
-    "data={train: [{path: rows.jsonl}], validation: 0.2}",
-    "data={train: [{path: rows.jsonl}], validation: [{path: other.jsonl}]}",
-]
+DATA = ["data.train=[{path: rows.jsonl}]", "data={train: [{path: rows.jsonl}]}"]
+DATA += [f"data={{train: [{{path: rows.jsonl}}], validation: {given}}}" for given in ("null", "0.2", "[{path: other.jsonl}]")]
 CHANGES = [
     *("", "data.validation=null", "data.validation=[{path: other.jsonl}]", "data.sequence_length=8", "data.on_bad_row=skip"),
     *("evaluation={}", "evaluation.every=null", "evaluation.every=3", "evaluation.every=epoch", "evaluation={max_tokens: 9}"),
@@ -151,10 +146,7 @@ BITS = ["0", "1"] * 10
     [
         ({"text": LONG, "toxic": BITS, "threat": BITS}, {"labels": ["toxic", "threat"]}),
         ({"comment": LONG, "toxic": BITS, "threat": BITS}, {"text": "comment", "labels": ["toxic", "threat"]}),
-        (
-            {"id": ["1", "2"], "comment_text": ["a", "b"], "toxic": BITS, "obscene": BITS},
-            {"text": "comment_text", "labels": ["toxic", "obscene"]},
-        ),
+        ({"id": ["1", "2"], "comment_text": ["a", "b"], "toxic": BITS, "odd": BITS}, {"text": "comment_text", "labels": ["toxic", "odd"]}),
         ({"comment": LONG, "reply": LONG, "toxic": BITS, "threat": BITS}, {}),  # which of the two?
         ({"text": LONG, "toxic": BITS}, {}),
         ({"text": LONG, "toxic": BITS, "threat": BITS, "label": BITS}, {}),

@@ -52,6 +52,9 @@ def test_every_option_is_described() -> None:
 
 
 def test_the_console_and_the_silent_listener_have_every_method() -> None:
+    """As the protocol has it: a type checker compares a user's listener with the class that it is derived from."""
+    for protocol, name in ((listener.ProgressBar, "advance"), (listener.Live, "update")):
+        assert inspect.signature(getattr(listener.Silent, name)) == inspect.signature(getattr(protocol, name))
     methods = [name for name in vars(listener.Listener) if not name.startswith("_")]
     assert set(methods) == {"say", "decided", "warn", "progress", "live"}
     for name in methods:

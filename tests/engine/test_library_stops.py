@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from tiny_runs import assert_same_bits, hashes, kept, strike
 
 import tfkit
 from tfkit.errors import Stopped
-from tfkit.run.signals import interrupts
+from tfkit.run.signals import Interrupts, interrupts
 
 STEPS = 12
 
@@ -62,22 +61,6 @@ def interrupted(base: Path, run: str, at: Callable[[str], object]) -> bool:
 
 def interrupt(_: str = "") -> None:
     os.kill(os.getpid(), signal.SIGINT)
-
-
-@pytest.mark.thorough
-def test_ctrl_c_saves_and_is_raised(base: Path) -> None:
-    timers: list[threading.Timer] = []
-
-    def soon(event: str) -> None:
-        if event == "update" and not timers:
-            timers.append(threading.Timer(0.02, interrupt))
-            timers[0].start()
-
-    assert interrupted(base, "pressed", soon)
-    [*_, newest] = kept(base / "pressed")
-    done = int(newest.removeprefix("step-"))
-    assert 3 <= done < 10**6
-    assert call(base, lambda: tfkit.resume("pressed", {"training.steps": done + 1}).status) == "finished"
 
 
 @pytest.mark.thorough
@@ -129,21 +112,17 @@ def test_the_third_ctrl_c_ends_the_run_but_not_the_process(base: Path) -> None:
     assert not kept(base / "thrice")
 
 
-def test_ctrl_c_that_comes_too_late_is_raised_all_the_same() -> None:
-    with pytest.raises(KeyboardInterrupt), interrupts(None):
-        interrupt()
-
-
-def test_ctrl_c_is_raised_with_what_was_saved() -> None:
+def test_ctrl_c_is_raised_with_what_was_saved_and_also_if_it_comes_too_late() -> None:
     """A notebook showed a bare KeyboardInterrupt, as if the steps were lost."""
 
-    def stop() -> None:
-        with interrupts(None) as request:
-            interrupt()
-            request.raise_if_requested("its checkpoint is saved")
+    def stop(request: Interrupts) -> None:
+        interrupt()
+        request.raise_if_requested("its checkpoint is saved")
 
-    with pytest.raises(KeyboardInterrupt, match="its checkpoint is saved"):
-        stop()
+    with pytest.raises(KeyboardInterrupt, match="its checkpoint is saved"), interrupts(None) as request:
+        stop(request)
+    with pytest.raises(KeyboardInterrupt), interrupts(None):
+        interrupt()
 
 
 def test_a_strike_of_sigterm_is_the_callers(base: Path, document: dict[str, Any]) -> None:

@@ -112,22 +112,18 @@ def test_a_run_is_evaluated_as_often_as_its_length_pays_for(minutes: float, eval
     assert recipe.evaluation.every == recipe.checkpoint.every == math.ceil((recipe.training.steps or 0) / evaluations)
 
 
-def test_transformers_opens_what_the_small_decoder_learned(tmp_path: Path) -> None:
+def test_the_small_decoder_learns_from_a_text_and_transformers_opens_it(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("".join(f"It was day {number}, and the cat sat on mat {number % 9}.\n" for number in range(60)))
-    tiny = {"model.dim": 32, "model.num_heads": 2, "model.decoder_layers": 2, "training.precision": "fp32", "carbon.enabled": False}
-    result = tfkit.pretrain(data=tmp_path / "book.txt", overrides=tiny, tokens=2_000, run=tmp_path / "run")
+    tiny = {"model.dim": 16, "model.num_heads": 2, "model.decoder_layers": 1, "training.precision": "fp32", "carbon.enabled": False}
+    result = tfkit.pretrain(data=tmp_path / "book.txt", overrides=tiny, tokens=8_000, run=tmp_path / "run")
+    assert result.evaluation["loss"] < math.log(280)
+    assert result.tokens >= 8_000
     ours, theirs = tfkit.load(result.checkpoint), AutoModelForCausalLM.from_pretrained(result.checkpoint)
     ids = torch.tensor([ours.tokenizer.encode("It was day 7").ids])
     torch.testing.assert_close(ours.model(ids).logits, theirs(ids).logits, rtol=0, atol=1e-5)
 
 
-@pytest.mark.thorough
-def test_the_library_trains_on_a_text_and_names_what_is_missing(tmp_path: Path) -> None:
-    (tmp_path / "book.txt").write_text("".join(f"It was day {number}, and the cat sat on mat {number % 9}.\n" for number in range(60)))
-    tiny = {"model.dim": 16, "model.decoder_layers": 1, "carbon.enabled": False}
-    result = tfkit.pretrain(data=tmp_path / "book.txt", overrides=tiny, tokens=8_000, run=tmp_path / "run")
-    assert result.evaluation["loss"] < math.log(280)
-    assert result.tokens >= 8_000
+def test_a_training_has_one_length(tmp_path: Path) -> None:
     with pytest.raises(tfkit.errors.UsageError, match="two lengths"):
         tfkit.pretrain("smoke", data=tmp_path / "book.txt", tokens=3, minutes=3)
 

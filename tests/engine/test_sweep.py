@@ -131,11 +131,8 @@ def test_a_finished_trial_whose_lengthening_failed_is_still_finished(whole: Any,
     assert read_run(tmp_path / "copy/trial-001").status == "failed"
     with contextlib.chdir(tmp_path):
         again = tfkit.resume("copy", threads=1)
-    assert (again.status, again.metric, [one["values"] for one in again.trials]) == (
-        "finished",
-        whole.metric,
-        [one["values"] for one in whole.trials],
-    )
+    assert (again.status, again.metric) == ("finished", whole.metric)
+    assert [one["values"] for one in again.trials] == [one["values"] for one in whole.trials]
     assert read_run(tmp_path / "copy/trial-001").status == "finished"
 
 
@@ -152,12 +149,15 @@ def test_a_budget_bounds_all_trials_together() -> None:
     assert document["seconds"] > 0.01
 
 
+CHAIN = {
+    "stages": {"base": RECIPE, "tune": {"from": "base", **{name: RECIPE[name] for name in ("data", "evaluation", "training", "carbon")}}}
+}
+
+
 def test_a_budget_of_a_stage_is_named_as_the_sweep_takes_it() -> None:
     """By the refusal, and by the command that continues the sweep: without the name of the stage it would be refused."""
-    tune = {"from": "base", **{name: RECIPE[name] for name in ("data", "evaluation", "training", "carbon")}}
     limit = {"tune.carbon.budget_seconds": 0.01}
-    chain = {"stages": {"base": RECIPE, "tune": tune}}
-    assert tfkit.sweep(chain, {"tune.optimizer.lr": [1e-4, 1e-2]}, limit, run="limited", threads=1).status == "stopped"
+    assert tfkit.sweep(CHAIN, {"tune.optimizer.lr": [1e-4, 1e-2]}, limit, run="limited", threads=1).status == "stopped"
     assert re.match(r"tfkit resume limited tune\.carbon\.budget_seconds=\S+$", str(read_run(Path("limited")).resume))
     refused = run_here(["resume", "limited"]).refuses(2, "stage tune: limited: carbon.budget_seconds: ").err
     assert re.search(r"such as tune\.carbon\.budget_seconds=\S+$", refused.rstrip())
@@ -166,8 +166,7 @@ def test_a_budget_of_a_stage_is_named_as_the_sweep_takes_it() -> None:
 @pytest.mark.thorough
 def test_a_sweep_of_stages_is_one_of_runs_within_runs() -> None:
     """Listed, verified and used as a model as any other; the score is that of the last stage."""
-    tune = {"from": "base", **{name: RECIPE[name] for name in ("data", "evaluation", "training", "carbon")}}
-    result = tfkit.sweep({"stages": {"base": RECIPE, "tune": tune}}, {"tune.optimizer.lr": [1e-4, 1e-2]}, run="chains", threads=1)
+    result = tfkit.sweep(CHAIN, {"tune.optimizer.lr": [1e-4, 1e-2]}, run="chains", threads=1)
     assert [one["status"] for one in result.trials] == ["finished"] * 2
     assert result.best["values"] == {"tune.optimizer.lr": 1e-2}
     assert find_checkpoint("chains").resolve() == Path(result.best["checkpoint"])
@@ -178,14 +177,11 @@ def test_a_sweep_of_stages_is_one_of_runs_within_runs() -> None:
 
 
 def test_what_is_refused_before_the_first_trial(whole: Any) -> None:
+    resumed, rates = {"run": "whole", "resume": True}, {"optimizer.lr": SPACE["optimizer.lr"]}
     for message, space, run in (
         ("holds a sweep", SPACE, {"run": "whole"}),
-        (r"different sweep from the one.*optimizer\.lr=0\.5,0\.7", {"optimizer.lr": [0.5, 0.7]}, {"run": "whole", "resume": True}),
-        (
-            r"different sweep .*: optimizer\.betas=.* is not given",
-            {"optimizer.lr": SPACE["optimizer.lr"]},
-            {"run": "whole", "resume": True},
-        ),
+        (r"different sweep from the one.*optimizer\.lr=0\.5,0\.7", {"optimizer.lr": [0.5, 0.7]}, resumed),
+        (r"different sweep .*: optimizer\.betas=.* is not given", rates, resumed),
         (r"trial with optimizer\.lr=-1", {"optimizer.lr": [1e-3, -1]}, {"run": "none"}),
         ("held-out rows", SPACE, {"overrides": {"data.validation": None}, "run": "none"}),
         ("with `trials`", {"optimizer.lr": "1e-4..1e-2"}, {"run": "none"}),
@@ -249,18 +245,13 @@ def test_a_better_evaluation_that_was_not_saved_is_said() -> None:
     assert said.count("was best in step") >= 2, "the rate is too high for a last step that is the best"
 
 
-def test_a_finished_sweep_says_that_a_change_comes_too_late(whole: Any) -> None:
+def test_what_a_finished_sweep_says_and_one_without_a_finished_trial(whole: Any, tmp_path: Path) -> None:
+    """A change comes too late; and without a finished trial a sweep is no model."""
     run_here(["resume", "whole", "carbon.country=FRA"]).exits(0, "whole: finished, so these changes have no effect:\n  carbon.country=FRA")
     assert "warning" not in run_here(["resume", "whole"]).exits(0).err
-
-
-def test_a_sweep_without_a_finished_trial_is_no_model(whole: Any) -> None:
-    folder = Path("nothing-finished")
-    folder.mkdir()
-    document = read_json(Path("whole/run.json"))
-    (folder / "run.json").write_text(json.dumps({**document, "best_trial": None}), encoding="utf-8")
+    (tmp_path / "run.json").write_text(json.dumps({**read_json(Path("whole/run.json")), "best_trial": None}), encoding="utf-8")
     with pytest.raises(ModelError, match="no trial of this sweep is finished"):
-        find_checkpoint(folder)
+        find_checkpoint(tmp_path)
 
 
 def test_the_sampler_is_a_function_of_the_seed_and_the_trials_before() -> None:

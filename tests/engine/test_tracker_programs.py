@@ -8,10 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from fake_trackers import logged
+from tiny_files import receipt
 
 READERS = {
     "wandb": """
@@ -99,17 +100,6 @@ def read_back(kind: str, folder: Path) -> tuple[dict[tuple[str, int], list[float
     return found, totals, lr
 
 
-def logged(run: Path) -> dict[tuple[str, int], float]:
-    """Return the values of each name and step in metrics.jsonl."""
-    found: dict[tuple[str, int], float] = {}
-    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        record: dict[str, Any] = json.loads(line)
-        step = record.pop("step")
-        values = {f"evaluation/{name}": value for name, value in record["evaluation"].items()} if "evaluation" in record else record
-        found |= {(name, step): value for name, value in values.items() if value is not None}
-    return found
-
-
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     pytest.importorskip(request.param)
@@ -123,9 +113,9 @@ def recipe(base: Path) -> str:
 
 def test_a_run_is_sent_afterwards_once_and_exactly(kind: str, recipe: str, tmp_path: Path) -> None:
     tfkit(tmp_path, "pretrain", recipe, "--run", "run", "training.log_every=1")
-    receipt = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
-    receipt["totals"]["energy_kwh"] = 0.0123  # too short a run has none
-    (tmp_path / "run" / "run.json").write_text(json.dumps(receipt), encoding="utf-8")
+    document = receipt(tmp_path / "run")
+    document["totals"]["energy_kwh"] = 0.0123  # too short a run has none
+    (tmp_path / "run" / "run.json").write_text(json.dumps(document), encoding="utf-8")
     sent = []
     for _ in range(2):
         out, _ = tfkit(tmp_path, "track", "run", "--to", kind, "--project", "demo", "--json")
@@ -133,7 +123,7 @@ def test_a_run_is_sent_afterwards_once_and_exactly(kind: str, recipe: str, tmp_p
         sent.append((result["points"], result["known"]))
         expected: Callable[[float], float] = (lambda value: float(np.float32(value))) if kind == "tensorboard" else float
         points, totals, lr = read_back(kind, tmp_path)
-        assert points == {key: [expected(value)] for key, value in logged(tmp_path / "run").items()}
+        assert points == {(name, step): [expected(value)] for name, step, value in logged(tmp_path / "run")}
         if kind != "tensorboard":
             assert (totals, lr) == (0.0123, 1e-3)
     count = len(logged(tmp_path / "run"))
@@ -154,7 +144,7 @@ def test_a_run_that_is_resumed_goes_on_in_the_same_run(kind: str, recipe: str, t
     _, err = tfkit(tmp_path, *words, "--resume", seconds=1.0)
     assert f"points for {kind}" not in err
     points, _, lr = read_back(kind, tmp_path)
-    expected = logged(tmp_path / "run")
+    expected = {(name, step): value for name, step, value in logged(tmp_path / "run")}
     if not (kind == "wandb" and number == signal.SIGKILL):  # which loses the last 32 KiB of a file
         assert points.keys() == expected.keys()
     assert {len(values) for values in points.values()} == {1}, "a point is there twice"

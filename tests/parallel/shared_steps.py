@@ -14,6 +14,7 @@ from tiny_layouts import BERT_LAYOUT, GPT2_LAYOUT, LLAMA_LAYOUT
 from torch import Tensor
 
 from tfkit.adapters import add_lora, freeze
+from tfkit.engine.planning.tensor_meter import TensorMeter
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.causal_lm import CausalLM
@@ -145,7 +146,7 @@ def take(case: Case, steps: int, peers: Peers = ALONE, shards: int = 1) -> dict[
     return {"losses": losses, "norms": norms, "tensors": whole_tensors(taking), "held": held}
 
 
-def take_on_rank(rank: int, size: int, port: int, shards: int, cases: Mapping[str, Case], steps: int, folder: Path) -> None:
+def take_on_rank(rank: int, size: int, port: int, folder: Path, shards: int, cases: Mapping[str, Case], steps: int) -> None:
     """Take the steps of all cases as one of several ranks; rank 0 writes what came of them."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
@@ -161,3 +162,28 @@ def take_on_rank(rank: int, size: int, port: int, shards: int, cases: Mapping[st
             found[name] = taken
     (folder / f"rank-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     assert np.isfinite([one["losses"] for one in found.values()]).all()
+
+
+def peaks(case: Case, peers: Peers) -> tuple[int, int]:
+    """Return the most bytes of tensors at once before the first step, and in a step, once there is the optimizer's state.
+
+    The least of several steps: a busy thread of gloo may drop what was sent late.
+    """
+    ranks = peers.ranks
+    with TensorMeter() as meter:
+        stepper = stepper_of(case, peers)
+        if ranks.size > 1:
+            shard_models(stepper, ranks.size, reshard=True)
+        beginning, found = meter.mark(), []
+        for step in range(1, 5):
+            meter.mark()
+            stepper.take(step, batches(case, step)[ranks.rank :: ranks.size], 1.0)
+            found.append(meter.mark())
+        return beginning, min(found[1:])
+
+
+def peaks_on_rank(rank: int, size: int, port: int, folder: Path, case: Case) -> None:
+    torch.set_num_threads(1)
+    group = ProcessGroup.join(Ranks(rank, size, rank, size, 0, "127.0.0.1", port))
+    (folder / f"rank-{rank}.json").write_text(json.dumps(peaks(case, group)), encoding="utf-8")
+    group.agree(0)

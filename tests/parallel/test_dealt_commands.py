@@ -41,10 +41,6 @@ def base(base: Path) -> Path:
     return base
 
 
-def alone(folder: Path, *words: str) -> Done:
-    return run_here([*words, "--threads", "1"])
-
-
 def together(folder: Path, *words: str, faults: Mapping[int, Callable[[], object]] | None = None) -> list[Done]:
     return [process.wait() for process in start_ranks(folder, [*words, "--threads", "1"], faults)]
 
@@ -54,20 +50,22 @@ def test_an_evaluation_has_the_same_digits(base: Path, tmp_path: Path) -> None:
     for name, size, gate in (("lm", "3", "loss > 1"), ("classes", "4", "accuracy < 2")):
         words = ["evaluate", "--from", str(base / name), f"evaluation.batch_size={size}", "carbon.enabled=false", "--json"]
         words += ["--fail-if", gate]
-        one = alone(tmp_path, *words, "--predictions", str(tmp_path / "one.jsonl"))
+        one = run_here([*words, "--threads", "1", "--predictions", tmp_path / "one.jsonl"])
         first, second = together(tmp_path, *words, "--predictions", str(tmp_path / "two.jsonl"), "--run", str(tmp_path / name))
         assert (one.code, first.code, second.code) == (8, 8, 0), first.err + second.err
         assert json.loads(first.out) == json.loads(one.out)
         assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
         assert (second.out, "Traceback" in second.err) == ("", False)
-        assert json.loads((tmp_path / name / "run.json").read_text(encoding="utf-8"))["status"] == "finished"
+        assert receipt(tmp_path / name)["status"] == "finished"
 
 
 def test_predictions_and_texts_come_in_the_order_of_the_rows(base: Path, tmp_path: Path) -> None:
     predict = ["predict", "--from", str(base / "classes"), "--data", str(base / "rows.jsonl"), "--all", "evaluation.batch_size=4"]
-    generate = ["generate", "--from", str(base / "lm"), "--input", str(base / "prompts.jsonl"), "--max-new-tokens", "3", "--seed", "5"]
-    for words in (predict, [*generate, "--temperature", "1"]):
-        one, (first, second) = alone(tmp_path, *words, "carbon.enabled=false"), together(tmp_path, *words, "carbon.enabled=false")
+    generate = ["generate", "--from", str(base / "lm"), "--input", str(base / "prompts.jsonl"), "--max-new-tokens", "3"]
+    generate += ["--seed", "5", "--temperature", "1"]
+    for words in (predict, generate):
+        words += ["carbon.enabled=false"]
+        one, (first, second) = run_here([*words, "--threads", "1"]), together(tmp_path, *words)
         assert (one.code, first.code, second.code) == (0, 0, 0), first.err + second.err
         assert (first.out, second.out) == (one.out, "")
         assert len(one.out.splitlines()) in (23, 37)
@@ -78,7 +76,7 @@ def test_vectors_are_the_same(base: Path, tmp_path: Path) -> None:
     """With every bit, in the order of the rows, though their batches have different lengths; rank 0 alone writes."""
     words = ["embed", "--from", str(base / "classes"), "--data", str(base / "rows.jsonl")]
     words += ["evaluation.batch_size=2", "carbon.enabled=false"]
-    one = alone(tmp_path, *words, "--out", str(tmp_path / "one.parquet"))
+    one = run_here([*words, "--threads", "1", "--out", tmp_path / "one.parquet"])
     first, second = together(tmp_path, *words, "--out", str(tmp_path / "two.parquet"))
     assert (one.code, first.code, second.code) == (0, 0, 0), first.err + second.err
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
@@ -122,13 +120,10 @@ def test_what_ends_one_rank_ends_both_with_its_code_and_its_words(base: Path, tm
         assert all("stopped by SIGTERM: there is no result" in one.err for one in done)
 
 
-def test_what_only_one_process_can_do_is_refused(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tfkit.__main__ import main
-
-    assert main(["predict", "--from", str(base / "classes"), "--data", "-", "--ranks", "2"]) == 2
-    assert "--ranks 2: rows from stdin are answered by one process" in capsys.readouterr().err
-    assert main(["generate", "--from", str(base / "lm"), "--prompt", "a", "--ranks", "2"]) == 2
-    assert "give several prompts in a file, --input F" in capsys.readouterr().err
+def test_what_only_one_process_can_do_is_refused(base: Path) -> None:
+    of_stdin = run_here(["predict", "--from", base / "classes", "--data", "-", "--ranks", "2"])
+    of_stdin.exits(2, "--ranks 2: rows from stdin are answered by one process")
+    run_here(["generate", "--from", base / "lm", "--prompt", "a", "--ranks", "2"]).exits(2, "give several prompts in a file, --input F")
 
 
 @pytest.mark.thorough
@@ -144,9 +139,7 @@ def test_each_machine_measures_its_energy(base: Path, tmp_path: Path) -> None:
         assert (first.code, second.code) == (0, 0), first.err + second.err
         result = json.loads(first.out)
         assert result["carbon_status"] == "ok"
-        assert result["energy_kwh"] * 3.6e6 > 5 * fake_codecarbon.POWER_W, (
-            "the first would need five seconds for it; the second milliseconds"
-        )
+        assert result["energy_kwh"] * 3.6e6 > 5 * fake_codecarbon.POWER_W  # for which the first would need five seconds
         assert result["emissions_g"] == pytest.approx(result["energy_kwh"] * fake_codecarbon.G_PER_KWH, rel=0.01)
     ledgers = LedgerReader(tmp_path / "run" / "carbon").attempts()
     assert [one.header["node"] for one in ledgers] == [0, 1]

@@ -37,15 +37,13 @@ carbon: {enabled: false}
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
+def place(tmp_path: Path, in_tmp_path: None) -> Path:
     (tmp_path / "few.yaml").write_text(RECIPE, encoding="utf-8")
     return tmp_path
 
 
 def write_short_rows(count: int) -> None:
-    rows = [{"text": f"the cat sat {number}", "label": "ab"[number % 2]} for number in range(count)]
-    write_rows(Path("rows.jsonl"), rows)
+    write_rows(Path("rows.jsonl"), [{"text": f"the cat sat {number}", "label": "ab"[number % 2]} for number in range(count)])
 
 
 def limited(recipe: Recipe, data: TrainingData, ranks: int) -> Recipe | None:
@@ -113,6 +111,6 @@ def test_rows_that_two_ranks_cannot_divide_are_refused_also_by_plans(place: Path
     command = ["pretrain", "few.yaml", "--threads", "1", "--run", "two"]
     for planned in ([*command, "--dry-run", "--ranks", "2"], ["plan", "few.yaml", "--ranks", "2"]):
         run_tfkit(place, planned).exits(2, REFUSAL)
-    refused = [process.wait() for process in start_ranks(place, command)]
-    assert (refused[0].code, REFUSAL in refused[0].err) == (2, True), refused[0].err
+    refused, _ = [process.wait() for process in start_ranks(place, command)]
+    refused.exits(2, REFUSAL)
     ended(start_ranks(place, [*command, "training.batch_size=4"]), 0)

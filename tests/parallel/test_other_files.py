@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tiny_files import flip, read_json
-from tiny_runs import Done, Replaced, pretrain, run_here, write_corpus, write_recipe
+from tiny_runs import Done, Replaced, run_here, write_corpus, write_recipe
 from two_ranks import ended, start_ranks, write_prompts_and_pairs
 
 from tfkit.engine.assembly import rank_inputs
@@ -31,11 +31,13 @@ RECIPES = {
     "reward": REWARD,
 }
 SCRATCH = ["pretrain", "tiny.yaml", "training.steps=2"]
+HELD_OUT = [*SCRATCH, "data.validation=[{path: held_out}]"]
+OTHER = "is not the same on all ranks:"
 OWN_TOKENIZER = "tokenizer={path: base}"
 TEACHER = "objective={kind: distillation, teacher: base, of: {kind: causal_lm}}"
 
 
-def append(name: str, text: str) -> Callable[[Path], None]:
+def append(name: str, text: str = " dog") -> Callable[[Path], None]:
     """Return a change of a disk: a text is added to a file."""
 
     def change(disk: Path) -> None:
@@ -75,15 +77,15 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in RECIPES.items():
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
     with contextlib.chdir(folder):
-        for name, size in (("base", 300), ("other-base", 290)):
-            assert pretrain(folder / "run", recipe, "training.steps=2", f"tokenizer.vocab_size={size}").code == 0
-            shutil.move(folder / "run/checkpoints/step-000002", folder / name)
-            shutil.rmtree(folder / "run")
-        for name, seed in (("scores", 1), ("other-scores", 2)):
-            words = ["finetune", "reward.yaml", "--run", "run", "--threads", "1", f"training.seed={seed}", "optimizer.lr=1e-2"]
-            run_here(words).exits(0)
-            shutil.move(folder / "run/checkpoints/step-000002", folder / name)
-            shutil.rmtree(folder / "run")
+        for name, words in (
+            ("base", ["pretrain", recipe, "training.steps=2"]),
+            ("other-base", ["pretrain", recipe, "training.steps=2", "tokenizer.vocab_size=290"]),
+            ("scores", ["finetune", "reward.yaml", "optimizer.lr=1e-2"]),
+            ("other-scores", ["finetune", "reward.yaml", "optimizer.lr=1e-2", "training.seed=2"]),
+        ):
+            run_here([*words, "--run", "run", "--threads", "1"]).exits(0)
+            shutil.move("run/checkpoints/step-000002", name)
+            shutil.rmtree("run")
     return folder
 
 
@@ -109,33 +111,18 @@ def run_on_two_disks(disk: Path, folder: Path, words: list[str], change: Callabl
 @pytest.mark.parametrize(
     ("words", "change", "code", "message"),
     [
-        (
-            [*SCRATCH],
-            append("corpus/3.txt", " dog"),
-            3,
-            "data.train.0: corpus is not the same on all ranks: on rank 1, corpus/3.txt is another",
-        ),
-        ([*SCRATCH, OWN_TOKENIZER], append("corpus/3.txt", " dog"), 3, "on rank 1, corpus/3.txt is another file"),
-        ([*SCRATCH], lambda disk: (disk / "corpus/3.txt").unlink(), 3, "on rank 1, corpus/3.txt is missing"),
-        ([*SCRATCH], more_texts, 3, "corpus/new-0.txt is added, corpus/new-1.txt is added, corpus/new-2.txt is added, and 2 more differ"),
-        ([*SCRATCH], lambda disk: shutil.rmtree(disk / "corpus"), 3, "rank 1: corpus: no such file or folder"),
-        (
-            [*SCRATCH, "data.validation=[{path: held_out}]"],
-            append("held_out/1.txt", " dog"),
-            3,
-            "data.validation.0: held_out is not the same on all ranks: on rank 1, held_out/1.txt is another file",
-        ),
-        ([*SCRATCH, OWN_TOKENIZER], replace("base"), 4, "tokenizer.path: base is not the same on all ranks: on rank 1, "),
+        (SCRATCH, append("corpus/3.txt"), 3, f"data.train.0: corpus {OTHER} on rank 1, corpus/3.txt is another"),
+        ([*SCRATCH, OWN_TOKENIZER], append("corpus/3.txt"), 3, "on rank 1, corpus/3.txt is another file"),
+        (SCRATCH, lambda disk: (disk / "corpus/3.txt").unlink(), 3, "on rank 1, corpus/3.txt is missing"),
+        (SCRATCH, more_texts, 3, "corpus/new-0.txt is added, corpus/new-1.txt is added, corpus/new-2.txt is added, and 2 more differ"),
+        (SCRATCH, lambda disk: shutil.rmtree(disk / "corpus"), 3, "rank 1: corpus: no such file or folder"),
+        (HELD_OUT, append("held_out/1.txt"), 3, f"data.validation.0: held_out {OTHER} on rank 1, held_out/1.txt is another file"),
+        ([*SCRATCH, OWN_TOKENIZER], replace("base"), 4, f"tokenizer.path: base {OTHER} on rank 1, "),
         ([*SCRATCH, OWN_TOKENIZER, TEACHER], replace("base"), 4, "tokenizer.json is another file"),
         ([*SCRATCH, TEACHER, OWN_TOKENIZER, "parallel.shard=2"], flip_base, 4, "rank 1: base/model.safetensors: damaged"),
-        (["finetune", "finetuned.yaml"], replace("base"), 4, "model.from: base is not the same on all ranks: on rank 1, "),
-        (["finetune", "rewarded.yaml"], replace("scores"), 4, "objective.reward: scores is not the same on all ranks: on rank 1, "),
-        (
-            ["finetune", "coded.yaml"],
-            append("code.py", "# more\n"),
-            3,
-            "code.py is not the same on all ranks: on rank 1 it is another file",
-        ),
+        (["finetune", "finetuned.yaml"], replace("base"), 4, f"model.from: base {OTHER} on rank 1, "),
+        (["finetune", "rewarded.yaml"], replace("scores"), 4, f"objective.reward: scores {OTHER} on rank 1, "),
+        (["finetune", "coded.yaml"], append("code.py", "# more\n"), 3, f"code.py {OTHER} on rank 1 it is another file"),
         (["finetune", "coded.yaml"], append("prompts.jsonl", '{"prompt": "a"}\n'), 3, "on rank 1, prompts.jsonl is another file"),
     ],
 )
@@ -198,7 +185,5 @@ def test_the_checkpoint_that_a_run_continues_from_is_compared(disk: Path, tmp_pa
     for run, seed in (("run", 1), ("other", 2)):
         run_here([*words, f"training.seed={seed}", "--run", str(tmp_path / run)]).exits(0)
     other = Replaced(rank_inputs, "read_manifest", lambda read: lambda folder: read(tmp_path / "other/checkpoints" / folder.name))
-    resumed = start_ranks(tmp_path, ["resume", str(tmp_path / "run"), "training.steps=4", "--threads", "1"], {1: other})
-    done_on = ended(resumed, 4)
-    for one in done_on:
+    for one in ended(start_ranks(tmp_path, ["resume", str(tmp_path / "run"), "training.steps=4", "--threads", "1"], {1: other}), 4):
         assert "run/checkpoints/step-000002 is not the same on all ranks: on rank 1, " in one.err

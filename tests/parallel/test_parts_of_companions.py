@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from tiny_files import read_json
-from tiny_runs import Before, Done, Process, pretrain, raising, records, run_here
-from two_ranks import assert_close_checkpoints, ended, start_ranks, write_prompts_and_pairs
+from tiny_runs import Before, Done, Process, pretrain, raising, run_here
+from two_ranks import assert_close_checkpoints, ended, losses, start_ranks, write_prompts_and_pairs
 
 from tfkit.alignment.rollout_loader import RolloutLoader
 from tfkit.engine.planning.tensor_meter import TensorMeter
@@ -131,8 +131,7 @@ def test_a_teacher_that_does_not_fit_on_one_rank_halves_the_micro_batches_of_all
     words = ["training.batch_size=16", "training.micro_batch_size=null"]
     done = run_both("teacher", *words, names="large", faults={1: full})
     assert all("out of memory in micro-batches of 8 rows: from now on they have 4" in one.err for one in done)
-    losses = [[record["loss"] for record in records(place / name) if "loss" in record] for name in ("large-two", "large-one")]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses(place / "large-two") == pytest.approx(losses(place / "large-one"), rel=1e-5)
 
 
 @pytest.mark.thorough

@@ -1,5 +1,7 @@
 """The place of a process by its environment: whole sets are read, others refused with what is wrong."""
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,16 +10,8 @@ from tfkit.errors import UsageError
 from tfkit.parallel.ranks import Ranks, find_ranks, first_host, tasks_of_nodes
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node0", "MASTER_PORT": "29400"}
-SLURM = {
-    "SLURM_STEP_ID": "2",
-    "SLURM_PROCID": "5",
-    "SLURM_LOCALID": "1",
-    "SLURM_NODEID": "2",
-    "SLURM_STEP_NUM_TASKS": "6",
-    "SLURM_STEP_TASKS_PER_NODE": "2(x3)",
-    "SLURM_STEP_NODELIST": "gpu[07-09]",
-    "SLURM_JOB_ID": "123456",
-}
+SLURM = {"SLURM_STEP_ID": "2", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NODEID": "2", "SLURM_JOB_ID": "123456"}
+SLURM |= {"SLURM_STEP_NUM_TASKS": "6", "SLURM_STEP_TASKS_PER_NODE": "2(x3)", "SLURM_STEP_NODELIST": "gpu[07-09]"}
 
 
 def test_without_a_launcher_there_is_one_process() -> None:
@@ -47,40 +41,29 @@ def test_slurm() -> None:
     assert (given_by_user.address, given_by_user.port) == ("10.0.0.1", 4000)
 
 
-@pytest.mark.parametrize("name", TORCHRUN)
-def test_a_part_of_torchruns_set_is_refused_with_what_is_missing(name: str) -> None:
-    with pytest.raises(UsageError, match=f"set, but not {name}: .*`ranks`"):
-        find_ranks({key: value for key, value in TORCHRUN.items() if key != name})
-
-
-@pytest.mark.parametrize("name", ["SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS", "SLURM_JOB_ID"])
-def test_a_part_of_slurms_set_is_refused_with_what_is_missing(name: str) -> None:
-    with pytest.raises(UsageError, match=f"set, but not {name}: .*srun"):
-        find_ranks({key: value for key, value in SLURM.items() if key != name})
-
-
 @pytest.mark.parametrize(
-    "change",
+    ("environment", "needed", "remedy"),
     [
-        {"RANK": "4"},
-        {"LOCAL_RANK": "4"},
-        {"WORLD_SIZE": "0"},
-        {"RANK": "0", "LOCAL_RANK": "1"},
-        {"LOCAL_WORLD_SIZE": "8"},
-        {"LOCAL_WORLD_SIZE": "1"},
-        {"MASTER_PORT": "0"},
+        (TORCHRUN, TORCHRUN, "`ranks`"),
+        (SLURM, ["SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS", "SLURM_JOB_ID"], "srun"),
     ],
+    ids=["torchrun", "slurm"],
 )
-def test_numbers_that_contradict_each_other_are_named_with_their_values(change: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match="contradict each other") as error:
-        find_ranks({**TORCHRUN, **change})
-    assert all(f"{name}={value}" in str(error.value) for name, value in change.items())
+def test_a_part_of_a_set_is_refused_with_what_is_missing(environment: dict[str, str], needed: Iterable[str], remedy: str) -> None:
+    for name in needed:
+        with pytest.raises(UsageError, match=f"set, but not {name}: .*{remedy}"):
+            find_ranks({key: value for key, value in environment.items() if key != name})
 
 
-def test_slurms_contradictions() -> None:
-    for change in ({"SLURM_PROCID": "6"}, {"SLURM_NODEID": "3"}, {"SLURM_STEP_TASKS_PER_NODE": "2(x4)"}, {"SLURM_LOCALID": "2"}):
-        with pytest.raises(UsageError, match="contradict each other"):
-            find_ranks({**SLURM, **change})
+def test_numbers_that_contradict_each_other_are_named_with_their_values() -> None:
+    of_torchrun = [{"RANK": "4"}, {"LOCAL_RANK": "4"}, {"WORLD_SIZE": "0"}, {"RANK": "0", "LOCAL_RANK": "1"}, {"MASTER_PORT": "0"}]
+    of_torchrun += [{"LOCAL_WORLD_SIZE": "8"}, {"LOCAL_WORLD_SIZE": "1"}]
+    of_slurm = [{"SLURM_PROCID": "6"}, {"SLURM_NODEID": "3"}, {"SLURM_STEP_TASKS_PER_NODE": "2(x4)"}, {"SLURM_LOCALID": "2"}]
+    for environment, changes in ((TORCHRUN, of_torchrun), (SLURM, of_slurm)):
+        for change in changes:
+            with pytest.raises(UsageError, match="contradict each other") as error:
+                find_ranks({**environment, **change})
+            assert environment is SLURM or all(f"{name}={value}" in str(error.value) for name, value in change.items())
 
 
 @pytest.mark.parametrize("value", ["-1", "x", "1.0", "٣", "9" * 400, "70000"])

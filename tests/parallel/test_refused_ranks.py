@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_files import wait_for
-from tiny_runs import Process, run_here, run_tfkit, strike, write_corpus, write_recipe
+from tiny_runs import run_here, strike, write_corpus, write_recipe
 from two_ranks import run_ranks, start_ranks
 
 from tfkit.engine.request.rank_checks import gpu_of_rank, rank_device, rank_threads, require_divisible
@@ -46,64 +46,40 @@ def test_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: st
     assert not (tmp_path / "run").exists()
 
 
-def wait_for_text(process: Process, text: str) -> None:
-    """Wait until a process has written this to stderr."""
-    wait_for(lambda: process.files[1].exists() and text in process.files[1].read_text())
+def training_in(folder: Path) -> list[str]:
+    return ["pretrain", str(write_recipe(folder, write_corpus(folder / "corpus"))), "--run", str(folder / "run")]
 
 
-@pytest.mark.parametrize("command", ["pretrain", "evaluate"])
-def test_a_rank_that_waits_for_others_says_so_and_obeys_a_signal(tmp_path: Path, command: str) -> None:
-    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
-    words = {
-        "pretrain": [str(recipe), "--run", str(tmp_path / "run")],
-        "evaluate": ["--from", str(tmp_path / "one"), "--data", str(tmp_path / "corpus")],
-    }
-    if command == "evaluate":
-        assert run_tfkit(tmp_path, ["pretrain", recipe, "--run", tmp_path / "one", "training.steps=1", "schedule.warmup_steps=0"]).code == 0
+@pytest.mark.parametrize(("command", "address"), [("pretrain", "127.0.0.1"), ("evaluate", "127.0.0.1"), ("pretrain", "no-such.invalid")])
+def test_a_rank_that_waits_for_others_says_so_and_obeys_a_signal(tmp_path: Path, command: str, address: str) -> None:
+    """Rank 0 need not know the name of its machine."""
 
-    def impatient() -> None:
+    def prepare() -> None:
         rendezvous._LATE_SECONDS = 0.0
+        os.environ["MASTER_ADDR"] = address
 
-    [process] = start_ranks(tmp_path, [command, *words[command]], {0: impatient}, alone=True)
-    wait_for_text(process, "waiting at")
+    words = training_in(tmp_path)
+    if command == "evaluate":
+        run_here([*words, "training.steps=1", "schedule.warmup_steps=0"]).exits(0)
+        words = ["evaluate", "--from", str(tmp_path / "run"), "--data", str(tmp_path / "corpus")]
+    [process] = start_ranks(tmp_path, words, {0: prepare}, alone=True)
+    wait_for(lambda: process.files[1].exists() and "waiting at" in process.files[1].read_text())
     process.kill(signal.SIGTERM)
     done = process.wait().exits(143, "stopped by SIGTERM: no")
-    assert re.search(r"waiting at 127.0.0.1:\d+ for rank 1 of 2, at most 1800 s in all", done.err)
+    assert re.search(rf"waiting at {address}:\d+ for rank 1 of 2, at most 1800 s in all", done.err)
 
 
 def test_a_port_that_another_program_has_is_named(tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     with socket.create_server(("", 0)) as other:
-        port = other.getsockname()[1]
-        [process] = start_ranks(
-            tmp_path,
-            ["pretrain", str(recipe), "--run", str(tmp_path / "run")],
-            {0: lambda: os.environ.update(MASTER_PORT=str(port))},
-            alone=True,
-        )
-        done = process.wait().exits(5)
-    assert f"rank 0 cannot listen at port {port} of this machine (another program listens there): set MASTER_PORT" in done.err
-
-
-def test_rank_0_need_not_know_the_name_of_its_machine(tmp_path: Path) -> None:
-    def prepare() -> None:
-        rendezvous._LATE_SECONDS = 0.0
-        os.environ["MASTER_ADDR"] = "no-such-host.invalid"
-
-    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
-    [process] = start_ranks(tmp_path, ["pretrain", str(recipe), "--run", str(tmp_path / "run")], {0: prepare}, alone=True)
-    wait_for_text(process, "waiting at no-such-host.invalid")
-    process.kill(signal.SIGTERM)
-    process.wait().exits(143)
+        port = str(other.getsockname()[1])
+        [process] = start_ranks(tmp_path, training_in(tmp_path), {0: lambda: os.environ.update(MASTER_PORT=port)}, alone=True)
+        process.wait().exits(5, f"rank 0 cannot listen at port {port} of this machine (another program listens there): set MASTER_PORT")
 
 
 def test_a_rank_that_waits_for_an_answer_obeys_a_signal(tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         values = {"RANK": "1", "LOCAL_RANK": "1", "MASTER_PORT": str(silent.getsockname()[1])}
-        [process] = start_ranks(
-            tmp_path, ["pretrain", str(recipe), "--run", str(tmp_path / "run")], {0: lambda: os.environ.update(values)}, alone=True
-        )
+        [process] = start_ranks(tmp_path, training_in(tmp_path), {0: lambda: os.environ.update(values)}, alone=True)
         asking, waiting = (silent.accept()[0] for _ in range(2))  # the first only asks whether somebody listens
         with asking, waiting:
             process.kill(signal.SIGTERM)
@@ -112,12 +88,12 @@ def test_a_rank_that_waits_for_an_answer_obeys_a_signal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_asked", [True, False])
 def test_a_rank_that_is_asked_to_stop_and_finds_another_gone_says_that_it_was_stopped(tmp_path: Path, is_asked: bool) -> None:
-    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
-
     def leave() -> None:
         Stepper._accumulate = lambda *_: os._exit(143)
 
-    first, _ = run_ranks(tmp_path / "run", recipe, faults={1: leave} | ({0: strike(signal.SIGTERM, 1)} if is_asked else {}))
+    first, _ = run_ranks(
+        tmp_path / "run", Path(training_in(tmp_path)[1]), faults={1: leave} | ({0: strike(signal.SIGTERM, 1)} if is_asked else {})
+    )
     if is_asked:
         assert first.code == 143
         said, command = first.err.splitlines()[-2:]
@@ -143,8 +119,7 @@ def test_every_objective_is_dealt() -> None:
 
 def test_a_run_that_is_resumed_is_offered_other_numbers_of_ranks(tmp_path: Path) -> None:
     """And no other sizes, which it would refuse."""
-    recipe = open_recipe(str(write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))))
-    checked = recipe.read(parse_overrides(["training.batch_size=12", "training.micro_batch_size=2"]))
+    checked = open_recipe(training_in(tmp_path)[1]).read(parse_overrides(["training.batch_size=12", "training.micro_batch_size=2"]))
     for ranks, remedy in ((2, None), (4, "start 1 or 2 or 3"), (5, "start 1 or 2 or 3"), (7, "start 2 or 3 or 6")):
         if remedy is None:
             require_divisible(checked, ranks, is_resumed=True)
@@ -155,12 +130,8 @@ def test_a_run_that_is_resumed_is_offered_other_numbers_of_ranks(tmp_path: Path)
 
 @pytest.mark.thorough
 def test_a_dry_run_plans_ranks_and_starts_none(tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
-    words = ["pretrain", str(recipe), "--dry-run", "--run", str(tmp_path / "run"), "training.micro_batch_size=1", "--json"]
-    estimates = []
-    for ranks in ("1", "2"):
-        estimates.append(run_here([*words, "--ranks", ranks]).exits(0).document["estimate"])
-    one, two = estimates
+    words = [*training_in(tmp_path), "--dry-run", "training.micro_batch_size=1", "--json"]
+    one, two = (run_here([*words, "--ranks", ranks]).exits(0).document["estimate"] for ranks in ("1", "2"))
     assert (one["cluster"], two["cluster"]["ranks"], two["cluster"]["rows_per_rank"]) == (None, 2, 2)
     assert (one["steps"], one["flops"]) == (two["steps"], two["flops"])
     assert two["memory_bytes"] == two["cluster"]["memory_bytes"]["replicated"]

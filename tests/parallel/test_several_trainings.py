@@ -15,31 +15,13 @@ from tfkit.objectives.causal_lm import CausalLM
 
 pytestmark = pytest.mark.usefixtures("in_place")
 
-COMMON = """
-    training: {steps: 6, batch_size: 4, micro_batch_size: 2, log_every: 2, precision: fp32}
-    checkpoint: {every: 2}
-    evaluation: {max_tokens: 200}
-    carbon: {enabled: false}
-"""
-CHAIN = f"""
-stages:
-  base:
-    model: {{preset: gpt2, decoder_layers: 1, dim: 16, num_heads: 2, context_length: 16, dropout: {{residual: 0.1}}}}
-    tokenizer: {{vocab_size: 299}}
-    data: {{train: [{{path: corpus}}], validation: 0.3}}{COMMON}
-  tune:
-    model: {{from: base}}
-    data: {{train: [{{path: rows.jsonl}}], validation: 0.3}}
-    objective: {{kind: classification}}{COMMON}
-"""
-RECIPE = """
-model: {preset: gpt2, decoder_layers: 1, dim: 16, num_heads: 2, context_length: 16}
-tokenizer: {vocab_size: 299}
-data: {train: [{path: corpus}], validation: 0.3}
-training: {steps: 3, batch_size: 4, micro_batch_size: 2, precision: fp32}
-evaluation: {every: null, max_tokens: 100}
-carbon: {enabled: false}
-"""
+SMALL = "model: {preset: gpt2, decoder_layers: 1, dim: 16, num_heads: 2, context_length: 16, dropout: {residual: 0.1}}"
+CORPUS = "tokenizer: {vocab_size: 299}, data: {train: [{path: corpus}], validation: 0.3}"
+ROWS = "model: {from: base}, objective: {kind: classification}, data: {train: [{path: rows.jsonl}], validation: 0.3}"
+COMMON = "training: {STEPS, batch_size: 4, micro_batch_size: 2, precision: fp32}, evaluation: {max_tokens: 200}, carbon: {enabled: false}"
+SIX = COMMON.replace("STEPS", "steps: 6, log_every: 2") + ", checkpoint: {every: 2}"
+CHAIN = f"stages:\n  base: {{{SMALL}, {CORPUS}, {SIX}}}\n  tune: {{{ROWS}, {SIX}}}\n"
+RECIPE = f"{{{SMALL}, {CORPUS}, {COMMON.replace('STEPS', 'steps: 3').replace('{max', '{every: null, max')}}}"
 
 
 @pytest.fixture(scope="module")

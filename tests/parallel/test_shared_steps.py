@@ -1,18 +1,20 @@
-"""Ranks with sharded weights take the steps of one process: to the bit where each adds up no more than two numbers."""
+"""Ranks with sharded weights take the steps of one process, to the bit where each adds up two numbers at most, in half of its memory."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import shared_steps
 import torch
 from shared_steps import ADAFACTOR, ADAMW, BERT, EXPERTS, GPT2, LLAMA, MUON, T5, UNTIED, Case, digest, model_of, take, take_on_rank
+from tiny_files import read_json
 from tiny_runs import Process
 from two_ranks import ended, free_port
 
 from tfkit.families import PRESETS
+from tfkit.parallel.ranks import ALONE
 
 BF16 = torch.bfloat16
 EXACT = {
@@ -37,14 +39,15 @@ FEW = ("gpt2-lora-bf16", "t5-adafactor-bf16", "experts-muon")
 MORE = ("gpt2", "gpt2-unfrozen", "llama-muon-bf16", "bert-bf16", "experts-bf16")
 
 
-def on_ranks(folder: Path, size: int, shards: int, cases: Mapping[str, Case], steps: int) -> list[dict[str, Any]]:
+def on_ranks(folder: Path, size: int, act: Callable[..., None], *more: Any) -> list[Any]:
+    """Return what each of several processes writes into its file: act(rank, size, port, folder, *more)."""
     port = free_port()
 
-    def program(rank: int) -> Any:
-        return lambda _: take_on_rank(rank, size, port, shards, cases, steps, folder) or 0
+    def program(rank: int) -> Callable[[list[str]], int]:
+        return lambda _: act(rank, size, port, folder, *more) or 0
 
     ended([Process(folder, [], program=program(rank)) for rank in range(size)], 0)
-    return [json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in range(size)]
+    return [read_json(folder / f"rank-{rank}.json") for rank in range(size)]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +59,7 @@ def test_two_ranks_with_a_micro_batch_each_are_one_with_two_to_the_bit(names: tu
     """Weights, their mean, the optimizer's state, and every loss; each rank holds half of them, and what is small."""
     torch.set_num_threads(1)
     cases = {name: EXACT[name] for name in names}
-    first, second = on_ranks(tmp_path, 2, 2, cases, steps)
+    first, second = on_ranks(tmp_path, 2, take_on_rank, 2, cases, steps)
     for name, case in cases.items():
         alone = take(case, steps)
         assert first[name]["losses"] == second[name]["losses"] == alone["losses"], name
@@ -103,7 +106,7 @@ STEP_1 = {
 def test_gradients_of_four_ranks_are_those_of_one(shards: int, tmp_path: Path) -> None:
     """After one step AdamW's first moment is a tenth of the gradient. Four parts of three blocks' biases leave some ranks without any."""
     torch.set_num_threads(1)
-    found = on_ranks(tmp_path, 4, shards, STEP_1, 1)[0]
+    found = on_ranks(tmp_path, 4, take_on_rank, shards, STEP_1, 1)[0]
     for name, case in STEP_1.items():
         alone, shared = take(case, 1), torch.load(tmp_path / f"{name}.pt", weights_only=True)
         assert found[name]["losses"] == pytest.approx(alone["losses"], rel=1e-6)
@@ -114,3 +117,16 @@ def test_gradients_of_four_ranks_are_those_of_one(shards: int, tmp_path: Path) -
                 torch.testing.assert_close(shared[key], tensor, rtol=0, atol=1e-7, msg=f"{name}: {key}")
             elif key in before:
                 assert not torch.equal(shared[key], before[key]), f"{name}: {key} was not changed"
+
+
+BLOCKS = Case(GPT2, changes={"dim": 128, "decoder_layers": 8})  # 1.6 million numbers, of them 8 thousand in the table
+TABLE = Case(GPT2, changes={"dim": 128, "decoder_layers": 4, "vocab_size": 3001})  # 1.2 million, a third of them in the table
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize(("case", "most"), [(TABLE, 0.68), (BLOCKS, 0.58)], ids=["table", "blocks"])
+def test_two_ranks_have_little_more_than_half_of_the_tensors_of_one(tmp_path: Path, case: Case, most: float) -> None:
+    """Before the first step they have less: each its part of the blocks, a block, and the whole of what is around them, gathered once."""
+    shared, alone = on_ranks(tmp_path, 2, shared_steps.peaks_on_rank, case), shared_steps.peaks(case, ALONE)
+    assert max(peak for _, peak in shared) < most * alone[1], (alone, shared)
+    assert all(beginning < 0.5 * peak for beginning, peak in shared), (alone, shared)

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from tiny_files import read_json, receipt
-from tiny_runs import exact, hashes, kept, pretrain, records, run_here, strike
-from two_ranks import ended, raise_once, raise_within_backward, run_ranks
+from tiny_files import read_json
+from tiny_runs import both, exact, hashes, kept, pretrain, records, run_here, strike
+from two_ranks import ended, losses, raise_once, raise_within_backward, run_ranks
 
 STEPS = 8
 # Without clipping: the norm of a gradient of which each rank has a part is rounded otherwise. Of 32 numbers each has 16, which fill the
@@ -50,16 +48,6 @@ def test_a_run_and_its_parts_on_other_meshes_are_one_process_to_the_bit(base: Pa
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
-@pytest.mark.thorough
-def test_a_lost_rank_ends_the_other_with_9(base: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    lost, other = reversed(run_ranks(run, base / "tiny.yaml", *ONE_EACH, SHARED, faults={1: strike(signal.SIGKILL, 6)}))
-    assert (lost.code, other.code) == (-signal.SIGKILL, 9), other.err
-    assert "its process ended, hangs, or cannot be reached" in other.err
-    assert "Traceback" not in other.err
-    assert kept(run) == ["step-000004"]
-
-
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("faults", "mode"),
@@ -74,19 +62,15 @@ def test_a_micro_batch_that_does_not_fit_on_one_rank_is_halved_on_all(
     base: Path, tmp_path: Path, faults: list[Callable[[], None]], mode: str
 ) -> None:
     """A rank waits for the other in the middle of a pass. What the pass has left, whole gradients too, has no part in the step."""
-
-    def fault() -> None:
-        for one in faults:
-            one()
-
     words = ("training.batch_size=16", "training.steps=3", "evaluation={every: null}", "optimizer.clip_norm=null")
-    for done in ended(run_ranks(tmp_path / "run", base / "tiny.yaml", *words, f"parallel={{shard: 2, {mode}}}", faults={1: fault}), 0):
+    for done in ended(
+        run_ranks(tmp_path / "run", base / "tiny.yaml", *words, f"parallel={{shard: 2, {mode}}}", faults={1: both(*faults)}), 0
+    ):
         assert "out of memory in micro-batches of 8 rows: from now on they have 4" in done.err
         assert ("out of memory in micro-batches of 4 rows: from now on they have 2" in done.err) == (len(faults) > 1)
     if not (base / "large").exists():
         assert pretrain(base / "large", base / "tiny.yaml", *words).code == 0
-    run, one = ([record["loss"] for record in records(folder) if "loss" in record] for folder in (tmp_path / "run", base / "large"))
-    assert run == pytest.approx(one, rel=1e-5)
+    assert losses(tmp_path / "run") == pytest.approx(losses(base / "large"), rel=1e-5)
 
 
 def test_a_micro_batch_of_a_fixed_size_that_does_not_fit_ends_all_ranks_with_what_to_do(base: Path, tmp_path: Path) -> None:
@@ -104,39 +88,15 @@ def test_a_step_that_is_not_finite_is_recorded_with_the_hash_of_the_whole_weight
     assert run == one
 
 
-@pytest.mark.slow
-def test_two_one_four_and_two_ranks_take_the_same_steps(base: Path, tmp_path: Path) -> None:
-    """F41 over meshes: (1, 2), one process, (2, 2), (2, 1)."""
-    words = ("training.micro_batch_size=1", "checkpoint={every: 3, keep: 9}")
-    assert pretrain(tmp_path / "one", base / "tiny.yaml", *words).code == 0
-    run = tmp_path / "run"
-    for size, mesh, stop in ((2, SHARED, 3), (1, "parallel.shard=1", 3), (4, SHARED, 3), (2, "parallel.shard=1", None)):
-        faults = {0: strike(signal.SIGTERM, stop)} if stop else None
-        again = ["--resume"] if run.exists() else []
-        ended(run_ranks(run, base / "tiny.yaml", *words, mesh, *again, faults=faults, size=size), 143 if stop else 0)
-    last = Path("checkpoints/step-000012/model.safetensors")  # after the steps of tiny.yaml
-    one, many = (load_file(tmp_path / name / last) for name in ("one", "run"))
-    for name in one:
-        torch.testing.assert_close(many[name], one[name], rtol=0, atol=1e-4, msg=name)
-    losses = [[record["loss"] for record in records(tmp_path / name) if "loss" in record] for name in ("run", "one")]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert receipt(run)["ranks"] == 2
-
-
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("field", "message"),
     [
-        (
-            ["parallel.shard=2"],
-            "parallel.shard: 1 rank is not a multiple of the 2 over which each copy of the weights is sharded: start 2 with --ranks",
-        ),
-        (
-            ["parallel.replicas=2"],
-            "parallel.replicas: 2 copies of the model, of 1 ranks each, are 2 ranks and not 1: give auto, or start 2",
-        ),
+        ("shard", "1 rank is not a multiple of the 2 over which each copy of the weights is sharded: start 2 with --ranks"),
+        ("replicas", "2 copies of the model, of 1 ranks each, are 2 ranks and not 1: give auto, or start 2"),
     ],
 )
-def test_a_mesh_of_other_ranks_is_refused(base: Path, tmp_path: Path, words: list[str], message: str) -> None:
-    run_here(["check", base / "tiny.yaml", *words]).exits(0)  # a recipe alone has no ranks yet
-    run_here(["check", base / "tiny.yaml", *words, "--ranks", "4"]).exits(0 if "shard" in words[0] else 2)
-    run_here(["pretrain", base / "tiny.yaml", "--run", tmp_path / "run", *words]).exits(2, message)
+def test_a_mesh_of_other_ranks_is_refused(base: Path, tmp_path: Path, field: str, message: str) -> None:
+    words = [base / "tiny.yaml", f"parallel.{field}=2"]
+    run_here(["check", *words]).exits(0)  # a recipe alone has no ranks yet
+    run_here(["check", *words, "--ranks", "4"]).exits(0 if field == "shard" else 2)
+    run_here(["pretrain", *words, "--run", tmp_path / "run"]).exits(2, f"parallel.{field}: {message}")

@@ -66,9 +66,8 @@ def test_a_plan_uses_the_mesh_of_the_recipe() -> None:
     assert [mesh[0] for mesh in (cluster(1), halves, quarters)] == ["replicated", "sharded", "sharded"]
     assert halves[1] - quarters[1] == pytest.approx(16 * numbers / 4, rel=0.05)  # weights, gradients and two moments
     assert quarters[2] == near(0.75 * 2 * ((4 + 2 * 4) * numbers - quarters[3]))  # two micro-batches per rank
-    assert halves[2] == near(
-        0.5 * 2 * ((4 + 2 * 4) * numbers - halves[3]) + 2 * 2 * 0.5 * 4 * numbers / 2
-    )  # and the all-reduce between both replicas
+    between_replicas = 2 * 2 * 0.5 * 4 * numbers / 2  # an all-reduce
+    assert halves[2] == near(0.5 * 2 * ((4 + 2 * 4) * numbers - halves[3]) + between_replicas)
     assert kept[2] == near(0.75 * (4 + 2 * 4) * numbers)
     with pytest.raises(UsageError, match=r"parallel\.shard: 4 ranks are not a multiple of the 3"):
         cluster(3)

@@ -3,13 +3,17 @@
 import json
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_plans import recipe_of
+from tiny_files import receipt
+from tiny_plans import read_recipe_of, recipe_of
+from tiny_runs import raising
 
 import tfkit
 from tfkit.__main__ import main
@@ -23,8 +27,7 @@ from tfkit.engine.planning.run_flops import RunWork, Workload, seconds_of, step_
 from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.training_run.run import Run
 from tfkit.model.transformer import Transformer
-from tfkit.recipe import RecipeText, model_config
-from tfkit.recipe.dump import dump_document
+from tfkit.recipe import model_config
 from tfkit.recipe.schema.sections import ModelSection
 from tfkit.run.machine import machine_name
 from tfkit.run.signals import interrupts
@@ -59,6 +62,19 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return times
 
 
+@pytest.fixture
+def short(in_place: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be in the folder of the tiny models, and measure speeds for a moment."""
+    monkeypatch.setattr(speed_measurements, "SECONDS", 0.001)
+
+
+@contextmanager
+def opened(document: dict[str, Any]) -> Iterator[Run]:
+    """Yield a run that is not prepared yet."""
+    with isolated(), interrupts(None) as stop:
+        yield Run(read_recipe_of(document), CPU, Silent(), stop, Meter(), RunForecaster())
+
+
 def speed() -> MachineSpeed:
     """Return the speeds as a new process would get them."""
     machine_speed.machine_speed.cache_clear()
@@ -74,9 +90,8 @@ def test_the_speeds_are_measured_once_and_again_where_their_file_is_damaged(cach
     whole = path.read_text(encoding="utf-8")
     for value in asdict(first).values():
         assert all(number > 0 for number in (value if isinstance(value, tuple) else [value]))
-    for number, damage in enumerate(
-        ["", "{", "[]", whole[:-40], whole.replace('"blocks":', '"blocks": -1, "x":'), '{"schema_version": 3}'], 2
-    ):
+    damages = ["", "{", "[]", whole[:-40], whole.replace('"blocks":', '"blocks": -1, "x":'), '{"schema_version": 3}']
+    for number, damage in enumerate(damages, 2):
         path.write_text(damage, encoding="utf-8")
         speed()
         assert len(measured) == number
@@ -105,8 +120,7 @@ def test_the_high_estimate_is_that_beside_the_neighbours_of_now(neighbours: int,
     monkeypatch.setattr(forecast, "busy_neighbours", lambda: neighbours)
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
-    recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of("causal_lm"))).read()
-    made = forecast.forecast(recipe, RUN_WORK, 1e9, CPU, torch.float32, 0.0)
+    made = forecast.forecast(read_recipe_of(recipe_of("causal_lm")), RUN_WORK, 1e9, CPU, torch.float32, 0.0)
     assert made.seconds.high == pytest.approx(2 * factor * made.seconds.likely)
     assert made.seconds.low == pytest.approx(made.seconds.likely / 2)
     assert ("other processes" in made.assumptions["seconds"]) == (neighbours > 0)
@@ -220,15 +234,12 @@ def test_the_ratio_is_the_median_of_the_latest_comparable_runs(cache: Path) -> N
 
 
 def test_a_run_records_prediction_and_outcome_and_later_plans_learn_from_them(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    short: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(place)
-    monkeypatch.setattr(speed_measurements, "SECONDS", 0.001)
     document = recipe_of("causal_lm") | {"carbon": {"enabled": False, "budget_seconds": 1e6}}  # which reads the forecast
     before = tfkit.plan(document, threads=1)
     result = tfkit.pretrain(document, run=tmp_path / "run", threads=1)
-    receipt = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
-    predicted, actual, totals = receipt["predicted"], receipt["actual"], receipt["totals"]
+    predicted, actual, totals = (receipt(tmp_path / "run")[part] for part in ("predicted", "actual", "totals"))
     assert (before.basis, predicted["basis"]) == ("table", "table")
     assert predicted["energy_kwh"] is None
     assert actual["seconds"] == totals["seconds"] == result.seconds
@@ -248,7 +259,7 @@ def test_a_run_records_prediction_and_outcome_and_later_plans_learn_from_them(
     assert stopped.status == "stopped"
     tfkit.resume(tmp_path / "stopped", {"training.steps": 6}, threads=1)
     assert len(past_runs()) == 1  # a run in two attempts is not recorded
-    longer = json.loads((tmp_path / "stopped" / "run.json").read_text(encoding="utf-8"))
+    longer = receipt(tmp_path / "stopped")
     assert longer["predicted"]["basis"] == "learned"
     assert longer["predicted"]["flops"] == pytest.approx(1.5 * predicted["flops"]) == pytest.approx(longer["actual"]["flops"])
 
@@ -269,40 +280,31 @@ def test_a_run_is_forecast_if_something_reads_it(reader: str, in_place: None) ->
     document = recipe_of("causal_lm")
     for section, fields in READERS[reader].items():
         document[section] = document.get(section, {}) | fields
-    with isolated(), interrupts(None) as stop:
+    with opened(document) as run:
         torch.set_num_threads(2)
-        run = Run(RecipeText(Path("<recipe>"), dump_document(document)).read(), CPU, Silent(), stop, Meter(), RunForecaster())
         run.prepare()
         assert run.needs_forecast == (reader != "nothing")
 
 
-def test_a_short_run_needs_no_table_of_speeds(place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(place)
+def test_a_short_run_needs_no_table_of_speeds(in_place: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     said: list[str] = []
 
     class Said(Silent):
         def say(self, text: str) -> None:
             said.append(text)
 
-    def measured(*_: Any) -> None:
-        raise AssertionError("the speeds of this machine were measured")
-
-    monkeypatch.setattr(machine_speed, "machine_speed", measured)
-    monkeypatch.setattr(forecast, "machine_speed", measured)
+    for module in (machine_speed, forecast):
+        monkeypatch.setattr(module, "machine_speed", raising(AssertionError("the speeds of this machine were measured")))
     result = tfkit.pretrain(recipe_of("causal_lm"), run=tmp_path / "run", threads=1, listener=Said())
-    receipt = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
-    assert (result.status, receipt["predicted"]) == ("finished", None)
-    assert receipt["actual"]["flops"] == receipt["totals"]["train_flops"] > 0
+    found = receipt(tmp_path / "run")
+    assert (result.status, found["predicted"]) == ("finished", None)
+    assert found["actual"]["flops"] == found["totals"]["train_flops"] > 0
     assert any(line.endswith("a minute at most") for line in said)
     assert past_runs() == []
 
 
-def test_the_planned_start_excludes_the_time_of_what_is_cached_now(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
-    monkeypatch.setattr(speed_measurements, "SECONDS", 0.001)
-    recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of("causal_lm"))).read()
-    with isolated(), interrupts(None) as stop:
-        run = Run(recipe, CPU, Silent(), stop, Meter(), RunForecaster())
+def test_the_planned_start_excludes_the_time_of_what_is_cached_now(short: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(recipe_of("causal_lm")) as run:
         run.began -= 1000
         monkeypatch.setattr(BuildingTime, "seconds", BuildingTime.seconds + 600)
         run.prepare()
@@ -311,15 +313,9 @@ def test_the_planned_start_excludes_the_time_of_what_is_cached_now(place: Path, 
     assert 400 <= ahead.table_seconds["start"] < now.table_seconds["start"] - 500
 
 
-def test_an_estimate_that_is_corrected_by_a_few_steps_has_the_evaluations_of_its_own_length(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(place)
-    monkeypatch.setattr(speed_measurements, "SECONDS", 0.001)
-    document = recipe_of("causal_lm")
-    recipe = RecipeText(Path("<recipe>"), dump_document(document | {"evaluation": {"every": 2, "max_tokens": 100}})).read()
-    with isolated(), interrupts(None) as stop:
-        run = Run(recipe, CPU, Silent(), stop, Meter(), RunForecaster())
+def test_an_estimate_that_is_corrected_by_a_few_steps_has_the_evaluations_of_its_own_length(short: None) -> None:
+    with opened(recipe_of("causal_lm") | {"evaluation": {"every": 2, "max_tokens": 100}}) as run:
+        recipe = run.recipe
         run.prepare()
         corrected = run.forecaster.measure(run)
         for steps, evaluations in ((4, 2), (60, 30)):

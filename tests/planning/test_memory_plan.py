@@ -1,13 +1,12 @@
 """The memory of the models of a run, as planned, compared with the tensors of real steps, and of the steps of a simulated rank."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from test_run_flops import prepared
-from tiny_plans import BOTH, DECODER, LLAMA, recipe_of
+from tiny_plans import BOTH, DECODER, LLAMA, read_recipe_of, recipe_of
 from torch import Tensor, nn
 
 import tfkit
@@ -18,8 +17,7 @@ from tfkit.engine.planning.simulated_step import Mesh
 from tfkit.engine.planning.tensor_meter import TensorMeter
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
-from tfkit.recipe import RecipeText, model_config
-from tfkit.recipe.dump import dump_document
+from tfkit.recipe import model_config
 from tfkit.run.signals import interrupts
 from tfkit.training.isolation import isolated
 from tfkit.training.memory import ModelBytes, trained_bytes
@@ -125,7 +123,7 @@ SIMULATED: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
 @pytest.mark.parametrize("case", SIMULATED)
 def test_a_simulated_rank_holds_the_planned_bytes(case: str, dtype: torch.dtype) -> None:
     name, training, more, shards = SIMULATED[case]
-    recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of(name, **training) | more)).read({})
+    recipe = read_recipe_of(recipe_of(name, **training) | more)
     config = model_config(recipe.model, 61)
     ids = torch.zeros(2, 12, dtype=torch.long)
     batch = Batch(ids, ids, decoder_input_ids=ids if config.encoder_layers else None)
@@ -137,13 +135,8 @@ def test_a_simulated_rank_holds_the_planned_bytes(case: str, dtype: torch.dtype)
             stepper.take(step, [batch], 1.0)
         found = measured(stepper.weights, stepper.optimizer, max(gradients))
     planned = run_memory(recipe, CausalLM(), meta_model(recipe, config), dtype, shards=shards).own
-    assert (planned.held, planned.gradients) == (found.held, found.gradients)
-    assert (planned.weights, planned.working, planned.optimizer, planned.mean) == (
-        found.weights,
-        found.working,
-        found.optimizer,
-        found.mean,
-    )
+    for part in ("held", "gradients", "weights", "working", "optimizer", "mean"):
+        assert getattr(planned, part) == getattr(found, part), part
     assert (planned.gathered > 0) == (shards > 1)
 
 

@@ -1,15 +1,14 @@
 """tfkit plan: its document and table, gates, fine-tunings without a recipe, and chains whose models do not exist yet."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_plans import DECODER, recipe_of
+from tiny_runs import run_here
 
 import tfkit
-from tfkit.__main__ import main
 from tfkit.recipe.dump import dump_document
 
 OFF = "carbon.enabled=false"
@@ -22,14 +21,12 @@ def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("chain.yaml").write_text(dump_document(chain()), encoding="utf-8")
 
 
-def test_the_json_document(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_json_document() -> None:
     before = sorted(Path().iterdir())
-    gates = ["--fail-if", "emissions_g > 1e9", "--fail-if", "seconds.high > 1"]
-    code = main(["plan", "plain.yaml", "--json", "--threads", "1", *gates])
-    document = json.loads(capsys.readouterr().out)
+    gates = ["--fail-if", "emissions_g > 1e9", "--fail-if", "seconds.high > 1e-9"]
+    document = run_here(["plan", "plain.yaml", "--json", "--threads", "1", *gates]).exits(8).document
     assert sorted(Path().iterdir()) == before
-    assert [gate["failed"] for gate in document["gates"]] == [False, document["seconds"]["high"] > 1]
-    assert code == (8 if document["seconds"]["high"] > 1 else 0)
+    assert [gate["failed"] for gate in document["gates"]] == [False, True]
     assert (document["steps"], document["tokens"]) == (4, 4 * 4 * 32)
     assert document["parameters"] == document["trained_parameters"] > 0
     for name in ("seconds", "energy_kwh", "emissions_g"):
@@ -40,17 +37,15 @@ def test_the_json_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert document["carbon_status"] == "off"
 
 
-def test_activation_checkpointing_is_planned_with_less_memory(capsys: pytest.CaptureFixture[str]) -> None:
-    def memory(*words: str) -> int:
-        assert main(["plan", "plain.yaml", OFF, "--json", "--threads", "1", "model.decoder_layers=12", "model.dim=96", *words]) == 0
-        return int(json.loads(capsys.readouterr().out)["memory_bytes"])
-
-    assert memory("training.activation_checkpointing=true") < memory()
+def test_activation_checkpointing_is_planned_with_less_memory() -> None:
+    changes = {"model.decoder_layers": 12, "model.dim": 96}
+    plain, less = (tfkit.plan("plain.yaml", {**changes, "training.activation_checkpointing": it}, threads=1) for it in (False, True))
+    assert less.memory_bytes < plain.memory_bytes
 
 
-def test_the_table_lists_the_largest_parts_first(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "plain.yaml", "carbon.intensity_g_per_kwh=100"]) == 0
-    rows = {line[:14].strip(): line[15:].strip() for line in capsys.readouterr().out.splitlines()}
+def test_the_table_lists_the_largest_parts_first() -> None:
+    done = run_here(["plan", "plain.yaml", "carbon.intensity_g_per_kwh=100"]).exits(0)
+    rows = {line[:14].strip(): line[15:].strip() for line in done.out.splitlines()}
     assert rows["steps"] == "4 in micro-batches of 2 rows, 512 tokens"
     assert rows["FLOPs"].split(": ")[1].startswith("evaluation 54%, backward 31%, forward 15%")
     assert rows["emissions"].endswith("100 g/kWh (carbon.intensity_g_per_kwh)")
@@ -67,47 +62,36 @@ def test_the_table_lists_the_largest_parts_first(capsys: pytest.CaptureFixture[s
         (["plain.yaml", "training.stepz=1"], "stepz"),
     ],
 )
-def test_bad_arguments(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", *words]) == 2
-    assert re.search(message, capsys.readouterr().err)
+def test_bad_arguments(words: list[str], message: str) -> None:
+    assert re.search(message, run_here(["plan", *words]).exits(2).err)
 
 
-def test_a_fine_tuning_without_a_recipe_is_planned() -> None:
-    plan = tfkit.plan(start="base", data="classification.jsonl", overrides={"carbon.enabled": False, "training.precision": "fp32"})
-    assert plan.steps > 0
-    head = sum(parameter.numel() for parameter in tfkit.load("base").model.parameters()) + 2 * 24
-    assert plan.parameters == head
-
-
-def test_the_plan_of_a_fine_tuning_without_a_recipe_is_metered_as_the_words_say(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "--from", "base", "--data", "classification.jsonl", OFF, "training.precision=fp32", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["carbon_status"] == "off"
+def test_a_fine_tuning_without_a_recipe_is_planned_and_metered_as_the_words_say() -> None:
+    words = ["plan", "--from", "base", "--data", "classification.jsonl", OFF, "training.precision=fp32", "--json"]
+    plan = run_here(words).exits(0).document
+    assert (plan["steps"] > 0, plan["carbon_status"]) == (True, "off")
+    assert plan["parameters"] == sum(parameter.numel() for parameter in tfkit.load("base").model.parameters()) + 2 * 24  # of the head
 
 
 def chain() -> dict[str, Any]:
     """Return a chain of three stages, none of which was run: each later one needs the models of earlier ones."""
     shared = {"training": {"steps": 4, "batch_size": 4, "precision": "fp32"}, "carbon": {"enabled": False}}
     text = {"data": {"train": [{"path": "corpus"}]}}
-    rollouts = {"rules": [{"kind": "contains", "text": "a"}], "prompts": 4, "completions": 2, "max_new_tokens": 5}
+    ppo = {"kind": "ppo", "reward": "scores", "value": "scores", "rules": [{"kind": "contains", "text": "a"}]}
+    ppo |= {"prompts": 4, "completions": 2, "max_new_tokens": 5}
     return {
         "stages": {
             "base": {"model": {**DECODER, "dim": 48}, "tokenizer": {"vocab_size": 290}, **text, **shared},
-            "scores": {"model": {"from": "base"}, "data": {"train": [{"path": "reward.jsonl"}]}, "objective": {"kind": "reward"}, **shared},
-            "ppo": {
-                "model": {"from": "base"},
-                "data": {"train": [{"path": "ppo.jsonl"}]},
-                "objective": {"kind": "ppo", **rollouts, "reward": "scores", "value": "scores"},
-                **shared,
-            },
+            "scores": {"from": "base", "data": {"train": [{"path": "reward.jsonl"}]}, "objective": {"kind": "reward"}, **shared},
+            "ppo": {"from": "base", "data": {"train": [{"path": "ppo.jsonl"}]}, "objective": ppo, **shared},
         }
     }
 
 
-def test_the_stages_of_a_chain_are_planned_with_models_that_do_not_exist_yet(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_stages_of_a_chain_are_planned_with_models_that_do_not_exist_yet() -> None:
     before = sorted(Path().iterdir())
     gates = ["--fail-if", "scores.seconds > 1e9", "--fail-if", "ppo.seconds.high > 0", "--fail-if", "steps < 12"]
-    assert main(["plan", "chain.yaml", "--json", *gates]) == 8
-    document = json.loads(capsys.readouterr().out)
+    document = run_here(["plan", "chain.yaml", "--json", *gates]).exits(8).document
     assert sorted(Path().iterdir()) == before
     stages = document["stages"]
     assert [*stages] == ["base", "scores", "ppo"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_plans import RECIPES, recipe_of
+from tiny_plans import RECIPES, read_recipe_of, recipe_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,8 +22,6 @@ from tfkit.engine.planning.run_flops import run_flops
 from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.training_run.run import Run
 from tfkit.objectives.registry import OBJECTIVES
-from tfkit.recipe import RecipeText
-from tfkit.recipe.dump import dump_document
 from tfkit.run.signals import interrupts
 from tfkit.training import flops
 from tfkit.training.isolation import isolated
@@ -33,7 +31,7 @@ CPU = torch.device("cpu")
 
 def prepared(document: dict[str, Any], stop: Any) -> tuple[Run, Components]:
     """Return a run with its weights, ready for its first step."""
-    run = Run(RecipeText(Path("<recipe>"), dump_document(document)).read(), CPU, Silent(), stop, Meter(), RunForecaster(), code=NO_CODE)
+    run = Run(read_recipe_of(document), CPU, Silent(), stop, Meter(), RunForecaster(), code=NO_CODE)
     run.prepare()
     run.forecast()
     return run, assemble(run.recipe, run.data, first_model(run.recipe, run.data, Silent()), CPU, 2, Silent())

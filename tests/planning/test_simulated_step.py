@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_plans import RECIPES, recipe_of
+from tiny_files import read_json
+from tiny_plans import RECIPES, read_recipe_of, recipe_of
 from tiny_runs import pretrain, write_corpus, write_recipe
 from two_ranks import ended, run_ranks
 
@@ -18,30 +19,21 @@ from tfkit.engine.planning.tensor_meter import TensorMeter
 from tfkit.model.config import ModelConfig
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
-from tfkit.recipe import RecipeText
-from tfkit.recipe.dump import dump_document
 from tfkit.training.step import Stepper
 
 # Large enough that tensors which a plan omits, such as prefetched rows, do not matter.
-GPT2: dict[str, Any] = {
-    "model": {"preset": "gpt2", "decoder_layers": 5, "dim": 96, "num_heads": 4, "context_length": 128, "dropout": {"residual": 0.1}}
-}
+SIZES: dict[str, Any] = {"dim": 96, "context_length": 128}
+GPT2: dict[str, Any] = {"model": {"preset": "gpt2", "decoder_layers": 5, "num_heads": 4, "dropout": {"residual": 0.1}} | SIZES}
 LLAMA: dict[str, Any] = {
-    "model": {"preset": "llama2-7b", "decoder_layers": 3, "dim": 96, "num_heads": 6, "num_kv_heads": 2, "hidden_dim": 160}
-    | {"context_length": 128}
+    "model": {"preset": "llama2-7b", "decoder_layers": 3, "num_heads": 6, "num_kv_heads": 2, "hidden_dim": 160} | SIZES
 }
 EXPERTS = {"model": LLAMA["model"] | {"mlp": {"experts": {"count": 3, "active": 2, "hidden_dim": 96, "layers": [True, False]}}}}
-STEPS = {"training.steps": 8, "training.batch_size": 4, "training.micro_batch_size": 2, "evaluation.every": None, "training.log_every": 1}
-SMALL: dict[str, Any] = {
-    "vocab_size": 64,
-    "head": {"tied": True},
-    "context_length": 12,
-    "dim": 32,
-    "num_heads": 4,
-    "mlp": {"activation": "relu"},
-} | {"norm": {"kind": "rms"}}
+STEPS = {"training.steps": 5, "training.batch_size": 4, "training.micro_batch_size": 2, "evaluation.every": None, "training.log_every": 1}
+SMALL: dict[str, Any] = {"vocab_size": 64, "context_length": 12, "dim": 32, "num_heads": 4}
+SMALL |= {"head": {"tied": True}, "mlp": {"activation": "relu"}, "norm": {"kind": "rms"}}
 ROTARY = SMALL | {"position": {"kind": "rotary"}}
 SHARDED, BF16 = {"parallel.shard": 2}, {"training.precision": "bf16"}
+TAUGHT = {"objective": {"kind": "distillation", "teacher": "teacher", "of": {"kind": "causal_lm"}}, "tokenizer": {"path": "teacher"}}
 
 
 def measuring(path: Path) -> Callable[[], None]:
@@ -90,41 +82,28 @@ def measuring(path: Path) -> Callable[[], None]:
         pytest.param(LLAMA | BF16 | {"training.ema_decay": 0.9}, "replicated", marks=pytest.mark.slow),
         (LLAMA | SHARDED | {"optimizer": {"kind": "muon", "lr": 1e-3}, "parallel.reshard": False}, "sharded"),
         (EXPERTS | SHARDED, "sharded"),
+        pytest.param(GPT2 | SHARDED | BF16 | TAUGHT, "sharded", marks=pytest.mark.slow),
     ],
-    ids=["gpt2-sharded", "gpt2", "llama-bf16-sharded", "llama-bf16", "llama-muon-sharded", "experts-sharded"],
+    ids=["gpt2-sharded", "gpt2", "llama-bf16-sharded", "llama-bf16", "llama-muon-sharded", "experts-sharded", "taught"],
 )
-def test_two_real_ranks_hold_and_send_the_planned_bytes(changes: dict[str, Any], layout: str, tmp_path: Path) -> None:
+def test_two_real_ranks_hold_and_send_the_planned_bytes(changes: dict[str, Any], layout: str, tmp_path: Path, in_tmp_path: None) -> None:
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     changes = STEPS | changes
+    if "objective" in changes:  # a teacher that is larger than the student
+        words = (f"model={json.dumps(GPT2['model'] | {'decoder_layers': 9})}", "training.steps=2", "evaluation={every: null}")
+        assert pretrain(tmp_path / "teacher", recipe, *words).code == 0
     planned = tfkit.plan(recipe, changes, ranks=2, threads=1).cluster
     faults = {rank: measuring(tmp_path / f"{rank}.json") for rank in range(2)}
     ended(run_ranks(tmp_path / "run", recipe, *[f"{name}={json.dumps(value)}" for name, value in changes.items()], faults=faults), 0)
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2))
+    first, second = (read_json(tmp_path / f"{rank}.json") for rank in range(2))
     tensors = planned["tensor_bytes"][layout]
     assert planned["layout"] == layout
-    assert first["held"] == pytest.approx(sum(tensors[name] for name in ("weights", "optimizer", "mean", "working")), rel=0.01)
+    assert tensors["companions"] >= ("objective" in changes) * 0.2 * tensors["weights"]
+    held = sum(tensors[name] for name in ("weights", "optimizer", "mean", "working", "companions"))
+    assert first["held"] == pytest.approx(held, rel=0.01)
     assert first["peak"] == pytest.approx(tensors["peak"], rel=0.02)
     assert second["peak"] <= 1.02 * tensors["peak"]  # rank 0 has the larger shard
     assert first["sent"] == pytest.approx(planned["traffic_bytes_per_step"][layout], rel=0.01)
-
-
-@pytest.mark.slow
-def test_two_real_ranks_with_a_teacher_hold_and_send_the_planned_bytes(tmp_path: Path) -> None:
-    """The teacher is larger than the student, and in bf16."""
-    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
-    teacher = tmp_path / "teacher"
-    words = (f"model={json.dumps(GPT2['model'] | {'decoder_layers': 9})}", "training.steps=2", "evaluation={every: null}")
-    assert pretrain(teacher, recipe, *words).code == 0
-    learns = {"kind": "distillation", "teacher": str(teacher), "of": {"kind": "causal_lm"}}
-    changes = STEPS | GPT2 | SHARDED | BF16 | {"objective": learns, "tokenizer": {"path": str(teacher)}}
-    planned = tfkit.plan(recipe, changes, ranks=2, threads=1).cluster
-    faults = {rank: measuring(tmp_path / f"{rank}.json") for rank in range(2)}
-    ended(run_ranks(tmp_path / "run", recipe, *[f"{name}={json.dumps(value)}" for name, value in changes.items()], faults=faults), 0)
-    first, tensors = json.loads((tmp_path / "0.json").read_text(encoding="utf-8")), planned["tensor_bytes"]["sharded"]
-    assert tensors["companions"] > 0.2 * tensors["weights"]
-    assert first["held"] == pytest.approx(sum(tensors[name] for name in ("weights", "optimizer", "companions")), rel=0.01)
-    assert first["peak"] == pytest.approx(tensors["peak"], rel=0.02)
-    assert first["sent"] == pytest.approx(planned["traffic_bytes_per_step"]["sharded"], rel=0.01)
 
 
 @pytest.mark.thorough
@@ -141,7 +120,7 @@ def test_two_real_ranks_with_a_teacher_hold_and_send_the_planned_bytes(tmp_path:
 )
 def test_a_deep_model_is_extrapolated_exactly(values: dict[str, Any], section: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     config = ModelConfig.model_validate(values)
-    recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of("causal_lm") | {"optimizer": section})).read()
+    recipe = read_recipe_of(recipe_of("causal_lm") | {"optimizer": section})
     ids = torch.zeros(2, 12, dtype=torch.long)
     batch = Batch(ids, ids, decoder_input_ids=ids if config.encoder_layers else None)
     mesh = Mesh(4, 2, reshard=True, micro_batches=3, dtype=torch.bfloat16)

@@ -2,22 +2,19 @@
 
 import pytest
 import torch
-from tiny_training import GPT2, batches, fresh, stepper
+from tiny_training import GPT2, adapted, batches, fresh, stepper
 from torch import Tensor
 
-from tfkit.adapters import add_lora, freeze, merged
+from tfkit.adapters import freeze, merged
 from tfkit.adapters.lora import layers_of
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
-from tfkit.recipe.schema.sections import LoraSection
 from tfkit.training.step import Stepper
 
 
-def adapted() -> Transformer:
+def trained() -> Transformer:
     """With updates as if trained for a while."""
-    model = fresh()
-    add_lora(model, LoraSection(rank=3, alpha=4, targets=["q_proj", "v_proj", "down_proj"]), seed=1)
-    generator = torch.Generator().manual_seed(2)
+    model, generator = adapted(), torch.Generator().manual_seed(2)
     for layer in layers_of(model).values():
         layer.lora_b.data.normal_(0, 0.1, generator=generator)
     return model
@@ -39,7 +36,7 @@ def gradients(taking: Stepper, micro_batch_size: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize("micro_batch_size", [8, 1, 2])
 def test_the_factors_gradients_follow_from_that_of_the_matrix(micro_batch_size: int) -> None:
     """W' = W + s B A, so the gradient of B is s G A^T and that of A is s B^T G, G being the merged model's: of 1 x 8, 8 x 1 and 4 x 2."""
-    model = adapted()
+    model = trained()
     whole = fresh()
     whole.load_state_dict(merged(model, model.state_dict()))
     expected = gradients(stepper(whole), 8)
@@ -54,7 +51,7 @@ def test_the_factors_gradients_follow_from_that_of_the_matrix(micro_batch_size: 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("decay", [None, 0.5])
 def test_only_what_is_trained_moves_and_is_kept_beside_the_weights(dtype: torch.dtype, decay: float | None) -> None:
-    model = adapted()
+    model = trained()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     taking = stepper(model, dtype=dtype, ema_decay=decay)
     for step in (1, 2, 3):
@@ -87,8 +84,8 @@ def test_of_frozen_parameters_the_others_have_the_gradients_that_they_had(dtype:
 
 def test_blocks_that_are_computed_again_give_the_same_gradients() -> None:
     """Though nothing that goes into the first block has one."""
-    expected = gradients(stepper(adapted()), 4)
-    model = adapted()
+    expected = gradients(stepper(trained()), 4)
+    model = trained()
     for stack in model.stacks:
         stack.activation_checkpointing = True
     torch.testing.assert_close(gradients(stepper(model), 4), expected, atol=0, rtol=0)

@@ -24,21 +24,15 @@ def test_depths_of_an_encoder_decoder() -> None:
     """Each stack from its own top, in a table by hand."""
     found = parameter_depths(name for name, _ in build(config(T5), 1).named_parameters())
     expected = {
-        "head.": 0,
-        "encoder.norm.": 0,
-        "decoder.norm.": 0,
-        "encoder.blocks.2.": 1,
-        "encoder.blocks.1.": 2,
-        "encoder.blocks.0.": 3,
-        "decoder.blocks.1.": 1,
-        "decoder.blocks.0.": 2,
-        "embedding.": 4,
-        "encoder.position_bias.": 4,
-        "decoder.position_bias.": 4,
+        0: ("head.", "encoder.norm.", "decoder.norm."),
+        1: ("encoder.blocks.2.", "decoder.blocks.1."),
+        2: ("encoder.blocks.1.", "decoder.blocks.0."),
+        3: ("encoder.blocks.0.",),
+        4: ("embedding.", "encoder.position_bias.", "decoder.position_bias."),
     }
-    assert {beginning for name in found for beginning in expected if name.startswith(beginning)} == {*expected}
     for name, depth in found.items():
-        assert [depth] == [value for beginning, value in expected.items() if name.startswith(beginning)], name
+        assert [depth] == [one for one, beginnings in expected.items() if name.startswith(beginnings)], name
+    assert all(any(name.startswith(beginning) for name in found) for beginnings in expected.values() for beginning in beginnings)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +61,13 @@ def test_each_parameter_moves_at_its_own_rate(section: OptimizerSection) -> None
         torch.testing.assert_close(decayed[name], plain[name] * 0.5**depth, rtol=1e-3, atol=1e-7, msg=name)
 
 
+def moved_by(taken: Stepper, step: int) -> set[str]:
+    """Take a step, and return the names of the weights that it has changed."""
+    before = {name: master.detach().clone() for name, master in taken.weights.master.items()}
+    taken.take(step, batches(OBJECTIVE, 4, step), 1.0)
+    return {name for name, master in taken.weights.master.items() if not torch.equal(master, before[name])}
+
+
 def unfreezing_stepper(model: Transformer, every: int, dtype: torch.dtype) -> Stepper:
     weights = Weights(model, dtype, 0.5)
     optimizer = Optimizer(weights.trained, AdamWSection(lr=1e-2, weight_decay=0.5))
@@ -88,7 +89,7 @@ def test_a_replayed_step_computes_no_gradient_of_what_is_frozen_in_it() -> None:
     ("values", "stages"),
     [
         (LLAMA, [["head.", "decoder.norm."], ["decoder.blocks.1."], ["decoder.blocks.0."], ["embedding."]]),
-        (GPT2, [["decoder.norm."], ["decoder.blocks.1."], ["decoder.blocks.0."], ["embedding."]]),  # tied: the head is an embedding
+        (GPT2, [["decoder.norm."], ["decoder.blocks.1."], ["decoder.blocks.0."], ["embedding."]]),  # whose head is the embedding
     ],
     ids=["untied", "tied"],
 )
@@ -99,11 +100,8 @@ def test_exactly_what_is_unfrozen_moves(values: dict[str, Any], stages: list[lis
     dict(model.named_parameters())[frozen].requires_grad_(False)
     taken = unfreezing_stepper(model, 2, dtype)
     for step in range(1, 11):
-        before = {name: master.detach().clone() for name, master in taken.weights.master.items()}
-        taken.take(step, batches(OBJECTIVE, 4, step), 1.0)
         open_now = tuple(beginning for stage in stages[: 1 + (step - 1) // 2] for beginning in stage)
-        moved = {name for name, master in taken.weights.master.items() if not torch.equal(master, before[name])}
-        assert moved == {name for name in before if name.startswith(open_now) and name != frozen}, step
+        assert moved_by(taken, step) == {name for name in taken.weights.master if name.startswith(open_now) and name != frozen}, step
         assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == [frozen]
 
 
@@ -112,7 +110,4 @@ def test_where_a_depth_is_frozen_nothing_waits_for_it() -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(("head.", "decoder.norm.", "decoder.blocks.1.")))
     taken = unfreezing_stepper(model, 3, torch.float32)
-    before = {name: master.detach().clone() for name, master in taken.weights.master.items()}
-    taken.take(1, batches(OBJECTIVE, 4, 0), 1.0)
-    moved = {name for name, master in taken.weights.master.items() if not torch.equal(master, before[name])}
-    assert moved == {name for name in before if name.startswith("decoder.blocks.0.")}
+    assert moved_by(taken, 1) == {name for name in taken.weights.master if name.startswith("decoder.blocks.0.")}

@@ -19,29 +19,26 @@ def test_what_is_there() -> None:
     assert pick_device(None) == pick_device("auto")
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         assert pick_device(None) == CPU
+    assert 1e8 < peak_flops(CPU, torch.float32) < 1e15
+    assert 10e6 < memory_bytes(CPU) < 1e13
 
 
-@pytest.mark.parametrize("name", ["abacus", "cuda:x", "", "cpu cpu"])
-def test_no_device_at_all(name: str) -> None:
-    with pytest.raises(UsageError, match=f"device={name}: not a device; use cpu"):
-        pick_device(name)
-
-
-@pytest.mark.parametrize("name", ["cuda:99", "meta", "xpu"])
-def test_a_device_that_is_not_here(name: str) -> None:
-    with pytest.raises(MachineError, match=f"device={name}: this machine or this build of PyTorch has no such device"):
-        pick_device(name)
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        (["abacus", "cuda:x", "", "cpu cpu"], UsageError, "not a device; use cpu"),
+        (["cuda:99", "meta", "xpu"], MachineError, "this machine or this build of PyTorch has no such device"),
+    ],
+)
+def test_a_device_that_is_not_here(names: list[str], error: type[Exception], message: str) -> None:
+    for name in names:
+        with pytest.raises(error, match=f"device={name}: {message}"):
+            pick_device(name)
 
 
 def test_precision() -> None:
-    assert pick_precision("fp32", CPU) == torch.float32
-    assert pick_precision("bf16", CPU) == torch.bfloat16
-    assert pick_precision("auto", CPU) == (torch.bfloat16 if has_bf16(CPU) else torch.float32)
-
-
-def test_the_machine_in_numbers() -> None:
-    assert 1e8 < peak_flops(CPU, torch.float32) < 1e15
-    assert 10e6 < memory_bytes(CPU) < 1e13
+    automatic = torch.bfloat16 if has_bf16(CPU) else torch.float32
+    assert [pick_precision(name, CPU) for name in ("fp32", "bf16", "auto")] == [torch.float32, torch.bfloat16, automatic]
 
 
 def test_the_peak_of_a_cpu_is_measured_once_for_each_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,26 +49,12 @@ def test_the_peak_of_a_cpu_is_measured_once_for_each_number_of_threads(monkeypat
     assert matrix_speed.cache_info().misses == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "peak"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989e12),
-        ("NVIDIA H100 PCIe", 756e12),
-        ("NVIDIA A100-SXM4-40GB", 312e12),
-        ("NVIDIA A10G", 70e12),
-        ("NVIDIA A10", 125e12),
-        ("NVIDIA L40S", 362e12),
-        ("NVIDIA L40", 181e12),
-        ("NVIDIA L4", 121e12),
-        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
-        ("NVIDIA T400", None),
-    ],
-)
-def test_the_peak_of_a_gpu_is_that_of_its_own_data_sheet(name: str, peak: float | None) -> None:
-    assert peak_of_gpu(name) == peak
+PEAKS = {"H100 80GB HBM3": 989e12, "H100 PCIe": 756e12, "A100-SXM4-40GB": 312e12, "A10G": 70e12, "A10": 125e12, "T400": None}
+PEAKS |= {"L40S": 362e12, "L40": 181e12, "L4": 121e12, "GeForce RTX 4090 Laptop GPU": None}
 
 
-def test_a_plan_for_a_gpu_has_the_peak_with_which_a_run_on_it_is_compared() -> None:
+def test_the_peak_of_a_gpu_is_that_of_its_own_data_sheet_also_in_a_plan() -> None:
+    assert {name: peak_of_gpu(f"NVIDIA {name}") for name in PEAKS} == PEAKS
     assert all(peak_of_gpu(gpu.name) == gpu.peak_flops for gpu in GPUS.values())
 
 

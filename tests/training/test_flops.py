@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import GPT2, LLAMA, fresh
+from tiny_training import LLAMA, fresh
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -61,12 +61,16 @@ def text(config: ModelConfig) -> Batch:
     return Batch(ids, written, decoder_input_ids=written)
 
 
+@pytest.fixture
+def whole_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count the pairs that the plain kernel computes."""
+    monkeypatch.setattr(flops, "visible_pairs", lambda queries, keys, *, causal, window: queries * keys)
+
+
 @pytest.mark.sampled(6)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_as_torch_counts_it(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weights' products exactly; those of attention as the squares that the plain kernel computes."""
+def test_every_family_as_torch_counts_it(family: str, whole_squares: None) -> None:
     model, batch = fresh(tiny(family).model_dump()), text(tiny(family))
-    monkeypatch.setattr(flops, "visible_pairs", lambda queries, keys, *, causal, window: queries * keys)
     assert planned(model, batch) == pytest.approx(counted(model, batch), rel=2e-3)  # the bias of a vocabulary is not counted
 
 
@@ -78,54 +82,34 @@ def test_the_visible_pairs_are_those_of_the_mask(window: int | None, causal: boo
 
 
 @pytest.mark.parametrize(
-    "head",
+    ("head", "frozen", "targets"),
     [
-        {"kind": "classes", "count": 3, "pool": "last"},
-        {"kind": "classes", "count": 1, "pool": "first", "dense": "tanh"},
-        {"kind": "tags", "count": 5},
-        {"kind": "spans"},
+        ({"kind": "classes", "count": 3, "pool": "last"}, [], []),  # which multiplies no vocabulary, as those of the next lines
+        ({"kind": "classes", "count": 1, "pool": "first", "dense": "tanh"}, [], []),
+        ({"kind": "tags", "count": 5}, [], []),
+        ({"kind": "spans"}, [], []),
+        (None, ["embedding.*", "decoder.blocks.0.*"], []),  # below the lowest parameter that is trained there is no gradient
+        (None, ["decoder.blocks.1.*", "head.*"], []),
+        (None, ["embedding.*", "decoder.*"], []),
+        (None, ["*.q_proj.*", "*.o_proj.*"], []),
+        (None, ["embedding.*", "decoder.blocks.0.self_attention.*"], []),
+        *((None, [], targets) for targets in (["q_proj", "up_proj"], ["v_proj"], ["o_proj"], ["k_proj", "down_proj"])),
     ],
-    ids=lambda head: head["kind"] + head.get("dense", ""),
+    ids=str,
 )
-def test_a_head_of_its_own_multiplies_no_vocabulary(head: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flops, "visible_pairs", lambda queries, keys, *, causal, window: queries * keys)
-    model = fresh(LLAMA, head=head)
-    batch = Batch(torch.zeros(ROWS, LENGTH, dtype=torch.long), torch.zeros(ROWS, dtype=torch.long))
+def test_heads_frozen_parts_and_updates(head: dict[str, Any] | None, frozen: list[str], targets: list[str], whole_squares: None) -> None:
+    model = fresh(LLAMA, **({"head": head} if head else {}))
+    freeze(model, frozen)
+    if targets:
+        add_lora(model, LoraSection(rank=2, targets=targets), seed=1)
+    batch = Batch(torch.zeros(ROWS, LENGTH, dtype=torch.long), torch.zeros(ROWS, dtype=torch.long)) if head else text(model.config)
     assert planned(model, batch) == pytest.approx(counted(model, batch), rel=1e-12)
 
 
-FROZEN = [
-    ["embedding.*", "decoder.blocks.0.*"],
-    ["decoder.blocks.1.*", "head.*"],
-    ["embedding.*", "decoder.*"],
-    ["*.q_proj.*", "*.o_proj.*"],
-    ["embedding.*", "decoder.blocks.0.self_attention.*"],
-]
-
-
-@pytest.mark.parametrize("patterns", FROZEN, ids=str)
-def test_what_is_frozen_has_no_gradient_and_below_the_lowest_that_is_trained_there_is_none(
-    patterns: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(flops, "visible_pairs", lambda queries, keys, *, causal, window: queries * keys)
-    model = fresh(LLAMA)
-    freeze(model, patterns)
-    assert planned(model, text(model.config)) == pytest.approx(counted(model, text(model.config)), rel=1e-12)
-
-
-def test_segments_alone_need_the_gradient_of_the_vectors_that_a_matrix_widens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flops, "visible_pairs", lambda queries, keys, *, causal, window: queries * keys)
+def test_segments_alone_need_the_gradient_of_the_vectors_that_a_matrix_widens(whole_squares: None) -> None:
     model = fresh(tiny("electra").model_dump())
     freeze(model, [f"embedding.{part}.*" for part in ("tokens", "positions", "norm")])
     assert planned(model, text(model.config)) == pytest.approx(counted(model, text(model.config)), rel=2e-3)
-
-
-@pytest.mark.parametrize("targets", [["q_proj", "up_proj"], ["v_proj"], ["o_proj"], ["k_proj", "down_proj"]], ids=str)
-def test_the_matrices_of_updates_are_counted(targets: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flops, "visible_pairs", lambda queries, keys, *, causal, window: queries * keys)
-    model = fresh(LLAMA)
-    add_lora(model, LoraSection(rank=2, targets=targets), seed=1)
-    assert planned(model, text(model.config)) == pytest.approx(counted(model, text(model.config)), rel=1e-12)
 
 
 def test_gpt2_small() -> None:
@@ -136,11 +120,6 @@ def test_gpt2_small() -> None:
     with torch.device("meta"):
         model = Transformer(config)
     shape = ForwardShape(1, 1024, 0, 1024)
-    per_token = (forward_flops(model, shape).total + backward_flops(model, shape).total) / 1024
-    assert per_token == 6 * matrices + 6 * 12 * 768 * 1025
-
-
-def test_the_arithmetic_of_a_step_is_three_forwards() -> None:
-    model = fresh(GPT2)
-    shape = ForwardShape(1, LENGTH, 0, LENGTH)
-    assert backward_flops(model, shape).total == 2 * forward_flops(model, shape).total
+    forward, backward = forward_flops(model, shape).total, backward_flops(model, shape).total
+    assert (forward + backward) / 1024 == 6 * matrices + 6 * 12 * 768 * 1025
+    assert backward == 2 * forward

@@ -1,8 +1,10 @@
 """The reference of a run is the model of its first step, whatever that learns: a copy, or the base of LoRA's updates, which share it."""
 
+from contextlib import suppress
+
 import pytest
 import torch
-from tiny_training import GPT2, batches, fresh, stepper
+from tiny_training import GPT2, adapted, batches, fresh, stepper
 from torch import Tensor
 
 from tfkit.adapters import FrozenReference, add_lora, freeze
@@ -16,10 +18,8 @@ from tfkit.recipe.schema.sections import LoraSection
 DROPPED = GPT2 | {"dropout": {"residual": 0.5, "embedding": 0.5}}
 
 
-def adapted() -> Transformer:
-    model = fresh(DROPPED)
-    add_lora(model, LoraSection(rank=3, dropout=0.5, targets=["q_proj", "down_proj"]), seed=1)
-    return model
+def with_updates() -> Transformer:
+    return adapted(DROPPED, 0.5)
 
 
 def partly_frozen() -> Transformer:
@@ -29,12 +29,12 @@ def partly_frozen() -> Transformer:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("made", [adapted, partly_frozen, lambda: fresh(DROPPED)])
+@pytest.mark.parametrize("made", [with_updates, partly_frozen, lambda: fresh(DROPPED)])
 def test_the_reference_says_what_the_first_model_said(made: type[Transformer], dtype: torch.dtype) -> None:
     model = made()
     taking = stepper(model, dtype=dtype)
     reference = FrozenReference(model)
-    assert reference.is_copy == (made is not adapted)
+    assert reference.is_copy == (made is not with_updates)
     [batch] = batches(CausalLM(), 8)
     model.eval()
     with torch.no_grad():
@@ -53,15 +53,11 @@ def test_the_reference_says_what_the_first_model_said(made: type[Transformer], d
 
 
 def test_an_error_turns_the_updates_on_again() -> None:
-    model = adapted()
+    model = with_updates()
 
-    def fail() -> None:
-        with without_updates(model):
-            assert not any(layer.has_update for layer in layers_of(model).values())
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail()
+    with suppress(KeyError), without_updates(model):
+        assert not any(layer.has_update for layer in layers_of(model).values())
+        raise KeyError
     assert all(layer.has_update for layer in layers_of(model).values())
 
 
@@ -88,21 +84,17 @@ def test_an_objective_without_dropout_has_the_loss_of_an_evaluation() -> None:
 
 
 def test_activations_are_computed_again_without_dropout_too() -> None:
-    kept: dict[bool, int] = {}
-    [batch] = batches(CausalLM(), 8)
-    for checkpointed in (False, True):
+    kept = {False: 0, True: 0}
+    for checkpointed in kept:
         model = fresh(DROPPED)
-        for stack in model.stacks:
-            stack.activation_checkpointing = checkpointed
-        numbers: list[int] = []
+        model.decoder.activation_checkpointing = checkpointed
 
-        def keep(tensor: Tensor, to: list[int] = numbers) -> Tensor:
-            to.append(tensor.numel())
+        def keep(tensor: Tensor, of: bool = checkpointed) -> Tensor:
+            kept[of] += tensor.numel()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            Without().loss(model.eval(), batch)
-        kept[checkpointed] = sum(numbers)
+            Without().loss(model.eval(), *batches(CausalLM(), 8))
     assert kept[True] < kept[False] / 2
 
 

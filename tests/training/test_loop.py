@@ -96,29 +96,27 @@ def go(hooks: Recorder, plan: Plan, progress: Progress | None = None) -> Progres
     return progress
 
 
-def test_what_is_due_and_in_which_order() -> None:
-    """A checkpoint comes before the evaluation of its step, and everything is due at the end."""
-    hooks = Recorder()
-    progress = go(hooks, Plan(steps=7, log_every=3, evaluate_every=4, save_every=2))
-    expected = "save 2; log 3; save 4; evaluate 4; log 6; save 6; log 7; save 7; evaluate 7"
-    assert "; ".join(hooks.events) == expected
-    assert (progress.step, progress.tokens, progress.loss_steps) == (7, 7 * 96, 0)
-
-
-def test_an_evaluation_may_be_enough() -> None:
-    """The run ends with a checkpoint of its last step, and one that was ended so takes no further step when it is resumed."""
-    hooks = Recorder(enough_at=4)
-    progress = go(hooks, Plan(steps=9, log_every=3, evaluate_every=2, save_every=3))
-    assert "; ".join(hooks.events) == "evaluate 2; log 3; save 3; evaluate 4; save 4"
-    again = Recorder(enough_at=4, scored={4})
-    assert go(again, Plan(steps=9, log_every=3, evaluate_every=2, save_every=3), progress).step == 4
-    assert again.events == []
-
-
-def test_nothing_but_the_end() -> None:
-    hooks = Recorder()
-    go(hooks, Plan(steps=3, log_every=10, evaluate_every=None, save_every=None))
-    assert hooks.events == ["log 3", "save 3", "evaluate 3"]
+@pytest.mark.parametrize(
+    ("hooks", "plan", "progress", "events"),
+    [
+        # A checkpoint comes before the evaluation of its step, and everything is due at the end.
+        (Recorder(), Plan(7, 3, 4, 2), 0, "save 2; log 3; save 4; evaluate 4; log 6; save 6; log 7; save 7; evaluate 7"),
+        (Recorder(), Plan(3, 10, None, None), 0, "log 3; save 3; evaluate 3"),
+        # An evaluation that is enough: the run ends with a checkpoint of its last step, and takes no further step when it is resumed.
+        (Recorder(enough_at=4), Plan(9, 3, 2, 3), 0, "evaluate 2; log 3; save 3; evaluate 4; save 4"),
+        (Recorder(enough_at=4, scored={4}), Plan(9, 3, 2, 3), 4, ""),
+        # A resumed run makes up for the evaluation first; at its end it takes no step.
+        (Recorder(), Plan(4, 9, 2, 2), 2, "evaluate 2; log 4; save 4; evaluate 4"),
+        (Recorder(scored={2}), Plan(4, 9, 2, 2), 2, "log 4; save 4; evaluate 4"),
+        (Recorder(scored={4}), Plan(4, 1, 2, 2), 4, ""),
+    ],
+)
+def test_what_is_due_and_in_which_order(hooks: Recorder, plan: Plan, progress: int, events: str) -> None:
+    reached = go(hooks, plan, Progress(progress, 96 * progress))
+    assert "; ".join(hooks.events) == events
+    assert not plan.due(plan.evaluate_every, 0)
+    last = hooks.enough_at or plan.steps
+    assert (reached.step, reached.tokens, reached.loss_steps) == (last, 96 * last, 1 if hooks.enough_at and not progress else 0)
 
 
 def test_a_line_is_the_mean_since_the_last_one() -> None:
@@ -132,17 +130,22 @@ def test_a_line_is_the_mean_since_the_last_one() -> None:
     assert first.tokens_per_second > 0
 
 
-def test_a_signal_saves_once_and_evaluates_nothing() -> None:
-    hooks = Recorder(stop_at=3)
-    with pytest.raises(Stopped, match="stopped after step 3 of 9; its checkpoint is saved, and `resume=True` continues") as caught:
-        go(hooks, Plan(steps=9, log_every=2, evaluate_every=3, save_every=None))
-    assert caught.value.exit_code == 130
-    assert hooks.events == ["log 2", "save 3"]
-    assert hooks.saved["loss_steps"] == 1  # of the line that is not yet due
-    due = Recorder(stop_at=4)
-    with pytest.raises(Stopped):
-        go(due, Plan(steps=9, log_every=2, evaluate_every=None, save_every=2))
-    assert due.events == ["log 2", "save 2", "log 4", "save 4"]
+@pytest.mark.parametrize(
+    ("hooks", "plan", "progress", "events"),
+    [
+        (Recorder(stop_at=3), Plan(9, 2, 3, None), 0, ["log 2", "save 3"]),  # no evaluation
+        (Recorder(stop_at=4), Plan(9, 2, None, 2), 0, ["log 2", "save 2", "log 4", "save 4"]),
+        (Recorder(break_at=2), Plan(9, 5, 2, None), 0, ["save 2"]),  # in the evaluation, which ends
+        (Recorder(break_at=2), Plan(9, 5, 2, None), 2, []),  # which the resumed run makes up for
+    ],
+)
+def test_a_stop_saves_once_and_evaluates_nothing(hooks: Recorder, plan: Plan, progress: int, events: list[str]) -> None:
+    last = hooks.stop_at or 2
+    message = f"stopped after step {last} of 9; its checkpoint is saved, and `resume=True` continues"
+    with pytest.raises(Stopped, match=message) as caught:
+        go(hooks, plan, Progress(progress, 96 * progress))
+    assert (caught.value.exit_code, hooks.events) == (130, events)
+    assert hooks.saved.get("loss_steps", last) == last % plan.log_every  # of the line that is not yet due
 
 
 @pytest.mark.parametrize(("whole", "events"), [(0, []), (1, ["save 1"]), (2, ["save 2"]), (3, ["save 2", "save 3"])])
@@ -154,36 +157,6 @@ def test_a_stop_between_micro_batches_saves_the_last_whole_step(whole: int, even
     with pytest.raises(Stopped, match=f"after step {whole} of 9; its" if whole else "within step 1 of 9: no step was taken yet"):
         go(hooks, Plan(steps=9, log_every=9, evaluate_every=None, save_every=2), progress)
     assert (hooks.events, progress.step, progress.tokens) == (events, whole, whole * 96)
-
-
-def test_a_stop_in_an_evaluation_saves_too() -> None:
-    hooks = Recorder(break_at=2)
-    with pytest.raises(Stopped) as caught:
-        go(hooks, Plan(steps=9, log_every=5, evaluate_every=2, save_every=None))
-    assert "its checkpoint is saved" in str(caught.value)
-    assert hooks.events == ["save 2"]
-    with pytest.raises(Stopped, match="after step 2 of 9; its checkpoint is saved"):
-        go(hooks, Plan(steps=9, log_every=5, evaluate_every=2, save_every=None), Progress(step=2, tokens=192))
-    assert hooks.events == ["save 2"]
-
-
-def test_a_resumed_run_makes_up_for_the_evaluation_first() -> None:
-    hooks = Recorder()
-    go(hooks, Plan(steps=4, log_every=9, evaluate_every=2, save_every=2), Progress(step=2, tokens=192))
-    assert hooks.events == ["evaluate 2", "log 4", "save 4", "evaluate 4"]
-    done = Recorder(scored={2})
-    go(done, Plan(steps=4, log_every=9, evaluate_every=2, save_every=2), Progress(step=2, tokens=192))
-    assert done.events[0] == "log 4"
-
-
-def test_a_run_at_its_end_takes_no_step() -> None:
-    hooks = Recorder(scored={4})
-    assert go(hooks, Plan(steps=4, log_every=1, evaluate_every=2, save_every=2), Progress(step=4)).step == 4
-    assert hooks.events == []
-
-
-def test_the_first_step_of_a_run_is_no_evaluation() -> None:
-    assert not Plan(steps=4, log_every=1, evaluate_every=2, save_every=2).due(2, 0)
 
 
 def spoilt(taking: Stepper, *steps: int) -> Stepper:

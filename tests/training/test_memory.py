@@ -19,15 +19,6 @@ from tfkit.objectives.objective import Batch
 from tfkit.training import free_memory, memory
 from tfkit.training.free_memory import available_bytes, resident_bytes
 from tfkit.training.loss_module import LossModule
-from tfkit.training.memory import (
-    activation_bytes_per_row,
-    choose_micro_batch,
-    companion_bytes_per_row,
-    largest_divisor,
-    likely_peak,
-    planned_row_bytes,
-    step_bytes_per_row,
-)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the peak of a process")
@@ -38,7 +29,7 @@ from tfkit.training.memory import (
 def test_an_estimate_holds_for_a_real_step(family: str, dtype: str, kept: str) -> None:
     """A row's estimate against what 32 more rows really take at the peak."""
     taking = peak_of_a_step.made(family, dtype, kept == "checkpointing")
-    estimate = step_bytes_per_row(taking.loss_module, peak_of_a_step.batch(family, 1))
+    estimate = memory.step_bytes_per_row(taking.loss_module, peak_of_a_step.batch(family, 1))
     measured = measured_bytes_per_row(family, dtype, kept)
     assert measured < estimate < 2.2 * measured, (estimate, measured)
 
@@ -55,7 +46,9 @@ def measured_bytes_per_row(*words: str) -> float:
 @pytest.mark.parametrize("kind", ["taught", "capped"])
 def test_an_estimate_holds_for_a_real_step_with_a_teacher(kind: str) -> None:
     taking = peak_of_a_step.made_taught(kind)
-    estimate = step_bytes_per_row(taking.loss_module, peak_of_a_step.batch("gpt2", 1)) + companion_bytes_per_row(taking.objective, 256, 4)
+    estimate = memory.step_bytes_per_row(taking.loss_module, peak_of_a_step.batch("gpt2", 1)) + memory.companion_bytes_per_row(
+        taking.objective, 256, 4
+    )
     measured = measured_bytes_per_row(kind)
     assert measured < estimate < 2.2 * measured, (estimate, measured)
 
@@ -63,8 +56,8 @@ def test_an_estimate_holds_for_a_real_step_with_a_teacher(kind: str) -> None:
 def test_a_teachers_weights_are_not_counted_for_each_row() -> None:
     """Autograd holds the hidden states that its logits are made of, and they alone: 256 positions of 768 numbers, with the margin."""
     taking, row = peak_of_a_step.made_taught("taught"), peak_of_a_step.batch("gpt2", 1)
-    alone = step_bytes_per_row(LossModule(taking.model, CausalLM()), row)
-    assert 0 < step_bytes_per_row(taking.loss_module, row) - alone < 2 * 256 * 768 * 4
+    alone = memory.step_bytes_per_row(LossModule(taking.model, CausalLM()), row)
+    assert 0 < memory.step_bytes_per_row(taking.loss_module, row) - alone < 2 * 256 * 768 * 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -75,14 +68,14 @@ def test_a_plan_counts_what_dropout_of_attention_keeps_on_a_cpu(dtype: torch.dty
         ids = torch.ones(1, length, dtype=torch.long)
         modules = [stepper(build(one, seed=1), dtype=dtype).loss_module for one in (plain, dropping)]
         kept = [memory._kept_bytes(one, Batch(ids, ids)) for one in modules]
-        planned = [activation_bytes_per_row(one, length, dtype.itemsize, has_fused_dropout=False) for one in (plain, dropping)]
+        planned = [memory.activation_bytes_per_row(one, length, dtype.itemsize, has_fused_dropout=False) for one in (plain, dropping)]
         assert (planned[1] - planned[0]) / memory._MARGIN == pytest.approx(kept[1] - kept[0], rel=0.1)
-        tried = [step_bytes_per_row(one, Batch(ids, ids)) for one in modules]  # from the beginning of the row
+        tried = [memory.step_bytes_per_row(one, Batch(ids, ids)) for one in modules]  # from the beginning of the row
         assert tried[1] - tried[0] == pytest.approx(kept[1] - kept[0], rel=0.15)
         scores = memory._score_bytes(plain, length, dtype.itemsize)
         assert kept[0] < (tried[0] - length**2) / memory._MARGIN - scores < 1.5 * kept[0]
-    in_half = activation_bytes_per_row(dropping, 512, 2, has_fused_dropout=True)
-    assert in_half == activation_bytes_per_row(plain, 512, 4, has_fused_dropout=False) / 2
+    in_half = memory.activation_bytes_per_row(dropping, 512, 2, has_fused_dropout=True)
+    assert in_half == memory.activation_bytes_per_row(plain, 512, 4, has_fused_dropout=False) / 2
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -93,24 +86,19 @@ def test_a_plan_counts_what_is_computed_again(dropout: float) -> None:
     for checkpointing in (False, True):
         module = stepper(build(deep, seed=1)).loss_module
         module.model.decoder.activation_checkpointing = checkpointing
-        tried.append(step_bytes_per_row(module, Batch(ids, ids)))
-        planned.append(planned_row_bytes(deep, module.objective, 128, 4, has_fused_dropout=False, checkpointing=checkpointing))
+        tried.append(memory.step_bytes_per_row(module, Batch(ids, ids)))
+        planned.append(memory.planned_row_bytes(deep, module.objective, 128, 4, has_fused_dropout=False, checkpointing=checkpointing))
     assert tried[1] < tried[0] / 2
     assert planned[1] / planned[0] == pytest.approx(tried[1] / tried[0], rel=0.25)
-
-
-def test_the_model_is_as_it_was_after_the_estimate() -> None:
-    taking = stepper(build(config(GPT2), seed=1))
-    taking.model.decoder.activation_checkpointing = True
-    assert step_bytes_per_row(LossModule(taking.model, CausalLM()), batches(CausalLM(), 4)[0]) > 0
-    assert taking.model.decoder.activation_checkpointing
-    assert all(parameter.grad is None for parameter in taking.weights.master.values())
 
 
 def test_nothing_of_the_estimate_is_left() -> None:
     """An operation that keeps its own result, such as a softmax, must not keep itself: it would keep the weights, which ranks share."""
     model = build(config(GPT2), seed=1)
-    step_bytes_per_row(LossModule(model, CausalLM()), batches(CausalLM(), 4)[0])
+    model.decoder.activation_checkpointing = True
+    assert memory.step_bytes_per_row(LossModule(model, CausalLM()), batches(CausalLM(), 4)[0]) > 0
+    assert model.decoder.activation_checkpointing
+    assert all(parameter.grad is None for parameter in model.parameters())
     left = [ref(parameter) for parameter in model.parameters()]
     del model
     gc.collect()
@@ -119,62 +107,76 @@ def test_nothing_of_the_estimate_is_left() -> None:
 
 def test_the_likely_peak() -> None:
     """The memory in use and the memory to come: the activations without their margin, and at most two blocks of logits."""
-    assert likely_peak(1000, 200, 160, 10) == 1000 + 200 + 100 + 20
-    assert likely_peak(0, 0, 0, 10**12) == 2 * memory.LOGITS_BYTES
+    assert memory.likely_peak(1000, 200, 160, 10) == 1000 + 200 + 100 + 20
+    assert memory.likely_peak(0, 0, 0, 10**12) == 2 * memory.LOGITS_BYTES
     held = resident_bytes()
     assert held is None or 10**7 < held < 10**11
 
 
-def test_rows_that_fit() -> None:
-    logits = 2 * memory.LOGITS_BYTES
-    assert choose_micro_batch(9, 1, 10, logits + 95) == 9
-    assert choose_micro_batch(9, 1, 10, logits + 89) == 3  # a divisor
-    assert choose_micro_batch(9, 1, 10, logits - 1) == choose_micro_batch(9, 1, 10, -5) == 1
-    assert choose_micro_batch(9, 1, 10, None) == 9
-    assert [largest_divisor(12, most) for most in (1, 5, 7, 11, 12, 99)] == [1, 4, 6, 6, 12, 12]
+@pytest.mark.parametrize(
+    ("batch_size", "context_length", "row_bytes", "free", "expected"),
+    [
+        (9, 1, 10, 2 * memory.LOGITS_BYTES + 95, 9),
+        (9, 1, 10, 2 * memory.LOGITS_BYTES + 89, 3),  # a divisor
+        (9, 1, 10, 2 * memory.LOGITS_BYTES - 1, 1),
+        (9, 1, 10, -5, 1),
+        (9, 1, 10, None, 9),
+        (32, 256, 0, None, 32),  # 8,192 tokens, of at most 16,384
+        (128, 256, 0, None, 64),
+        (96, 256, 0, None, 48),  # the largest divisor of 96 up to 64
+        (97, 256, 0, None, 1),  # a prime
+        (6, 16_384, 0, None, 1),
+        (6, 100_000, 0, None, 1),
+        (128, 256, 2**26, None, 64),  # 4 GiB of activations
+        (128, 256, 2**28, None, 16),
+        (128, 256, 2**40, None, 1),
+    ],
+)
+def test_rows_that_fit(batch_size: int, context_length: int, row_bytes: int, free: int | None, expected: int) -> None:
+    assert memory.choose_micro_batch(batch_size, context_length, row_bytes, free) == expected
 
 
-def _machine(folder: Path, patch: pytest.MonkeyPatch, **files: str) -> None:
-    """A machine whose /proc and /sys/fs/cgroup hold these files; dots in names are slashes."""
-    for name, text in files.items():
-        path = folder / name.replace("__", "/").replace("-", ".")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="ascii")
-    patch.setattr(free_memory, "_ROOT", folder)
-    patch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+def test_the_largest_divisor() -> None:
+    assert [memory.largest_divisor(12, most) for most in (1, 5, 7, 11, 12, 99)] == [1, 4, 6, 6, 12, 12]
 
 
 MEMINFO = "MemTotal: 9000 kB\nMemFree: 100 kB\nMemAvailable: 8000 kB\nSwapFree: 500 kB\n"
+V1, V2 = "sys/fs/cgroup/memory/", "sys/fs/cgroup/jobs/"
 
 
-def test_what_the_machine_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _machine(tmp_path, monkeypatch, proc__meminfo=MEMINFO)
-    assert available_bytes() == 8000 * 1024
-    assert available_bytes(swap=True) == 8500 * 1024
-    _machine(tmp_path / "other", monkeypatch)
-    assert available_bytes() is None  # not Linux
-
-
-def test_a_control_group_has_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Version 2; the page cache may go, and the group above counts as well."""
-    files = {"proc__meminfo": MEMINFO, "proc__self__cgroup": "0::/jobs/mine\n"}
-    group = "sys__fs__cgroup__jobs__"
-    files |= {f"{group}mine__memory-max": "max", f"{group}mine__memory-current": "1", f"{group}mine__memory-stat": "inactive_file 0\n"}
-    files |= {f"{group}memory-max": "1000000", f"{group}memory-current": "900000", f"{group}memory-stat": "anon 5\ninactive_file 200000\n"}
-    _machine(tmp_path, monkeypatch, **files)
-    assert available_bytes() == 300_000
-
-
-def test_a_control_group_of_version_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    group = "sys__fs__cgroup__memory__job__"
-    files = {"proc__meminfo": MEMINFO, "proc__self__cgroup": "3:cpu,cpuacct:/x\n5:memory:/job\n"}
-    files |= {f"{group}memory-limit_in_bytes": "500000", f"{group}memory-usage_in_bytes": "100000"}
-    files |= {f"{group}memory-stat": "total_inactive_file 1000\n", "sys__fs__cgroup__memory__memory-limit_in_bytes": str(2**63 - 4096)}
-    _machine(tmp_path, monkeypatch, **files)
-    assert available_bytes() == 401_000
-
-
-def test_ulimit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _machine(tmp_path, monkeypatch, proc__meminfo=MEMINFO, proc__self__statm="10 5 1 1 0 1 0")
-    monkeypatch.setattr(resource, "getrlimit", lambda which: (4_000_000, 4_000_000))
-    assert available_bytes() == 4_000_000 - 10 * resource.getpagesize()
+@pytest.mark.parametrize(
+    ("files", "limit", "available"),
+    [
+        ({}, resource.RLIM_INFINITY, 8000 * 1024),
+        # Version 2: the page cache may go, and the group above counts as well.
+        (
+            {"proc/self/cgroup": "0::/jobs/mine\n", V2 + "memory.max": "1000000", V2 + "memory.current": "900000"}
+            | {V2 + "memory.stat": "anon 5\ninactive_file 200000\n", V2 + "mine/memory.stat": "inactive_file 0\n"}
+            | {V2 + "mine/memory.max": "max", V2 + "mine/memory.current": "1"},
+            resource.RLIM_INFINITY,
+            300_000,
+        ),
+        # Version 1.
+        (
+            {"proc/self/cgroup": "3:cpu,cpuacct:/x\n5:memory:/job\n", V1 + "memory.limit_in_bytes": str(2**63 - 4096)}
+            | {V1 + "job/memory.limit_in_bytes": "500000", V1 + "job/memory.usage_in_bytes": "100000"}
+            | {V1 + "job/memory.stat": "total_inactive_file 1000\n"},
+            resource.RLIM_INFINITY,
+            401_000,
+        ),
+        # ulimit.
+        ({"proc/self/statm": "10 5 1 1 0 1 0"}, 4_000_000, 4_000_000 - 10 * resource.getpagesize()),
+    ],
+    ids=["machine", "group", "group of version 1", "ulimit"],
+)
+def test_the_memory_that_is_available(
+    files: dict[str, str], limit: int, available: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
+    monkeypatch.setattr(free_memory, "_ROOT", tmp_path)
+    assert available_bytes() is None or limit != resource.RLIM_INFINITY  # not Linux
+    for name, text in (files | {"proc/meminfo": MEMINFO}).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="ascii")
+    assert available_bytes() == available
+    assert available_bytes(swap=True) == (available if files else 8500 * 1024)

@@ -26,19 +26,14 @@ def run(micro_batch_size: int, values: dict[str, object], documents: str, steps:
 @pytest.mark.parametrize("documents", ["apart", "joined"])
 @pytest.mark.parametrize("values", [GPT2, LLAMA], ids=["gpt2", "llama"])
 def test_losses_and_weights_do_not_depend_on_the_micro_batch(values: dict[str, object], documents: str) -> None:
+    if documents == "apart":
+        assert len({CausalLM("apart").counts(batch)["lm"] for batch in batches(CausalLM("apart"), 1)}) > 2, "unequally many targets"
     losses, weights = run(8, values, documents)
     for size in SIZES[:-1]:
         found_losses, found_weights = run(size, values, documents)
         assert found_losses == pytest.approx(losses, rel=96 * 2**-24)  # this many cross-entropies are added up in float32
         for name, tensor in weights.items():
             torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)
-
-
-def test_the_rows_do_have_unequal_numbers_of_targets() -> None:
-    objective = CausalLM("apart", separator_id=None)
-    found = {objective.counts(batch)["lm"] for batch in batches(objective, 1)}
-    assert len(found) > 2
-    assert max(found) == 12
 
 
 MASKS = st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=8, max_size=8).filter(lambda rows: any(map(any, rows)))

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import pytest
 import torch
-from test_loop import LINEAR, Recorder
+from test_loop import LINEAR, Batches, Recorder
 from tiny_training import batches, fresh, stepper
 from torch import Tensor
 
@@ -35,12 +35,12 @@ class Observed(CausalLM):
 OBJECTIVE = Observed()
 
 
-class Batches:
-    """The steps of the made stream, with a number of the loader's own: the step, which is not finite in step 3."""
+class Numbered(Batches):
+    """With a number of the loader's own: the step, which is not finite in step 3."""
 
     def step(self, index: int) -> Sequence[Batch]:
         self.index = index
-        return batches(OBJECTIVE, 4, index)
+        return super().step(index)
 
     def observed(self) -> dict[str, float]:
         return {"index": math.nan if self.index == 2 else float(self.index)}
@@ -72,7 +72,7 @@ def test_a_line_has_the_means_and_maxima_of_its_steps_also_after_resuming() -> N
     plan = Plan(steps=6, log_every=4, evaluate_every=None, save_every=2)
 
     def go(hooks: Recorder, progress: Progress) -> None:
-        train(trained, Batches(), Schedule(LINEAR, plan.steps), plan, hooks, progress)
+        train(trained, Numbered(), Schedule(LINEAR, plan.steps), plan, hooks, progress)
 
     trained, whole = stepper(fresh(), objective=OBJECTIVE), Recorder()
     go(whole, Progress())

@@ -17,7 +17,6 @@ from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamWSection, MuonSection, OptimizerSection
 from tfkit.recipe.schema.sections import LoraSection, ModelSection, ParallelSection, Recipe, TrainingSection
-from tfkit.training.memory import choose_micro_batch
 
 ROWS = PackedRows([(stream(), 1.0)], 12, seed=1)
 
@@ -43,21 +42,6 @@ def test_length(training: dict[str, object], steps: int) -> None:
     assert total_steps(wanted, ROWS, batch_sizes(wanted, ROWS)) == steps
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "context_length", "expected"),
-    [
-        (32, 256, 32),  # 8,192 tokens
-        (128, 256, 64),  # 16,384
-        (96, 256, 48),  # the largest divisor of 96 up to 64
-        (97, 256, 1),  # a prime
-        (6, 16_384, 1),
-        (6, 100_000, 1),
-    ],
-)
-def test_a_micro_batch_is_a_divisor_of_at_most_16384_tokens(batch_size: int, context_length: int, expected: int) -> None:
-    assert choose_micro_batch(batch_size, context_length, 0, None) == expected
-
-
 @pytest.mark.parametrize(("local", "size", "shard", "copies"), [(1, 1, 4, 1.0), (2, 2, 1, 2.0), (2, 2, 2, 1.0), (4, 16, 16, 0.25)])
 def test_a_machine_must_hold_the_parts_of_its_ranks(local: int, size: int, shard: int, copies: float) -> None:
     """One process of a recipe for many has all by itself."""
@@ -70,11 +54,6 @@ def test_what_a_machine_holds_decides_whether_a_model_fits(monkeypatch: pytest.M
     require_memory_for_blocks(recipe(steps=1), torch.device("cpu"), 0.5)
     with pytest.raises(MachineError, match="GB are free"):
         require_memory_for_blocks(recipe(steps=1), torch.device("cpu"), 1.0)
-
-
-@pytest.mark.parametrize(("row_bytes", "expected"), [(0, 64), (2**26, 64), (2**28, 16), (2**40, 1)])
-def test_a_micro_batch_has_at_most_4_gib_of_activations(row_bytes: int, expected: int) -> None:
-    assert choose_micro_batch(128, 256, row_bytes, None) == expected
 
 
 @pytest.mark.parametrize(

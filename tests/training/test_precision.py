@@ -138,15 +138,6 @@ def test_bf16_trains_as_fp32_does() -> None:
     assert curves[1][-1] < curves[1][0] - 0.1
 
 
-def test_loading_rounds_the_working_copy_and_keeps_the_master_exact() -> None:
-    model = fresh(GPT2)
-    weights = Weights(model, torch.bfloat16)
-    tensors = {name: torch.full_like(parameter, 1.0001) for name, parameter in weights.master.items()}
-    weights.load(tensors)
-    assert all(torch.equal(parameter, tensors[name]) for name, parameter in weights.master.items())
-    assert all(bool((parameter == 1.0).all()) for parameter in model.parameters())
-
-
 def test_in_fp32_there_is_one_copy() -> None:
     model = fresh(GPT2)
     weights = Weights(model, torch.float32)
@@ -192,16 +183,3 @@ def test_the_mean_at_work_leaves_the_training_as_it_is(dtype: torch.dtype) -> No
     assert bits(taking.weights.working) == bits(plain.weights.working)
     assert bits(taking.weights.master) == bits(plain.weights.master) != bits(taking.weights.mean)
     assert taking.model.head.weight is taking.model.embedding.tokens.weight
-
-
-def test_the_mean_there_and_back() -> None:
-    first, second = (stepper(fresh(GPT2), ema_decay=0.7) for _ in range(2))
-    for step in range(3):
-        first.take(step + 1, batches(CausalLM(), 4, step), 1.0)
-    second.weights.load_mean(first.weights.mean, first.weights.mean_steps)
-    second.weights.load({name: parameter.detach() for name, parameter in first.weights.master.items()})
-    second.optimizer.load_state({name: tensor.clone() for name, tensor in first.optimizer.state().items()})
-    for taking in (first, second):
-        taking.take(4, batches(CausalLM(), 4, 3), 1.0)
-    assert bits(first.weights.mean) == bits(second.weights.mean)
-    assert second.weights.mean_steps == 4

@@ -58,13 +58,6 @@ def test_the_paper_s_learning_rate(dim: int, golden: dict[int, float]) -> None:
     assert [peak * factor for factor in found] == pytest.approx(list(golden.values()), rel=1e-5)
 
 
-def test_t5_s_learning_rate() -> None:
-    """arXiv 1910.10683, section 3.1.2: 1 / sqrt(max(step, 10^4)), with optimizer.lr 0.01."""
-    steps = [1, 9_999, 10_000, 10_001, 40_000, 1_000_000]
-    found = factors({"kind": "inverse_sqrt", "flat_steps": 10_000}, 1_000_000, steps)
-    assert [0.01 * factor for factor in found] == pytest.approx([max(step, 10_000) ** -0.5 for step in steps], rel=1e-12)
-
-
 @pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "inverse_sqrt", "wsd"])
 def test_a_warm_up_in_tokens_is_one_in_steps_where_it_ends_with_a_step(kind: str) -> None:
     """Seven steps of 4 rows of 5 tokens on average."""
@@ -136,8 +129,3 @@ def test_the_evaluations_since_the_best(values: list[float | None], higher: bool
         return
     first_best = values.index(max(numbers) if higher else min(numbers))
     assert since_best(values, higher) == len(values) - 1 - first_best
-
-
-@pytest.mark.parametrize(("higher", "since"), [(True, 2), (False, 0)])
-def test_the_direction_matters(higher: bool, since: int) -> None:
-    assert since_best([0.1, 0.5, 0.2, 0.05], higher) == since

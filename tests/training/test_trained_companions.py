@@ -64,7 +64,7 @@ def beside(dtype: torch.dtype = torch.float32, section: OptimizerSection = SECTI
 def test_each_model_is_trained_as_if_it_were_alone(dtype: torch.dtype) -> None:
     """The same bits: gradients are clipped, and the learning rate is scheduled, for each model by itself."""
     both, policy = beside(dtype), stepper(fresh(), section=SECTION, dtype=dtype)
-    value = stepper(fresh(LLAMA), section=replace_lr(SECTION, SECTION.lr / 3), dtype=dtype)
+    value = stepper(fresh(LLAMA), section=with_peak_lr(SECTION, SECTION.lr / 3), dtype=dtype)
     for step, factor in ((1, 0.5), (2, 1.0), (3, 0.25)):
         rows = batches(CausalLM(), 4, step)
         report, one, other = (taking.take(step, rows, factor) for taking in (both, policy, value))
@@ -78,16 +78,12 @@ def test_each_model_is_trained_as_if_it_were_alone(dtype: torch.dtype) -> None:
     assert bits(dict(both.companions["value"].model.named_parameters())) == bits(dict(value.model.named_parameters()))
 
 
-def replace_lr(section: AdamWSection, lr: float) -> AdamWSection:
-    return section.model_copy(update={"lr": lr})
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_is_restored_with_its_moments(dtype: torch.dtype) -> None:
     whole, begun, again = beside(dtype), beside(dtype), beside(dtype)
-    for step in (1, 2):
-        whole.take(step, batches(CausalLM(), 4, step), 1.0)
-        begun.take(step, batches(CausalLM(), 4, step), 1.0)
+    for taking in (whole, begun):
+        for step in (1, 2):
+            taking.take(step, batches(CausalLM(), 4, step), 1.0)
     saved = {name: tensor.clone() for name, tensor in companion_tensors(begun.companions).items()}
     assert {name.split("/")[1] for name in saved} == {"value"}
     load_companion_tensors(again.companions, saved)

@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from tiny_layouts import GPT2_LAYOUT, LLAMA_LAYOUT
 
+from tfkit.adapters import add_lora
 from tfkit.data import Loader, PackedRows, TokenStream
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
 from tfkit.recipe.schema.optimizer_sections import AdamWSection, OptimizerSection
+from tfkit.recipe.schema.sections import LoraSection
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
@@ -65,6 +67,13 @@ def stepper(
 def fresh(values: dict[str, Any] = GPT2, **changes: Any) -> Transformer:
     """Build a model with the same random weights at every call."""
     return build(config(values, **changes), seed=3)
+
+
+def adapted(values: dict[str, Any] = GPT2, dropout: float = 0.0) -> Transformer:
+    """Build a model with LoRA matrices."""
+    model = fresh(values)
+    add_lora(model, LoraSection(rank=3, alpha=4, dropout=dropout, targets=["q_proj", "v_proj", "down_proj"]), seed=1)
+    return model
 
 
 def bits(tensors: dict[str, torch.Tensor]) -> dict[str, bytes]:
