@@ -70,17 +70,8 @@ class Answer(BaseHTTPRequestHandler):
             if "paths-info" in words:
                 entries = [entry for entry in entries if str(entry["path"]) in content.decode()]
             return self.answer(200, json.dumps(entries).encode())
-        siblings = [{"rfilename": name} for name in files]
-        about = {
-            "id": "org/tiny",
-            "sha": hub.sha,
-            "siblings": siblings,
-            "private": kind == "models" and hub.private,
-            "gated": False,
-            "tags": [],
-            "downloads": 0,
-            "likes": 0,
-        }
+        about = {"id": "org/tiny", "sha": hub.sha, "siblings": [{"rfilename": name} for name in files], "gated": False, "tags": []}
+        about |= {"private": kind == "models" and hub.private, "downloads": 0, "likes": 0}
         return self.answer(200, json.dumps(about).encode())
 
     do_HEAD = do_POST = do_PUT = do_GET

@@ -16,31 +16,13 @@ PACKAGE = Path(__file__).parent.parent / "tfkit"
 MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 # What each room may import of ours, itself and the bare `tfkit` (its version) aside.
-PURE = {
-    "errors",
-    "durable",
-    "network",
-    "model.config",
-    "families",
-    "recipe",
-    "carbon.footprint",
-    "carbon.reading",
-    "regular_files",
-    "units",
-}
+PURE = {"errors", "durable", "network", "model.config", "families", "recipe", "regular_files", "units"}
+PURE |= {"carbon.footprint", "carbon.reading"}
 # Of the room `run`: how a checkpoint lies on disk, without torch.
-CHECKPOINTS = {
-    "run.best_json",
-    "run.checkpoints",
-    "run.manifest",
-    "run.model_files",
-    "run.run_json",
-    "run.safetensors_header",
-    "run.state_json",
-    "run.strict_json",
-    "run.tfkit_json",
-    "run.verified",
-}
+_CHECKPOINTS = "best_json checkpoints manifest model_files run_json safetensors_header state_json strict_json tfkit_json verified"
+CHECKPOINTS = {f"run.{name}" for name in _CHECKPOINTS.split()}
+TENSORS = {"tokenizer", "hub", "model"}
+LEARNING = TENSORS | {"parallel", "evaluation", "generation", "objectives", "adapters", "data"}
 MAY_IMPORT = {
     "errors": set(),
     "durable": set(),
@@ -59,45 +41,21 @@ MAY_IMPORT = {
     "tokenizer": PURE | CHECKPOINTS,
     "data": PURE | {"tokenizer"},
     "hub": PURE | CHECKPOINTS | {"tokenizer", "model"},
-    "adapters": PURE | CHECKPOINTS | {"tokenizer", "hub", "model"},
-    "objectives": PURE | {"adapters", "data", "tokenizer", "hub", "model"},
-    "generation": PURE | {"objectives", "data", "tokenizer", "hub", "model"},
-    "evaluation": PURE | {"parallel", "generation", "objectives", "data", "tokenizer", "hub", "model"},
+    "adapters": PURE | CHECKPOINTS | TENSORS,
+    "objectives": PURE | TENSORS | {"adapters", "data"},
+    "generation": PURE | TENSORS | {"objectives", "data"},
+    "evaluation": PURE | TENSORS | {"parallel", "generation", "objectives", "data"},
     "parallel": PURE,
-    "training": PURE
-    | CHECKPOINTS
-    | {"parallel", "evaluation", "generation", "objectives", "adapters", "data", "tokenizer", "hub", "model"},
-    "alignment": PURE | {"parallel", "evaluation", "generation", "objectives", "adapters", "data", "tokenizer", "hub", "model"},
-    "engine": PURE
-    | {
-        "alignment",
-        "parallel",
-        "training",
-        "evaluation",
-        "generation",
-        "objectives",
-        "adapters",
-        "data",
-        "tokenizer",
-        "hub",
-        "model",
-        "run",
-        "carbon",
-    },
+    "training": PURE | CHECKPOINTS | LEARNING,
+    "alignment": PURE | LEARNING,
+    "engine": PURE | LEARNING | {"alignment", "training", "run", "carbon"},
     "cli": {"engine", "recipe", "console", "errors", "units", "network", "run", "carbon", "reporting"},
     "__main__": {"cli", "console", "errors", "run"},
     "__init__": {"engine", "adapters", "openmp"},
 }
 # The inner packages of engine and its three flat files: each may import those of lower rows.
-ENGINE = [
-    {"api"},
-    {"chains", "tools"},
-    {"planning", "recognition"},
-    {"training_run", "inference"},
-    {"assembly"},
-    {"request"},
-    {"listener", "results"},
-]
+ENGINE = [{"api"}, {"chains", "tools"}, {"planning", "recognition"}, {"training_run", "inference"}, {"assembly"}, {"request"}]
+ENGINE += [{"listener", "results"}]
 STOPPED = str(Path(__file__).parent / "fixtures" / "v0.1.0" / "stopped")
 HEAVY = {"torch", "datasets", "tokenizers", "transformers", "codecarbon"}
 
@@ -114,16 +72,23 @@ def tree(module: str) -> ast.Module:
 
 
 @cache
+def nodes(module: str) -> list[ast.AST]:
+    return list(ast.walk(tree(module)))
+
+
+@cache
 def imported(module: str, *, at_run_time: bool = False) -> dict[str, int]:
     """Every module that one of ours imports, as an absolute dotted name, with its line; `from a import b` gives a.b if that is a module.
 
     `at_run_time`: without the imports under TYPE_CHECKING.
     """
     names: dict[str, int] = {}
-    blocks = [node for node in ast.walk(tree(module)) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    skipped = {inner for block in blocks for inner in ast.walk(block)} if at_run_time else set()
+    blocks = (
+        [node for node in nodes(module) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"] if at_run_time else []
+    )
+    skipped = {inner for block in blocks for inner in ast.walk(block)}
     package = module.removesuffix(".__init__").split(".") if module.endswith(".__init__") else module.split(".")[:-1]
-    for node in ast.walk(tree(module)):
+    for node in nodes(module):
         if node in skipped:
             continue
         if isinstance(node, ast.Import):
@@ -205,23 +170,12 @@ def test_rooms_beside_the_line_know_no_torch() -> None:
             assert heavy <= ({"codecarbon"} if room(module) == "carbon" else set()), module
 
 
-@pytest.mark.parametrize(
-    ("library", "rooms"),
-    [
-        ("ruamel", {"recipe"}),
-        ("yaml", set()),
-        ("codecarbon", {"carbon"}),
-        ("datasets", {"data"}),
-        ("tokenizers", {"tokenizer"}),
-        ("jinja2", {"tokenizer", "reporting"}),
-        ("regex", {"alignment"}),
-        ("rich", {"console"}),
-        ("optuna", {"engine"}),
-        ("typer", {"cli", "__main__"}),
-        ("transformers", set()),
-        ("pickle", set()),
-    ],
-)
+ROOMS_OF_LIBRARIES = {"ruamel": {"recipe"}, "yaml": set(), "codecarbon": {"carbon"}, "datasets": {"data"}, "tokenizers": {"tokenizer"}}
+ROOMS_OF_LIBRARIES |= {"jinja2": {"tokenizer", "reporting"}, "regex": {"alignment"}, "rich": {"console"}, "optuna": {"engine"}}
+ROOMS_OF_LIBRARIES |= {"typer": {"cli", "__main__"}, "transformers": set(), "pickle": set()}
+
+
+@pytest.mark.parametrize(("library", "rooms"), ROOMS_OF_LIBRARIES.items())
 def test_a_library_is_imported_in_its_own_rooms_only(library: str, rooms: set[str]) -> None:
     found = {room(module) for module in MODULES for name in imported(module) if name.split(".")[0] == library}
     assert found <= rooms
@@ -237,7 +191,7 @@ def test_only_hub_brings_family_rules_and_tensors_together() -> None:
 
 def test_only_console_prints() -> None:
     for module in {module for module in MODULES if room(module) != "console"}:
-        for node in ast.walk(tree(module)):
+        for node in nodes(module):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
                 name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
                 called = ast.unparse(node.func) if name in {"print", "echo", "secho", "write"} else name
@@ -249,12 +203,8 @@ def test_only_console_prints() -> None:
 def test_the_model_reads_no_family_name(module: str) -> None:
     """No identifier holds one, no string is one. Prose may cite: `(GPT-2)` says where a default comes from."""
     families = {family.name for family in FAMILIES.values()}
-    names = (
-        families
-        | {name.lower() for family in FAMILIES.values() for name in family.architectures}
-        | {p for f in FAMILIES.values() for p in f.presets}
-    )
-    for node in ast.walk(tree(module)):
+    names = families | {name.lower() for family in FAMILIES.values() for name in (*family.architectures, *family.presets)}
+    for node in nodes(module):
         identifiers = {getattr(node, field, None) for field in ("id", "attr", "arg", "name")} - {None}
         assert not any(family in str(name).lower() for family in families for name in identifiers), f"{module}: {ast.unparse(node)}"
         if isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -1,65 +1,26 @@
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tfkit import units
 
-FIELDS = {
-    "step": 120,
-    "steps": 1000,
-    "loss": 2.8123,
-    "lr": 1e-3,
-    "tokens_per_second": 12_345.0,
-    "eta_seconds": 190,
-    "energy_wh": 0.41,
-    "emissions_g": 0.195,
+NAN = float("nan")
+SHOWN: dict[Callable[[float], str], dict[float, str]] = {
+    units.format_count: {0: "0", 999: "999", 999.6: "1k", 12_345: "12.3k", 1e6: "1M", 124_439_808: "124M", NAN: "?"},
+    units.format_seconds: {0: "0:00", 7.4: "0:07", 59.7: "1:00", 190: "3:10", 7384: "2:03:04", 439_200: "5d 02h", -1: "?", NAN: "?"},
+    units.format_mass: {0: "0 g", 1.2e-5: "12 ug", 0.195: "195 mg", 0.99999: "1 g", 1.25: "1.2 g", 3400: "3.4 kg", 5.6e6: "5.6 t"}
+    | {3e-7: "0.3 ug", 1e-9: "0 ug"},
+    units.format_energy: {0: "0 Wh", 0.012: "12 mWh", 0.41: "410 mWh", 1.5: "1.5 Wh", 3400: "3.4 kWh", 3.1e6: "3.1 MWh"}
+    | {4.12e-4: "0.4 mWh"},
+    units.format_bytes: {0: "0 B", 999: "999 B", 12_345: "12.3 kB", 3.4e9: "3.4 GB", 5.6e12: "5.6 TB"},
 }
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (999, "999"), (999.6, "1k"), (12_345, "12.3k"), (1e6, "1M"), (124_439_808, "124M"), (float("nan"), "?")]
-)
-def test_counts(value: float, text: str) -> None:
-    assert units.format_count(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0:00"), (7.4, "0:07"), (59.7, "1:00"), (190, "3:10"), (7384, "2:03:04"), (439_200, "5d 02h"), (-1, "?"), (float("nan"), "?")],
-)
-def test_seconds(value: float, text: str) -> None:
-    assert units.format_seconds(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0 g"),
-        (1.2e-5, "12 ug"),
-        (0.195, "195 mg"),
-        (0.99999, "1 g"),
-        (1.25, "1.2 g"),
-        (3400, "3.4 kg"),
-        (5.6e6, "5.6 t"),
-        (3e-7, "0.3 ug"),
-        (1e-9, "0 ug"),
-    ],
-)
-def test_masses(value: float, text: str) -> None:
-    assert units.format_mass(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0 Wh"), (0.012, "12 mWh"), (0.41, "410 mWh"), (1.5, "1.5 Wh"), (3400, "3.4 kWh"), (3.1e6, "3.1 MWh"), (4.12e-4, "0.4 mWh")],
-)
-def test_energies(value: float, text: str) -> None:
-    assert units.format_energy(value) == text
-
-
-@pytest.mark.parametrize(("value", "text"), [(0, "0 B"), (999, "999 B"), (12_345, "12.3 kB"), (3.4e9, "3.4 GB"), (5.6e12, "5.6 TB")])
-def test_bytes(value: float, text: str) -> None:
-    assert units.format_bytes(value) == text
+@pytest.mark.parametrize(("format_", "texts"), SHOWN.items(), ids=lambda part: getattr(part, "__name__", ""))
+def test_quantities_are_short_texts(format_: Callable[[float], str], texts: dict[float, str]) -> None:
+    assert {value: format_(value) for value in texts} == texts
 
 
 @given(st.floats(1e-9, 1e15))
@@ -82,13 +43,9 @@ def test_an_epoch_is_not_several() -> None:
 
 
 def test_fields_of_a_step() -> None:
-    assert units.format_fields(FIELDS) == ["step 120/1000", "loss 2.812", "lr 1.0e-3", "12.3k tok/s", "ETA 3:10", "410 mWh", "195 mg"]
-    assert units.format_fields({"step": 3, "lr": 1e-12, "energy_kwh": 1.0, "loss": None, "note": "x"}) == [
-        "step 3",
-        "lr 1.0e-12",
-        "1 kWh",
-        "note x",
-    ]
+    """All of a run's: tests/test_console.py."""
+    fields = {"step": 3, "lr": 1e-12, "energy_kwh": 1.0, "loss": None, "note": "x"}
+    assert units.format_fields(fields) == ["step 3", "lr 1.0e-12", "1 kWh", "note x"]
 
 
 def test_baselines_are_shown_by_one_metric() -> None:

@@ -12,14 +12,8 @@ from tfkit.recipe import Recipe, RecipeText
 from tfkit.recipe.dump import dump_document
 
 DECODER: dict[str, Any] = {"preset": "gpt2", "decoder_layers": 2, "dim": 24, "num_heads": 3, "context_length": 32, "init": {"std": 0.1}}
-ENCODER: dict[str, Any] = {
-    "preset": "bert-base-uncased",
-    "encoder_layers": 2,
-    "dim": 24,
-    "num_heads": 3,
-    "hidden_dim": 40,
-    "context_length": 32,
-}
+ENCODER: dict[str, Any] = {"preset": "bert-base-uncased", "encoder_layers": 2, "dim": 24, "num_heads": 3, "hidden_dim": 40}
+ENCODER["context_length"] = 32
 SMALL = {"dim": 24, "num_heads": 3, "head_dim": 8, "hidden_dim": 40, "context_length": 32}
 BOTH: dict[str, Any] = {"preset": "t5-small", "encoder_layers": 2, "decoder_layers": 2, **SMALL}
 LLAMA: dict[str, Any] = {"preset": "llama-7b", "decoder_layers": 2, "dim": 24, "num_heads": 6, "num_kv_heads": 2, "hidden_dim": 40} | {
@@ -28,18 +22,16 @@ LLAMA: dict[str, Any] = {"preset": "llama-7b", "decoder_layers": 2, "dim": 24, "
 WORDPIECE = {"kind": "wordpiece", "vocab_size": 300}
 SPANS = {"kind": "unigram", "vocab_size": 300}
 ROLLOUTS = {"rules": [{"kind": "contains", "text": "a"}], "prompts": 4, "completions": 2, "max_new_tokens": 5, "inner_epochs": 2}
+JUDGED = {"kind": "ai_feedback", "judge": "judge"}
+PAIRS = {"batch_size": 2, "micro_batch_size": 1}
+STUDENT = DECODER | {"decoder_layers": 1}
 
 # By name: the model, its tokenizer, the objective, further sections.
 RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any], dict[str, Any]]] = {
     "causal_lm": (DECODER, {"vocab_size": 300}, {"kind": "causal_lm"}, {}),
     "grouped heads": (LLAMA, {"vocab_size": 300}, {"kind": "causal_lm"}, {}),
     "masked_lm": (ENCODER, WORDPIECE, {"kind": "masked_lm"}, {}),
-    "next sentence": (
-        ENCODER,
-        WORDPIECE,
-        {"kind": "masked_lm", "next_sentence": True},
-        {"training": {"batch_size": 2, "micro_batch_size": 1}},
-    ),
+    "next sentence": (ENCODER, WORDPIECE, {"kind": "masked_lm", "next_sentence": True}, {"training": PAIRS}),
     "span_corruption": (BOTH, SPANS, {"kind": "span_corruption"}, {}),
     "text_to_text": (BOTH, SPANS, {"kind": "text_to_text"}, {}),
     "classification": (ENCODER, WORDPIECE, {"kind": "classification"}, {}),
@@ -50,20 +42,10 @@ RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any], 
     "chat": ({"from": "base"}, None, {"kind": "chat", "format": "llama2"}, {}),
     "adapter": ({"from": "base"}, None, {"kind": "chat", "format": "llama2"}, {"training": {"adapter": {"rank": 2}}}),
     "frozen": ({"from": "base"}, None, {"kind": "causal_lm"}, {"training": {"frozen": ["embedding.*", "decoder.blocks.0.*"]}}),
-    "distillation": (
-        {**DECODER, "decoder_layers": 1},
-        {"path": "base"},
-        {"kind": "distillation", "teacher": "base", "of": {"kind": "causal_lm"}},
-        {},
-    ),
+    "distillation": (STUDENT, {"path": "base"}, {"kind": "distillation", "teacher": "base", "of": {"kind": "causal_lm"}}, {}),
     "reward": ({"from": "base"}, None, {"kind": "reward"}, {}),
     "dpo": ({"from": "base"}, None, {"kind": "dpo"}, {}),
-    "ai_feedback": (
-        {"from": "base"},
-        None,
-        {"kind": "ai_feedback", "policy": "base", "judge": "judge", "max_new_tokens": 5, "of": {"kind": "reward"}},
-        {},
-    ),
+    "ai_feedback": ({"from": "base"}, None, JUDGED | {"policy": "base", "max_new_tokens": 5, "of": {"kind": "reward"}}, {}),
     "grpo": ({"from": "base"}, None, {"kind": "grpo", **ROLLOUTS, "reward": "scores", "gold": "judge"}, {}),
     "ppo": (
         {"from": "base"},

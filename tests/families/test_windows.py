@@ -2,37 +2,29 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tiny_files import edit_config
-from tiny_references import CASES, IDS, TOLERANCE, difference, save_reference
+from tiny_references import CASES, IDS, LONG, TOLERANCE, Pair, difference, of_each, save_reference
 from torch import Tensor
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration
 
-from tfkit.errors import ModelError
-from tfkit.families import MODEL_TYPES, PRESETS
+from tfkit.families import PRESETS
 from tfkit.generation.decoding import generate
 from tfkit.hub import describe, load
 from tfkit.hub.config_json import TRAINING_ONLY_FIELDS, family_of, to_config_json
-from tfkit.model.attention import attend
 from tfkit.model.config import ModelConfig, Rotary
 from tfkit.model.embedding import Embedding
-from tfkit.model.head import vocabulary_head
 from tfkit.model.key_value_cache import KeyValueCache
-from tfkit.model.rotary_position import Rotation, rotate, rotation_at
+from tfkit.model.rotary_position import rotation_at
 from tfkit.model.transformer import Transformer, build
-from tfkit.objectives import vocabulary_loss
-from tfkit.objectives.log_probs import token_log_probs
 from tfkit.recipe.schema.output_sections import GenerationSection
 
 WINDOWED = ["mistral", "mistral with a window of one", "gemma2", "gemma2 with other layers"]
 WINDOWED += ["qwen2", "qwen3", "gemma3", "gemma3 with longer wavelengths", "smollm3 with windows", "olmo3", "phi3"]
 WINDOWED += ["mixtral", "qwen3_moe with windows, not normalized"]
-LONG = torch.tensor([[(11 * t + 5 * b + 3) % 89 + 3 for t in range(60)] for b in range(2)])  # twelve windows
 
 
 def model_of(folder: Path, case: str) -> Transformer:
@@ -50,17 +42,16 @@ def both(folder: Path, ids: Tensor = LONG) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.sampled(5)
-@pytest.mark.parametrize("steps", [[1] * 60, [5, 3, 7, 1, 1, 4, 19, 1, 6, 12, 1], [59, 1]], ids=str)
-@pytest.mark.parametrize("case", WINDOWED)
+@of_each(WINDOWED)
 @torch.no_grad()
-def test_steps_of_any_width_past_the_window_are_the_full_forward(tmp_path: Path, case: str, steps: list[int]) -> None:
-    expected = save_reference(tmp_path, case)(LONG).logits
-    model = load(tmp_path).model
-    cache = KeyValueCache(model.config, 2, 60, torch.float32)
-    size = cache.size
-    parts = [model(ids, cache=cache).logits for ids in LONG.split(steps, dim=1)]
-    assert difference(torch.cat(parts, dim=1), expected) < TOLERANCE
-    assert cache.size == size
+def test_steps_of_any_width_past_the_window_are_the_full_forward(pair: Pair) -> None:
+    expected = pair.theirs(LONG).logits
+    for steps in ([1] * 60, [5, 3, 7, 1, 1, 4, 19, 1, 6, 12, 1], [59, 1]):
+        cache = KeyValueCache(pair.ours.config, 2, 60, torch.float32)
+        size = cache.size
+        parts = [pair.ours(ids, cache=cache).logits for ids in LONG.split(steps, dim=1)]
+        assert difference(torch.cat(parts, dim=1), expected) < TOLERANCE, steps
+        assert cache.size == size
 
 
 @pytest.mark.parametrize(("case", "windowed", "full"), [("mistral", 2, 0), ("gemma2", 2, 1), ("mistral without a window", 0, 2)])
@@ -73,12 +64,12 @@ def test_a_windowed_layer_keeps_what_its_next_token_sees(tmp_path: Path, case: s
 
 
 @pytest.mark.sampled(5)
+@of_each(WINDOWED)
 @pytest.mark.parametrize("prompt", [1, 23])
-@pytest.mark.parametrize("case", WINDOWED)
 @torch.no_grad()
-def test_rows_that_leave_and_columns_of_padding(tmp_path: Path, case: str, prompt: int) -> None:
+def test_rows_that_leave_and_columns_of_padding(pair: Pair, prompt: int) -> None:
     """Rows with 7, 2 and 5 columns of padding; the second leaves and the third continues twice; then no row needs the first 5 columns."""
-    model = model_of(tmp_path, case)
+    model = pair.ours
     padding = torch.tensor([7, 2, 5])
     width = 7 + prompt
     ids = LONG[:1, : width + 20].repeat(3, 1) + torch.arange(3)[:, None]
@@ -98,12 +89,11 @@ def test_rows_that_leave_and_columns_of_padding(tmp_path: Path, case: str, promp
 
 
 @pytest.mark.sampled(4)
-@pytest.mark.parametrize("case", [*WINDOWED, "llama 3.1"])
+@of_each([*WINDOWED, "llama 3.1"])
 @torch.no_grad()
-def test_greedy_past_the_window_is_transformers(tmp_path: Path, case: str) -> None:
-    theirs = save_reference(tmp_path, case)
+def test_greedy_past_the_window_is_transformers(pair: Pair) -> None:
+    theirs, model, case = pair
     theirs.generation_config.eos_token_id = None
-    model = load(tmp_path).model
     prompts = [LONG[0, :17].tolist(), [5], LONG[1, :6].tolist(), LONG[1, 9:20].tolist()]
     ids = torch.tensor([[0] * (17 - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (17 - len(prompt)) + [1] * len(prompt) for prompt in prompts])
@@ -125,50 +115,6 @@ def test_the_wavelengths_of_llama_3_1() -> None:
     assert torch.atan2(sin, cos)[0].tolist() == pytest.approx(expected, rel=2e-6)
 
 
-_FACTORS = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-_ORIGINAL = {"original_max_position_embeddings": 16}
-
-
-@pytest.mark.parametrize(
-    "spelling",
-    [
-        {"rope_theta": 1e4, "rope_scaling": {"type": "llama3", **_FACTORS, **_ORIGINAL}},
-        {"rope_theta": 1e4, "rope_scaling": {"rope_type": "llama3", **_FACTORS, **_ORIGINAL}},
-        {"rope_scaling": {"rope_type": "llama3", **_FACTORS, **_ORIGINAL}},
-        {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, **_FACTORS, **_ORIGINAL}},
-    ],
-)
-def test_every_spelling_of_llama_3_1(tmp_path: Path, spelling: dict[str, Any]) -> None:
-    theirs = save_reference(tmp_path, "llama 3.1")
-    edit_config(tmp_path, remove=("rope_parameters",))
-    edit_config(tmp_path, **spelling)
-    for logits in both(tmp_path):
-        assert difference(logits, theirs(LONG).logits) < TOLERANCE
-
-
-def test_the_context_is_the_original_one_where_none_is_stated(tmp_path: Path) -> None:
-    save_reference(tmp_path, "llama 3.1")
-    edit_config(tmp_path, remove=("rope_parameters",), rope_theta=1e4, rope_scaling={"rope_type": "llama3", **_FACTORS})
-    assert difference(*both(tmp_path)) < TOLERANCE
-
-
-@pytest.mark.parametrize(
-    ("scaling", "complaint"),
-    [
-        ({"factor": 8.0}, "the field 'low_freq_factor' is missing"),
-        (_FACTORS | {"factor": "8"}, "factor"),
-        (_FACTORS | {"low_freq_factor": 4.0}, "low_freq_factor 4.0 is not below high_freq_factor 4.0"),
-        (_FACTORS | {"factor": 0.0}, "factor"),
-    ],
-)
-def test_scaling_that_cannot_be_computed_is_refused(tmp_path: Path, scaling: dict[str, Any], complaint: str) -> None:
-    save_reference(tmp_path, "llama 3.1")
-    edit_config(tmp_path, remove=("rope_parameters",), rope_theta=1e4, rope_scaling={"rope_type": "llama3"} | _ORIGINAL | scaling)
-    with pytest.raises(ModelError, match=r"config\.json: ") as caught:
-        load(tmp_path)
-    assert complaint in str(caught.value)
-
-
 def test_an_old_config_of_gemma2(tmp_path: Path) -> None:
     """No word of which layers are local, the activation under Gemma 1's name too, which is not read."""
     theirs = save_reference(tmp_path, "gemma2")
@@ -182,14 +128,8 @@ def test_an_old_config_of_gemma2(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_the_text_part_of_a_folder_with_images(tmp_path: Path, prefix: str) -> None:
     text = CASES["gemma3"].config.to_dict()
-    vision = {
-        "hidden_size": 16,
-        "intermediate_size": 20,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "image_size": 8,
-        "patch_size": 4,
-    }
+    vision = {"hidden_size": 16, "intermediate_size": 20, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+    vision["num_hidden_layers"] = 1
     config = Gemma3Config(
         text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=96, boi_token_index=94, eoi_token_index=95
     )
@@ -209,28 +149,6 @@ def test_the_text_part_of_a_folder_with_images(tmp_path: Path, prefix: str) -> N
     assert type(again) is Gemma3ForCausalLM
     assert difference(again(IDS).logits, theirs(IDS).logits) < TOLERANCE
     assert load(tmp_path / "ours").notes() == []
-
-
-def test_mistral_without_a_word_of_its_window_has_the_class_s_own(tmp_path: Path) -> None:
-    save_reference(tmp_path, "mistral")
-    edit_config(tmp_path, remove=("sliding_window",))
-    assert load(tmp_path).config.attention.windows == [4096]
-    assert difference(*both(tmp_path)) < TOLERANCE
-
-
-@pytest.mark.parametrize(
-    "theirs",
-    [
-        *("mistral", "gemma2", "qwen2", "qwen3", "gemma", "gemma3_text", "smollm3", "olmo2", "olmo3", "phi3", "gpt_neox", "opt"),
-        *("mixtral", "olmoe", "qwen3_moe"),
-    ],
-)
-def test_a_field_left_out_has_the_class_s_value(theirs: str) -> None:
-    family = MODEL_TYPES[theirs]
-    stated = {"vocab_size": 97, "hidden_size": 256, "num_hidden_layers": 7, "num_attention_heads": 32}
-    stated |= {"ffn_dim" if theirs == "opt" else "intermediate_size": 100}
-    short, full = (ModelConfig.model_validate(family.from_hf(hf)) for hf in (stated, CONFIG_MAPPING[theirs](**stated).to_dict()))
-    assert short == full
 
 
 @pytest.mark.parametrize(
@@ -256,41 +174,6 @@ def test_windows_go_only_where_they_are_understood(windows: list[int | None], ex
 # Formulas
 
 
-def test_the_rows_of_meta_s_projections_permuted() -> None:
-    """Turning adjacent pairs of Meta's rows gives the scores that turning halves of the permuted rows gives; and back again."""
-    heads, width, dim = 3, 8, 20
-    generator = torch.Generator().manual_seed(0)
-    query, key = (torch.randn(heads * width, dim, generator=generator) for _ in range(2))
-    x = torch.randn(1, 9, dim, generator=generator)
-    rotation = rotation_at(torch.arange(9), width, Rotary(kind="rotary"), torch.float32)
-
-    def split(weight: Tensor) -> Tensor:
-        return F.linear(x, weight).unflatten(-1, (heads, width)).transpose(1, 2)  # (1, H, T, E)
-
-    def permuted(weight: Tensor) -> Tensor:
-        return weight.view(heads, width // 2, 2, dim).transpose(1, 2).reshape(heads * width, dim)
-
-    meta = adjacent(split(query), rotation) @ adjacent(split(key), rotation).mT
-    ours = rotate(split(permuted(query)), rotation) @ rotate(split(permuted(key)), rotation).mT
-    assert difference(ours, meta) < TOLERANCE
-    assert difference(rotate(split(query), rotation) @ rotate(split(key), rotation).mT, meta) > 1
-    back = permuted(query).view(heads, 2, width // 2, dim).transpose(1, 2).reshape(heads * width, dim)
-    assert torch.equal(back, query)
-
-
-def adjacent(x: Tensor, rotation: Rotation) -> Tensor:
-    """Meta's rotation: the pairs (2j, 2j + 1) of x (B, H, T, E) as complex numbers."""
-    turned = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * torch.complex(*rotation)
-    return torch.view_as_real(turned).flatten(-2)
-
-
-def test_a_cap_far_above_the_scores_is_no_cap() -> None:
-    queries, keys, values = (torch.randn(2, heads, 9, 8, generator=torch.Generator().manual_seed(heads)) for heads in (6, 3, 3))
-    expected = attend(queries, keys, values, None, 0.0)
-    assert difference(attend(queries, keys, values, None, 0.0, softcap=1e4), expected) < 1e-6
-    assert difference(attend(queries, keys, values, None, 0.0, softcap=0.5), expected) > 0.01
-
-
 def test_the_scale_of_the_embeddings_is_rounded_to_their_type() -> None:
     """The root of 3,584 is 59.867, times 1.5 nearest to 90; in bfloat16 the root is 59.75, times 1.5 nearest to 89.5."""
     config = ModelConfig.model_validate(PRESETS["gemma2-9b"][1] | {"vocab_size": 3})
@@ -306,20 +189,3 @@ def test_smollm2_starts_by_width_and_depth() -> None:
         std = float(parameters[f"decoder.blocks.3.self_attention.op.{name}.weight"].detach().std())
         assert std == pytest.approx(factor / 24, rel=0.02)
     assert float(parameters["embedding.tokens.weight"].detach().std()) == pytest.approx(1 / 24, rel=0.02)
-
-
-@pytest.mark.parametrize("bound", [vocabulary_loss.LOGITS_BYTES, 97 * 4 * 7], ids=["at once", "in blocks"])
-def test_a_capped_loss_has_the_gradients_of_a_plain_cross_entropy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: int) -> None:
-    monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", bound)
-    model = model_of(tmp_path, "gemma2").train()
-    assert vocabulary_head(model.head).softcap == 3.0
-    inputs, labels = LONG[:, :-1], LONG[:, 1:].flatten()
-
-    def gradients(loss: Tensor) -> list[Tensor]:
-        return list(torch.autograd.grad(loss, list(model.parameters())))
-
-    plain = F.cross_entropy(model(inputs).logits.flatten(0, 1), labels, reduction="sum")
-    ours = -token_log_probs(vocabulary_head(model.head), model(inputs).hidden.flatten(0, 1), labels).sum()
-    assert float(ours.detach()) == pytest.approx(float(plain.detach()), rel=1e-6)
-    for expected, found in zip(gradients(plain), gradients(ours), strict=True):
-        assert difference(found, expected) < 1e-5 * float(expected.abs().max())

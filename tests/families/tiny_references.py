@@ -5,11 +5,12 @@ The models are in files of their own, cases_*.py, each with a dictionary CASES; 
 
 import copy
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pytest
 import torch
 import transformers
 from torch import Tensor
@@ -22,6 +23,7 @@ LARGE, SMALL = 0.35, 0.02  # at std 0.02 a wrong gelu changes logits by 1e-6, an
 TOLERANCE = 1e-4
 
 IDS = torch.tensor([[(7 * t + 3 * b + 5) % 83 + 3 for t in range(23)] for b in range(2)])  # (2, 23)
+LONG = torch.tensor([[(11 * t + 5 * b + 3) % 89 + 3 for t in range(60)] for b in range(2)])  # (2, 60): twelve windows
 MASK = torch.ones_like(IDS)
 MASK[1, -5:] = 0  # for encoders
 TARGETS = IDS[:, :11]  # the input of an encoder-decoder's decoder
@@ -62,7 +64,20 @@ class Case:
         )
 
 
+class Pair(NamedTuple):
+    """A model of transformers, ours with its weights, and the name of their case."""
+
+    theirs: PreTrainedModel
+    ours: Transformer
+    case: str
+
+
 CASES: dict[str, Case] = {}
+
+
+def of_each(cases: Iterable[str]) -> pytest.MarkDecorator:
+    """Return a mark: the test gets the pair of each case, which is made once for the tests of a module that follow each other."""
+    return pytest.mark.parametrize("pair", list(cases), indirect=True)
 
 
 def named(
@@ -115,9 +130,7 @@ def run(model: Transformer, case: str, **further: Any) -> Output:
 
 def real(case: str, tensor: Tensor) -> Tensor:
     """Return the values of (B, T, ...) at real tokens: the others mean nothing, and differ."""
-    inputs = CASES[case].inputs
-    masked = "attention_mask" in inputs and "decoder_input_ids" not in inputs and tensor.shape[:2] == MASK.shape
-    return tensor[MASK.bool()] if masked else tensor
+    return tensor[MASK.bool()] if "attention_mask" in CASES[case].inputs and tensor.shape[:2] == MASK.shape else tensor
 
 
 def logits_of(output: Any) -> Tensor:

@@ -71,36 +71,28 @@ def test_where_blocks_are_taken(change: dict[str, object], expected: bool) -> No
     assert supports_blocks(**asked) is expected
 
 
-def windowed_config() -> ModelConfig:
+@pytest.mark.usefixtures("uncompiled")
+def test_a_model_in_blocks_is_the_model_with_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"vocab_size": 11, "context_length": 256, "dim": 32, "num_heads": 2, "head_dim": 16, "decoder_layers": 3, "init": {"std": 0.3}}
     kinds = {"norm": {"kind": "rms"}, "mlp": {"activation": "silu", "gated": True}, "head": {"tied": True}, "position": {"kind": "rotary"}}
-    return ModelConfig.model_validate({**values, **kinds, "attention": {"windows": [None, 37]}})
+    model = build(ModelConfig.model_validate({**values, **kinds, "attention": {"windows": [None, 37]}}), 1)
+    ids = torch.randint(11, (2, 256), generator=torch.Generator().manual_seed(1))
 
-
-@pytest.mark.usefixtures("uncompiled")
-def test_a_model_in_blocks_is_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, ids = build(windowed_config(), 1), torch.randint(11, (2, 256), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        expected = model(ids, document_ids=DOCUMENTS).hidden
-        monkeypatch.setattr("tfkit.model.transformer.supports_blocks", lambda *_, **__: True)
-        calls: list[int] = []
-        real = block_attention.attend_blocks
-        monkeypatch.setattr("tfkit.model.attention.attend_blocks", lambda *words: calls.append(1) or real(*words))
-        torch.testing.assert_close(model(ids, document_ids=DOCUMENTS).hidden, expected, rtol=0, atol=2e-5)
-    assert len(calls) == 3
-
-
-@pytest.mark.usefixtures("uncompiled")
-def test_the_weights_of_a_model_in_blocks_are_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, ids = build(windowed_config(), 1), torch.randint(11, (2, 256), generator=torch.Generator().manual_seed(1))
-    recorded = []
-    for in_blocks in (False, True):
-        if in_blocks:
-            monkeypatch.setattr("tfkit.model.transformer.supports_blocks", lambda *_, **__: True)
-        with torch.no_grad(), record_weights(model) as layers:
+    @torch.no_grad()
+    def computed() -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        hidden = model(ids, document_ids=DOCUMENTS).hidden
+        with record_weights(model) as layers:
             model(ids, document_ids=DOCUMENTS)
-        recorded.append(layers["decoder"])
-    assert [visible[0, 0].sum().item() < 256 * 257 / 2 for _, visible in recorded[1]] == [True] * 3
-    for (dense, seen), (blocks, seen_in_blocks) in zip(*recorded, strict=True):
+        return hidden, layers["decoder"]
+
+    expected, recorded = computed()
+    monkeypatch.setattr("tfkit.model.transformer.supports_blocks", lambda *_, **__: True)
+    calls: list[int] = []
+    monkeypatch.setattr("tfkit.model.attention.attend_blocks", lambda *words: calls.append(1) or attend_blocks(*words))
+    found, in_blocks = computed()
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    assert len(calls) >= 3
+    for (dense, seen), (blocks, seen_in_blocks) in zip(recorded, in_blocks, strict=True):
+        assert seen_in_blocks[0, 0].sum().item() < 256 * 257 / 2
         assert torch.equal(seen, seen_in_blocks)
         torch.testing.assert_close(blocks, dense, rtol=0, atol=2e-5)
