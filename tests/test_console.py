@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tfkit import console
@@ -42,6 +42,7 @@ def test_a_line_always_fits(parts: list[str], width: int, share: float | None, u
     assert unicode or line.isascii()
 
 
+@example("0\x1f\x800000", 1)
 @given(st.text(), st.integers(-2, 12))
 def test_a_cut_text_is_its_longest_beginning_that_fits(text: str, columns: int) -> None:
     beginnings = [text[:end] for end in range(len(text) + 1) if console.columns_of(text[:end]) <= columns]

@@ -55,8 +55,8 @@ def is_terminal(stream: "TextIO | None") -> bool:
 
 
 def columns_of(text: str) -> int:
-    """Return the width of a text on a terminal, in columns: some characters take two, some none."""
-    if text.isascii():
+    """Return the width of a text on a terminal, in columns: some characters take two, some none, as those that control it."""
+    if text.isascii() and text.isprintable():
         return len(text)
     from rich.cells import cell_len
 
