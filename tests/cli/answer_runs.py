@@ -130,6 +130,12 @@ BERT_WORDS = [
     "training.steps=3",
     "evaluation.every=null",
 ]
+T5_WORDS = [
+    "model={preset: t5-small, encoder_layers: 1, decoder_layers: 1, dim: 16, num_heads: 2, head_dim: 8, hidden_dim: 32}",
+    "model.context_length=24",
+    "tokenizer={kind: unigram, vocab_size: 200}",
+    "objective={kind: span_corruption}",
+]
 
 
 def train_starts(folder: Path) -> Path:

@@ -1,5 +1,6 @@
 """Runs and recipes that the tests of several commands read."""
 
+import shutil
 from pathlib import Path
 
 import answer_runs
@@ -23,3 +24,12 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(tmp_path: Path, in_tmp_path: None) -> Path:
     """The recipe tiny.yaml beside its corpus, in a current folder of its own."""
     return write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+
+
+@pytest.fixture
+def work(starts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+    """A copy of that folder as the current one, with the recipe TASK of the test's module as task.yaml."""
+    folder = shutil.copytree(starts, tmp_path / "work")
+    (folder / "task.yaml").write_text(f"# For a test.{request.module.TASK}", encoding="utf-8")
+    monkeypatch.chdir(folder)
+    return folder

@@ -30,7 +30,7 @@ objective: {kind: grpo, rules: [{kind: python, function: "mine.py:reward", allow
   max_new_tokens: 4}
 optimizer: {lr: 1e-2}
 schedule: {kind: constant}
-training: {steps: 4, batch_size: 4, micro_batch_size: 2, precision: fp32, log_every: 1}
+training: {steps: 2, batch_size: 4, micro_batch_size: 2, precision: fp32, log_every: 1}
 checkpoint: {every: 1, keep: 9}
 carbon: {enabled: false}
 """
@@ -41,30 +41,32 @@ stages:
   second: {model: {from: first}, COMMON}
 """
 REFUSED = "objective.rules.0: mine.py is code, and you have not allowed its content"
-# What each command does with runs that another user made; those with a second list run their code if they may.
-WORDS: dict[str, list[str] | tuple[str, ...]] = {
-    "pretrain": ("grown.yaml", "--run", "grown", "--resume", "training.steps=5"),
-    "finetune": ("grpo.yaml", "--run", "whole", "--resume", "training.steps=5"),
-    "resume": ("whole", "training.steps=5"),
-    "sweep": ("grpo.yaml", "optimizer.lr=1e-2,1e-3", "--run", "swept", "--resume"),
-    "evaluate": ("--from", "whole"),
-    "replay": ("broken",),
-    "plan": ["grpo.yaml"],
-    "runs": ["."],
-    "report": ["whole"],
-    "predict": ["--from", "whole", "--data", "prompts.jsonl"],
-    "embed": ["--from", "whole", "--data", "prompts.jsonl", "--field", "prompt"],
-    "generate": ["--from", "whole", "--prompt", "the cat", "--run", "said"],
-    "average": ["whole", "--last", "2", "--out", "mean"],
-    "inspect": ["grpo.yaml"],
-    "check": ["whole/recipe.yaml"],
-    "export": ["whole", "--gguf", "whole.gguf"],
-    "push": ["whole", "org/whole", "--dry-run"],
-    "launch": ["slurm", "grpo.yaml"],
-    "verify": ["whole"],
-    "track": ["whole", "--to", "tensorboard"],
-    "recipes": [],
-    "env": [],
+# What each command does with runs that another user made: those that run their code if they may, and those that run none.
+CODE_RUN = {
+    "pretrain": "grown.yaml --run grown --resume training.steps=3",
+    "finetune": "grpo.yaml --run whole --resume training.steps=3",
+    "resume": "whole training.steps=3",
+    "sweep": "grpo.yaml optimizer.lr=1e-2,1e-3 --run swept --resume",
+    "evaluate": "--from whole",
+    "replay": "broken",
+}
+CODE_LEFT = {
+    "plan": "grpo.yaml",
+    "runs": ".",
+    "report": "whole",
+    "predict": "--from whole --data prompts.jsonl",
+    "embed": "--from whole --data prompts.jsonl --field prompt",
+    "generate": "--from whole --prompt the --run said",
+    "average": "whole --last 2 --out mean",
+    "inspect": "grpo.yaml",
+    "check": "whole/recipe.yaml",
+    "export": "whole --gguf whole.gguf",
+    "push": "whole org/whole --dry-run",
+    "launch": "slurm grpo.yaml",
+    "verify": "whole",
+    "track": "whole --to tensorboard",
+    "recipes": "",
+    "env": "",
 }
 
 
@@ -72,9 +74,8 @@ def canaries(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*.ran")]
 
 
-def new_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Be a user who has allowed nothing yet."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+def has_option(command: str) -> bool:
+    return "--allow-code" in {name for one in LazyGroup().get_command(None, command).params for name in one.opts}
 
 
 @pytest.fixture(scope="module")
@@ -83,25 +84,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, patch = tmp_path_factory.mktemp("code"), pytest.MonkeyPatch()
     patch.chdir(folder)
     patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("other")))
-    rows = [{"prompt": f"the cat {'sat ' * (number % 3)}", "answer": number} for number in range(6)]
-    write_rows(Path("prompts.jsonl"), rows)
+    write_rows(Path("prompts.jsonl"), [{"prompt": f"the cat {'sat ' * (number % 3)}", "answer": number} for number in range(6)])
     Path("mine.py").write_text(CODE, encoding="utf-8")
     Path("grpo.yaml").write_text("model: {from: base}" + COMMON, encoding="utf-8")
     tiny = "model: {preset: gpt2, decoder_layers: 1, dim: 16, num_heads: 2, context_length: 24}\ntokenizer: {path: base}"
     Path("grown.yaml").write_text(tiny + COMMON, encoding="utf-8")
     stage = ", ".join(COMMON.replace(",\n  ", ", ").strip().splitlines())
     Path("chain.yaml").write_text(CHAIN.replace("COMMON", stage), encoding="utf-8")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    for words in (
-        ["pretrain", recipe, "--run", "base", "training.steps=2", "model.context_length=24"],
-        ["pretrain", "grown.yaml", "--run", "grown"],
-        ["finetune", "grpo.yaml", "--run", "whole"],
-    ):
-        run_tfkit(folder, [*words, "--threads", "1"]).exits(0)
-    sweep = ["sweep", "grpo.yaml", "optimizer.lr=1e-2,1e-3", "--run", "swept", "--threads", "1"]
-    run_tfkit(folder, sweep, strike(signal.SIGTERM, 11)).exits(143)  # in the second trial
-    broken = ["optimizer={kind: adamw, lr: 1e30, clip_norm: null}", "--run", "broken", "--threads", "1"]
-    run_tfkit(folder, ["finetune", "grpo.yaml", *broken]).exits(6)
+    write_recipe(folder, write_corpus(folder / "corpus"))
+    run("pretrain", "tiny.yaml", "--run", "base", "training.steps=2", "model.context_length=24").exits(0)
+    run("pretrain", "grown.yaml", "--run", "grown").exits(0)
+    run("finetune", "grpo.yaml", "--run", "whole").exits(0)
+    in_the_second_trial = strike(signal.SIGTERM, 6)
+    run("sweep", "grpo.yaml", "optimizer.lr=1e-2,1e-3", "--run", "swept", before=in_the_second_trial).exits(143)
+    run("finetune", "grpo.yaml", "optimizer={kind: adamw, lr: 1e30, clip_norm: null}", "--run", "broken").exits(6)
     patch.undo()
     return folder
 
@@ -112,7 +108,7 @@ def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "download"
     shutil.copytree(made, folder, ignore=shutil.ignore_patterns("*.ran", "out-*", "err-*"))
     monkeypatch.chdir(folder)
-    new_user(monkeypatch, tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return folder
 
 
@@ -123,18 +119,14 @@ def run(*words: str, before: Callable[[], object] | None = None) -> Done:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_runs_the_code_of_a_run_without_permission(command: str, place: Path) -> None:
     """A new command has to be in the table. One with --allow-code refuses the run without it, any other runs no code at all."""
-    words = WORDS[command]
+    words = (CODE_RUN | CODE_LEFT)[command].split()
     done = run(command, *words)
-    assert done.code != 1, done.err
     assert canaries(place) == []
-    takes = "--allow-code" in {name for one in LazyGroup().get_command(None, command).params for name in one.opts}
-    assert takes == isinstance(words, tuple) or command == "plan"
-    if isinstance(words, list):
-        assert done.code == 0 or command == "predict", done.err  # for which a policy has no labels
+    assert has_option(command) == (command in CODE_RUN) or command == "plan"
+    if command in CODE_LEFT:
+        done.exits(2 if command == "predict" else 0)  # for which a policy has no labels
         return
-    assert done.code == 2
-    assert REFUSED in done.err
-    assert "--allow-code" in done.err
+    done.exits(2, REFUSED, "--allow-code")
     run(command, *words, "--allow-code").exits(0)
     assert canaries(place) == ["mine.py.ran"]
     assert not (place.parent / "state").exists()  # the option is for one command
@@ -144,18 +136,17 @@ def test_no_command_runs_the_code_of_a_run_without_permission(command: str, plac
 def test_every_call_of_the_library_has_what_its_command_has(place: Path) -> None:
     """As the commands; the message names the argument."""
     calls: dict[str, Callable[..., Any]] = {
-        "pretrain": lambda **given: tfkit.pretrain("grown.yaml", {"training.steps": 5}, run="grown", resume=True, **given),
-        "finetune": lambda **given: tfkit.finetune("grpo.yaml", {"training.steps": 5}, run="whole", resume=True, **given),
-        "resume": lambda **given: tfkit.resume("whole", {"training.steps": 6}, **given),
+        "pretrain": lambda **given: tfkit.pretrain("grown.yaml", {"training.steps": 3}, run="grown", resume=True, **given),
+        "finetune": lambda **given: tfkit.finetune("grpo.yaml", {"training.steps": 3}, run="whole", resume=True, **given),
+        "resume": lambda **given: tfkit.resume("whole", {"training.steps": 4}, **given),
         "sweep": lambda **given: tfkit.sweep("grpo.yaml", {"optimizer.lr": "1e-2,1e-3"}, run="swept", resume=True, **given),
         "evaluate": lambda **given: tfkit.evaluate(start="whole", **given),
     }
     for command in COMMANDS:
         if (function := getattr(tfkit, command, None)) is None:
             continue
-        takes = "--allow-code" in {name for one in LazyGroup().get_command(None, command).params for name in one.opts}
-        assert takes == ("allow_code" in inspect.signature(function).parameters), command
-        assert takes == (command in calls) or command == "plan", command
+        assert has_option(command) == ("allow_code" in inspect.signature(function).parameters), command
+        assert has_option(command) == (command in calls) or command == "plan", command
     for command, call in calls.items():
         with pytest.raises(UsageError, match=r"objective.rules.0: mine.py is code.*`allow_code=True`"):
             call()
@@ -169,7 +160,10 @@ def test_every_call_of_the_library_has_what_its_command_has(place: Path) -> None
         (place / "mine.py.ran").unlink()
 
 
-def test_what_only_plans_runs_no_code_even_if_it_is_allowed(place: Path) -> None:
+def test_what_only_plans_runs_no_code_even_if_it_is_allowed_but_a_probe_does(place: Path) -> None:
+    """That of the recipe that the user names."""
+    run("plan", "grpo.yaml", "--probe", "1").exits(0)
+    assert canaries(place) == ["mine.py.ran"]
     run("finetune", "grpo.yaml", "--run", "own").exits(0)
     (place / "mine.py.ran").unlink()
     plans = ["plan", "grpo.yaml"], ["inspect", "grpo.yaml"], ["finetune", "grpo.yaml", "--run", "new", "--dry-run"]
@@ -181,28 +175,18 @@ def test_what_only_plans_runs_no_code_even_if_it_is_allowed(place: Path) -> None
         run(*words).exits(2, "objective.rules.0: mine.py does not exist")
 
 
-def test_a_probe_runs_the_code_of_the_recipe_that_the_user_names(place: Path) -> None:
-    run("plan", "grpo.yaml", "--probe", "1").exits(0)
-    assert canaries(place) == ["mine.py.ran"]
-
-
 def test_code_of_the_users_own_training_runs_from_then_on_until_it_is_changed(place: Path) -> None:
     run("evaluate", "--from", "whole").exits(2)
     run("finetune", "grpo.yaml", "--run", "own").exits(0)
     assert (place / "mine.py.ran").read_text() == "ran "  # once, also for the evaluations
-    for words in (
-        ["evaluate", "--from", "own"],
-        ["evaluate", "--from", "whole"],
-        ["resume", "own", "training.steps=5"],
-        ["replay", "broken"],
-    ):
-        run(*words).exits(0)
+    for line in ("evaluate --from own", "evaluate --from whole", "resume own training.steps=3", "replay broken"):
+        run(*line.split()).exits(0)
     (place / "mine.py.ran").unlink()
     (place / "mine.py").write_text(CODE + "#", encoding="utf-8")
-    for words in (["evaluate", "--from", "own"], ["replay", "broken"]):
-        run(*words).exits(2, REFUSED)
+    for line in ("evaluate --from own", "replay broken"):
+        run(*line.split()).exits(2, REFUSED)
     for option in ([], ["--allow-code"]):
-        run("resume", "own", "training.steps=6", *option).exits(3, "the code of objective.rules is not what this run was started with")
+        run("resume", "own", "training.steps=4", *option).exits(3, "the code of objective.rules is not what this run was started with")
     assert canaries(place) == []
     run("finetune", "grpo.yaml", "--run", "another").exits(0)
 
@@ -244,10 +228,8 @@ def test_a_state_folder_that_cannot_be_used_stops_no_training(
         notes.parent.mkdir(parents=True)
         notes.write_text("damaged", encoding="utf-8")
     done = run("finetune", "grpo.yaml", "--run", "own").exits(0)
-    assert [line for line in done.err.splitlines() if "not noted" in line] == [
-        line for line in done.err.splitlines() if line.startswith("warning: ") and "needs --allow-code" in line
-    ]
-    assert done.err.count("not noted") == 1
+    [said] = (line for line in done.err.splitlines() if "not noted" in line or "needs --allow-code" in line)
+    assert (said[:9], "not noted" in said, "needs --allow-code" in said) == ("warning: ", True, True)
     run("evaluate", "--from", "own").exits(2)
     run("evaluate", "--from", "own", "--allow-code").exits(0)
 
@@ -268,26 +250,23 @@ def test_a_chain_notes_the_code_of_its_later_stages_before_the_first(place: Path
     run("finetune", "chain.yaml", "--run", "chained", before=strike(signal.SIGKILL, 2)).exits(-9)
     assert canaries(place) == []
     state = (tmp_path / "state").rename(tmp_path / "kept")
-    for words in (["resume", "chained"], ["finetune", "chain.yaml", "--run", "chained", "--resume"]):
-        done = run(*words)
-        assert (done.code, REFUSED in done.err) == (2, True), done.err  # its second stage is that of the folder
+    for line in ("resume chained", "finetune chain.yaml --run chained --resume"):
+        run(*line.split()).exits(2, REFUSED)  # its second stage is that of the folder
     monkeypatch.setenv("XDG_STATE_HOME", str(state))
     run("resume", "chained").exits(0)
     assert canaries(place) == ["mine.py.ran"]
 
 
 def test_a_stopped_chain_or_sweep_prints_the_option(place: Path) -> None:
-    done = run("finetune", "chain.yaml", "--run", "chained", before=strike(signal.SIGTERM, 2))
-    assert done.next_command()[-1] == "--allow-code"
-    done = run("sweep", "grpo.yaml", "optimizer.lr=1e-2,1e-3", "--run", "own", before=strike(signal.SIGTERM, 3))
-    assert done.next_command()[-1] == "--allow-code"
+    for line in ("finetune chain.yaml --run chained", "sweep grpo.yaml optimizer.lr=1e-2,1e-3 --run own"):
+        done = run(*line.split(), before=strike(signal.SIGTERM, 2))
+        assert done.next_command()[-1] == "--allow-code"
 
 
 @pytest.mark.parametrize("kind", ["torchrun", "slurm", "skypilot", "kubeflow"])
 def test_a_launch_file_has_the_option_where_it_is_needed(kind: str, place: Path) -> None:
-    assert ("--allow-code" in run("launch", kind, "grpo.yaml").out) is True
-    assert ("--allow-code" in run("launch", kind, "chain.yaml").out) is True
-    assert ("--allow-code" in run("launch", kind, "tiny.yaml").out) is False
+    for recipe in ("grpo.yaml", "chain.yaml", "tiny.yaml"):
+        assert ("--allow-code" in run("launch", kind, recipe).out) == (recipe != "tiny.yaml")
 
 
 @pytest.mark.slow

@@ -12,13 +12,13 @@ from fake_codecarbon import G_PER_KWH
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from tiny_files import flip, read_json
-from tiny_runs import pretrain, records, run_here, run_tfkit
+from tiny_runs import pretrain, raising, records, run_here, run_tfkit
 from transformers import AutoModelForCausalLM
 
 from tfkit import average, load
 from tfkit.errors import UsageError
 from tfkit.hub import content_hash
-from tfkit.run.manifest import verify, write_manifest
+from tfkit.run.manifest import write_manifest
 
 EVERY = ["training.steps=6", "checkpoint={every: 1, keep: 4}", "evaluation.every=6", "training.ema_decay=0.9"]
 
@@ -53,8 +53,7 @@ def test_the_mean_of_the_last_three(run: Path, tmp_path: Path) -> None:
         assert torch.equal(tensor, expected.float()), name
         assert not torch.equal(tensor, parts[2][name]), name
 
-    facts = read_json(out / "tfkit.json")
-    newest = read_json(chosen[-1] / "tfkit.json")
+    facts, newest = read_json(out / "tfkit.json"), read_json(chosen[-1] / "tfkit.json")
     assert [parent["sha256"] for parent in facts["lineage"]["parents"]] == [content_hash(path) for path in chosen]
     assert facts["averaged"] == {"kind": "mean", "checkpoints": 3, "of": {"kind": "exponential", "decay": 0.9, "steps": 6}}
     assert (facts["run_id"], facts["step"], facts["model"]) == (newest["run_id"], 6, newest["model"])
@@ -63,23 +62,18 @@ def test_the_mean_of_the_last_three(run: Path, tmp_path: Path) -> None:
     assert "| parameters |" in card
     assert "loss" not in card
     assert not (out / "training_state").exists()
-    assert verify(out) == []
     run_here(["verify", out]).exits(0)
 
 
-def test_the_library_writes_the_same_folder(run: Path, tmp_path: Path) -> None:
-    run_here(["average", run, "--last", "2", "--out", tmp_path / "command"]).exits(0)
+def test_the_library_writes_the_same_folder_which_transformers_and_from_open(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "command"
+    assert run_here(["average", run, "--last", "2", "--out", out]).exits(0).out == f"{out}: the mean of step-000005, step-000006\n"
     done = average(run, tmp_path / "call", last=2)
     assert (done.checkpoints, done.step) == (["step-000005", "step-000006"], 6)
-    files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("command", "call")]
-    assert files[0] == files[1]
+    command, call = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in (out, tmp_path / "call"))
+    assert command == call
     with pytest.raises(UsageError, match="is never overwritten; give another `out`"):
         average(run, tmp_path / "call")
-
-
-def test_transformers_and_from_open_it(run: Path, tmp_path: Path) -> None:
-    out = tmp_path / "mean"
-    assert run_here(["average", run, "--last", "2", "--out", out]).exits(0).out == f"{out}: the mean of step-000005, step-000006\n"
     ids = torch.arange(12).reshape(1, 12)
     with torch.no_grad():
         theirs = AutoModelForCausalLM.from_pretrained(out).eval()(ids).logits
@@ -87,16 +81,14 @@ def test_transformers_and_from_open_it(run: Path, tmp_path: Path) -> None:
         newest = load(checkpoint(run, 6)).model(ids).logits
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(ours, newest, atol=1e-5)
-    words = ["generate", "--from", str(out), "--prompt", "the", "--max-new-tokens", "3", "--threads", "1", "carbon.enabled=false"]
-    run_here(words).exits(0)
+    run_here(["generate", "--from", out, "--prompt", "the", "--max-new-tokens", "3", "carbon.enabled=false"]).exits(0)
 
 
 def test_checkpoints_hold_the_mean_that_was_scored(run: Path) -> None:
     """With training.ema_decay: evaluate gives what the run said of its last step; the latest weights are in the training state."""
     (scored,) = [record["evaluation"] for record in records(run) if "evaluation" in record]
-    words = ["evaluate", str(run / "recipe.yaml"), "--from", str(checkpoint(run, 6)), "--json", "--threads", "1"]
-    found = run_here([*words, "evaluation.max_tokens=300", "carbon.enabled=false"]).exits(0).document["metrics"]
-    assert found["loss"] == pytest.approx(scored["loss"], rel=1e-6)
+    words = ["evaluate", run / "recipe.yaml", "--from", checkpoint(run, 6), "--json", "evaluation.max_tokens=300", "carbon.enabled=false"]
+    assert run_here(words).exits(0).document["metrics"]["loss"] == pytest.approx(scored["loss"], rel=1e-6)
     state = load_file(checkpoint(run, 6) / "training_state" / "optimizer.safetensors")
     latest = {name.removeprefix("latest/"): tensor for name, tensor in state.items() if name.startswith("latest/")}
     mean = load(checkpoint(run, 6)).model.state_dict()
@@ -113,71 +105,60 @@ def test_the_mean_is_metered_as_its_run_was(run: Path, tmp_path: Path) -> None:
     document = YAML(typ="safe").load(recipe)
     document["carbon"] |= {"enabled": True, "intensity_g_per_kwh": G_PER_KWH, "every_seconds": 0.5}
     YAML(typ="safe").dump(document, recipe)
-    before = fake_codecarbon.put_first(fake_codecarbon.write(tmp_path / "fake"))
-    words = ["average", str(tmp_path / "run"), "--last", "2", "--out", str(tmp_path / "mean"), "--json"]
-    found = run_tfkit(tmp_path, words, before=before).exits(0).document
+    metered = fake_codecarbon.put_first(fake_codecarbon.write(tmp_path / "fake"))
+    words = ["average", tmp_path / "run", "--last", "2", "--out", tmp_path / "mean", "--json"]
+    found = run_tfkit(tmp_path, words, metered).exits(0).document
     assert (found["carbon_status"], found["energy_kwh"] > 0) == ("ok", True)
     assert found["emissions_g"] == pytest.approx(found["energy_kwh"] * G_PER_KWH)
     assert f"{G_PER_KWH:g} g/kWh" in found["place"]
 
 
-def test_too_few_checkpoints(run: Path, tmp_path: Path) -> None:
-    err = run_here(["average", run, "--out", tmp_path / "mean"]).exits(4).err
-    assert "--last 5 of its checkpoints, but complete checkpoints here are step-000003, " in err
-    assert "checkpoint.keep" in err
-    assert not (tmp_path / "mean").exists()
-
-
 def test_what_is_refused(run: Path, tmp_path: Path) -> None:
-    """A folder that is there; a folder that is no run; one checkpoint; no --out."""
-    (tmp_path / "there").mkdir()
-    run_here(["average", run, "--last", "2", "--out", tmp_path / "there"]).exits(2, "is never overwritten")
-    run_here(["average", tmp_path, "--out", tmp_path / "mean"]).exits(4, "is not a run folder")
-    (tmp_path / "there" / "run.json").write_text("{}", encoding="utf-8")
-    run_here(["average", tmp_path / "there", "--out", tmp_path / "mean"]).exits(4, "has no checkpoints yet")
-    run_here(["average", run, "--last", "1", "--out", tmp_path / "mean"]).exits(2)
-    run_here(["average", run]).exits(2, "--out")
+    there, mean = tmp_path / "there", tmp_path / "mean"
+    there.mkdir()
+    (there / "run.json").write_text("{}", encoding="utf-8")
+    few = "--last 5 of its checkpoints, but complete checkpoints here are step-000003, "
+    for words, code, said in (
+        ([run, "--out", mean], 4, [few, "checkpoint.keep"]),
+        ([run, "--last", "2", "--out", there], 2, ["is never overwritten"]),
+        ([tmp_path, "--out", mean], 4, ["is not a run folder"]),
+        ([there, "--out", mean], 4, ["has no checkpoints yet"]),
+        ([run, "--last", "1", "--out", mean], 2, ["--last"]),
+        ([run], 2, ["--out"]),
+    ):
+        run_here(["average", *words]).exits(code, *said)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
-def _another_run(copy: Path) -> None:
-    facts = read_json(copy / "tfkit.json")
-    (copy / "tfkit.json").write_text(json.dumps(facts | {"run_id": "another"}), encoding="utf-8")
-    write_manifest(copy)
-
-
-def _another_shape(copy: Path) -> None:
-    tensors = load_file(copy / "model.safetensors")
-    first = sorted(tensors)[0]
-    save_file(tensors | {first: tensors[first][:-1].clone()}, copy / "model.safetensors")
-    write_manifest(copy)
-
-
-def _another_config(copy: Path) -> None:
-    (copy / "config.json").write_text((copy / "config.json").read_text(encoding="utf-8") + "\n", encoding="utf-8")
-    write_manifest(copy)
-
-
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("file", "said"),
     [
-        (lambda copy: flip(copy / "model.safetensors"), "model.safetensors: damaged"),
-        (_another_run, "is not of the same run as step-000006: the run_id in tfkit.json differ"),
-        (_another_shape, "only checkpoints of one model have a mean"),
-        (_another_config, "is not of the same run as step-000006: config.json differ"),
+        ("tfkit.json", "is not of the same run as step-000006: the run_id in tfkit.json differ"),
+        ("model.safetensors", "only checkpoints of one model have a mean"),
+        ("config.json", "is not of the same run as step-000006: config.json differ"),
+        (None, "model.safetensors: damaged"),
     ],
 )
-def test_what_does_not_belong_together(run: Path, tmp_path: Path, spoil: object, said: str) -> None:
+def test_what_does_not_belong_together(run: Path, tmp_path: Path, file: str | None, said: str) -> None:
+    """Another run, shape or config in a whole checkpoint; or a damaged one."""
     shutil.copytree(run, tmp_path / "run")
-    spoil(checkpoint(tmp_path / "run", 5))
+    copy = checkpoint(tmp_path / "run", 5)
+    tensors = load_file(copy / "model.safetensors")
+    if file == "tfkit.json":
+        (copy / file).write_text(json.dumps(read_json(copy / file) | {"run_id": "another"}), encoding="utf-8")
+    elif file == "model.safetensors":
+        save_file(tensors | {name: tensor[:-1].clone() for name, tensor in [*tensors.items()][:1]}, copy / file)
+    elif file == "config.json":
+        (copy / file).write_text((copy / file).read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    else:
+        flip(copy / "model.safetensors")
+    if file:
+        write_manifest(copy)
     run_here(["average", tmp_path / "run", "--last", "3", "--out", tmp_path / "mean"]).exits(4, said)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_disk_that_refuses_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", raising(OSError(28, os.strerror(28))))
     run_here(["average", run, "--last", "2", "--out", tmp_path / "mean"]).exits(5, "No space left on device")
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,8 @@ from typing import Any
 
 import fake_codecarbon
 import pytest
-from tiny_runs import Before, Done, Process, assert_same_bits, kept, pretrain, run_tfkit, slow_and_metered, strike
+from tiny_files import receipt
+from tiny_runs import Before, Done, Process, assert_same_bits, kept, pretrain, run_here, run_tfkit, slow_and_metered, strike
 
 import tfkit
 from tfkit.engine.assembly import training_data
@@ -41,7 +42,7 @@ def train(base: Path, name: str, *words: str) -> Done:
 
 
 def totals(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "run.json").read_text())
+    found = receipt(run)
     assert found["status"] == "stopped"
     return found["totals"]
 
@@ -49,21 +50,19 @@ def totals(run: Path) -> dict[str, Any]:
 @pytest.mark.thorough
 def test_a_budget_of_grams_stops_is_refused_when_spent_and_goes_on_with_more(base: Path) -> None:
     run = base / "grams"
-    done = train(base, "grams", METERED % ", budget_g: 0.003", "--json")
-    result = json.loads(done.out)
-    assert done.code == 7, done.err
+    again = f"its checkpoint is saved, and --resume continues from there\ntfkit resume {run} carbon.budget_g=0.0"
+    done = train(base, "grams", METERED % ", budget_g: 0.003", "--json").exits(7, again)
+    result = done.document
     assert (result["status"], result["stopped_by"], result["stopped_early"]) == ("stopped", "carbon.budget_g", True)
     assert (result["error"]["kind"], result["error"]["remedy"]) == ("budget", done.err.splitlines()[-1])
     assert 0 < result["steps"] < STEPS
     assert kept(run)[-1] == f"step-{result['steps']:06d}" == Path(result["checkpoint"]).name
     assert 0.003 <= totals(run)["emissions_g"] <= 0.003 + 0.001 * SAVE_SECONDS, "a tick, and the save"
-    assert f"its checkpoint is saved, and --resume continues from there\ntfkit resume {run} carbon.budget_g=0.0" in done.err
     assert done.err.count("of 3 mg are used\n") == 1, "at 80 %"
-    refused = run_tfkit(base, ["resume", str(run)]).exits(2, f"{run}: carbon.budget_g: 3")
-    assert "mg of 3 mg are used. Give a larger budget to continue, such as carbon.budget_g=0.0" in refused.err
-    more = run_tfkit(base, ["resume", str(run), "--threads", "1", "carbon.budget_g=1"], before=slowly(base))  # as it was started
-    assert more.code == 0, more.err
-    assert "carbon.budget_g: 0.003 in the run, 1.0 now" in more.err
+    larger = "mg of 3 mg are used. Give a larger budget to continue, such as carbon.budget_g=0.0"
+    run_here(["resume", run]).exits(2, f"{run}: carbon.budget_g: 3", larger)
+    more = run_tfkit(base, ["resume", run, "--threads", "1", "carbon.budget_g=1"], before=slowly(base))
+    more.exits(0, "carbon.budget_g: 0.003 in the run, 1.0 now")
     assert_same_bits(run, base / "unbroken", STEPS)
 
 
@@ -90,9 +89,9 @@ def test_a_budget_of_time_needs_no_meter(base: Path) -> None:
     assert 1 <= int(said[3]) <= 1.5 / STEP_SECONDS + 1
     assert f"\ntfkit resume {base / 'time'} carbon.budget_seconds=3" in done.err
     assert "checkpoint" in done.out, "the result so far"
-    refused = ["resume", str(base / "time"), "--threads", "1"]
-    run_tfkit(base, refused).exits(2, " of 1.5 s are used. Give a larger budget to continue, such as carbon.budget_seconds=")
-    run_tfkit(base, [*refused, "carbon.budget_seconds=1000"]).exits(0)
+    resume = ["resume", base / "time"]
+    run_here(resume).exits(2, " of 1.5 s are used. Give a larger budget to continue, such as carbon.budget_seconds=")
+    run_here([*resume, "carbon.budget_seconds=1000"]).exits(0)
 
 
 def test_minutes_are_measured_and_a_machine_that_becomes_slower_ends_the_run_soon_after(base: Path) -> None:
@@ -103,53 +102,44 @@ def test_minutes_are_measured_and_a_machine_that_becomes_slower_ends_the_run_soo
         taken = itertools.count(1)
         Before(Stepper, "take", lambda *_, **__: time.sleep(0.5 if next(taken) > 12 else 0.0))()
 
-    words = ["pretrain", str(base / "tiny.yaml"), "--minutes", "0.05", "--run", str(base / "minutes"), "--threads", "1"]
-    done = run_tfkit(base, [*words, "carbon.enabled=false", "checkpoint.every=null", "training.log_every=1"], before)
-    assert "in 0.05 minutes, by the time of a few steps: " in done.err
-    done.exits(7, "s of 3 s are used", ": stopped after step ", f"\ntfkit resume {base / 'minutes'} ")
+    minutes = ["--minutes", "0.05"]
+    done = pretrain(base / "minutes", base / "tiny.yaml", *minutes, "checkpoint.every=null", "training.log_every=1", before=before)
+    done.exits(7, "in 0.05 minutes, by the time of a few steps: ", "s of 3 s are used", ": stopped after step ")
+    assert f"\ntfkit resume {base / 'minutes'} " in done.err
     assert totals(base / "minutes")["seconds"] < 3 + SAVE_SECONDS
     assert read_recipe(str(base / "minutes" / "recipe.yaml")).recipe.carbon.budget_seconds is None
-    own = run_tfkit(base, [*words[:-4], "--run", str(base / "own"), "--threads", "1", "carbon.budget_seconds=1e-4"]).exits(7)
-    assert "of 0.0001 s are used" in own.err, "the user's limit holds"
+    own = pretrain(base / "own", base / "tiny.yaml", *minutes, "carbon.budget_seconds=1e-4")
+    own.exits(7, "of 0.0001 s are used")  # the user's limit holds
 
 
 def test_the_minutes_of_a_run_that_begins_again_are_those_of_the_new_attempt(base: Path) -> None:
     """An earlier one, which left no checkpoint, took longer than all of them."""
-    words = [
-        "pretrain",
-        str(base / "tiny.yaml"),
-        "--minutes",
-        "0.05",
-        "--run",
-        str(base / "again"),
-        "--threads",
-        "1",
-        "carbon.enabled=false",
-    ]
-    run_tfkit(base, words, strike(signal.SIGTERM, 1, training_data, "training_sources")).exits(143)
-    document = json.loads((base / "again/run.json").read_text(encoding="utf-8"))
+    given = base / "again", base / "tiny.yaml", "--minutes", "0.05"
+    pretrain(*given, before=strike(signal.SIGTERM, 1, training_data, "training_sources")).exits(143)
+    document = receipt(base / "again")
     document["attempts"][0]["seconds"] = 1000.0
     (base / "again/run.json").write_text(json.dumps(document), encoding="utf-8")
-    run_tfkit(base, [*words, "--resume"]).exits(0, "a slower machine is stopped after 17:14")
+    pretrain(*given, "--resume").exits(0, "a slower machine is stopped after 17:14")
 
 
 def test_the_command_that_goes_on_names_each_budget_once(base: Path) -> None:
     done = pretrain(base / "none", base / "tiny.yaml", "carbon.budget_seconds=1e-4", "training.seed=2").exits(7)
     last = done.err.rstrip().splitlines()[-1]
     assert (last.count("carbon.budget_seconds="), last.count("training.seed=2"), last.count("1e-4")) == (1, 1, 0)
-    receipt = base / "none" / "run.json"
     command = ["tfkit", "pretrain", "tiny.yaml", "carbon.budget_seconds=1e-4", "training.seed=2"]  # as the program records it
-    receipt.write_text(json.dumps(json.loads(receipt.read_text()) | {"command": command}))
+    (base / "none/run.json").write_text(json.dumps(receipt(base / "none") | {"command": command}))
     larger = next(word for word in last.split() if word.startswith("carbon.budget_seconds="))
     assert read_run(base / "none").resume == f"tfkit pretrain tiny.yaml training.seed=2 {larger} --resume"
 
 
 def test_what_cannot_be_counted_is_an_error_of_the_recipe(base: Path) -> None:
-    words = ["carbon.budget_g=5", "carbon.budget_kwh=5", "carbon.budget_seconds=0", "carbon.on_meter_failure=shout"]
-    pretrain(base / "wrong", base / "tiny.yaml", *words).exits(2, "carbon.budget_seconds", "carbon.on_meter_failure")
-    assert pretrain(base / "wrong", base / "tiny.yaml", *words[:2]).exits(2).err.count("is not counted with enabled: false") == 2
-    done = pretrain(base / "wrong", base / "tiny.yaml", "carbon.on_meter_failure=stop")
-    assert "is read only with budget_g or budget_kwh" in done.err
+    for words, said in (
+        (["carbon.budget_seconds=0", "carbon.on_meter_failure=shout"], ["carbon.budget_seconds", "carbon.on_meter_failure"]),
+        (["carbon.budget_g=5"], ["carbon.budget_g: ", "is not counted with enabled: false"]),
+        (["carbon.budget_kwh=5"], ["carbon.budget_kwh: ", "is not counted with enabled: false"]),
+        (["carbon.on_meter_failure=stop"], ["is read only with budget_g or budget_kwh"]),
+    ):
+        pretrain(base / "wrong", base / "tiny.yaml", *words).exits(2, *said)
 
 
 def test_the_stages_of_a_recipe_have_one_budget(base: Path) -> None:
@@ -157,11 +147,11 @@ def test_the_stages_of_a_recipe_have_one_budget(base: Path) -> None:
     document = (base / "tiny.yaml").read_text().replace("\n", "\n    ")
     (base / "chain.yaml").write_text("stages:\n  one: {}\n  two: {}\n".replace("{}", f"\n    {document}"))
     words = ["one.carbon.budget_seconds=1000", "two.carbon.budget_seconds=1.5"]
-    done = pretrain(base / "chain", base / "chain.yaml", *words, "--json", before=slowly(base)).exits(7)
-    assert "stage two: carbon.budget_seconds: " in done.err
-    assert "by the other runs" in done.err
-    assert done.err.rstrip().splitlines()[-1].startswith(f"tfkit resume {base / 'chain'} two.carbon.budget_seconds=")
-    assert json.loads((base / "chain/run.json").read_text())["stages"]["one"]["status"] == "finished"
+    done = pretrain(base / "chain", base / "chain.yaml", *words, "--json", before=slowly(base))
+    done.exits(7, "stage two: carbon.budget_seconds: ", "by the other runs")
+    larger = f"tfkit resume {base / 'chain'} two.carbon.budget_seconds="
+    assert done.err.rstrip().splitlines()[-1].startswith(larger)
+    assert larger in (read_run(base / "chain").resume or "")
+    assert receipt(base / "chain")["stages"]["one"]["status"] == "finished"
     assert not (base / "chain/two").exists()
-    assert json.loads(done.out)["stopped_by"] == "carbon.budget_seconds"
-    assert f"resume {base / 'chain'} two.carbon.budget_seconds=" in (read_run(base / "chain").resume or "")
+    assert done.document["stopped_by"] == "carbon.budget_seconds"

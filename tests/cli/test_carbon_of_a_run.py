@@ -10,7 +10,7 @@ import fake_codecarbon
 import pytest
 from fake_codecarbon import G_PER_KWH, POWER_W
 from tiny_files import read_json
-from tiny_runs import Before, both, pretrain, run_tfkit
+from tiny_runs import Before, both, pretrain, run_here, run_tfkit
 
 from tfkit.carbon.footprint import MEASURED
 from tfkit.engine.training_run.validator import Validator
@@ -55,15 +55,12 @@ def test_the_last_lines_say_it_in_plain_words(run: Path) -> None:
 def test_a_finished_run_that_is_made_longer_repeats_nothing(run: Path, tmp_path: Path) -> None:
     """Neither its steps nor the evaluation after its last checkpoint."""
     longer = Path(shutil.copytree(run, tmp_path / "run"))
-    metered = both(fake_codecarbon.put_first(run.parent / "fake"), fake_codecarbon.wait_for_the_end, lambda: slow_evaluations(1.0))
+    slow = Before(Validator, "_record_scores", lambda *_: time.sleep(1))
+    metered = both(fake_codecarbon.put_first(run.parent / "fake"), fake_codecarbon.wait_for_the_end, slow)
     for steps in (14, 16):
         run_tfkit(tmp_path, ["resume", str(longer), f"training.steps={steps}"], metered).exits(0)
     totals = read_json(longer / "run.json")["totals"]
     assert totals["rework_seconds"] < 0.5, "the evaluations took 2 s"
-
-
-def slow_evaluations(seconds: float) -> None:
-    Before(Validator, "_record_scores", lambda *_: time.sleep(seconds))()
 
 
 # -- a series of intensities is refused before the run starts where it is of another time, and of no harm afterwards
@@ -78,19 +75,19 @@ def grid(base: Path, name: str, begin: float, minutes: float, rows: int = 3) -> 
 
 def test_a_series_of_another_time_is_refused_before_there_is_a_folder(base: Path) -> None:
     past, future = grid(base, "past.csv", -600, 10), grid(base, "future.csv", 5, 10)
-    for path, code, words in ((past, 3, "but now it is"), (future, 3, "but now it is"), (base / "none.csv", 3, "cannot be read as csv")):
-        done = pretrain(base / "refused", base / "tiny.yaml", f"carbon.intensity_file={path}").exits(code, words)
+    for path, said in ((past, "but now it is"), (future, "but now it is"), (base / "none.csv", "cannot be read as csv")):
+        pretrain(base / "refused", base / "tiny.yaml", f"carbon.intensity_file={path}").exits(3, said)
+    both_given = [f"carbon.intensity_file={past}", "carbon.intensity_g_per_kwh=7"]
+    pretrain(base / "refused", base / "tiny.yaml", *both_given).exits(2, "replaces intensity_g_per_kwh")
     assert not (base / "refused").exists()
-    done = pretrain(base / "refused", base / "tiny.yaml", f"carbon.intensity_file={past}", "carbon.intensity_g_per_kwh=7").exits(2)
-    assert "replaces intensity_g_per_kwh" in done.err
-    assert "no such file" in run_tfkit(base, ["check", str(base / "tiny.yaml"), "carbon.intensity_file=none.csv"]).err.lower()
+    assert "no such file" in run_here(["check", base / "tiny.yaml", "carbon.intensity_file=none.csv"]).err.lower()
 
 
 def test_a_run_that_cannot_end_within_its_series_is_refused_before_its_first_step(base: Path) -> None:
     short = grid(base, "short.csv", -0.5, 1, rows=2)
     changes = (f"carbon.intensity_file={short}", "training.steps=100000000")
     pretrain(base / "long", base / "tiny.yaml", *changes).exits(3, "short.csv: ends at")
-    run_tfkit(base, ["pretrain", str(base / "tiny.yaml"), "--dry-run", *changes]).exits(3, "short.csv: ends at")
+    run_here(["pretrain", base / "tiny.yaml", "--dry-run", *changes]).exits(3, "short.csv: ends at")
     assert not [*(base / "long/checkpoints").glob("*")]
 
 
@@ -107,8 +104,7 @@ def test_what_was_a_series_of_the_run_is_none_of_a_later_command(base: Path) -> 
     path = grid(base, "now.csv", -5, 10)
     pretrain(base / "series", base / "tiny.yaml", f"carbon.intensity_file={path}").exits(0)
     grid(base, "now.csv", -600, 10)
-    assert run_tfkit(base, ["resume", str(base / "series")]).code == 0, "it is finished"
-    scored = run_tfkit(base, ["evaluate", "--from", str(base / "series"), "evaluation.max_tokens=50", "--device", "cpu"]).exits(0)
-    assert "now.csv: covers" in scored.err
-    assert "The emissions of this command are computed without the series" in scored.err
-    run_tfkit(base, ["resume", str(base / "series"), "training.steps=14"]).exits(3)
+    run_here(["resume", base / "series"]).exits(0)  # it is finished
+    scored = run_here(["evaluate", "--from", base / "series", "evaluation.max_tokens=50", "--device", "cpu"])
+    scored.exits(0, "now.csv: covers", "The emissions of this command are computed without the series")
+    run_here(["resume", base / "series", "training.steps=14"]).exits(3)

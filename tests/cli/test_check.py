@@ -1,4 +1,3 @@
-import json
 import resource
 import subprocess
 import sys
@@ -16,13 +15,8 @@ def test_a_good_recipe(tmp_path: Path) -> None:
     path.write_text(GOOD, encoding="utf-8")
     done = run_here(["check", path, "training.steps=4"]).exits(0)
     assert (done.out, done.err) == (f"{path}: no errors\n", "")
-
-
-def test_a_bundled_recipe_as_json() -> None:
-    document = run_here(["check", "gpt2-stdlib", "--json"]).exits(0).document
-    assert document["valid"]
-    assert document["errors"] == []
-    assert document["schema_version"] == 1
+    bundled = run_here(["check", "gpt2-stdlib", "--json"]).exits(0).document
+    assert bundled.items() >= {"valid": True, "errors": [], "schema_version": 1}.items()
 
 
 def test_errors_go_to_stderr_and_with_json_to_stdout_too(tmp_path: Path) -> None:
@@ -32,7 +26,7 @@ def test_errors_go_to_stderr_and_with_json_to_stdout_too(tmp_path: Path) -> None
     assert run_here(["check", path, "model.dmi=3"]).refuses(2).err == lines
     done = run_here(["check", path, "model.dmi=3", "--json"]).exits(2)
     assert done.err == lines
-    assert json.loads(done.out) == {
+    assert done.document == {
         "error": {"code": 2, "kind": "usage", "message": lines.rstrip("\n"), "place": f"{path}:4:10", "remedy": "did you mean pue"},
         "schema_version": 1,
         "recipe": str(path),
@@ -44,27 +38,25 @@ def test_errors_go_to_stderr_and_with_json_to_stdout_too(tmp_path: Path) -> None
     }
 
 
-def test_the_schema_needs_no_recipe() -> None:
-    assert "training" in run_here(["check", "--schema"]).exits(0).document["$defs"]["Recipe"]["properties"]
-
-
-def test_a_recipe_from_a_pipe(in_tmp_path: None) -> None:
+def test_a_recipe_from_a_pipe_and_no_recipe_for_the_schema(in_tmp_path: None) -> None:
     assert run_piped(["check", "/dev/stdin"], GOOD.encode()).exits(0).out == "/dev/stdin: no errors\n"
+    assert "training" in run_here(["check", "--schema"]).exits(0).document["$defs"]["Recipe"]["properties"]
 
 
 @pytest.mark.parametrize(("arguments", "seconds"), [(["--help"], 0.15), (["check", "gpt2-stdlib"], 0.5)])
 def test_it_starts_quickly(arguments: list[str], seconds: float) -> None:
-    """In processor time, which other processes do not take; the best of three, with room for a slow machine: three times the contract."""
-    took = []
-    for _ in range(3):
+    """In processor time, which other processes do not take; one of three starts, with room for a slow machine: three times the contract."""
+
+    def took() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "tfkit", *arguments], capture_output=True, check=True, cwd=ROOT)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(took) < 3 * seconds
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert any(took() < 3 * seconds for _ in range(3))
 
 
-def test_files_that_are_missing_are_errors_among_the_others(tmp_path: Path, in_tmp_path: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_missing_are_errors_among_the_others(tmp_path: Path, in_tmp_path: None) -> None:
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "a.csv").touch()
     recipe = """model: {from: start}

@@ -13,7 +13,7 @@ from tfkit.carbon import Meter, Reading
 from tfkit.engine.inference.evaluator import Evaluator
 from tfkit.engine.inference.predicting import open_predictor
 from tfkit.engine.inference.session import Session
-from tfkit.engine.listener import Silent, StopRequest
+from tfkit.engine.listener import Silent
 from tfkit.parallel.rank_map import RankMap, serial_map
 from tfkit.run.signals import interrupts
 from tfkit.training.isolation import isolated
@@ -23,31 +23,21 @@ def through_json(compute: Callable[[Any], Any], items: Iterable[Any], /) -> Iter
     return (json.loads(json.dumps(compute(item))) for item in items)
 
 
-def session_of(stop: StopRequest, deal: RankMap) -> Session:
-    return Session(stop, Silent(), Meter(), None, Reading(), False, "cpu", 1, deal=deal)
-
-
-def evaluated(run: Path, deal: RankMap) -> list[Any]:
+def evaluated_and_predicted(run: str, deal: RankMap) -> list[Any]:
+    changes = {"evaluation.batch_size": 5}
     with isolated(), interrupts(None) as stop:
-        session = session_of(stop, deal)
-        changes = {"evaluation.batch_size": 5}
-        _, found = Evaluator(str(run), None, changes, None, CodePermission()).compute(session, each=True)
+        session = Session(stop, Silent(), Meter(), None, Reading(), False, "cpu", 1, deal=deal)
+        _, found = Evaluator(run, None, changes, None, CodePermission()).compute(session, each=True)
+        predictor = open_predictor(run, changes, all_labels=True)
+        asked = predictor.given_rows([row | {"talk": row["talk"][:-1]} for row in made_rows(30)[20:]])
+        predictor.load(session)
+        predicted = [line for window in predictor.windows(asked) for line in window]
     assert found.scores is not None
-    return [found.metrics, found.predictions, found.facts, found.baselines]
-
-
-def predicted(run: Path, deal: RankMap) -> list[dict[str, Any]]:
-    with isolated(), interrupts(None) as stop:
-        predictor = open_predictor(str(run), {"evaluation.batch_size": 5}, all_labels=True)
-        rows = [row | {"talk": row["talk"][:-1]} for row in made_rows(30)[20:]]
-        asked = predictor.given_rows(rows)
-        predictor.load(session_of(stop, deal))
-        return [line for window in predictor.windows(asked) for line in window]
+    return [found.metrics, found.predictions, found.facts, found.baselines, predicted]
 
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", KINDS)
 def test_evaluations_and_predictions_are_the_same_through_json(answers: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(answers)
-    assert repr(evaluated(answers / name, through_json)) == repr(evaluated(answers / name, serial_map))
-    assert predicted(answers / name, through_json) == predicted(answers / name, serial_map)
+    assert repr(evaluated_and_predicted(name, through_json)) == repr(evaluated_and_predicted(name, serial_map))

@@ -1,14 +1,13 @@
 """--dry-run: the recipe on stdout, the first rows and the size of the run on stderr, no run folder; and inspect without a recipe."""
 
-import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_files import write_rows
-from tiny_runs import Done, hashes, run_tfkit, write_recipe
+from tiny_files import parse_rows, write_rows
+from tiny_runs import Done, hashes, run_here
 
 import tfkit
 from tfkit.errors import UsageError
@@ -30,16 +29,14 @@ def place(base: Path, starts: Path) -> Path:
     return base
 
 
-def command(*words: str) -> Done:
-    return run_tfkit(Path.cwd(), [*words])
+def command(*words: object) -> Done:
+    return run_here(words)
 
 
 def test_the_decided_recipe_is_shown_and_runs_as_it_was_saved(place: Path) -> None:
-    before = {path.name for path in place.iterdir()}
+    before = {*place.iterdir()}
     planned = command("finetune", *WORDS, *LATER, "--dry-run").exits(0, "[CLS] the")
-    assert {path.name for path in place.iterdir() if not path.name.startswith(("out-", "err-"))} == {
-        name for name in before if not name.startswith(("out-", "err-"))
-    }
+    assert {*place.iterdir()} == before
     assert planned.out.startswith("# classification: a text, and a label")
     assert "model: {from: start}" in planned.out
     assert planned.err.count("# classification: a text") == 0, "stdout has it"
@@ -47,15 +44,14 @@ def test_the_decided_recipe_is_shown_and_runs_as_it_was_saved(place: Path) -> No
     assert any(re.match(r"\d+ steps of \d+ rows, about \d+ tokens each, [\d.]+ epochs; micro-batches of \d+ rows", line) for line in lines)
     assert any(line.startswith("roughly ") for line in lines)
     (place / "task.yaml").write_text(planned.out, encoding="utf-8")
-    length = ["training.steps=2"]
     for run, words in {"saved": ["task.yaml"], "direct": [*WORDS, *LATER]}.items():
-        command("finetune", *words, *length, "--run", run, "--threads", "1").exits(0)
+        command("finetune", *words, "training.steps=2", "--run", run).exits(0)
     assert hashes(place / "saved", 2) == hashes(place / "direct", 2)
 
 
-def test_of_a_long_row_the_ends_are_shown(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_long_row_the_ends_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    words = [str(write_recipe(place, place / "corpus")), "model.context_length=300", "training.batch_size=2"]
+    words = ["tiny.yaml", "model.context_length=300", "training.batch_size=2"]
     shown = command("pretrain", *words, "--dry-run").err.splitlines()
     [first, last] = [number for number, line in enumerate(shown) if "shows all" in line]
     assert re.fullmatch(r"  \.\.\. \d\d lines; `tfkit inspect` shows all", shown[first])
@@ -70,10 +66,9 @@ def test_the_reason_why_no_rates_are_tried_is_that_of_the_run(place: Path) -> No
     planned = command("finetune", *WORDS, *LATER, "training.steps=2", "--dry-run")
     assert f"\nno learning rates are tried: {reason}\n" in planned.err
     (place / "short.yaml").write_text(planned.out, encoding="utf-8")
-    table = command("plan", "short.yaml", "--threads", "1")
+    table = command("plan", "short.yaml")
     assert re.search(rf"^no trial +of learning rates: {reason}$", table.out, re.MULTILINE), table.out
-    done = command("finetune", "short.yaml", "--run", "short", "--threads", "1")
-    assert f"no learning rates are tried: {reason}. Chosen: 0.001\n" in done.err
+    command("finetune", "short.yaml", "--run", "short").exits(0, f"no learning rates are tried: {reason}. Chosen: 0.001\n")
 
 
 def test_a_recipe_with_changes_is_shown_with_them(place: Path) -> None:
@@ -104,25 +99,22 @@ def test_the_document() -> None:
     assert document["baselines"].keys() == {"most_frequent_class", "naive_bayes"}
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
+def test_errors_are_those_of_the_run() -> None:
+    for words, code, message in (
         (["pretrain", "tiny.yaml", "--resume"], 2, "leave --resume out"),
         (["pretrain", "tiny.yaml", "data.train=[{path: nowhere.txt}]"], 3, "nowhere.txt"),
         (["pretrain", "tiny.yaml", "training.step=2"], 2, "did you mean steps"),
         (["finetune", "--from", "start", "--data", "nowhere.txt"], 3, "nowhere.txt"),
         (["finetune", "tiny.yaml"], 2, "which checkpoint?"),
-    ],
-)
-def test_errors_are_those_of_the_run(words: list[str], code: int, message: str) -> None:
-    command(*words, "--dry-run").refuses(code, message)
+    ):
+        command(*words, "--dry-run").refuses(code, message)
 
 
 def test_rows_are_inspected_without_a_recipe() -> None:
     found = command("inspect", "--from", "start", "--data", "rows.jsonl", "--show", "1", "--json").exits(0)
     assert (found.document["objective"], found.document["labels"]) == ("classification", ["cat", "dog"])
-    chosen = command("inspect", "--from", "start", "--data", "rows.jsonl", "objective={kind: masked_lm}", "--json")
-    assert chosen.document["objective"] == "masked_lm", chosen.err
+    chosen = command("inspect", "--from", "start", "--data", "rows.jsonl", "objective={kind: masked_lm}", "--json").exits(0)
+    assert chosen.document["objective"] == "masked_lm"
     command("inspect").exits(2, "Give a RECIPE, or --data F, and --from CKPT to train a checkpoint")
 
 
@@ -142,32 +134,26 @@ def test_a_sweep_without_a_recipe_decides_once_and_each_trial_is_the_run_that_it
     assert hashes(folder / "trial-004", 2) == hashes(place / "one", 2)
     assert command("resume", str(folder)).exits(0).out == swept.out
     for changed in (["optimizer.lr=1e-3,3e-2", *rest[1:]], [*rest, "training.seed=9"]):
-        assert "different sweep" in command("sweep", *changed, "--resume").exits(2).err
+        command("sweep", *changed, "--resume").exits(2, "different sweep")
     overrides = {"training.steps": 2, "carbon.enabled": False, "training.precision": "fp32", "optimizer.betas": [0.5, 0.6]}
     called = tfkit.sweep(None, {"optimizer.lr": [1e-3, 1e-2]}, overrides, start="start", data="rows.jsonl", run="called", threads=1)
     trials = command("resume", str(folder), "--json").document["trials"]
     assert [one["score"] for one in called.trials] == [one["score"] for one in trials[1::2]]
-    assert "which training?" in command("sweep", "optimizer.lr=1,2").exits(2).err
+    command("sweep", "optimizer.lr=1,2").exits(2, "which training?")
 
 
 def test_rows_are_inspected_although_no_part_of_them_can_be_held_out(place: Path) -> None:
     """As of two rows that land in one part; all are shown, and the warning says what a training would be refused for."""
-    outcomes: set[int] = set()
-    for number in range(0, 24, 2):
-        if len(outcomes) == 2:
-            break
+    numbers, outcomes = iter(range(0, 24, 2)), set()
+    while outcomes != {1, 2}:
+        number = next(numbers)
         write_rows(place / "two.jsonl", ROWS[number : number + 2])
         done = command("inspect", *WORDS[:2], "--data", "two.jsonl", "--json").exits(0)
         rows = done.document["first_step"]["rows_an_epoch"]
         assert ("here all rows are shown" in done.err) == (rows == 2), done.err
         outcomes.add(rows)
-    assert outcomes == {1, 2}
-    assert "one.jsonl: only the label 'cat'" in _of_one(place).exits(3).err
-
-
-def _of_one(place: Path) -> Done:
     write_rows(place / "one.jsonl", ROWS[:1])
-    return command("inspect", *WORDS[:2], "--data", "one.jsonl")
+    command("inspect", *WORDS[:2], "--data", "one.jsonl").exits(3, "one.jsonl: only the label 'cat'")
 
 
 @pytest.mark.thorough
@@ -185,7 +171,7 @@ def test_columns_are_an_argument_of_every_call_that_takes_data(place: Path) -> N
     rows = [{"body": row["text"]} for row in ROWS]
     predicted = tfkit.load(done.checkpoint).predict(rows, columns={"text": "body"})
     assert predicted == [*tfkit.predict(rows, start=done.checkpoint, columns={"text": "body"}, precision="float32")]
-    assert [one["body"] for one in predicted] == [row["text"] for row in ROWS]
+    assert [one["body"] for one in predicted] == [row["body"] for row in rows]
     write_rows(place / "pairs.jsonl", [{"question": row["text"], "sentence": row["text"], "label": row["label"]} for row in ROWS])
     with pytest.raises(UsageError, match=r"columns=\{'text': 'question', 'pair': 'sentence'\} for the"):
         tfkit.finetune(start="start", data="pairs.jsonl")
@@ -194,7 +180,7 @@ def test_columns_are_an_argument_of_every_call_that_takes_data(place: Path) -> N
 
 
 @pytest.mark.thorough
-def test_a_few_rows_for_a_quick_try_wherever_data_are_taken(place: Path) -> None:
+def test_a_few_rows_for_a_quick_try_wherever_data_are_taken() -> None:
     """Of each part, also on resuming; what a command names itself is not limited by the run's own number."""
     trained = ["--rows", "7", "training.steps=2", *WORDS, *LATER]
     done = command("finetune", *trained, "--run", "few").exits(0, "about 7 rows to train on")
@@ -207,9 +193,8 @@ def test_a_few_rows_for_a_quick_try_wherever_data_are_taken(place: Path) -> None
         assert command("evaluate", "--from", "few", *words, "--json").exits(0).document["examples"] == rows
     sections = ["data={train: [{path: rows.jsonl}], validation: [{path: rows.jsonl}]}", "--rows", "5"]  # the section names no rows
     assert command("evaluate", "--from", "few", *sections, "--json").exits(0).document["examples"] == 5
-    everything = [json.loads(line) for line in (place / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
     for name in ("predict", "embed"):
-        lines = [json.loads(line) for line in command(name, "--from", "few", *WORDS[2:], "--rows", "6").exits(0).out.splitlines()]
-        assert [line["text"] for line in lines] == [row["text"] for row in everything if row["text"] in {line["text"] for line in lines}]
-        assert len(lines) == 6
-    run_tfkit(place, ["predict", "--from", "few", "--data", "-", "--rows", "2"]).exits(2, "select them before")
+        texts = [line["text"] for line in parse_rows(command(name, "--from", "few", *WORDS[2:], "--rows", "6").exits(0).out)]
+        assert texts == [row["text"] for row in ROWS if row["text"] in texts]
+        assert len(texts) == 6
+    command("predict", "--from", "few", "--data", "-", "--rows", "2").exits(2, "select them before")

@@ -40,23 +40,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             files = ("train", train), ("validation", "spoiled")
             sources = (f"{part}: [{{path: {file}.jsonl, columns: {columns}}}]" for part, file in files)
             (folder / f"{name}.yaml").write_text(f"{model}\ndata: {{{', '.join(sources)}{skip}}}\nobjective: {objective}{REST}")
-            done = pretrain(folder / name, folder / f"{name}.yaml").exits(0)
-            assert f"spoiled.jsonl: 1 row that the model cannot process {COUNTED[name]} (first spoiled.jsonl:7)" in done.err
+            counted = f"spoiled.jsonl: 1 row that the model cannot process {COUNTED[name]} (first spoiled.jsonl:7)"
+            pretrain(folder / name, folder / f"{name}.yaml").exits(0, counted)
     return folder
 
 
 def scored(folder: Path, name: str, rows: list[dict[str, Any]], *words: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    path = folder / "rows.jsonl"
-    write_rows(path, rows)
-    return judged(folder, "--from", name, "--data", str(path), *words)
+    return judged(folder, "--from", name, "--data", write_rows(folder / "rows.jsonl", rows), *words)
 
 
 def test_classes(tmp_path: Path) -> None:
     rows = made_rows(10)
-    (whole, _), (lost, lines) = (
-        scored(tmp_path, CLASSES, some)
-        for some in (rows, [*rows[:3], {**rows[0], "label": "purple"}, *rows[3:], {**rows[1], "text": "\ufe0f", "label": "red"}])
-    )
+    spoiled = [*rows[:3], {**rows[0], "label": "purple"}, *rows[3:], {**rows[1], "text": "\ufe0f", "label": "red"}]
+    (whole, _), (lost, lines) = (scored(tmp_path, CLASSES, some) for some in (rows, spoiled))
     assert whole["lost"] == {}
     assert lost["lost"] == {"label 'purple'": 1, "no tokens": 1}
     assert (whole["examples"], lost["examples"]) == (10, 12)
@@ -66,7 +62,7 @@ def test_classes(tmp_path: Path) -> None:
     assert [one.get("lost") for one in lines] == [None] * 3 + ["label 'purple'"] + [None] * 7 + ["no tokens"]
     assert (lines[3]["label"], lines[3]["predicted"], lines[11]["label"]) == ("purple", "(no answer)", "red")
     assert lost["classes"]["purple"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
-    limited, few = scored(tmp_path, CLASSES, [*rows[:3], {**rows[0], "label": "purple"}, *rows[3:]], "evaluation.max_tokens=1")
+    limited, few = scored(tmp_path, CLASSES, spoiled[:-1], "evaluation.max_tokens=1")
     assert (limited["examples"], limited["lost"], len(few)) == (1, {}, 1)
 
 
@@ -82,9 +78,8 @@ def test_a_training_scores_its_held_out_rows_as_an_evaluation_does(tmp_path: Pat
 def test_tags_also_of_words_beyond_the_context(tmp_path: Path) -> None:
     assert evaluate(tmp_path, "--from", TAGS, "--json").document["lost"] == {"label 'B-plant'": 1}
     rows = made_rows(10)
-    (whole, _), (cut, lines) = (
-        scored(tmp_path, TAGS, some) for some in (rows, [*rows, {**rows[0], "words": ["cat"] * 70, "names": ["B-animal"] * 70}])
-    )
+    longer = [*rows, {**rows[0], "words": ["cat"] * 70, "names": ["B-animal"] * 70}]
+    (whole, _), (cut, lines) = (scored(tmp_path, TAGS, some) for some in (rows, longer))
     words = sum(len(row["words"]) for row in rows)
     right = cut["metrics"]["accuracy"] * (words + 70)
     assert right == pytest.approx(whole["metrics"]["accuracy"] * words + lines[-1]["predicted"].count("B-animal"))
@@ -108,28 +103,22 @@ def test_written_texts(tmp_path: Path) -> None:
 
 def test_a_training_that_skips_bad_rows_makes_no_evaluation_skip_them(tmp_path: Path) -> None:
     rows = [*made_rows(4), {"nothing": 1}]
-    path = tmp_path / "rows.jsonl"
-    write_rows(path, rows)
-    evaluate(tmp_path, "--from", CLASSES, "--data", str(path)).exits(3, "rows.jsonl:5: no column")
+    evaluate(tmp_path, "--from", CLASSES, "--data", write_rows(tmp_path / "rows.jsonl", rows)).exits(3, "rows.jsonl:5: no column")
     assert scored(tmp_path, CLASSES, rows, "data.on_bad_row=skip")[0]["examples"] == 4
 
 
-def test_a_text_model_whose_training_skipped_rows_up_to_a_limit_is_used_like_any(tmp_path: Path) -> None:
+def test_a_text_model_whose_training_skipped_rows_up_to_a_limit_is_used_like_any(base: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "text.jsonl", [*({"text": f"the cat number {number} sat"} for number in range(20)), {"nothing": 1}])
-    model = "model: {preset: gpt2, decoder_layers: 1, dim: 16, num_heads: 2, context_length: 16}"
-    tokenizer = "tokenizer: {kind: byte_bpe, vocab_size: 280}"
-    data = f"data: {{train: [{{path: {tmp_path}/text.jsonl}}], validation: 0.2, on_bad_row: skip, max_lost: 0.5}}"
-    (tmp_path / "r.yaml").write_text(f"{model}\n{tokenizer}\n{data}\nobjective: {{kind: causal_lm}}{REST}")
-    pretrain(tmp_path / "run", tmp_path / "r.yaml").exits(0)
+    data = f"data={{train: [{{path: {tmp_path}/text.jsonl}}], validation: 0.2, on_bad_row: skip, max_lost: 0.5}}"
+    pretrain(tmp_path / "run", base / "tiny.yaml", data, "tokenizer.vocab_size=280").exits(0)
     assert len(tfkit.generate("the cat", {"generation.max_new_tokens": 2}, start=tmp_path / "run")) == 1
     assert tfkit.evaluate(start=tmp_path / "run", overrides={"data.on_bad_row": "skip"}).metrics["loss"] > 0
 
 
 def test_rows_of_one_class_are_warned_of(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    write_rows(path, [{**row, "label": "red"} for row in made_rows(5)])
-    done = evaluate(tmp_path, "--from", CLASSES, "--data", str(path)).exits(0)
-    assert "all 5 rows have the label 'red': the metrics say nothing about the other classes" in done.err
+    rows = write_rows(tmp_path / "rows.jsonl", [{**row, "label": "red"} for row in made_rows(5)])
+    said = "all 5 rows have the label 'red': the metrics say nothing about the other classes"
+    evaluate(tmp_path, "--from", CLASSES, "--data", rows).exits(0, said)
 
 
 TEXTS = [{"path": "valid.jsonl"}]

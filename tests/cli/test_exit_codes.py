@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_runs import pretrain, run_tfkit
+from tiny_runs import pretrain, run_here, run_tfkit
 from typer.testing import CliRunner
 
 import tfkit.cli.check
@@ -23,11 +24,10 @@ from tfkit.model.transformer import Transformer
 ROOT = Path(__file__).parent.parent.parent
 
 
-def ends_with(error: BaseException, monkeypatch: pytest.MonkeyPatch, before: object = None) -> int:
+def ends_with(error: BaseException, monkeypatch: pytest.MonkeyPatch, before: Callable[[], object] = lambda: None) -> int:
     def check() -> None:
         """Raise it."""
-        if callable(before):
-            before()
+        before()
         raise error
 
     monkeypatch.setattr(tfkit.cli.check, "check", check)
@@ -57,16 +57,12 @@ def test_what_the_operating_system_refuses_is_no_bug(monkeypatch: pytest.MonkeyP
     assert ends_with(FileNotFoundError(errno.ENOENT, "No such file", "/there"), monkeypatch) == 1, "who looked for it?"
 
 
-def test_a_bug_without_a_run_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert ends_with(ZeroDivisionError("by\nzero"), monkeypatch) == 1
-    err = capsys.readouterr().err
-    assert err.startswith("Traceback")
-    assert err.endswith("tfkit: a bug: ZeroDivisionError: by\n")
-
-
-def test_a_bug_in_a_run_leaves_its_traceback_there(
+def test_a_bug_prints_its_traceback_or_leaves_it_in_the_run_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert ends_with(ZeroDivisionError("by\nzero"), monkeypatch) == 1
+    err = capsys.readouterr().err
+    assert (err[:9], err.endswith("tfkit: a bug: ZeroDivisionError: by\n")) == ("Traceback", True)
     assert ends_with(AssertionError(), monkeypatch, lambda: set_crash_folder(tmp_path)) == 1
     log = tmp_path / "crash.log"
     assert capsys.readouterr().err == f"tfkit: a bug: AssertionError (the traceback is in {log})\n"
@@ -75,42 +71,30 @@ def test_a_bug_in_a_run_leaves_its_traceback_there(
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
+def test_a_wrong_command_line() -> None:
+    for words, said in (
         (["chek"], "Did you mean 'check'"),
         (["qqq"], "Commands: pretrain"),
         (["--foo"], "--foo"),
-        (["check", "--foo"], "--foo"),
         (["check", "--json=3"], "--json"),
         (["pretrain", "smoke", "--run", ""], "the argument after --run is empty"),
         (["evaluate", "--from="], "the argument after --from is empty"),
         (["report", ""], "the argument after report is empty"),
         (["check", "r.yaml", "\n", ""], r"the argument after '\n' is empty"),
         ([], "Usage: tfkit"),
-    ],
-)
-def test_a_wrong_command_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert words in err
+    ):
+        run_here(words).refuses(2, said)
 
 
 def test_quiet_holds_for_one_call_only() -> None:
-    assert main(["recipes", "--quiet"]) == 0
-    assert main(["recipes"]) == 0
-    assert not console._quiet
+    assert [main(["recipes", "--quiet"]), main(["recipes"]), console._quiet] == [0, 0, False]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["check", "--help"]])
-def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments) == 0
-    out, err = capsys.readouterr()
-    assert out.startswith("Usage: tfkit")
-    assert err == ""
-    if arguments[0] != "check":
-        assert all(f"  {name} " in out for name in COMMANDS)
+def test_help() -> None:
+    for words in (["--help"], ["-h"], ["check", "--help"]):
+        done = run_here(words).exits(0)
+        assert (done.out.startswith("Usage: tfkit"), done.err) == (True, "")
+        assert words[0] == "check" or all(f"  {name} " in done.out for name in COMMANDS)
 
 
 def program(arguments: list[str], **options: object) -> "subprocess.Popen[bytes]":

@@ -2,8 +2,8 @@
 
 import functools
 import json
+import math
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +13,8 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tiny_runs import run_here
-from tokenizers import Tokenizer as Backend
+from tiny_files import read_json
+from tiny_runs import Done, run_here
 
 from tfkit.engine.tools.gguf_export import TYPES
 from tfkit.families import GGUF_ARCHITECTURES, PRESETS
@@ -27,30 +27,34 @@ from tfkit.tokenizer import Tokenizer, save_tokenizer, train_tokenizer
 
 SIZES = {"decoder_layers": 2, "dim": 64, "hidden_dim": 96, "num_heads": 4, "context_length": 64}
 SCALING = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context_length": 16}
+SHARED: dict[str, Any] = {"num_kv_heads": 2}
+WIDE: dict[str, Any] = {"num_kv_heads": 2, "head_dim": 32}
+
+
+def experts(**settings: Any) -> dict[str, Any]:
+    return {"mlp": {"experts": settings}}
+
+
+def rotary(**settings: Any) -> dict[str, Any]:
+    return {"position": {"kind": "rotary", **settings}}
+
+
 MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "gpt2": ("gpt2", {"hidden_dim": None}, "gpt2"),
-    "llama": ("llama2-7b", {"num_kv_heads": 2}, "gpt2"),
-    "llama 3.1, whose frequencies are scaled": (
-        "llama3-8b",
-        {"num_kv_heads": 2, "position": {"kind": "rotary", "theta": 5e5, "scaling": SCALING}},
-        "llama3",
-    ),
-    "mistral": ("mistral-7b-v0.3", {"num_kv_heads": 2}, "gpt2"),
-    "smollm2": ("smollm2-135m", {"num_kv_heads": 2}, "smollm2"),
-    "qwen2": ("qwen2.5-0.5b", {"num_kv_heads": 2}, "gpt2"),
+    "llama": ("llama2-7b", SHARED, "gpt2"),
+    "llama 3.1, whose frequencies are scaled": ("llama3-8b", SHARED | rotary(theta=5e5, scaling=SCALING), "llama3"),
+    "mistral": ("mistral-7b-v0.3", SHARED, "gpt2"),
+    "smollm2": ("smollm2-135m", SHARED, "smollm2"),
+    "qwen2": ("qwen2.5-0.5b", SHARED, "gpt2"),
     "qwen3": ("qwen3-0.6b", {"num_kv_heads": 4, "head_dim": 32}, "qwen"),
-    "gemma": ("gemma-2b", {"num_kv_heads": 2, "head_dim": 32}, "gpt2"),
-    "gemma3": (
-        "gemma3-4b",
-        {"num_kv_heads": 2, "head_dim": 32, "decoder_layers": 7, "attention": {"windows": [16, 16, 16, 16, 16, None]}},
-        "gpt2",
-    ),
-    "smollm3": ("smollm3-3b", {"num_kv_heads": 2, "decoder_layers": 5}, "llama3"),
-    "olmo2": ("olmo2-1b", {"num_kv_heads": 2}, "gpt2"),
-    "mixtral": ("mixtral-8x7b", {"num_kv_heads": 2, "mlp": {"experts": {"count": 5}}}, "gpt2"),
-    "olmoe": ("olmoe-1b-7b", {"mlp": {"experts": {"count": 7, "active": 3}}}, "gpt2"),
-    "qwen3moe": ("qwen3-moe-30b-a3b", {"num_kv_heads": 2, "mlp": {"experts": {"count": 6, "active": 2, "hidden_dim": 32}}}, "qwen"),
-    "gemma2": ("gemma2-2b", {"num_kv_heads": 2, "head_dim": 32, "attention": {"softcap": 50.0, "windows": [16, None]}}, "gpt2"),
+    "gemma": ("gemma-2b", WIDE, "gpt2"),
+    "gemma3": ("gemma3-4b", WIDE | {"decoder_layers": 7, "attention": {"windows": [16, 16, 16, 16, 16, None]}}, "gpt2"),
+    "smollm3": ("smollm3-3b", SHARED | {"decoder_layers": 5}, "llama3"),
+    "olmo2": ("olmo2-1b", SHARED, "gpt2"),
+    "mixtral": ("mixtral-8x7b", SHARED | experts(count=5), "gpt2"),
+    "olmoe": ("olmoe-1b-7b", experts(count=7, active=3), "gpt2"),
+    "qwen3moe": ("qwen3-moe-30b-a3b", SHARED | experts(count=6, active=2, hidden_dim=32), "qwen"),
+    "gemma2": ("gemma2-2b", WIDE | {"attention": {"softcap": 50.0, "windows": [16, None]}}, "gpt2"),
 }
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 TEXT = "The cats, 12 of them, sat on 3,456 mats; it's naïve 🙂\n\n  def f(x):\treturn x\n"
@@ -147,89 +151,67 @@ def test_a_bpe_of_characters_with_all_its_merges_has_scores(tmp_path: Path) -> N
 
 CLASSES = {"kind": "classes", "count": 2, "pool": "last", "bias": False}
 EXPERTS = {"count": 4, "active": 2, "hidden_dim": 32}
-REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
-    "layers without experts": (
-        "qwen3-moe-30b-a3b",
-        {"num_kv_heads": 2, "mlp": {"experts": EXPERTS | {"layers": [True, False]}}},
-        "gpt2",
-        "some of its layers",
-    ),
-    "experts weighted otherwise": (
-        "qwen3-moe-30b-a3b",
-        {"num_kv_heads": 2, "mlp": {"experts": EXPERTS | {"normalized": False}}},
-        "gpt2",
-        "not divided by their sum",
-    ),
-    "shared heads in olmoe": ("olmoe-1b-7b", {"num_kv_heads": 2, "mlp": {"experts": EXPERTS}}, "gpt2", "its heads share keys"),
-    "an encoder": ("bert-tiny", {}, "gpt2", "of the family"),
-    "a window": ("mistral-7b-v0.3", {"num_kv_heads": 2, "attention": {"windows": [8]}}, "gpt2", "a window of 8 tokens"),
-    "windows in another order": ("gemma2-2b", {"head_dim": 16, "attention": {"windows": [None, 8]}}, "gpt2", "llama.cpp gives all layers"),
-    "Gemma 3 without windows": ("gemma3-1b", {"head_dim": 16, "attention": {"windows": [None]}}, "gpt2", "llama.cpp gives all layers"),
-    "a cap that Gemma 3 has no field for": ("gemma3-1b", {"head_dim": 16, "head": {"tied": True, "softcap": 3.0}}, "gpt2", "a soft cap"),
-    "scores without a cap": ("gemma2-2b", {"head_dim": 16, "attention": {"softcap": None}}, "gpt2", "attention scores have no soft cap"),
-    "logits without a cap": ("gemma2-2b", {"head_dim": 16, "head": {"tied": True, "softcap": None}}, "gpt2", "logits have no soft cap"),
-    "as many layers as 27B, whose scale differs": ("gemma2-2b", {"head_dim": 32, "decoder_layers": 46}, "gpt2", "have the scale"),
-    "yarn": (
-        "qwen3-0.6b",
-        {"num_kv_heads": 2, "position": {"kind": "rotary", "scaling": {"kind": "yarn", "factor": 2.0, "original_context_length": 32}}},
-        "gpt2",
-        "a scaling of kind yarn",
-    ),
-    "layers that do not rotate": (
-        "smollm3-3b",
-        {"num_kv_heads": 2, "position": {"kind": "rotary", "layers": [True, False]}},
-        "gpt2",
-        "not every fourth layer",
-    ),
+YARN = {"kind": "yarn", "factor": 2.0, "original_context_length": 32}
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "layers without experts": ("qwen3-moe-30b-a3b", SHARED | experts(**EXPERTS, layers=[True, False]), "some of its layers"),
+    "experts weighted otherwise": ("qwen3-moe-30b-a3b", SHARED | experts(**EXPERTS, normalized=False), "not divided by their sum"),
+    "shared heads in olmoe": ("olmoe-1b-7b", SHARED | experts(**EXPERTS), "its heads share keys"),
+    "an encoder": ("bert-tiny", {}, "of the family"),
+    "a window": ("mistral-7b-v0.3", SHARED | {"attention": {"windows": [8]}}, "a window of 8 tokens"),
+    "windows in another order": ("gemma2-2b", {"head_dim": 16, "attention": {"windows": [None, 8]}}, "llama.cpp gives all layers"),
+    "Gemma 3 without windows": ("gemma3-1b", {"head_dim": 16, "attention": {"windows": [None]}}, "llama.cpp gives all layers"),
+    "a cap that Gemma 3 has no field for": ("gemma3-1b", {"head_dim": 16, "head": {"tied": True, "softcap": 3.0}}, "a soft cap"),
+    "scores without a cap": ("gemma2-2b", {"head_dim": 16, "attention": {"softcap": None}}, "attention scores have no soft cap"),
+    "logits without a cap": ("gemma2-2b", {"head_dim": 16, "head": {"tied": True, "softcap": None}}, "logits have no soft cap"),
+    "as many layers as 27B, whose scale differs": ("gemma2-2b", {"head_dim": 32, "decoder_layers": 46}, "have the scale"),
+    "yarn": ("qwen3-0.6b", SHARED | rotary(scaling=YARN), "a scaling of kind yarn"),
+    "layers that do not rotate": ("smollm3-3b", SHARED | rotary(layers=[True, False]), "not every fourth layer"),
     "wavelengths of windows": (
         "gemma3-1b",
-        {"head_dim": 16, "position": {"kind": "rotary", "theta": 1e6, "local_theta": 500.0}},
-        "gpt2",
+        {"head_dim": 16} | rotary(theta=1e6, local_theta=500.0),
         "have the theta 500, whereas llama.cpp uses 10000",
     ),
-    "another activation": ("llama2-7b", {"mlp": {"activation": "relu"}}, "gpt2", "its activation is relu"),
-    "biases": ("gemma2-2b", {"head_dim": 16, "attention": {"qkv_bias": True, "out_bias": True}}, "gpt2", "its projections have biases"),
-    "another scale": ("gemma2-2b", {"head_dim": 16, "attention": {"scale": 0.5, "windows": [8, None]}}, "gpt2", "have the scale 0.5"),
-    "a head of classes": ("gpt2", {"head": CLASSES}, "gpt2", "head of kind classes"),
-    "merges that lack": ("llama2-7b", {}, "bpe_byte_fallback", "has no merge of"),
+    "another activation": ("llama2-7b", {"mlp": {"activation": "relu"}}, "its activation is relu"),
+    "biases": ("gemma2-2b", {"head_dim": 16, "attention": {"qkv_bias": True, "out_bias": True}}, "its projections have biases"),
+    "another scale": ("gemma2-2b", {"head_dim": 16, "attention": {"scale": 0.5, "windows": [8, None]}}, "have the scale 0.5"),
+    "a head of classes": ("gpt2", {"head": CLASSES}, "head of kind classes"),
+    "merges that lack": ("llama2-7b", {}, "has no merge of"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_llama_cpp_would_compute_otherwise_is_refused(tmp_path: Path, name: str) -> None:
-    preset, changes, kind, text = REFUSED[name]
-    codec = tokenizer("llama", kind) if kind == "bpe_byte_fallback" else tokenizer(kind)
-    folder = make(tmp_path / "model", preset, changes, codec)
-    run_here(["export", folder, "--gguf", tmp_path / "m.gguf"]).exits(4, text)
+    preset, changes, text = REFUSED[name]
+    codec = tokenizer("llama", "bpe_byte_fallback") if name == "merges that lack" else tokenizer("gpt2")
+    run_here(["export", make(tmp_path / "model", preset, changes, codec), "--gguf", tmp_path / "m.gguf"]).exits(4, text)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"], "nothing is left"
 
 
 def test_wrong_words_and_unknown_splitters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def export(folder: Path, gguf: str = "m.gguf", *words: str) -> Done:
+        return run_here(["export", folder, "--gguf", tmp_path / gguf, *words])
+
     folder = make(tmp_path / "model", "gpt2", {}, tokenizer("gpt2"))
     (tmp_path / "there.gguf").write_text("mine")
-    run_here(["export", folder, "--gguf", tmp_path / "there.gguf"]).exits(2)
+    export(folder, "there.gguf").exits(2)
     assert (tmp_path / "there.gguf").read_text() == "mine"
-    run_here(["export", folder, "--gguf", tmp_path / "m.gguf", "--type", "q4"]).exits(2)
-    run_here(["export", tmp_path / "none", "--gguf", tmp_path / "m.gguf"]).exits(4)
-    run_here(["export", folder, "--gguf", tmp_path / "none" / "m.gguf"]).exits(5)
-    backend = Backend.from_file(str(folder / "tokenizer.json"))
-    document = json.loads(backend.to_str())
-    document["normalizer"] = {"type": "Lowercase"}
-    (folder / "tokenizer.json").write_text(json.dumps(document))
-    run_here(["export", folder, "--gguf", tmp_path / "m.gguf"]).exits(4, "splits texts in a way")
-    shutil.rmtree(folder)
-    folder = make(tmp_path / "model", "gpt2", {}, tokenizer("gpt2"))
-    weights = load_file(folder / "model.safetensors")
-    save_file({name: 1e6 * tensor for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"})
-    run_here(["export", folder, "--gguf", tmp_path / "m.gguf"]).exits(4, "has numbers beyond 65,504, the largest of f16")
-    save_file({name: torch.nan * tensor for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"})
-    run_here(["export", folder, "--gguf", tmp_path / "m.gguf"]).exits(8, "a mean KL divergence of nan nats")
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    (folder / "tokenizer.json").rename(tmp_path / "tokenizer.json")
-    run_here(["export", folder, "--gguf", tmp_path / "m.gguf"]).exits(4, "has no tokenizer, without which llama.cpp opens no model")
-    (tmp_path / "tokenizer.json").rename(folder / "tokenizer.json")
+    export(folder, "m.gguf", "--type", "q4").exits(2)
+    export(tmp_path / "none").exits(4)
+    export(folder, "none/m.gguf").exits(5)
     monkeypatch.setitem(TYPES, "q8_0", 0.0)
-    run_here(["export", folder, "--gguf", tmp_path / "m.gguf", "--type", "q8_0"]).exits(8, "its predictions differ by")
+    export(folder, "m.gguf", "--type", "q8_0").exits(8, "its predictions differ by")
+    weights = load_file(folder / "model.safetensors")
+    for factor, code, said in (
+        (1e6, 4, "has numbers beyond 65,504, the largest of f16"),
+        (math.nan, 8, "a mean KL divergence of nan nats"),
+    ):
+        save_file({name: factor * tensor for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+        export(folder).exits(code, said)
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(read_json(path) | {"normalizer": {"type": "Lowercase"}}))
+    export(folder).exits(4, "splits texts in a way")
+    path.unlink()
+    export(folder).exits(4, "has no tokenizer, without which llama.cpp opens no model")
 
 
 def test_the_help_names_every_family_that_is_written_and_each_is_written_here() -> None:
@@ -285,9 +267,7 @@ except ModelError as error:
 def test_a_refused_tokenizer_is_refused_in_the_same_words_each_time(tmp_path: Path) -> None:
     """Several merges are lacking: the order of a set, which the seed of Python's hashes decides, does not choose the one that is named."""
     save_tokenizer(tokenizer("llama", "bpe_byte_fallback"), tmp_path)
-    said = set()
-    for seed in ("0", "1", "2", "3"):
-        words = [sys.executable, "-c", REFUSAL, str(tmp_path)]
-        said.add(subprocess.run(words, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True).stdout)
-    assert len(said) == 1, said
-    assert "has no merge of" in said.pop()
+    words = [sys.executable, "-c", REFUSAL, tmp_path]
+    environments = ({**os.environ, "PYTHONHASHSEED": seed} for seed in "0123")
+    [said] = {subprocess.run(words, env=one, capture_output=True, text=True, check=True).stdout for one in environments}
+    assert "has no merge of" in said

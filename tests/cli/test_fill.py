@@ -1,12 +1,11 @@
 """tfkit generate on encoders: a masked language model fills its masks, others say what they are for."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_files import parse_rows
+from tiny_files import parse_rows, write_rows
 from tiny_runs import Done, run_here
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
@@ -59,44 +58,35 @@ def folder(request, tmp_path_factory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("fill") / "model", MASKED, split_special_tokens=request.param)
 
 
-def test_a_filled_text(folder):
-    done = run("--from", folder, "--prompt", "The  capital of France is [MASK].").exits(0)
-    assert done.out == "The  capital of France is paris.\n"  # all but the mask as it was written
-
-
 @pytest.mark.parametrize(
-    ("likeliest", "text", "filled"),
+    ("likeliest", "filled"),
     [
-        ("##ing", "He is play[MASK] a game", "He is playing a game"),
-        ("paris", "[MASK]", "paris"),
-        ("paris", "[MASK] is [MASK] [MASK]", "paris is paris paris"),
-        ("paris", "the[MASK].", "the paris."),
-        ("##s", "[MASK] play[MASK]", "s plays"),
-        (".", "a [UNK] [MASK]", "a [UNK] ."),
+        ("##ing", {"He is play[MASK] a game": "He is playing a game"}),
+        ("paris", {"[MASK]": "paris", "[MASK] is [MASK] [MASK]": "paris is paris paris", "the[MASK].": "the paris."}),
+        ("##s", {"[MASK] play[MASK]": "s plays"}),
+        (".", {"a [UNK] [MASK]": "a [UNK] ."}),
     ],
 )
-def test_the_place_of_a_token(tmp_path, likeliest, text, filled):
+def test_the_place_of_a_token(tmp_path, likeliest, filled):
     loaded = load(write_checkpoint(tmp_path / "model", MASKED, likeliest))
-    [filling] = fill(loaded.model, loaded.codec, [text])
-    assert filling.text == filled
+    assert [one.text for one in fill(loaded.model, loaded.codec, [*filled])] == [*filled.values()]
 
 
-def test_json_lines_with_the_candidates(folder, tmp_path):
+def test_a_filled_text_and_json_lines_with_the_candidates(folder, tmp_path):
+    done = run("--from", folder, "--prompt", "The  capital of France is [MASK].").exits(0)
+    assert done.out == "The  capital of France is paris.\n"  # all but the mask as it was written
     prompts = ["a [MASK] is [MASK].", "France [MASK]", "[MASK] of"] * 7  # more than a batch, of several lengths
-    (tmp_path / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": prompt}) for prompt in prompts), encoding="utf-8")
-    lines = parse_rows(run("--from", folder, "--input", tmp_path / "prompts.jsonl").exits(0).out)
-    assert [line["prompt"] for line in lines] == prompts
-    assert [line["completion"] for line in lines[:3]] == ["a paris is paris.", "France paris", "paris of"]
-    assert [line["tokens"] for line in lines[:3]] == [2, 1, 1]
-    assert {line["finish"] for line in lines} == {"stop"}
-    for line in lines:
-        assert len(line["candidates"]) == line["tokens"]
-        for candidates in line["candidates"]:
-            shares = [candidate["probability"] for candidate in candidates]
-            assert len(shares) == 5
-            assert shares == sorted(shares, reverse=True)
-            assert sum(shares) < 1 + 1e-6
-            assert candidates[0]["token"] == "paris"
+    path = write_rows(tmp_path / "prompts.jsonl", ({"prompt": prompt} for prompt in prompts))
+    lines = parse_rows(run("--from", folder, "--input", path).exits(0).out)
+    wanted = [("a paris is paris.", 2), ("France paris", 1), ("paris of", 1)] * 7
+    assert [(line["prompt"], line["finish"]) for line in lines] == [(prompt, "stop") for prompt in prompts]
+    assert [(line["completion"], line["tokens"]) for line in lines] == wanted
+    assert [len(line["candidates"]) for line in lines] == [tokens for _, tokens in wanted]
+    for candidates in (candidates for line in lines for candidates in line["candidates"]):
+        shares = [candidate["probability"] for candidate in candidates]
+        assert (len(shares), candidates[0]["token"]) == (5, "paris")
+        assert shares == sorted(shares, reverse=True)
+        assert sum(shares) < 1 + 1e-6
 
 
 @torch.no_grad()
@@ -114,8 +104,11 @@ def test_the_candidates_are_the_models_own(folder):
             assert [candidate.token.strip() for candidate in candidates] == [WORDS[token].removeprefix("##") for token in tokens]
 
 
-def test_a_prompt_without_a_mask_or_too_long(folder):
+def test_what_cannot_be_filled(folder):
     run("--from", folder, "--prompt", "the capital").exits(3, "prompt 1 has no [MASK]")
+    run("--from", folder, "--prompt", "a [MASK]", "--chat").exits(2, "leave --chat out")
+    for setting in (["--temperature", "0.5"], ["--num-beams", "3"], ["--stop", "x"], ["generation.top_k=3"], ["generation={top_k: 3}"]):
+        run("--from", folder, "--prompt", "a [MASK]", *setting).exits(2, "would have no effect")
     loaded = load(folder)
     with pytest.raises(DataError, match="prompt 9 has 19 tokens, but the model's context holds 16"):
         fill(loaded.model, loaded.codec, ["[MASK]", "[MASK]" + " the" * 16], first_row=7)
@@ -129,26 +122,12 @@ def test_a_tokenizer_without_a_mask(tmp_path):
         fill(loaded.model, Tokenizer.from_json(backend.to_str(), {}), ["a [MASK]"])
 
 
-@pytest.mark.parametrize(
-    ("preset", "head", "said"),
-    [
+def test_an_encoder_says_what_it_is_for(tmp_path):
+    for preset, head, said in (
         ("bert-tiny", {"kind": "none", "pooler": True}, "it gives hidden states"),
         ("distilbert-base", {"kind": "none"}, "it gives hidden states"),
         ("bert-tiny", {"kind": "classes", "count": 3, "pool": "first", "dense": "tanh", "bias": True}, "gives the class of a text"),
         ("bert-tiny", {"kind": "tags", "count": 5}, "gives a tag for each token"),
-    ],
-)
-def test_an_encoder_says_what_it_is_for(tmp_path, preset, head, said):
-    folder = write_checkpoint(tmp_path / "model", head, preset=preset)
-    run("--from", folder, "--prompt", "a [MASK]").refuses(4, said, "fill each [MASK]")
-
-
-def test_no_conversation_with_a_masked_language_model(folder):
-    run("--from", folder, "--prompt", "a [MASK]", "--chat").exits(2, "leave --chat out")
-
-
-@pytest.mark.parametrize(
-    "words", [["--temperature", "0.5"], ["--num-beams", "3"], ["--stop", "x"], ["generation.top_k=3"], ["generation={top_k: 3}"]]
-)
-def test_settings_that_nothing_would_read_are_refused(folder, words):
-    run("--from", folder, "--prompt", "a [MASK]", *words).exits(2, "would have no effect")
+    ):
+        folder = write_checkpoint(tmp_path / preset / head["kind"], head, preset=preset)
+        run("--from", folder, "--prompt", "a [MASK]").refuses(4, said, "fill each [MASK]")

@@ -1,13 +1,13 @@
 """tfkit finetune for multiple choice: a GPT that was pretrained on text gets a score of choices, and entries for three new tokens."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny_files import write_rows
 from tiny_layouts import GPT2_LAYOUT
-from tiny_runs import hashes, pretrain, records, run_tfkit, write_corpus, write_recipe
+from tiny_runs import finetune, hashes, pretrain, records, run_tfkit
 from transformers import AutoTokenizer, OpenAIGPTDoubleHeadsModel
 
 from tfkit.hub import load
@@ -27,33 +27,29 @@ carbon: {enabled: false}
 """
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def place(base: Path) -> Path:
     """A tiny GPT of ours, rows with two answers each, and a recipe for them."""
-    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     gpt = ["model={preset: gpt, decoder_layers: 2, dim: 16, num_heads: 2, context_length: 32}", "tokenizer={kind: bpe_eow, vocab_size: 90}"]
-    pretrain(tmp_path / "gpt", recipe, *gpt, "training.steps=2", "evaluation.every=null").exits(0)
-    random = np.random.default_rng(3)
-    with (tmp_path / "rows.jsonl").open("w", encoding="utf-8") as file:
-        for number in range(40):
-            goal, first, second = (" ".join(random.choice(["the", "cat", "dog", "sat"], int(random.integers(1, 6)))) for _ in range(3))
-            file.write(json.dumps({"goal": goal, "first": first, "second": second, "label": number % 2}) + "\n")
-    (tmp_path / "task.yaml").write_text(TASK, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    pretrain(base / "gpt", base / "tiny.yaml", *gpt, "training.steps=2", "evaluation.every=null").exits(0)
+    random, rows = np.random.default_rng(3), []
+    for number in range(40):
+        goal, first, second = (" ".join(random.choice(["the", "cat", "dog", "sat"], int(random.integers(1, 6)))) for _ in range(3))
+        rows.append({"goal": goal, "first": first, "second": second, "label": number % 2})
+    write_rows(base / "rows.jsonl", rows)
+    (base / "task.yaml").write_text(TASK, encoding="utf-8")
+    return base
 
 
-def test_three_entries_are_added_and_the_others_stay(place: Path) -> None:
-    words = ["finetune", "task.yaml", "--run", "run", "--threads", "1"]
-    done = run_tfkit(place, [*words, "optimizer.lr=1e-30", "optimizer.weight_decay=0"]).exits(0)
-    assert "newly initialized: head.choice.weight, head.choice.bias, the last 3 entries of the vocabulary" in done.err
+def test_three_entries_are_added_and_the_others_stay(place: Path, in_place: None) -> None:
+    new = "newly initialized: head.choice.weight, head.choice.bias, the last 3 entries of the vocabulary"
+    finetune("run", "optimizer.lr=1e-30", "optimizer.weight_decay=0").exits(0, new)
     run_tfkit(place, ["finetune", "run/recipe.yaml", "--run", "again", "--threads", "1"]).exits(0)
     assert hashes(place / "again", 4) == hashes(place / "run", 4)
     before, after = load(place / "gpt"), load(place / "run")
     size = before.config.vocab_size
-    assert after.config == before.config.model_copy(
-        update={"vocab_size": size + 3, "head": after.config.head, "dropout": after.config.dropout}
-    )
+    grown = {"vocab_size": size + 3, "head": after.config.head, "dropout": after.config.dropout}
+    assert after.config == before.config.model_copy(update=grown)
     assert [after.codec.backend.token_to_id(token) for token in MARKS] == [size, size + 1, size + 2]
     for name, tensor in before.model.state_dict().items():
         torch.testing.assert_close(after.model.state_dict()[name][: len(tensor)], tensor, atol=1e-20, rtol=0, msg=name)
@@ -72,13 +68,11 @@ def test_three_entries_are_added_and_the_others_stay(place: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_the_scores_of_such_a_run_and_its_end(place: Path) -> None:
-    done = run_tfkit(place, ["finetune", "task.yaml", "--run", "run", "--threads", "1", "objective.start=null"]).exits(0)
-    assert "the last 2 entries of the vocabulary" in done.err
-    (scores,) = [record["evaluation"] for record in records(place / "run") if "evaluation" in record]
+def test_the_scores_of_such_a_run_and_its_end(in_place: None) -> None:
+    finetune("scored", "objective.start=null").exits(0, "the last 2 entries of the vocabulary")
+    (scores,) = [record["evaluation"] for record in records(Path("scored")) if "evaluation" in record]
     assert scores["loss"] == pytest.approx(scores["choices"] + 0.5 * scores["lm"])
-    again = run_tfkit(place, ["finetune", "task.yaml", "--from", "run", "--run", "on", "--threads", "1", "objective.start=null"]).exits(0)
-    assert "newly initialized" not in again.err
+    assert "newly initialized" not in finetune("on", "--from", "scored", "objective.start=null").exits(0).err
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -1,6 +1,5 @@
 """A fine-tuning is scored before its first step: the scores of a resumed run, the improvement, and the gates on them."""
 
-import json
 import re
 import shutil
 import signal
@@ -9,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_files import receipt
-from tiny_runs import Done, exact, finetune, records, run_tfkit, strike
+from tiny_files import receipt, write_rows
+from tiny_runs import Done, exact, finetune, records, run_here, strike
 
 pytestmark = pytest.mark.usefixtures("in_place")
 
@@ -33,8 +32,7 @@ def place(base: Path, starts: Path) -> Path:
     shutil.copytree(starts / "bert", base / "start")
     random = np.random.default_rng(3)
     texts = [" ".join(random.choice(["cat", "dog", "sat", "ran"], 4)) for _ in range(24)]
-    rows = [json.dumps({"text": text, "label": text.split()[0]}) for text in texts]
-    (base / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    write_rows(base / "rows.jsonl", ({"text": text, "label": text.split()[0]} for text in texts))
     (base / "task.yaml").write_text(TASK, encoding="utf-8")
     return base
 
@@ -61,8 +59,7 @@ def test_the_scores_before_the_first_step_are_those_of_the_start_and_survive_a_s
     finetune("stopped", *words, before=strike(signal.SIGTERM, 4)).exits(143)
     resumed = finetune("stopped", *words, "--resume").exits(0)
     assert "before the first step: validation" not in resumed.err
-    again = exact_result(resumed) | {"best": None}
-    assert again == result | {"best": None}
+    assert exact_result(resumed) | {"best": None} == result | {"best": None}
     assert exact(place / "stopped") == exact(place / "whole")
     repeated = finetune("whole", "--json", "--resume", "--fail-if", "improvement > 0")
     assert (repeated.code, exact_result(repeated)["before"]) == (8, result["before"])
@@ -75,11 +72,9 @@ def test_a_run_that_makes_the_model_worse_says_so_last_and_fails_its_gate() -> N
     assert "WORSE by" in done.out.splitlines()[-1]
     assert done.err.splitlines()[-1].startswith("warning: this run made the model worse: loss ")
     assert done.err.endswith("before the first step. Try a lower optimizer.lr, fewer steps, or other data\n")
-    done = finetune("gated", *words, "--fail-if", "improvement < 0", "--json")
-    result = done.document
-    assert (done.code, result["gates"][0]["failed"], result["error"]["kind"]) == (8, True, "gate")
-    assert "quality gate failed: improvement < 0 (it is -" in done.err
-    assert finetune("gated", "--fail-if", "improvement < 0", "--resume").code == 8, "a finished run is judged again"
+    done = finetune("gated", *words, "--fail-if", "improvement < 0", "--json").exits(8, "quality gate failed: improvement < 0 (it is -")
+    assert (done.document["gates"][0]["failed"], done.document["error"]["kind"]) == (True, "gate")
+    finetune("gated", "--fail-if", "improvement < 0", "--resume").exits(8)  # a finished run is judged again
 
 
 def test_what_a_new_head_answered_before_is_no_measure(place: Path) -> None:
@@ -91,43 +86,36 @@ def test_what_a_new_head_answered_before_is_no_measure(place: Path) -> None:
     assert re.search(r"does not beat its best baseline\. Its validation loss was still falling at the end \(0\.\d+\): try", done.err)
 
 
-def test_without_validation_data_there_is_no_score_before() -> None:
-    done = finetune("blind", "data.validation=null", "evaluation.every=null", "training.steps=1", "--json").exits(0)
-    assert (done.document["before"], done.document["improvement"]) == (None, None)
+def test_without_validation_data_or_a_checkpoint_there_is_no_score_before_but_gates() -> None:
+    words = ["data.validation=null", "evaluation.every=null", "training.steps=1"]
+    assert "\nbefore" not in finetune("blind", *words).exits(0, "newly initialized").out
+    result = finetune("blind", *words, "--resume", "--json").document
+    assert (result["before"], result["improvement"]) == (None, None)
+    words = ["pretrain", "tiny.yaml", "--run", "random", "training.steps=3", "--json", "--fail-if"]
+    result = run_here([*words, "perplexity < 1e9"]).exits(8).document
+    assert (result["before"], result["gates"][0]["value"]) == (None, result["evaluation"]["perplexity"])
+    run_here([*words, "improvement < 0"]).exits(2, "unknown metric 'improvement'")
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
+def test_a_gate_on_what_there_will_not_be_is_refused_before_there_is_a_folder(place: Path) -> None:
+    for words, message in (
         (["--fail-if", "bleu < 3"], "unknown metric 'bleu'; the metrics are loss, accuracy"),
         (["--fail-if", "other.loss > 3"], "unknown metric 'other.loss'"),
         (["--fail-if", "energy_kwh > 3"], "unknown metric 'energy_kwh'"),
         (["--fail-if", "improvement < 0", "data.validation=null", "evaluation.every=null"], "unknown metric 'improvement'"),
         (["--fail-if", "loss"], "is not a comparison"),
-    ],
-)
-def test_a_gate_on_what_there_will_not_be_is_refused_before_there_is_a_folder(place: Path, words: list[str], message: str) -> None:
-    finetune("refused", *words).refuses(2, message)
-    assert not (place / "refused").exists()
-
-
-def test_a_pretraining_has_gates_and_nothing_before(place: Path) -> None:
-    words = ["tiny.yaml", "--run", "random", "--threads", "1", "training.steps=3", "--json"]
-    done = run_tfkit(place, ["pretrain", *words, "--fail-if", "perplexity < 1e9"])
-    result = done.document
-    assert (done.code, result["before"], result["gates"][0]["value"]) == (8, None, result["evaluation"]["perplexity"]), done.err
-    run_tfkit(place, ["pretrain", *words, "--fail-if", "improvement < 0"]).exits(2, "unknown metric 'improvement'")
+    ):
+        finetune("refused", *words).refuses(2, message)
+        assert not (place / "refused").exists()
 
 
 def test_a_batch_is_cut_to_the_rows(place: Path) -> None:
     """Not of a run that has begun with the larger one."""
-    done = finetune("cut", "training={epochs: 2, batch_size: 100000, micro_batch_size: 50}", "--json")
-    assert (done.code, done.document["steps"]) == (0, 2), done.err
-    assert "training.batch_size is 100,000, and there are 24 rows to train on: a step has 24 rows" in done.err
+    cut = "training.batch_size is 100,000, and there are 24 rows to train on: a step has 24 rows"
+    done = finetune("cut", "training={epochs: 2, batch_size: 100000, micro_batch_size: 50}", "--json").exits(0, cut)
+    assert done.document["steps"] == 2
     saved = (place / "cut" / "recipe.yaml").read_text(encoding="utf-8")
     assert " batch_size: 24" in saved
     shutil.copytree(place / "cut", place / "older")
-    recipe = place / "older" / "recipe.yaml"
-    recipe.write_text(saved.replace(" batch_size: 24", " batch_size: 48"), "utf-8")
-    done = run_tfkit(place, ["resume", "older", "training.epochs=4", "--json"])
-    assert (done.code, "a step has" in done.err) == (0, False), done.err
+    (place / "older/recipe.yaml").write_text(saved.replace(" batch_size: 24", " batch_size: 48"), "utf-8")
+    assert "a step has" not in run_here(["resume", "older", "training.epochs=4"]).exits(0).err

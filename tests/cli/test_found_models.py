@@ -6,75 +6,47 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_files import write_rows
+import transformers
+from tiny_files import parse_rows, write_rows
 from tiny_runs import run_here
 from tokenizers import Tokenizer as TrainableTokenizer
 from tokenizers import models, pre_tokenizers, trainers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    ModernBertConfig,
-    ModernBertForMaskedLM,
-    PreTrainedModel,
-    Qwen2Tokenizer,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    RobertaConfig,
-    RobertaForMaskedLM,
-)
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from tfkit.hub import find_checkpoint
 from tfkit.recipe.schema.data_sections import TokenizerSection
-from tfkit.tokenizer import Tokenizer, save_tokenizer, train_tokenizer
+from tfkit.tokenizer import save_tokenizer, train_tokenizer
 
-TEXTS = [
-    f"the film was {word} and the {noun}" for word in ("lovely", "warm", "dull", "cold") for noun in ("book", "play", "night", "story")
-]
+NOUNS = "book", "play", "night", "story"
+TEXTS = [f"the film was {word} and the {noun}" for word in ("lovely", "warm", "dull", "cold") for noun in NOUNS]
 SIZES = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 40, "max_position_embeddings": 60}
 SIZES |= {"initializer_range": 0.2}
-
-
-def _roberta(codec: Tokenizer) -> PreTrainedModel:
-    return RobertaForMaskedLM(RobertaConfig(vocab_size=codec.size, type_vocab_size=1, **SIZES))
-
-
-def _modernbert(codec: Tokenizer) -> PreTrainedModel:
-    """Its class writes the ids of the released vocabulary, which are beyond this one."""
-    return ModernBertForMaskedLM(ModernBertConfig(vocab_size=codec.size, pad_token_id=codec.pad_id, local_attention=4, **SIZES))
 
 
 TEMPLATE = (
     "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
-FOUND: dict[str, tuple[Any, dict[str, Any]]] = {
-    "roberta": (_roberta, {"kind": "byte_bpe", "variant": "roberta"}),
-    "modernbert": (_modernbert, {"kind": "wordpiece"}),
+FOUND: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # the class, changes to its config, and the tokenizer
+    "roberta": ("Roberta", {"type_vocab_size": 1}, {"kind": "byte_bpe", "variant": "roberta"}),
+    "modernbert": ("ModernBert", {"local_attention": 4}, {"kind": "wordpiece"}),  # which writes ids beyond this vocabulary
 }
 
 
 def tuned(place: Path, data: str, new: str, *changes: str) -> tuple[list[dict[str, Any]], Path]:
     """Return the answers to new rows of the model in the folder `found`, tuned without a recipe, and its checkpoint."""
-    words = ["--threads", "1", "carbon.enabled=false"]
-    answers = ""
-    for command in (
-        ["finetune", "--from", "found", "--data", data, "--run", "run", *words, "training.trial_rates=null", *changes],
-        ["predict", "--from", "run", "--data", new, *words],
-        ["push", "run", "someone/name", "--dry-run"],
-    ):
-        done = run_here(command, place).exits(0)
-        answers = done.out if command[0] == "predict" else answers
-    assert "model.safetensors" in done.out
-    return [json.loads(line) for line in answers.splitlines()], find_checkpoint(place / "run")
+    settings = ["carbon.enabled=false", "training.trial_rates=null", *changes]
+    run_here(["finetune", "--from", "found", "--data", data, "--run", "run", *settings], place).exits(0)
+    answers = run_here(["predict", "--from", "run", "--data", new, "carbon.enabled=false"], place).exits(0).out
+    assert "model.safetensors" in run_here(["push", "run", "someone/name", "--dry-run"], place).exits(0).out
+    return parse_rows(answers), find_checkpoint(place / "run")
 
 
 @pytest.mark.thorough
 def test_a_chat_file_tunes_qwen3(tmp_path: Path) -> None:
     """With the tokenizer of Qwen's class, and a template in a file of its own, as transformers writes them."""
-    asked = [
-        f"What colour is the {colour} {thing}?" for colour in ("red", "blue", "green") for thing in ("car", "cup", "hat", "door", "tree")
-    ]
+    things = "car", "cup", "hat", "door", "tree"
+    asked = [f"What colour is the {colour} {thing}?" for colour in ("red", "blue", "green") for thing in things]
     rows = [[{"role": "user", "content": one}, {"role": "assistant", "content": f"It is {one.split()[4]}."}] for one in asked]
     write_rows(tmp_path / "rows.jsonl", [{"messages": row} for row in rows * 4])
     write_rows(tmp_path / "new.jsonl", [{"messages": row[:1]} for row in rows])
@@ -82,15 +54,17 @@ def test_a_chat_file_tunes_qwen3(tmp_path: Path) -> None:
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trained.train_from_iterator(asked, trainers.BpeTrainer(vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     described = json.loads(trained.to_str())["model"]
-    tokenizer = Qwen2Tokenizer(vocab=described["vocab"], merges=[tuple(one) for one in described["merges"]], eos_token="<|im_end|>")
+    tokenizer = transformers.Qwen2Tokenizer(
+        vocab=described["vocab"], merges=[tuple(one) for one in described["merges"]], eos_token="<|im_end|>"
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(tmp_path / "found")
     sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16}
     ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None, "tie_word_embeddings": True, "initializer_range": 0.1}
-    config = Qwen3Config(vocab_size=320, intermediate_size=96, max_position_embeddings=64, **sizes, **ids)
+    config = transformers.Qwen3Config(vocab_size=320, intermediate_size=96, max_position_embeddings=64, **sizes, **ids)
     torch.manual_seed(1)
-    Qwen3ForCausalLM(config).save_pretrained(tmp_path / "found")
+    transformers.Qwen3ForCausalLM(config).save_pretrained(tmp_path / "found")
     answers, checkpoint = tuned(tmp_path, "rows.jsonl", "new.jsonl", "training.epochs=4", "optimizer.lr=1e-2")
     theirs, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
     assert theirs.config.model_type == "qwen3"
@@ -104,9 +78,11 @@ def test_a_chat_file_tunes_qwen3(tmp_path: Path) -> None:
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", FOUND)
 def test_a_labelled_csv_tunes_it(tmp_path: Path, name: str) -> None:
-    make, section = FOUND[name]
+    kind, changes, section = FOUND[name]
     codec = train_tokenizer(TokenizerSection(vocab_size=320, **section), TEXTS * 20)
-    make(codec).save_pretrained(tmp_path / "found")
+    padded = {"pad_token_id": codec.pad_id} if name == "modernbert" else {}
+    config = getattr(transformers, f"{kind}Config")(vocab_size=codec.size, **padded, **changes, **SIZES)
+    getattr(transformers, f"{kind}ForMaskedLM")(config).save_pretrained(tmp_path / "found")
     save_tokenizer(codec, tmp_path / "found")
     rows = [f"{text},{'good' if 'lovely' in text or 'warm' in text else 'bad'}" for text in TEXTS * 3]
     (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows, ""]), encoding="utf-8")
