@@ -60,48 +60,36 @@ class SlowStart(Steady):
         return super().start()
 
 
-class HangingRead(Steady):
-    def spoil(self, seconds):
-        if self.reads > 2:
-            time.sleep(HANG_SECONDS)
-        return totals(seconds)
-
-
 class Spoiled(Steady):
     """A probe whose readings are invalid after the second one."""
 
     bad = None
 
     def spoil(self, seconds):
-        return totals(seconds, self.bad) if self.reads > 2 else totals(seconds)
+        return self.worse(seconds) if self.reads > 2 else totals(seconds)
+
+    def worse(self, seconds):
+        return totals(seconds, self.bad)
 
 
-class NotANumber(Spoiled):
-    bad = float("nan")
+NotANumber, Infinite, Negative, Falling = (
+    type("SpoiledEnergy", (Spoiled,), {"bad": energy_wh}) for energy_wh in (float("nan"), float("inf"), -1.0, 0.0)
+)
 
 
-class Infinite(Spoiled):
-    bad = float("inf")
+class HangingRead(Spoiled):
+    def worse(self, seconds):
+        time.sleep(HANG_SECONDS)
 
 
-class Negative(Spoiled):
-    bad = -1.0
+class Nothing(Spoiled):
+    def worse(self, seconds):
+        return None
 
 
-class Falling(Spoiled):
-    bad = 0.0
-
-
-class Nothing(Steady):
-    def spoil(self, seconds):
-        return None if self.reads > 2 else totals(seconds)
-
-
-class Raising(Steady):
-    def spoil(self, seconds):
-        if self.reads > 2:
-            raise OSError("the counter is gone")
-        return totals(seconds)
+class Raising(Spoiled):
+    def worse(self, seconds):
+        raise OSError("the counter is gone")
 
 
 class Recovering(Steady):

@@ -7,36 +7,27 @@ from pathlib import Path
 
 import pytest
 from fake_codecarbon import ended
+from scripted_meter import start
 from scripted_probe import G_PER_KWH, POWER_W
 from tiny_files import emissions_rows, read_rows, wait_for
+from written_ledgers import attempts, row_sums
 
-from tfkit.carbon import Meter
-from tfkit.carbon.ledger import Attempt, LedgerReader
+from tfkit.carbon.emissions_file import installed_columns
+from tfkit.carbon.ledger import Attempt
 from tfkit.carbon.reading import Reading
-from tfkit.recipe.schema.carbon_section import CarbonSection
 
-TICK = 0.5
 WH_PER_SECOND = POWER_W / 3600
 LATE_SECONDS = 0.5  # by which the sidecar may be late on a busy machine
-SECTION = CarbonSection(intensity_g_per_kwh=G_PER_KWH, every_seconds=TICK)
-
-
-def start(folder, probe="Steady", attempt=1, **changes):
-    section = SECTION.model_copy(update=changes)
-    return Meter.start(section, folder=folder, run_id="run", attempt=attempt, project="p", probe=f"scripted_probe:{probe}")
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def energies(folder):
-    return [attempt.sums["energy_wh"] for attempt in LedgerReader(folder / "carbon").attempts()]
+    return [attempt.sums["energy_wh"] for attempt in attempts(folder)]
 
 
-def sums(folder):
-    return energies(folder), sum(float(row["energy_consumed"]) for row in emissions_rows(folder)) * 1000
-
-
-def test_energy_is_power_times_time(tmp_path):
+def test_energy_is_power_times_time_and_the_ledger_says_how_it_was_measured(tmp_path):
     before = time.monotonic()
-    meter = start(tmp_path)
+    meter = start(tmp_path, pue=1.4)
     began = time.monotonic()
     wait_for(lambda: meter.reading().status == "ok")
     assert meter.reading().provenance == "CPU model, RAM constant"
@@ -51,15 +42,22 @@ def test_energy_is_power_times_time(tmp_path):
     assert final.energy_wh >= fresh.energy_wh > 1.1 * WH_PER_SECOND
     assert final.emissions_g == pytest.approx(final.energy_wh * G_PER_KWH / 1000)
     assert (final.status, final.place, meter.warning()) == ("ok", "100 g/kWh (carbon.intensity_g_per_kwh)", None)
-    ((in_ledger,), in_file) = sums(tmp_path)
-    assert in_ledger == pytest.approx(final.energy_wh)
-    assert in_file == pytest.approx(final.energy_wh)
+    assert [*energies(tmp_path), row_sums(tmp_path)[1]] == pytest.approx([final.energy_wh] * 2)
+    (row,) = emissions_rows(tmp_path)
+    assert (row["cpu_model"], row["pue"]) == ("Abacus 9", "1.4")
+    header, *lines = read_rows(tmp_path / "carbon/0-1.jsonl")
+    assert header.items() >= {"kind": "header", "run_id": "run", "attempt": 1, "node": 0, "pue": 1.4}.items()
+    assert (header["place"]["source"], len(header["host"])) == ("carbon.intensity_g_per_kwh", 12)
+    assert header["codecarbon_version"]
+    assert next(line for line in lines if line["kind"] == "machine")["components"] == {"cpu": "model", "ram": "constant"}
+    assert meter.stop() == meter.reading() == meter.fresh_reading() == final, "stopping twice is stopping once"
+    meter.phase("late")
+    assert emissions_rows(tmp_path) == [row]
 
 
 def test_a_change_of_phase_that_is_heard_late_takes_nothing_from_the_start(tmp_path):
     """On a busy machine, the first reading with a power may answer a command that was sent seconds earlier."""
-    meter = start(tmp_path, "SlowStart", every_seconds=60)
-    wait_for(lambda: meter.reading().status == "ok")
+    meter = start(tmp_path, "SlowStart", every_seconds=60, until="ok")
     os.kill(meter._process.pid, signal.SIGSTOP)
     meter.phase("train")
     time.sleep(2.0)
@@ -68,17 +66,8 @@ def test_a_change_of_phase_that_is_heard_late_takes_nothing_from_the_start(tmp_p
     assert final.energy_wh == pytest.approx(final.seconds * WH_PER_SECOND, rel=0.1)
 
 
-def test_stopping_twice_is_stopping_once(tmp_path):
-    meter = start(tmp_path)
-    wait_for(lambda: meter.reading().status == "ok")
-    assert meter.stop() == meter.stop() == meter.reading() == meter.fresh_reading()
-    meter.phase("late")
-    assert [row["duration"] for row in emissions_rows(tmp_path)] == [emissions_rows(tmp_path)[0]["duration"]]
-
-
 def test_each_phase_gets_its_own_energy(tmp_path):
-    meter = start(tmp_path)
-    wait_for(lambda: meter.reading().status == "ok")
+    meter = start(tmp_path, until="ok")
     before, after = [], []
     for name, seconds in (("train", 0.6), ("evaluate", 0.6), ("train", 0.4), (None, 0.0)):
         before.append(time.monotonic())
@@ -86,18 +75,17 @@ def test_each_phase_gets_its_own_energy(tmp_path):
         after.append(time.monotonic())
         time.sleep(seconds)
     train, evaluate, again = [(before[n + 1] - after[n], after[n + 1] - before[n]) for n in range(3)]
-    (attempt,) = LedgerReader(tmp_path / "carbon").attempts()
+    (attempt,) = attempts(tmp_path)
     assert list(attempt.phases) == ["setup", "train", "evaluate"]
     for name, (least, most) in (("train", (train[0] + again[0], train[1] + again[1])), ("evaluate", evaluate)):
         sums_of_phase = attempt.phases[name].sums
         assert least - 0.002 < sums_of_phase["seconds"] < most + 0.002, "the ledger has milliseconds"
         assert (least - LATE_SECONDS) * WH_PER_SECOND < sums_of_phase["energy_wh"] < (most + LATE_SECONDS) * WH_PER_SECOND
-    assert sum(float(row["energy_consumed"]) for row in emissions_rows(tmp_path)) * 1000 == pytest.approx(final.energy_wh)
+    assert row_sums(tmp_path)[1] == pytest.approx(final.energy_wh)
 
 
 def test_without_a_run_folder_nothing_is_written(tmp_path, in_tmp_path):
-    meter = start(None)
-    wait_for(lambda: meter.reading().status == "ok")
+    meter = start(None, until="ok")
     meter.phase("generate")
     assert meter.stop().energy_wh >= 0
     assert list(tmp_path.iterdir()) == []
@@ -108,7 +96,7 @@ def test_switched_off_is_no_process_and_a_header(tmp_path):
     meter.phase("train")
     assert meter._process is None
     assert meter.fresh_reading() == meter.stop() == meter.reading() == Reading()
-    assert emissions_rows(tmp_path) == []
+    assert (tmp_path / "emissions.csv").read_text() == ",".join(installed_columns()) + "\n"
     assert not (tmp_path / "carbon").exists()
 
 
@@ -119,8 +107,8 @@ from tfkit.carbon import Meter
 from tfkit.recipe.schema.carbon_section import CarbonSection
 section = CarbonSection(intensity_g_per_kwh=100.0, every_seconds=0.5)
 if __name__ == "__main__":
-    folder, attempt, seconds, fork = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4] == "fork"
-    meter = Meter.start(section, folder=folder, run_id="run", attempt=attempt, project="p", probe="scripted_probe:Steady")
+    folder, fork = Path(sys.argv[1]), sys.argv[2] == "fork"
+    meter = Meter.start(section, folder=folder, run_id="run", attempt=1, project="p", probe="scripted_probe:Steady")
     if fork and os.fork() == 0:
         meter.phase("worker")
         meter.stop()
@@ -130,23 +118,20 @@ if __name__ == "__main__":
     while meter.reading().status != "ok":
         time.sleep(0.01)
     print(meter._process.pid, meter.reading().energy_wh, flush=True)
-    time.sleep(seconds)
-    print(meter.stop(timeout=300).energy_wh, flush=True)
+    time.sleep(600)
 """
+trainers = []
 
 
-def trainer(folder, attempt, seconds, fork="no"):
+def trainer(folder, fork="no"):
     script = folder.parent / "trainer.py"
     script.write_text(TRAINER)
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-    command = [sys.executable, str(script), str(folder), str(attempt), str(seconds), fork]
+    command = [sys.executable, str(script), str(folder), fork]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths}, start_new_session=True)
     trainers.append(process)
     pid, energy_wh = process.stdout.readline().split()
     return process, int(pid), float(energy_wh)
-
-
-trainers = []
 
 
 @pytest.fixture
@@ -172,16 +157,16 @@ def sums_at_ticks(run):
 
 
 def test_meter_and_trainer_killed_at_once_lose_one_tick(run):
-    process, sidecar, energy_wh = trainer(run, 1, 600)
+    process, sidecar, energy_wh = trainer(run)
     wait_for((run / "emissions.csv").exists)
-    wait_for(lambda: sums(run)[1] > energy_wh + 0.8 * WH_PER_SECOND)  # emissions.csv has the phase
+    wait_for(lambda: row_sums(run)[1] > energy_wh + 0.8 * WH_PER_SECOND)  # emissions.csv has the phase
     (seen,) = energies(run)
     wait_for(lambda: sum(energies(run)) > seen)  # a tick is in the ledger, and perhaps not yet in emissions.csv
     os.kill(sidecar, signal.SIGKILL)
     process.kill()
     process.communicate()
     wait_for(lambda: ended(sidecar))
-    (in_ledger,), in_file = sums(run)
+    (in_ledger,), (_, in_file) = energies(run), row_sums(run)
     *_, before, last = sums_at_ticks(run)
     assert last == in_ledger > seen
     assert before < last
@@ -189,33 +174,28 @@ def test_meter_and_trainer_killed_at_once_lose_one_tick(run):
 
 
 def test_a_forked_worker_neither_uses_nor_keeps_the_meter(run):
-    process, sidecar, _ = trainer(run, 1, 600, "fork")
+    process, sidecar, _ = trainer(run, "fork")
     wait_for(lambda: any('"train"' in path.read_text() for path in (run / "carbon").iterdir()))
     process.kill()
     process.wait()
     wait_for(lambda: ended(sidecar))
     os.killpg(process.pid, signal.SIGKILL)
     process.stdout.close()
-    assert [attempt.phases.keys() for attempt in LedgerReader(run / "carbon").attempts()] == [{"setup": 1, "train": 1}.keys()]
+    assert [[*attempt.phases] for attempt in attempts(run)] == [["setup", "train"]]
 
 
-def test_the_sidecar_ignores_what_ends_a_trainer(tmp_path):
-    meter = start(tmp_path)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        os.kill(meter._process.pid, number)  # immediately, while Python is still starting
-    wait_for(lambda: meter.reading().status == "ok")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        os.kill(meter._process.pid, number)
-    assert os.getsid(meter._process.pid) != os.getsid(0)
-    assert meter.fresh_reading().status == "ok"
-    assert meter.stop().status == "ok"
-    assert meter.warning() is None
-
-
-def test_the_trainers_signal_handlers_stay(tmp_path):
+def test_the_sidecar_ignores_what_ends_a_trainer_whose_signal_handlers_stay(tmp_path):
     numbers = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
     before = {number: signal.getsignal(number) for number in numbers}, signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    start(tmp_path).stop()
+    meter = start(tmp_path)
+    for number in ENDS:
+        os.kill(meter._process.pid, number)  # immediately, while Python is still starting
+    wait_for(lambda: meter.reading().status == "ok")
+    for number in ENDS:
+        os.kill(meter._process.pid, number)
+    assert os.getsid(meter._process.pid) != os.getsid(0)
+    assert meter.fresh_reading().status == meter.stop().status == "ok"
+    assert meter.warning() is None
     assert ({number: signal.getsignal(number) for number in numbers}, signal.pthread_sigmask(signal.SIG_BLOCK, [])) == before
 
 
@@ -229,29 +209,3 @@ def test_neither_starting_nor_reading_waits_for_the_sidecar(tmp_path):
         meter.phase("train")
     os.kill(meter._process.pid, signal.SIGCONT)
     meter.stop()
-
-
-def test_another_runs_ledgers_do_not_count_here(tmp_path):
-    other = Meter.start(SECTION, folder=tmp_path, run_id="other", attempt=1, project="p", probe="scripted_probe:Steady")
-    wait_for(lambda: other.reading().status == "ok")
-    time.sleep(1.0)
-    other.stop()
-    began = time.monotonic()
-    own = start(tmp_path, attempt=2).stop()
-    assert own.energy_wh < (time.monotonic() - began + LATE_SECONDS) * WH_PER_SECOND, "without the second of the other"
-    assert {row["experiment_id"] for row in emissions_rows(tmp_path)} == {"other", "run"}
-
-
-def test_the_ledger_says_what_was_measured_how_and_where(tmp_path):
-    meter = start(tmp_path, pue=1.4)
-    wait_for(lambda: meter.reading().status == "ok")
-    meter.stop()
-    header, *lines = read_rows(tmp_path / "carbon/0-1.jsonl")
-    assert header["kind"] == "header"
-    assert (header["run_id"], header["attempt"], header["node"], header["pue"]) == ("run", 1, 0, 1.4)
-    assert header["place"]["source"] == "carbon.intensity_g_per_kwh"
-    assert header["codecarbon_version"]
-    assert len(header["host"]) == 12
-    assert next(line for line in lines if line["kind"] == "machine")["components"] == {"cpu": "model", "ram": "constant"}
-    assert emissions_rows(tmp_path)[0]["cpu_model"] == "Abacus 9"
-    assert emissions_rows(tmp_path)[0]["pue"] == "1.4"

@@ -1,6 +1,7 @@
 """The real CodeCarbon in the real sidecar."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -21,16 +22,9 @@ def hostile(monkeypatch, tmp_path):
     server = socket.create_server(("127.0.0.1", 0))
     server.setblocking(False)
     endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
-    for name, value in {
-        "OUTPUT_METHODS": "api,csv,logger",
-        "EMISSIONS_ENDPOINT": endpoint,
-        "API_ENDPOINT": endpoint,
-        "API_KEY": "x",
-        "ELECTRICITYMAPS_API_TOKEN": "x",
-        "LOG_LEVEL": "debug",
-        "PUE": "9",
-        "FORCE_RAM_POWER": "7",
-    }.items():
+    settings = {"OUTPUT_METHODS": "api,csv,logger", "LOG_LEVEL": "debug", "PUE": "9", "FORCE_RAM_POWER": "7"}
+    settings |= {"EMISSIONS_ENDPOINT": endpoint, "API_ENDPOINT": endpoint, "API_KEY": "x", "ELECTRICITYMAPS_API_TOKEN": "x"}
+    for name, value in settings.items():
         monkeypatch.setenv(f"CODECARBON_{name}", value)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PYTHONWARNINGS", "error")
@@ -57,12 +51,7 @@ def test_a_real_run_in_a_hostile_environment(hostile, capfd):
     assert (meter.warning() or "").startswith(f"{broken} cannot be read, so its settings are ignored (File contains no section headers.)")
     assert final.status == "ok"
     assert final.place.startswith("FRA, 56.04 g/kWh")
-    assert final.provenance in (
-        "CPU model, RAM user",
-        "CPU counter, RAM user",
-        "GPU counter, CPU model, RAM user",
-        "GPU counter, CPU counter, RAM user",
-    )
+    assert re.fullmatch("(GPU counter, )?CPU (model|counter), RAM user", final.provenance)
     assert final.emissions_g == pytest.approx(final.energy_wh * 56.039 / 1000)
     train = emissions_rows(hostile)[-1]
     assert (train["country_iso_code"], train["country_name"], train["pue"]) == ("FRA", "France", "1.5")
@@ -87,29 +76,31 @@ def test_a_setting_that_is_no_number_is_named(monkeypatch, tmp_path):
     assert "its setting force_cpu_power is '65,5', which is no number of watts such as 65.5" in (meter.warning() or "")
 
 
+def run_alone(code):
+    """Run a new interpreter with nothing but its path in its environment, and return its output."""
+    environment = {"PYTHONPATH": ":".join(filter(None, sys.path))}
+    return subprocess.run([sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.PIPE, timeout=300).stdout
+
+
 def test_no_name_is_looked_up_and_no_connection_made():
-    code = """
+    run_alone("""
 import socket, sys
 from tfkit.carbon.probe import refuse_network
 refuse_network()
-calls = [
-    (socket.create_connection, ("127.0.0.1", 9)),
-    (socket.gethostbyname, "localhost"),
-    (lambda port: socket.getaddrinfo("localhost", port), 80),
-]
-for do, argument in calls:
+for call in (
+    lambda: socket.create_connection(("127.0.0.1", 9)),
+    lambda: socket.gethostbyname("localhost"),
+    lambda: socket.getaddrinfo("localhost", 80),
+):
     try:
-        do(argument)
+        call()
     except PermissionError:
         continue
     sys.exit("not refused")
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(filter(None, sys.path))}, timeout=300)
+""")
 
 
 def test_the_package_is_light():
-    code = "import json, sys, tfkit.carbon; print(json.dumps(sorted(sys.modules)))"
-    environment = {"PYTHONPATH": ":".join(filter(None, sys.path))}
-    loaded = json.loads(subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, timeout=300).stdout)
+    loaded = set(json.loads(run_alone("import json, sys, tfkit.carbon; print(json.dumps(sorted(sys.modules)))")))
     assert "tfkit.carbon.meter" in loaded
-    assert not {"torch", "codecarbon", "pandas", "numpy", "pydantic", "tfkit.carbon.probe"} & set(loaded)
+    assert not {"torch", "codecarbon", "pandas", "numpy", "pydantic", "tfkit.carbon.probe"} & loaded

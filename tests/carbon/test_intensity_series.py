@@ -4,16 +4,14 @@ import os
 import random
 import time
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 
 import pytest
-from fake_codecarbon import PATIENCE_SECONDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted_meter import start
 from scripted_probe import G_PER_KWH, POWER_W
 from tiny_files import read_rows, wait_for
 
-from tfkit.carbon import Meter
 from tfkit.carbon.intensity_series import IntensityCorrection, IntensitySeries, read_series, require_cover
 from tfkit.carbon.place import resolve_place
 from tfkit.carbon.reading import Totals
@@ -61,24 +59,23 @@ def test_what_is_not_strictly_a_series_is_an_error_with_its_line(tmp_path, lines
         read_series(write(tmp_path, *lines, header=header))
 
 
-def test_no_file_and_no_csv(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere: cannot be read as csv \(No such file or directory\)"):
-        read_series(tmp_path / "nowhere")
+def test_what_is_no_csv_or_has_no_end_or_is_too_long_is_refused(tmp_path):
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="cannot be read as csv"):
-        read_series(tmp_path / "bytes")
-
-
-def test_what_has_no_end_or_is_too_long_is_refused_unread(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("/dev/zero")
-    for path in ("/dev/zero", tmp_path / "link", tmp_path / "pipe", tmp_path):
-        with pytest.raises(DataError, match=r"cannot be read as csv \((not a regular file|Is a directory)\)"):
-            read_series(Path(path))
     with (tmp_path / "long").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(DataError, match=r"long: cannot be read as csv \(larger than 16,777,216 bytes\)"):
-        read_series(tmp_path / "long")
+    for path, reason in {
+        "nowhere": r"\(No such file or directory\)",
+        "bytes": "",
+        "/dev/zero": r"\(not a regular file",
+        "link": r"\(not a regular file",
+        "pipe": r"\(not a regular file",
+        ".": r"\(not a regular file|\(Is a directory",
+        "long": r"\(larger than 16,777,216 bytes\)",
+    }.items():
+        with pytest.raises(DataError, match=f"{path.strip('.')}: cannot be read as csv ({reason})"):
+            read_series(tmp_path / path)
 
 
 @pytest.mark.parametrize("month", [3, 10])
@@ -107,14 +104,19 @@ def test_a_series_has_to_cover_the_run(tmp_path):
 
 
 class Clock:
-    now = 100.0
+    """A clock, and what a meter has counted since it was set."""
+
+    def __init__(self):
+        self.now, self.seconds, self.energy = 100.0, 0.0, 0.0
 
     def __call__(self):
         return self.now
 
+    def pass_by(self, took, watts):
+        self.now, self.seconds, self.energy = self.now + took, self.seconds + took, self.energy + watts * took / 3600
 
-def totals(seconds, energy_wh, g_per_kwh):
-    return Totals(seconds, energy_wh, energy_wh, 0.0, 0.0, energy_wh * g_per_kwh / 1000)
+    def totals(self, g_per_kwh):
+        return Totals(self.seconds, self.energy, self.energy, 0.0, 0.0, self.energy * g_per_kwh / 1000)
 
 
 VALUES = st.lists(st.floats(0, 900), min_size=2, max_size=8)
@@ -126,14 +128,14 @@ TICKS = st.lists(st.tuples(st.floats(0.1, 30), st.floats(1, 500)), min_size=1, m
 def test_the_integral_is_that_of_many_small_steps(values, ticks, interval, offset):
     times = tuple(100.0 + offset + index * interval for index in range(len(values)))
     series = IntensitySeries(times, tuple(values), times[-1] + interval)
-    clock, energy, seconds, expected = Clock(), 0.0, 0.0, 0.0
+    clock, expected = Clock(), 0.0
     fields = {"times": series.times, "g_per_kwh": series.g_per_kwh, "end": series.end}
     correction = IntensityCorrection(fields, values[0], offset, clock)
     for took, watts in ticks:
         for step in range(200):
             expected += watts * took / 200 / 3600 * series.at(clock.now + took * (step + 0.5) / 200 + offset) / 1000
-        clock.now, seconds, energy = clock.now + took, seconds + took, energy + watts * took / 3600
-        found = correction.correct(totals(seconds, energy, values[0]))
+        clock.pass_by(took, watts)
+        found = correction.correct(clock.totals(values[0]))
     slack = 1e-9 + sum(watts * took / 200 / 3600 for took, watts in ticks) * 0.9 * len(values)
     assert found.emissions_g == pytest.approx(expected, abs=slack)
     assert correction.is_past_end == (clock.now + offset > series.end)
@@ -143,22 +145,26 @@ def test_the_integral_is_that_of_many_small_steps(values, ticks, interval, offse
 @given(st.floats(0, 900), TICKS)
 def test_a_constant_series_gives_the_bits_of_the_plain_formula(value, ticks):
     series = {"times": tuple(float(index) for index in range(300)), "g_per_kwh": (value,) * 300, "end": 300.0}
-    clock, energy, seconds = Clock(), 0.0, 0.0
+    clock = Clock()
     correction = IntensityCorrection(series, value, random.random(), clock)
     for took, watts in ticks:
-        clock.now, seconds, energy = clock.now + took, seconds + took, energy + watts * took / 3600
-        assert correction.correct(totals(seconds, energy, value)) == totals(seconds, energy, value)
+        clock.pass_by(took, watts)
+        assert correction.correct(clock.totals(value)) == clock.totals(value)
+
+
+def metered(folder, *values, begin, every):
+    """Start a meter at these intensities, each for so many seconds from `begin` on."""
+    lines = [f"{datetime.fromtimestamp(begin + every * index, UTC).isoformat()},{value}" for index, value in enumerate(values)]
+    return start(folder, section=CarbonSection(intensity_file=str(write(folder, *lines)), every_seconds=0.5))
 
 
 def test_a_meter_charges_what_was_used_when(tmp_path):
     """The series has the probe's 100 g/kWh for two seconds, then 500 g/kWh; it ends a second later, and the last value applies."""
     begin = time.time()
-    lines = [f"{datetime.fromtimestamp(begin - 8 + 10 * index, UTC).isoformat()},{value}" for index, value in enumerate((G_PER_KWH, 500))]
-    section = CarbonSection(intensity_file=str(write(tmp_path, *lines)), every_seconds=0.5)
-    meter = Meter.start(section, folder=tmp_path, run_id="run", attempt=1, project="p", probe="scripted_probe:Steady")
+    meter = metered(tmp_path, G_PER_KWH, 500, begin=begin - 8, every=10)
     wait_for(lambda: meter.reading().status == "ok")
     time.sleep(max(0.0, begin + 3.0 - time.time()))
-    final = meter.stop(PATIENCE_SECONDS)
+    final = meter.stop()
     assert final.place.startswith("100 g/kWh (now, by carbon.intensity_file)")
     (attempt,) = attempts_of(tmp_path)
     found = totals_of([attempt], final.seconds).intensity
@@ -171,15 +177,11 @@ def test_a_meter_charges_what_was_used_when(tmp_path):
 
 
 def test_the_end_of_a_series_is_a_warning_and_a_mark_in_the_ledger(tmp_path):
-    begin = time.time()
-    lines = [f"{datetime.fromtimestamp(begin - 1.2 + index, UTC).isoformat()},{G_PER_KWH}" for index in range(2)]
-    section = CarbonSection(intensity_file=str(write(tmp_path, *lines)), every_seconds=0.5)
-    meter = Meter.start(section, folder=tmp_path, run_id="run", attempt=1, project="p", probe="scripted_probe:Steady")
+    meter = metered(tmp_path, G_PER_KWH, G_PER_KWH, begin=time.time() - 1.2, every=1)
     warnings: list[str | None] = []
     wait_for(lambda: warnings.append(meter.warning()) or warnings[-1])
     assert warnings[-1] == "carbon.intensity_file has ended; its last value is used from now on, and the ledger records this"
-    final = meter.stop(PATIENCE_SECONDS)
+    final = meter.stop()
     assert final.emissions_g == pytest.approx(final.energy_wh * G_PER_KWH / 1000)
     assert totals_of(attempts_of(tmp_path), final.seconds).intensity.beyond_series is True
-    ticks = read_rows(tmp_path / "carbon/0-1.jsonl")
-    assert any(tick.get("beyond_series") for tick in ticks)
+    assert any(tick.get("beyond_series") for tick in read_rows(tmp_path / "carbon/0-1.jsonl"))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def one_document(folder: Path) -> Task:
     return Task(CausalLM("joined"), PackedRows([(_stream(codec()), 1.0)], LENGTH, 1), {})
 
 
-def _masked(folder: Path, **section: Any) -> Task:
+def masked_lm(folder: Path, **section: Any) -> Task:
     objective = MaskedLM(MaskedLMSection.model_validate({"kind": "masked_lm", **section}), codec(), seed=1)
     if not objective.section.next_sentence:
         return Task(objective, FramedRows([(_stream(codec()), 1.0)], LENGTH, 1, objective.frame), {})
@@ -146,15 +146,7 @@ def _masked(folder: Path, **section: Any) -> Task:
     return Task(objective, SentencePairRows([(stream, 1.0)], LENGTH, 1, objective.frame), {"head": {"next_sentence": True}})
 
 
-def masked_lm(folder: Path) -> Task:
-    return _masked(folder)
-
-
-def next_sentence(folder: Path) -> Task:
-    return _masked(folder, next_sentence=True)
-
-
-def _classes(folder: Path, *, regression: bool, last: bool) -> Task:
+def classes(folder: Path, *, regression: bool = False, last: bool = False) -> Task:
     rows = [
         {"text": text, "label": i / 7 if regression else LABELS[i % 3], **({"pair": other} if i % 2 and not last else {})}
         for i, (text, other) in enumerate(zip(texts(16), texts(16, seed=2), strict=True))
@@ -165,18 +157,6 @@ def _classes(folder: Path, *, regression: bool, last: bool) -> Task:
     objective = Regression(*given, LENGTH, None) if regression else Classification(*given, LABELS, LENGTH, None)
     segments = {} if last else {"embedding": {"segments": 2}}
     return _labelled(folder, objective, rows, section, {"head": head, **segments})
-
-
-def classes(folder: Path) -> Task:
-    return _classes(folder, regression=False, last=False)
-
-
-def regression(folder: Path) -> Task:
-    return _classes(folder, regression=True, last=False)
-
-
-def classes_at_the_end(folder: Path) -> Task:
-    return _classes(folder, regression=False, last=True)
 
 
 def multi_label(folder: Path) -> Task:
@@ -230,9 +210,8 @@ def _preferences(folder: Path, objective: Any, section: Any, changes: Mapping[st
     ]
     stored = examples(folder, [row for row in rows if len({*row["completions"]}) > 1], section.roles, objective)
     if objective.reference_use == "once":
-        stored = replace(
-            stored, arrays={**stored.arrays, "reference": (np.zeros(len(stored.arrays["sizes"][0]), np.float32), stored.arrays["sizes"][1])}
-        )
+        sizes, kind = stored.arrays["sizes"]
+        stored = replace(stored, arrays={**stored.arrays, "reference": (np.zeros(len(sizes), np.float32), kind)})
     return Task(objective, ExampleRows([(stored, 1.0)], 1, batch_size=BATCH), changes)
 
 
@@ -252,9 +231,8 @@ def dpo(folder: Path) -> Task:
 
 def span_corruption(folder: Path) -> Task:
     config = ModelConfig.model_validate(ENCODER_DECODERS["t5"] | {"context_length": LENGTH})
-    objective = open_span_corruption(
-        SpanCorruptionSection(kind="span_corruption"), ModelContext(config, codec("unigram"), (), 1, Path("tokenizer"))
-    )
+    context = ModelContext(config, codec("unigram"), (), 1, Path("tokenizer"))
+    objective = open_span_corruption(SpanCorruptionSection(kind="span_corruption"), context)
     return Task(objective, SpanRows([(_stream(codec("unigram"), 300), 1.0)], objective.lengths, seed=1, static=objective.static), {})
 
 
@@ -281,22 +259,29 @@ def distilled_causal_lm(folder: Path) -> Task:
     return _distillation(causal_lm(folder), {"kind": "causal_lm"}, "gemma2")
 
 
-_OF: dict[str, tuple[Callable[[Path], Task], ...]] = {
-    **dict.fromkeys(DECODERS, (causal_lm,)),
-    "gpt": (causal_lm, classes_at_the_end, multiple_choice),
-    "gpt2": (causal_lm, chat, multiple_choice, rewards, dpo),
-    "llama": (causal_lm, one_document, chat, classes_at_the_end),
-    "gemma2": (causal_lm, chat, distilled_causal_lm),
-    "bert": (masked_lm, next_sentence, classes, regression, multi_label, tagging, question_answering),
-    "distilbert": (masked_lm, classes, tagging, distilled_masked_lm),
-    "roberta": (masked_lm, classes, tagging, question_answering),
-    **dict.fromkeys(("xlm_roberta", "camembert"), (masked_lm,)),
-    "modernbert": (masked_lm, classes, tagging, question_answering),
-    **dict.fromkeys(("electra", "mpnet", "deberta_v3"), (masked_lm, classes)),
-    **dict.fromkeys(("transformer_2017", "t5"), (span_corruption, text_to_text)),
-    **dict.fromkeys(("bart", "mbart", "mt5", "flan_t5", "byt5"), (text_to_text,)),
+TASKS: dict[str, Callable[[Path], Task]] = {
+    **{make.__name__: make for make in (causal_lm, one_document, masked_lm, span_corruption, distilled_masked_lm, distilled_causal_lm)},
+    **{make.__name__: make for make in (classes, multi_label, tagging, question_answering, multiple_choice, text_to_text)},
+    **{make.__name__: make for make in (chat, rewards, dpo)},
+    "next_sentence": partial(masked_lm, next_sentence=True),
+    "regression": partial(classes, regression=True),
+    "classes_at_the_end": partial(classes, last=True),
+}
+_OF = {
+    **dict.fromkeys(DECODERS, "causal_lm"),
+    "gpt": "causal_lm classes_at_the_end multiple_choice",
+    "gpt2": "causal_lm chat multiple_choice rewards dpo",
+    "llama": "causal_lm one_document chat classes_at_the_end",
+    "gemma2": "causal_lm chat distilled_causal_lm",
+    "bert": "masked_lm next_sentence classes regression multi_label tagging question_answering",
+    "distilbert": "masked_lm classes tagging distilled_masked_lm",
+    **dict.fromkeys(("roberta", "modernbert"), "masked_lm classes tagging question_answering"),
+    **dict.fromkeys(("xlm_roberta", "camembert"), "masked_lm"),
+    **dict.fromkeys(("electra", "mpnet", "deberta_v3"), "masked_lm classes"),
+    **dict.fromkeys(("transformer_2017", "t5"), "span_corruption text_to_text"),
+    **dict.fromkeys(("bart", "mbart", "mt5", "flan_t5", "byt5"), "text_to_text"),
 }
 CASES: dict[str, tuple[str, Callable[[Path], Task]]] = {
-    f"{family}-{make.__name__}": (family, make) for family, makers in _OF.items() for make in makers
+    f"{family}-{task}": (family, TASKS[task]) for family, tasks in _OF.items() for task in tasks.split()
 }
 assert {*_OF} == {*FAMILIES}, "a family that no device is tested with"

@@ -47,11 +47,6 @@ def run(device: torch.device, folder: Path, *words: str, fault: tuple[str, int] 
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def _stop(device: torch.device, forward: int) -> Any:
-    """Send SIGTERM as the micro-batch of this number begins."""
-    return strike(15, forward)
-
-
 def _little_memory(device: torch.device, rows: int) -> Any:
     """Limit memory below a step of all rows: on a GPU by a real limit; on the CPU by an error beyond this many rows."""
 
@@ -72,9 +67,8 @@ def _little_memory(device: torch.device, rows: int) -> Any:
     return limit
 
 
-def _busy(device: torch.device, number: int) -> Any:
-    """Simulate a machine on which the meter starts late, so that the run waits for it at its end."""
-    return wait_for_the_end
-
-
-FAULTS = {"stop": _stop, "little memory": _little_memory, "busy": _busy}
+FAULTS: dict[str, Any] = {
+    "stop": lambda device, forward: strike(15, forward),  # SIGTERM as the micro-batch of this number begins
+    "little memory": _little_memory,
+    "busy": lambda device, number: wait_for_the_end,  # a machine on which the meter starts late, so that the run waits for it at its end
+}

@@ -1,25 +1,33 @@
 """The real engine on a device, beside plain loops and the CPU: on the CPU by `make test-all`, on a GPU by `make gpu` (--device)."""
 
-import csv
-import json
 import math
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from device_asking import LABELLED, WRITTEN, answers, filled, judged, text_losses, write, writer
-from device_cases import CASES, Task, family_model
+from device_cases import CASES, LENGTH, Task, codec, family_model
 from device_runs import run, write_recipe
-from tiny_runs import exact, hashes, records, write_corpus
-from tiny_writers import WRITERS
+from tiny_examples import texts
+from tiny_files import emissions_rows, receipt
+from tiny_runs import assert_same_bits, records, write_corpus
+from tiny_writers import PROMPTS, START, WRITERS, tiny_model
 
 from tfkit.adapters.lora import add_lora
+from tfkit.data import TokenStream
+from tfkit.evaluation.likelihood import Ids, Question, score_questions
+from tfkit.evaluation.row_scores import judge_rows
+from tfkit.evaluation.text_scores import score_texts
+from tfkit.generation.decoding import generate
+from tfkit.generation.fill import fill
 from tfkit.model.attention import attend
 from tfkit.model.block_attention import attend_blocks, block_mask
 from tfkit.model.masks import Mask, Positions
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamSection, AdamWSection, MuonSection, OptimizerSection
+from tfkit.recipe.schema.output_sections import GenerationSection
 from tfkit.recipe.schema.sections import LoraSection
 from tfkit.training.device import has_bf16
 from tfkit.training.loss_module import LossModule
@@ -61,9 +69,8 @@ def steps(
         teacher.model.to(device, dtype)
     weights = Weights(model.to(device), dtype)
     stepper = Stepper(LossModule(model, task.objective), weights, Optimizer(weights.trained, section), device=device, seed=1)
-    if compiled:
-        for stack in model.stacks:
-            stack.compile()
+    for stack in model.stacks if compiled else ():
+        stack.compile()
     reports = [stepper.take(step + 1, task.batches(step, 4), 1.0) for step in range(STEPS)]
     return [(report.loss, report.grad_norm) for report in reports]
 
@@ -91,8 +98,7 @@ def test_steps_are_those_of_a_plain_loop_on_the_cpu(case: str, device: torch.dev
 @pytest.mark.parametrize(
     "section",
     [
-        AdafactorSection(kind="adafactor", lr=1e-2),
-        MuonSection(kind="muon", lr=1e-2),
+        *(AdafactorSection(kind="adafactor", lr=1e-2), MuonSection(kind="muon", lr=1e-2)),
         AdamSection(kind="adam", lr=1e-3, bias_correction=False),
     ],
     ids=lambda section: section.kind,
@@ -142,26 +148,17 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(precision: str, corpus: Path
     run(device, tmp_path, *words, "--run", str(tmp_path / "whole")).exits(0)
     run(device, tmp_path, *words, "--run", str(tmp_path / "stopped"), fault=("stop", 4)).exits(143)
     run(device, tmp_path, *words, "--run", str(tmp_path / "stopped"), "--resume").exits(0)
-    assert exact(tmp_path / "stopped") == exact(tmp_path / "whole")
-    assert hashes(tmp_path / "stopped", 8) == hashes(tmp_path / "whole", 8)
-    assert json.loads((tmp_path / "whole" / "run.json").read_text(encoding="utf-8"))["device"] == str(device)
+    assert_same_bits(tmp_path / "stopped", tmp_path / "whole", 8)
+    assert receipt(tmp_path / "whole")["device"] == str(device)
 
 
 LARGER = ["model.dim=256", "model.num_heads=8", "model.decoder_layers=4", "model.context_length=512", "training.batch_size=64"]
 
 
 def test_where_memory_ends_micro_batches_are_halved(corpus: Path, device: torch.device, tmp_path: Path) -> None:
-    recipe = str(write_recipe(tmp_path, corpus))
     larger = LARGER if device.type == "cuda" else ["training.batch_size=8"]
-    words = [
-        "pretrain",
-        recipe,
-        *larger,
-        "training.precision=fp32",
-        "training.steps=3",
-        "evaluation.every=null",
-        "model.dropout.residual=0.0",
-    ]
+    exact_words = ["training.precision=fp32", "training.steps=3", "evaluation.every=null", "model.dropout.residual=0.0"]
+    words = ["pretrain", str(write_recipe(tmp_path, corpus)), *larger, *exact_words]
     run(device, tmp_path, *words, "--run", str(tmp_path / "roomy")).exits(0)
     if device.type not in ("cpu", "cuda"):
         pytest.skip("no limit can be set to the memory of this device")
@@ -176,14 +173,10 @@ def test_the_energy_of_the_device_is_in_the_ledger(corpus: Path, device: torch.d
     recipe = str(write_recipe(tmp_path, corpus))
     words = ["carbon={country: FRA, every_seconds: 0.5}", "evaluation.every=null"]
     run(device, tmp_path, "pretrain", recipe, *words, "--run", str(tmp_path / "run"), fault=("busy", 0)).exits(0)
-    with (tmp_path / "run" / "emissions.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    receipt = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
-    assert receipt["totals"]["energy_kwh"] > 0
+    rows = emissions_rows(tmp_path / "run")
     parts = {part: sum(float(row[f"{part}_energy"]) for row in rows) for part in ("cpu", "gpu", "ram")}
-    assert sum(parts.values()) == pytest.approx(receipt["totals"]["energy_kwh"], rel=1e-6)
-    assert parts["cpu"] > 0
-    assert parts["ram"] > 0
+    assert sum(parts.values()) == pytest.approx(receipt(tmp_path / "run")["totals"]["energy_kwh"], rel=1e-6)
+    assert min(parts["cpu"], parts["ram"]) > 0
     if device.type == "cuda":
         assert parts["gpu"] > 0
         assert {row["gpu_count"] for row in rows} != {"0"}
@@ -191,24 +184,54 @@ def test_the_energy_of_the_device_is_in_the_ledger(corpus: Path, device: torch.d
 
 # ------------------------------------------------------------------------------------------------------- writing and judging
 
+WRITTEN: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0},
+    "greedy without repetition": {"temperature": 0, "repetition_penalty": 1.3, "no_repeat_ngram": 2},
+    "drawn": {"temperature": 0.9, "top_k": 30, "top_p": 0.9, "min_p": 0.01},
+    "beams": {"num_beams": 3, "temperature": 0},
+}
+LABELLED = ("bert-classes", "bert-regression", "bert-tagging", "gpt-multiple_choice", "t5-text_to_text", "llama-chat")
+
+
+def write(model: Transformer, how: str, *, alone: bool = False) -> list[list[int]]:
+    """Continue prompts of unequal lengths, which need padding in one batch; the texts outgrow windows."""
+    settings = GenerationSection(max_new_tokens=9, **WRITTEN[how])
+    batches = enumerate([[prompt] for prompt in PROMPTS] if alone else [PROMPTS])
+    found = (generate(model, batch, settings, eos_ids=(1,), start_id=START, first_row=first) for first, batch in batches)
+    return [one.ids for written in found for one in written]
+
 
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("family", "how"),
     [*((family, "drawn") for family in WRITERS), *(("mistral", how) for how in WRITTEN if how != "drawn"), ("t5", "beams")],
 )
-def test_a_batch_of_texts_on_the_device_is_each_text_alone_on_the_cpu(
-    family: str, how: str, elsewhere: AbstractContextManager[torch.device]
-) -> None:
-    expected = write(writer(family), how, alone=True)
+def test_a_batch_of_texts_is_each_text_alone_on_the_cpu(family: str, how: str, elsewhere: AbstractContextManager[torch.device]) -> None:
+    expected = write(tiny_model(family), how, alone=True)
     with elsewhere as place:
-        assert write(writer(family).to(place), how) == expected
+        assert write(tiny_model(family).to(place), how) == expected
+
+
+def text_losses(model: Transformer) -> np.ndarray[Any, Any]:
+    """Return the loss of each of a few texts, some of them longer than the context."""
+    random = np.random.default_rng(2)
+    lengths = np.array([3, 70, 18, 41])
+    starts = np.concatenate([[0], lengths.cumsum()])
+    tokens = random.integers(2, model.config.vocab_size, lengths.sum()).astype(np.uint16)
+    stream = TokenStream("made", tokens, starts, lengths, 0, model.config.vocab_size - 1, "made", True)
+    return score_texts(model, stream, model.config.context_length, 3).losses
+
+
+def answers(model: Transformer) -> list[float]:
+    """Return the log-probabilities of a few continuations."""
+    questions = [Ids(ids, max(1, len(ids) - 3), [9, 8, 7]) for ids in PROMPTS if len(ids) > 1]
+    return [one.log_prob for one in score_questions(model, [Question("a", "b")] * len(questions), questions, 3)]
 
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("family", WRITERS)
 def test_log_probabilities_are_those_of_the_cpu(family: str, elsewhere: AbstractContextManager[torch.device]) -> None:
-    model = writer(family)
+    model = tiny_model(family)
     asked = (answers,) if model.encoder is not None else (answers, text_losses)
     expected = [ask(model) for ask in asked]
     with elsewhere as place:
@@ -222,15 +245,22 @@ def test_log_probabilities_are_those_of_the_cpu(family: str, elsewhere: Abstract
 def test_judgements_are_those_of_the_cpu(case: str, elsewhere: AbstractContextManager[torch.device], tmp_path: Path) -> None:
     family, make = CASES[case]
     task = make(tmp_path)
-    expected = judged(family_model(family, task), task)
+
+    def judged(model: Transformer) -> list[float]:
+        return [total for one in judge_rows(model, task.objective, task.rows, 5) for total, _ in one.sums.values()]
+
+    expected = judged(family_model(family, task))
     with elsewhere as place:
-        assert judged(family_model(family, task).to(place), task) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+        assert judged(family_model(family, task).to(place)) == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
 def test_masks_are_filled_as_on_the_cpu(elsewhere: AbstractContextManager[torch.device], tmp_path: Path) -> None:
-    expected = filled(tmp_path)
+    family, make = CASES["bert-masked_lm"]
+    model = family_model(family, make(tmp_path), std=0.4)
+    masked = [f"{text} [MASK] cat" for text in texts(4, longest=LENGTH // 3)]
+    expected = [one.text for one in fill(model, codec(), masked)]
     with elsewhere as place:
-        assert filled(tmp_path, place) == expected
+        assert [one.text for one in fill(model.to(place), codec(), masked)] == expected
 
 
 def test_bf16_is_asked_of_the_device(device: torch.device) -> None:
@@ -252,10 +282,8 @@ def test_attention_in_blocks_is_that_of_a_dense_mask(device: torch.device, windo
     inputs = [one.requires_grad_() for one in (queries, keys, values)]
     gradient = torch.randn(queries.shape, generator=random, device=device, dtype=torch.bfloat16)
     blocks = block_mask(mask)
-    found, again = (
-        [out, *torch.autograd.grad(out, inputs, gradient)]
-        for out in (attend_blocks(*inputs, blocks, None), attend_blocks(*inputs, blocks, None))
-    )
+    outputs = (attend_blocks(*inputs, blocks, None) for _ in range(2))
+    found, again = ([out, *torch.autograd.grad(out, inputs, gradient)] for out in outputs)
     dense = attend(*(one.float() for one in inputs), mask.dense(), 0.0)
     expected = [dense, *torch.autograd.grad(dense, inputs, gradient.float())]
     for one, other, same in zip(found, expected, again, strict=True):

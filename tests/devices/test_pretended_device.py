@@ -65,9 +65,8 @@ def test_losses_gradients_and_scores_are_those_of_the_cpu(case: str, dtype: torc
         grads = {name: here.get_parameter(name).grad for name in names}
         whole = float(torch.nn.utils.get_total_norm(grads.values()))
         for name, grad in grads.items():  # some are zero but for rounding: the bias of keys
-            assert float((there.get_parameter(name).grad.cpu() - grad).norm()) <= tolerance["rtol"] * (float(grad.norm()) + whole / 50), (
-                name
-            )
+            difference = float((there.get_parameter(name).grad.cpu() - grad).norm())
+            assert difference <= tolerance["rtol"] * (float(grad.norm()) + whole / 50), name
     for name, value in objective.metrics(measured).items():
         assert objective.metrics(scored)[name] == pytest.approx(value, rel=tolerance["rtol"], abs=0.1 if "accuracy" in name else 1e-3), name
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_recipes import NEARLY, Strategy, as_yaml
+from tiny_runs import run_here
 
-from tfkit.__main__ import main
 from tfkit.recipe import Chain, RecipeError, RecipeText, read_chain
 from tfkit.recipe.dump import recipe_document
 from tfkit.recipe.reading.overrides import parse_overrides
@@ -56,17 +56,15 @@ def test_a_stage_is_a_recipe_and_may_name_earlier_ones() -> None:
 
 def test_the_model_of_an_earlier_stage_holds_the_rows() -> None:
     """It is checked before that stage is trained."""
+    longer, names = "tune.data.sequence_length=17", ("base", "tune", "small")
     assert read(CHAIN, "tune.data.sequence_length=16").stages[1].recipe.data.sequence_length == 16
-    said = "overrides: tune.data.sequence_length: model.context_length holds 16 tokens: set this to 16 or less, or leave it out"
-    assert problems(CHAIN, "tune.data.sequence_length=17") == [said]
+    said = "data.sequence_length: model.context_length holds 16 tokens: set this to 16 or less, or leave it out"
+    assert problems(CHAIN, longer) == [f"overrides: tune.{said}"]
     later = CHAIN + "  last: {from: tune, data: {train: [{stdlib: true}], sequence_length: 17}, training: {steps: 1}}\n"
-    assert problems(later)[0].endswith(
-        "last.data.sequence_length: model.context_length holds 16 tokens: set this to 16 or less, or leave it out"
-    )
-    rotary = ["base.model.position={kind: rotary}", "tune.model={from: base, context_length: 20}"]
-    assert read(CHAIN, *rotary, "tune.data.sequence_length=17").names == ("base", "tune", "small")
-    assert read(CHAIN, "base.model.position={kind: relative}", "tune.data.sequence_length=17").names == ("base", "tune", "small")
-    assert read(CHAIN, "tune.model.from=elsewhere", "tune.data.sequence_length=17").names == ("base", "tune", "small")
+    assert problems(later)[0].endswith(f"last.{said}")
+    assert read(CHAIN, "base.model.position={kind: rotary}", "tune.model={from: base, context_length: 20}", longer).names == names
+    assert read(CHAIN, "base.model.position={kind: relative}", longer).names == names
+    assert read(CHAIN, "tune.model.from=elsewhere", longer).names == names
 
 
 INSTRUCT = """
@@ -77,27 +75,20 @@ stages:
 """
 
 
-def test_every_further_model_of_an_objective_may_be_a_stage() -> None:
+def test_every_further_model_of_an_objective_may_be_a_stage_whose_model_can_judge() -> None:
     chain = read(INSTRUCT)
     assert chain.stages[2].uses == ("sft", "reward")
     placed = chain.stages[2].placed(Path("chain.yaml"), Path("runs/x")).read()
     assert (placed.model.start, placed.objective.companion_paths) == ("runs/x/sft", {"reward": "runs/x/reward", "value": "runs/x/reward"})
     [wrong] = problems(INSTRUCT, "ppo.objective.value=ppo")
     assert "ppo.objective.value: ppo is this stage itself" in wrong
-
-
-def test_a_stage_whose_model_cannot_judge_is_refused_before_any_is_trained() -> None:
     for field in ("reward", "value", "gold"):
         [wrong] = problems(INSTRUCT, f"ppo.objective.{field}=sft")
-        assert wrong.endswith(
-            f"ppo.objective.{field}: the stage sft trains a model of chat, which gives a text no score: "
-            "name a stage of reward or classification"
-        )
+        said = "the stage sft trains a model of chat, which gives a text no score: name a stage of reward or classification"
+        assert wrong.endswith(f"ppo.objective.{field}: {said}")
     feedback = "ppo.objective={kind: ai_feedback, policy: reward, judge: sft, of: {kind: reward}}"
-    assert [line.partition(" trains ")[0].partition("objective.")[2] for line in problems(INSTRUCT, feedback)] == [
-        "policy: the stage reward",
-        "judge: the stage sft",
-    ]
+    named = [line.partition(" trains ")[0].partition("objective.")[2] for line in problems(INSTRUCT, feedback)]
+    assert named == ["policy: the stage reward", "judge: the stage sft"]
     feedback = "reward.objective={kind: ai_feedback, policy: sft, judge: elsewhere, of: {kind: reward}}"
     assert read(INSTRUCT, feedback).stages[2].uses == ("sft", "reward")
 
@@ -126,13 +117,10 @@ def test_an_override_begins_with_the_name_of_a_stage() -> None:
     assert (base.training.steps, tune.training.steps, tune.training.epochs) == (9, 7, None)
     assert (tune.model.start, chain.stages[1].uses) == ("elsewhere", ())
     assert (small.objective.companion_paths, chain.stages[2].uses) == ({"teacher": "tune"}, ("base", "tune"))
-    wrong = problems(CHAIN, "training.steps=3", "tune=3", "late.training.steps=3", "tune.training.stps=1")
-    place, names = "overrides: ", "this recipe has stages: start with one of base, tune, small, and name a field of it"
-    assert wrong == [
-        f"{place}training.steps: {names}",
-        f"{place}tune: {names}",
-        f"{place}late.training.steps: {names}",
-        f"{place}tune.training.stps: unknown, did you mean steps",
+    names = "this recipe has stages: start with one of base, tune, small, and name a field of it"
+    assert problems(CHAIN, "training.steps=3", "tune=3", "late.training.steps=3", "tune.training.stps=1") == [
+        *(f"overrides: {field}: {names}" for field in ("training.steps", "tune", "late.training.steps")),
+        "overrides: tune.training.stps: unknown, did you mean steps",
     ]
 
 
@@ -145,12 +133,8 @@ def test_another_checkpoint_takes_the_place_of_a_pinned_one() -> None:
 
 
 def test_the_errors_of_all_stages_come_at_once_each_with_its_place() -> None:
-    text = (
-        CHAIN.replace("steps: 4}\n  tune", "step: 4}\n  tune")
-        .replace("from: base\n", "from: small\n")
-        .replace("{epochs: 2}", "{epochs: -2}")
-        .replace("teacher: base", "teacher: small")
-    )
+    text = CHAIN.replace("steps: 4}\n  tune", "step: 4}\n  tune").replace("from: base\n", "from: small\n")
+    text = text.replace("{epochs: 2}", "{epochs: -2}").replace("teacher: base", "teacher: small")
     named = "which has no model yet: name an earlier stage or, for a folder, ./small"
     assert problems(text) == [
         "chain.yaml:6:16: base.training.step: unknown, did you mean steps",
@@ -179,14 +163,12 @@ def test_what_is_no_chain(text: str, wanted: str) -> None:
     assert any(line.startswith(wanted) for line in problems(text)), problems(text)
 
 
-def test_check_looks_for_files_but_not_for_the_stages(in_tmp_path: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_looks_for_files_but_not_for_the_stages(in_tmp_path: None) -> None:
     Path("chain.yaml").write_text(CHAIN, encoding="utf-8")
-    assert main(["check", "chain.yaml", "tune.training.epochs=1"]) == 0
-    assert capsys.readouterr().out == "chain.yaml: no errors\n"
-    assert main(["check", "chain.yaml", "tune.from=gone"]) == 2
-    assert capsys.readouterr().err.startswith("command line: tune.model.from: 'gone': no such folder")
-    assert main(["inspect", "chain.yaml"]) == 2
-    assert "chain.yaml:2:1: stages: a recipe without stages is needed here" in capsys.readouterr().err
+    assert run_here(["check", "chain.yaml", "tune.training.epochs=1"]).exits(0).out == "chain.yaml: no errors\n"
+    said = run_here(["check", "chain.yaml", "tune.from=gone"]).exits(2).err
+    assert said.startswith("command line: tune.model.from: 'gone': no such folder")
+    run_here(["inspect", "chain.yaml"]).exits(2, "chain.yaml:2:1: stages: a recipe without stages is needed here")
 
 
 CHAINS: Strategy = st.fixed_dictionaries({"stages": st.dictionaries(st.sampled_from(["a", "b", "data", "", "A", "é"]), NEARLY, max_size=3)})

@@ -1,33 +1,26 @@
 """tfkit check --ranks: what cannot be dealt evenly is a problem at its field, and the sizes that it names can be dealt."""
 
-import json
 from pathlib import Path
 
 import pytest
+from tiny_runs import run_here
 
-from tfkit.__main__ import main
-
-RECIPE = "model: {preset: gpt2}\ndata: {train: [{stdlib: true}]}\ntraining: {steps: 3, batch_size: 32}\n"
+STAGE = "{model: {preset: gpt2}, data: {train: [{stdlib: true}]}, training: {steps: 3, batch_size: SIZE}}"
+RAMP = "training.batch_ramp={start: 8, tokens: 1000}"
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "r.yaml"
-    path.write_text(RECIPE, encoding="utf-8")
+    path.write_text(STAGE.replace("SIZE", "32"), encoding="utf-8")
     return path
 
 
 @pytest.mark.parametrize(
-    ("words", "ranks"),
-    [
-        ([], 32),
-        (["training.micro_batch_size=4"], 8),
-        (["training.batch_ramp={start: 8, tokens: 1000}"], 8),
-        (["training.batch_ramp={start: 8, tokens: 1000}", "training.micro_batch_size=2"], 4),
-    ],
+    ("words", "ranks"), [([], 32), (["training.micro_batch_size=4"], 8), ([RAMP], 8), ([RAMP, "training.micro_batch_size=2"], 4)]
 )
 def test_work_that_divides(path: Path, words: list[str], ranks: int) -> None:
-    assert main(["check", str(path), *words, "--ranks", str(ranks)]) == 0
+    run_here(["check", path, *words, "--ranks", ranks]).exits(0)
 
 
 @pytest.mark.parametrize(
@@ -40,39 +33,27 @@ def test_work_that_divides(path: Path, words: list[str], ranks: int) -> None:
         (["batch_ramp={start: 8, tokens: 1000}"], 16, "training.batch_ramp.start", "possible size is 16", ["batch_ramp.start=16"]),
     ],
 )
-def test_work_that_does_not_divide_and_the_remedies_that_are_named(
-    path: Path, words: list[str], ranks: int, field: str, advice: str, remedies: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    check = ["check", str(path), "--json", "--ranks", str(ranks), *(f"training.{word}" for word in words)]
-    assert main(check) == 2
-    (problem,) = json.loads(capsys.readouterr().out)["errors"]
+def test_uneven_work_and_its_remedies(path: Path, words: list[str], ranks: int, field: str, advice: str, remedies: list[str]) -> None:
+    check = ["check", path, "--json", "--ranks", ranks, *(f"training.{word}" for word in words)]
+    (problem,) = run_here(check).exits(2).document["errors"]
     assert problem["path"] == field
+    assert words or (problem["line"], problem["column"]) == (1, 91)
     assert f"among {ranks} ranks" in problem["message"]
     assert advice in problem["message"]
     for remedy in remedies:
-        assert main([*check, f"training.{remedy}"]) == 0
+        run_here([*check, f"training.{remedy}"]).exits(0)
 
 
-def test_the_place_is_that_of_the_field(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", str(path), "--ranks", "5"]) == 2
-    assert capsys.readouterr().err.startswith(f"{path}:3:34: training.batch_size: 32 rows cannot be divided evenly among 5 ranks")
-
-
-def test_responses_are_dealt_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_responses_are_dealt_too() -> None:
     words = ["objective.prompts=3", "objective.completions=8", "training.batch_size=24", "training.micro_batch_size=null"]
-    recipe = ["check", "grpo-sums", *words, "--json"]
-    main([*recipe, "--ranks", "8"])
-    assert "responses of an iteration cannot" not in capsys.readouterr().out
-    assert main([*recipe, "--ranks", "16"]) == 2
-    assert "24 responses of an iteration cannot be divided evenly among 16 ranks: the nearest possible sizes are 16 and 32" in (
-        capsys.readouterr().out
-    )
+    recipe = ["check", "grpo-sums", *words, "--ranks"]
+    assert "responses of an iteration cannot" not in run_here([*recipe, 8]).err
+    said = "24 responses of an iteration cannot be divided evenly among 16 ranks: the nearest possible sizes are 16 and 32"
+    run_here([*recipe, 16]).exits(2, said)
 
 
-def test_each_stage_of_a_chain_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_stage_of_a_chain_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "chain.yaml"
-    stage = "{model: {preset: gpt2}, data: {train: [{stdlib: true}]}, training: {steps: 3, batch_size: SIZE}}"
-    path.write_text(f"stages:\n  a: {stage.replace('SIZE', '8')}\n  b: {stage.replace('SIZE', '6')}\n", encoding="utf-8")
-    assert main(["check", str(path), "--ranks", "4"]) == 2
-    assert "b.training.batch_size: 6 rows cannot be divided evenly among 4 ranks" in capsys.readouterr().err
-    assert main(["check", str(path), "--ranks", "2"]) == 0
+    path.write_text(f"stages:\n  a: {STAGE.replace('SIZE', '8')}\n  b: {STAGE.replace('SIZE', '6')}\n", encoding="utf-8")
+    run_here(["check", path, "--ranks", 4]).exits(2, "b.training.batch_size: 6 rows cannot be divided evenly among 4 ranks")
+    run_here(["check", path, "--ranks", 2]).exits(0)

@@ -1,13 +1,13 @@
 """Recipes as they are written: resolved, and as a JSON Schema for editors."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from random_recipes import has_stages
+from recipe_texts import read
 
 from tfkit.families import PRESETS
 from tfkit.families.hub_models import RELEASES
@@ -21,35 +21,24 @@ from tfkit.recipe.schema.sections import Recipe
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", [recipe.name for recipe in bundled_recipes() if not has_stages(recipe.path)])
-def test_the_resolved_recipe_reads_back_equal(name: str, tmp_path: Path) -> None:
-    changes = {"optimizer.lr": 1e-4, "generation.stop": ["a", "b: c"], "training.seed": 4294967295}
-    recipe = read_recipe(name, changes).recipe
-    path = tmp_path / "recipe.yaml"
-    path.write_text(dump_recipe(recipe, None), encoding="utf-8")
-    assert read_recipe(str(path)).recipe == recipe
+def test_the_resolved_recipe_reads_back_equal(name: str) -> None:
+    recipe = read_recipe(name, {"optimizer.lr": 1e-4, "generation.stop": ["a", "b: c"], "training.seed": 4294967295}).recipe
+    assert read(dump_recipe(recipe, None)) == recipe
     if recipe.model.start is not None:  # the model is described in its own files
         return
     config = model_config(recipe.model, recipe.tokenizer.vocab_size)
     text = dump_recipe(recipe, config)
-    path.write_text(text, encoding="utf-8")
-    again = read_recipe(str(path)).recipe
+    again = read(text)
     assert again.model_copy(update={"model": recipe.model}) == recipe
     assert again.model.changes == config.model_dump(mode="json")
     assert model_config(again.model, 200) == config  # a tokenizer may be smaller
     assert dump_recipe(again, config) == text
 
 
-def test_a_finished_tokenizer_and_muon_read_back(tmp_path: Path) -> None:
-    changes = [
-        "tokenizer={kind: byte_bpe, path: runs/a}",
-        "optimizer={kind: muon, momentum: 0.5}",
-        "data.validation=0.1",
-        "training.tokens=5",
-    ]
-    recipe = read_recipe("gpt2-stdlib", parse_overrides([*changes, "training.steps="])).recipe
-    path = tmp_path / "recipe.yaml"
-    path.write_text(dump_recipe(recipe, model_config(recipe.model, 300)), encoding="utf-8")
-    again = read_recipe(str(path)).recipe
+def test_a_finished_tokenizer_and_muon_read_back() -> None:
+    changes = ["optimizer={kind: muon, momentum: 0.5}", "data.validation=0.1", "training.tokens=5", "training.steps="]
+    recipe = read_recipe("gpt2-stdlib", parse_overrides(["tokenizer={kind: byte_bpe, path: runs/a}", *changes])).recipe
+    again = read(dump_recipe(recipe, model_config(recipe.model, 300)))
     assert again.model_copy(update={"model": recipe.model}) == recipe
 
 
@@ -79,31 +68,19 @@ def references(value: Any) -> list[str]:
 
 def test_the_schema_offers_every_field() -> None:
     schema = json_schema()
-    recipe = schema["$defs"]["Recipe"]
     assert schema["anyOf"][0] == {"$ref": "#/$defs/Recipe"}
-    assert set(recipe["properties"]) == set(Recipe.model_fields)
-    assert recipe["required"] == ["model", "data", "training"]
-    model = schema["$defs"]["ModelSection"]
-    assert set(model["properties"]) == {"preset", "from", "sha256", *ModelConfig.model_fields}
-    assert not model.get("required")
-    assert model["additionalProperties"] is False
+    stages = schema["anyOf"][1]["properties"]["stages"]
+    assert stages["additionalProperties"] == {"$ref": "#/$defs/Stage"}
+    recipe, stage, model = (schema["$defs"][name] for name in ("Recipe", "Stage", "ModelSection"))
+    assert (recipe["properties"].keys(), recipe["required"]) == (Recipe.model_fields.keys(), ["model", "data", "training"])
+    assert (stage["properties"].keys(), stage["required"]) == ({"from", *Recipe.model_fields}, ["data", "training"])
+    assert model["properties"].keys() == {"preset", "from", "sha256", *ModelConfig.model_fields}
+    assert (stage["additionalProperties"], model["additionalProperties"], model.get("required")) == (False, False, None)
     assert model["properties"]["preset"]["anyOf"][0]["enum"] == [*PRESETS, *RELEASES]
     assert {"type": "null"} in model["properties"]["hidden_dim"]["anyOf"]
-
-
-def test_stages_are_recipes_that_may_begin_from_one_another() -> None:
-    schema = json_schema()
-    stages, stage = schema["anyOf"][1]["properties"]["stages"], schema["$defs"]["Stage"]
-    assert stages["additionalProperties"] == {"$ref": "#/$defs/Stage"}
-    assert set(stage["properties"]) == {"from", *Recipe.model_fields}
-    assert stage["required"] == ["data", "training"]
-    assert stage["additionalProperties"] is False
-
-
-def test_nested_parts_of_the_model_are_optional_too() -> None:
-    parts = {name: part for name, part in json_schema()["$defs"].items() if name.startswith("Model") and name != "ModelSection"}
+    parts = {name: part for name, part in schema["$defs"].items() if name.startswith("Model") and name != "ModelSection"}
     assert len(parts) >= 6
-    assert not [name for name, part in parts.items() if "required" in part]
+    assert not [name for name, part in parts.items() if "required" in part], "nested parts of the model are optional, too"
 
 
 def test_it_is_plain_json_and_its_references_lead_somewhere() -> None:

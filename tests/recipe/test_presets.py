@@ -1,12 +1,11 @@
-from pathlib import Path
-
 import pytest
+from recipe_texts import errors, read
 
 from tfkit.errors import UsageError
 from tfkit.families import FAMILIES, MODEL_TYPES, PRESETS
-from tfkit.model.config import LanguageModelHeadConfig, Rotary
+from tfkit.model.config import LanguageModelHeadConfig, ModelConfig, Rotary
 from tfkit.model.config.position_config import Learned
-from tfkit.recipe import RecipeError, model_config, read_recipe
+from tfkit.recipe import model_config
 from tfkit.recipe.presets import merge, model_problems
 from tfkit.recipe.reading.tree import Mapping, Place
 from tfkit.recipe.schema.sections import ModelSection
@@ -14,15 +13,15 @@ from tfkit.recipe.schema.sections import ModelSection
 REST = "\ndata: {train: [{stdlib: true}]}\ntraining: {steps: 1}\n"
 
 
-def section(**changes: object) -> ModelSection:
-    return ModelSection.model_validate(changes)
+def config_of(size: int = 500, **changes: object) -> ModelConfig:
+    """Return the model of a section for a tokenizer of so many entries."""
+    return model_config(ModelSection.model_validate(changes), size)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_a_model(preset: str) -> None:
-    config = model_config(section(preset=preset), 500)
-    assert config.vocab_size == 500
-    assert config.dim == PRESETS[preset][1]["dim"]
+    config = config_of(preset=preset)
+    assert (config.vocab_size, config.dim) == (500, PRESETS[preset][1]["dim"])
 
 
 def test_a_preset_is_found_by_the_name_of_its_family() -> None:
@@ -32,20 +31,16 @@ def test_a_preset_is_found_by_the_name_of_its_family() -> None:
     assert {kind: family.name for kind, family in MODEL_TYPES.items()} == {
         kind: family.name for family in reversed([*FAMILIES.values()]) for kind in (family.model_type, family.container) if kind is not None
     }
-    for name in ("", "gpt2-", "llama", "elephant", "t5-small "):
-        assert name not in PRESETS
+    assert not {"", "gpt2-", "llama", "elephant", "t5-small "} & PRESETS.keys()
 
 
-def test_changes_go_into_the_preset_field_by_field() -> None:
-    config = model_config(section(preset="llama2-7b", dim=96, num_heads=6, mlp={"bias": True}, position={"theta": 5.0}), 500)
+def test_changes_go_into_the_preset_field_by_field_and_another_kind_replaces_the_section() -> None:
+    config = config_of(preset="llama2-7b", dim=96, num_heads=6, mlp={"bias": True}, position={"theta": 5.0})
     assert (config.dim, config.head_dim, config.hidden_dim) == (96, 16, 256)
-    assert config.mlp.bias
-    assert config.mlp.gated
+    assert (config.mlp.bias, config.mlp.gated) == (True, True)
     assert config.position == Rotary(kind="rotary", theta=5.0)
-
-
-def test_another_kind_replaces_the_section() -> None:
-    assert model_config(section(preset="llama2-7b", position={"kind": "learned"}), 500).position == Learned(kind="learned")
+    # another kind replaces the section
+    assert config_of(preset="llama2-7b", position={"kind": "learned"}).position == Learned(kind="learned")
     base = {"position": {"kind": "rotary", "theta": 3.0}}
     assert merge(base, {"position": {"kind": "rotary"}}) == base
     assert merge(base, {"position": {"kind": "learned"}}) == {"position": {"kind": "learned"}}
@@ -54,70 +49,54 @@ def test_another_kind_replaces_the_section() -> None:
 
 def test_the_output_scale_of_t5_follows_its_width() -> None:
     """Else a smaller T5 would be none, and no Hugging Face class would open it."""
-    assert model_config(section(preset="t5-small", dim=64), 500).head == LanguageModelHeadConfig(tied=True, scale=0.125)
-    assert model_config(section(preset="t5-small", dim=64, head={"kind": "lm", "bias": True}), 500).head.scale == 0.125
-    assert model_config(section(preset="t5-small", dim=64, head={"scale": 1.0}), 500).head.scale == 1.0
-    assert model_config(section(preset="t5-small", dim=64, head={"scale": None}), 500).head.scale is None
-    assert model_config(section(preset="t5-v1.1-small", dim=64), 500).head.scale is None
+    assert config_of(preset="t5-small", dim=64).head == LanguageModelHeadConfig(tied=True, scale=0.125)
+    for head, scale in (({"kind": "lm", "bias": True}, 0.125), ({"scale": 1.0}, 1.0), ({"scale": None}, None)):
+        assert config_of(preset="t5-small", dim=64, head=head).head.scale == scale
+    assert config_of(preset="t5-v1.1-small", dim=64).head.scale is None
 
 
 def test_a_stated_vocabulary_is_kept_and_must_hold_the_tokenizer() -> None:
-    assert model_config(section(preset="gpt2", vocab_size=512), 500).vocab_size == 512
+    assert config_of(preset="gpt2", vocab_size=512).vocab_size == 512
     with pytest.raises(UsageError, match=r"model.vocab_size is 512, but the tokenizer has 600 entries"):
-        model_config(section(preset="gpt2", vocab_size=512), 600)
+        config_of(600, preset="gpt2", vocab_size=512)
 
 
-def test_a_full_description(tmp_path: Path) -> None:
-    path = tmp_path / "full.yaml"
+def test_a_full_description() -> None:
     full = "{context_length: 8, decoder_layers: 1, dim: 6, num_heads: 3, position: {kind: learned}, norm: {kind: rms}, "
-    path.write_text(f"model: {full} mlp: {{activation: relu}}, head: {{tied: true}}}}{REST}", encoding="utf-8")
-    config = model_config(read_recipe(str(path)).recipe.model, 300)
+    config = model_config(read(f"model: {full} mlp: {{activation: relu}}, head: {{tied: true}}}}{REST}").model, 300)
     assert (config.hidden_dim, config.head_dim, config.num_kv_heads) == (24, 2, 3)
 
 
-@pytest.mark.parametrize(
-    ("model", "expected"),
-    [
-        ("{}", ["1:1: model: needs a preset, such as gpt2, or a full description"]),
-        (
-            "{preset: gtp2, dmi: 3}",
-            [
-                "1:17: model.preset: 'gtp2' is not a preset; did you mean gpt2? Presets are transformer-2017-base, gpt, ",
-                "1:23: model.dmi: unknown, did you mean dim",
-            ],
-        ),
-        ("{preset: 3}", ["1:17: model.preset: must be text, not 3"]),
-        ("gpt2", ["1:8: model: must be a section of fields, not the text 'gpt2'"]),
-        ("{preset: gpt2, n_embd: 3}", ["1:23: model.n_embd: unknown, did you mean dim"]),
-        ("{preset: gpt2, steps: 3}", ["1:23: model.steps: unknown here; it belongs to training"]),
-        (
-            "{preset: gpt2, dim: 100, num_heads: 7, layers: 3, norm: {eps: x}}",
-            [
-                "1:1: model: dim 100 is not divisible by num_heads 7",
-                "1:47: model.layers: unknown, did you mean decoder_layers",
-                "1:70: model.norm.eps: must be a number, not the text 'x'",
-            ],
-        ),
-        ("{preset: llama-7b, head_dim: 5}", ["1:1: model: head_dim 5 is odd"]),
-        ("{preset: gpt2, position: {theta: 3}}", ["1:34: model.position.theta: unknown"]),
-        ("{preset: gpt2, position: rotary}", ["1:33: model.position: "]),
-        ("{preset: gpt2, dim: .nan}", ["1:28: model.dim: must be a whole number, not nan"]),
-        ("{preset: gpt2, dropout: }", ["1:23: model.dropout: is empty"]),
+ERRORS = {
+    "{}": ["1:1: model: needs a preset, such as gpt2, or a full description"],
+    "{preset: gtp2, dmi: 3}": [
+        "1:17: model.preset: 'gtp2' is not a preset; did you mean gpt2? Presets are transformer-2017-base, gpt, ",
+        "1:23: model.dmi: unknown, did you mean dim",
     ],
-)
-def test_errors_of_the_model_are_reported_where_they_are_written(tmp_path: Path, model: str, expected: list[str]) -> None:
-    path = tmp_path / "m.yaml"
-    path.write_text(f"model: {model}{REST}", encoding="utf-8")
-    with pytest.raises(RecipeError) as caught:
-        read_recipe(str(path))
-    lines = str(caught.value).splitlines()
-    assert len(lines) == len(expected), lines
-    for line, begin in zip(lines, expected, strict=True):
-        assert line.startswith(f"{path}:{begin}")
+    "{preset: 3}": ["1:17: model.preset: must be text, not 3"],
+    "gpt2": ["1:8: model: must be a section of fields, not the text 'gpt2'"],
+    "{preset: gpt2, n_embd: 3}": ["1:23: model.n_embd: unknown, did you mean dim"],
+    "{preset: gpt2, steps: 3}": ["1:23: model.steps: unknown here; it belongs to training"],
+    "{preset: gpt2, dim: 100, num_heads: 7, layers: 3, norm: {eps: x}}": [
+        "1:1: model: dim 100 is not divisible by num_heads 7",
+        "1:47: model.layers: unknown, did you mean decoder_layers",
+        "1:70: model.norm.eps: must be a number, not the text 'x'",
+    ],
+    "{preset: llama-7b, head_dim: 5}": ["1:1: model: head_dim 5 is odd"],
+    "{preset: gpt2, position: {theta: 3}}": ["1:34: model.position.theta: unknown"],
+    "{preset: gpt2, position: rotary}": ["1:33: model.position: "],
+    "{preset: gpt2, dim: .nan}": ["1:28: model.dim: must be a whole number, not nan"],
+    "{preset: gpt2, dropout: }": ["1:23: model.dropout: is empty"],
+}
+
+
+@pytest.mark.parametrize("model", ERRORS)
+def test_errors_of_the_model_are_reported_where_they_are_written(model: str) -> None:
+    for line, begin in zip(errors(f"model: {model}{REST}"), ERRORS[model], strict=True):
+        assert line.startswith(f"r.yaml:{begin}")
 
 
 def test_a_missing_width_is_said_once() -> None:
-    problems = model_problems({"num_heads": 3}, 300, Mapping(Place("f", 1, 1)))
-    paths = {problem.path[-1] for problem in problems}
+    paths = {problem.path[-1] for problem in model_problems({"num_heads": 3}, 300, Mapping(Place("f", 1, 1)))}
     assert "dim" in paths
     assert not paths & {"hidden_dim", "head_dim", "num_kv_heads"}

@@ -1,5 +1,7 @@
 """Which of key=value a sweep varies."""
 
+from pathlib import Path
+
 import pytest
 from tiny_runs import RECIPE
 
@@ -9,9 +11,8 @@ from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.search_space import Axis, SearchSpace, read_space
 
 
-@pytest.fixture
-def source(tmp_path_factory: pytest.TempPathFactory) -> RecipeText:
-    return RecipeText(tmp_path_factory.mktemp("space") / "tiny.yaml", RECIPE)
+def space_of(*words: str) -> SearchSpace:
+    return read_space(words, {}, lambda _: RecipeText(Path("tiny.yaml"), RECIPE))
 
 
 @pytest.mark.parametrize(
@@ -25,56 +26,50 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> RecipeText:
         ("optimizer.clip_norm=null,1", [None, 1]),
     ],
 )
-def test_several_values(source: RecipeText, word: str, values: list[object]) -> None:
-    space = read_space(["training.steps=2", word], {}, lambda _: source)
+def test_several_values(word: str, values: list[object]) -> None:
+    space = space_of("training.steps=2", word)
     assert [*space.axes[0].values] == values
     assert (space.fixed, space.size) == ({"training.steps": 2}, len(values))
     assert SearchSpace.of(space.fixed, space.document()) == space
 
 
 @pytest.mark.parametrize("word", ["optimizer.betas=[0.9, 0.95]", "generation.prompts=[a, b]", "data.train=[{path: x}]"])
-def test_a_list_that_the_field_takes_as_one_value_is_one(source: RecipeText, word: str) -> None:
-    assert read_space([word, "training.seed=1,2"], {}, lambda _: source).fixed == parse_overrides([word])
+def test_a_list_that_the_field_takes_as_one_value_is_one(word: str) -> None:
+    assert space_of(word, "training.seed=1,2").fixed == parse_overrides([word])
     with pytest.raises(UsageError, match="nothing varies"):
-        read_space([word], {}, lambda _: source)
+        space_of(word)
 
 
 @pytest.mark.parametrize("words", [["5e-4", "1e-3,3e-3"], ["5e-4,6e-4", "[1e-3, 3e-3]"], ["[5e-4, 6e-4]", "1e-3,3e-3"]])
-def test_the_last_word_about_a_field_counts(source: RecipeText, words: list[str]) -> None:
+def test_the_last_word_about_a_field_counts(words: list[str]) -> None:
     given = [f"optimizer.lr={word}" for word in words]
-    assert read_space(given, {}, lambda _: source) == SearchSpace({}, (Axis("optimizer.lr", (1e-3, 3e-3)),))
+    assert space_of(*given) == SearchSpace({}, (Axis("optimizer.lr", (1e-3, 3e-3)),))
     with pytest.raises(UsageError, match="nothing varies"):
-        read_space([*given, "optimizer.lr=1e-3"], {}, lambda _: source)
+        space_of(*given, "optimizer.lr=1e-3")
 
 
-def test_the_length_of_a_training_is_one_field(source: RecipeText) -> None:
-    with pytest.raises(UsageError, match=r"training.steps and training.tokens: two lengths of one training"):
-        read_space(["training.steps=2,3", "training.tokens=10,20"], {}, lambda _: source)
-    assert SearchSpace.of({}, {"sft.training.steps": [1, 2], "dpo.training.epochs": [1, 2]}).size == 4
-
-
-@pytest.mark.parametrize("word", ["optimizer.lr=1e-3,3e-3,0.001", "optimizer.clip_norm=1,1.0", "optimizer.kind=[adamw, muon, adamw]"])
-def test_a_value_that_is_given_twice_is_refused(source: RecipeText, word: str) -> None:
-    with pytest.raises(UsageError, match="twice; write each once"):
-        read_space([word], {}, lambda _: source)
-
-
-def test_ranges(source: RecipeText) -> None:
-    space = read_space(
-        ["optimizer.lr=1e-5..1e-2", "model.decoder_layers=2..8", "training.seed=1,2", "optimizer.lr=1e-4..3e-4"], {}, lambda _: source
-    )
+def test_ranges() -> None:
+    space = space_of("optimizer.lr=1e-5..1e-2", "model.decoder_layers=2..8", "training.seed=1,2", "optimizer.lr=1e-4..3e-4")
     assert space.axes == (
         Axis("model.decoder_layers", ends=(2, 8), whole=True),
         Axis("training.seed", (1, 2)),
         Axis("optimizer.lr", ends=(1e-4, 3e-4)),  # the last one wins
     )
     assert (space.size, space.axes[2].is_logarithmic, Axis("x", ends=(1e-5, 1e-2)).is_logarithmic) == (None, False, True)
+    assert SearchSpace.of({}, {"sft.training.steps": [1, 2], "dpo.training.epochs": [1, 2]}).size == 4  # of two stages
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
-    [("optimizer.lr=1e-2..1e-5", "smaller end"), ("optimizer.lr=1..1e999", "both finite"), ("training.seed=1,,2", "between two commas")],
+    ("words", "message"),
+    [
+        (["optimizer.lr=1e-2..1e-5"], "smaller end"),
+        (["optimizer.lr=1..1e999"], "both finite"),
+        (["training.seed=1,,2"], "between two commas"),
+        (["training.steps=2,3", "training.tokens=10,20"], "training.steps and training.tokens: two lengths of one training"),
+        *((word, "twice; write each once") for word in (["optimizer.lr=1e-3,3e-3,0.001"], ["optimizer.clip_norm=1,1.0"])),
+        (["optimizer.kind=[adamw, muon, adamw]"], "twice; write each once"),
+    ],
 )
-def test_what_no_space_is(source: RecipeText, word: str, message: str) -> None:
+def test_what_no_space_is(words: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        read_space([word], {}, lambda _: source)
+        space_of(*words)

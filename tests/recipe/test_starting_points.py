@@ -10,17 +10,8 @@ from tfkit.recipe.task_readings import readings
 
 @pytest.mark.parametrize(
     ("rows", "batch_size", "epochs"),
-    [
-        (1, 8, 10),
-        (40, 8, 10),  # 50 steps
-        (227, 8, 2),  # 57 steps
-        (400, 16, 2),
-        (799, 16, 2),
-        (800, 32, 2),
-        (3_199, 64, 2),
-        (3_200, 128, 2),
-        (10**9, 128, 2),
-    ],
+    # 40 rows are 50 steps, 227 are 57
+    [(1, 8, 10), (40, 8, 10), (227, 8, 2), (400, 16, 2), (799, 16, 2), (800, 32, 2), (3_199, 64, 2), (3_200, 128, 2), (10**9, 128, 2)],
 )
 def test_a_small_set_gets_small_batches_and_more_epochs(rows: int, batch_size: int, epochs: int) -> None:
     assert SMOLLM2.batch_for(rows, 20, 8192) == batch_size
@@ -36,21 +27,15 @@ def test_a_step_has_the_tokens_that_it_may_have(row_tokens: float, batch_size: i
     assert GPT.batch_for(10**6, row_tokens, 8192, least) == batch_size
 
 
-def test_a_large_model_takes_smaller_steps() -> None:
+def test_a_large_model_takes_smaller_steps_and_a_tuned_one_does_not_read_few_rows_ten_times() -> None:
     assert [step_tokens(parameters) for parameters in (10**6, 135_000_000, 10**10)] == [8192, 2469, 1024]
     assert TUNED.batch_for(10**6, 200, step_tokens(135_000_000)) == 8
-
-
-def test_each_class_has_thirty_examples_in_ten_epochs_at_most() -> None:
-    assert [BERT.epochs_for(600, 16, classes) for classes in (2, 77, 150, 1000)] == [4, 4, 8, 10]
-    assert BERT.epochs_for(100_000, 32, 1000) == 3
-
-
-def test_a_tuned_model_does_not_read_few_rows_ten_times() -> None:
     assert [TUNED.epochs_for(rows, 8) for rows in (29, 130, 1000)] == [4, 4, 2]
 
 
-def test_a_rate_for_large_batches_falls_with_the_square_root_of_the_batch() -> None:
+def test_each_class_has_thirty_examples_in_ten_epochs_at_most_and_a_rate_falls_with_the_square_root_of_a_large_batch() -> None:
+    assert [BERT.epochs_for(600, 16, classes) for classes in (2, 77, 150, 1000)] == [4, 4, 8, 10]
+    assert BERT.epochs_for(100_000, 32, 1000) == 3
     assert [SMOLLM2.lr(135_000_000, size) for size in (128, 32, 8, 512)] == [1e-3, 5e-4, 2.5e-4, 1e-3]
     assert [GPT.lr(124_000_000, size) for size in (8, 32)] == [6.25e-5, 6.25e-5]
 
@@ -64,11 +49,8 @@ def test_a_small_model_learns_faster_and_a_tuned_one_slower() -> None:
         rates = [starting_point(kind, stacks, parameters).lr(parameters, 32) for parameters in sizes]
         assert rates == sorted(rates, reverse=True)
         assert rates[0] > 5 * rates[-1]
-    points = [
-        starting_point(kind, "decoder", 135_000_000, tuned=tuned)
-        for kind in ("chat", "causal_lm", "classification")
-        for tuned in (True, False)
-    ]
+    kinds = [(kind, tuned) for kind in ("chat", "causal_lm", "classification") for tuned in (True, False)]
+    points = [starting_point(kind, "decoder", 135_000_000, tuned=tuned) for kind, tuned in kinds]
     assert points == [TUNED, SMOLLM2, TUNED, GPT, GPT, GPT]
     assert TUNED.lr(135_000_000, 8) == 5e-5
 

@@ -9,9 +9,9 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-import pytest
 from test_html_page import HOSTILE, Page
 from tiny_attended import TEXT, aim_heads, write_attended
+from tiny_runs import run_here
 
 import tfkit
 from tfkit.__main__ import main
@@ -47,9 +47,8 @@ def test_a_page_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
     assert ("content", f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'") in found.attributes
     assert not re.search(r"https?:(?!//www\.w3\.org/2000/svg)|url\((?!#)|@import|javascript:|innerHTML|eval|fetch|XMLHttp", text)
     assert found.tags.count("h1") == 1
-    assert [one for one in found.texts if one in ("Encoder", "Decoder", "Cross-attention", "Next tokens")] == [
-        *("Encoder", "Decoder", "Cross-attention", "Next tokens")
-    ]
+    titles = ["Encoder", "Decoder", "Cross-attention", "Next tokens"]
+    assert [one for one in found.texts if one in titles] == titles
     assert "L0 H0 100%" in found.text  # what the tables say without the script
     assert "Attention of model" in found.texts
     assert str(tmp_path) not in text
@@ -100,18 +99,13 @@ def test_tokens_of_others_are_shown_and_not_obeyed() -> None:
     assert json.loads(html.unescape(section["to"]))[1] == "'"
 
 
-def test_an_output_replaces_no_other_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_replaces_no_other_file(tmp_path: Path) -> None:
     folder, path = write_attended(tmp_path / "model", "gpt2"), tmp_path / "notes.html"
     path.write_text("<p>mine</p>")
-    words = ["inspect", "--from", str(folder), "--attention", TEXT, "--html"]
-    for place, said in (
-        (path, "is not a page of tfkit inspect"),
-        (folder / "page.html", "where nothing else belongs"),
-        (tmp_path, "is a folder"),
-    ):
-        assert main([*words, str(place)]) == 2
-        assert said in capsys.readouterr().err
+    words = ["inspect", "--from", folder, "--attention", TEXT, "--html"]
+    refused = {path: "is not a page of tfkit inspect", folder / "page.html": "where nothing else belongs", tmp_path: "is a folder"}
+    for place, said in refused.items():
+        run_here([*words, place]).exits(2, said)
     assert path.read_text() == "<p>mine</p>"
     for _ in range(2):
-        assert main([*words, str(tmp_path / "page.html")]) == 0
-    assert capsys.readouterr().out == ""
+        assert run_here([*words, tmp_path / "page.html"]).exits(0).out == ""

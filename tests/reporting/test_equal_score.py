@@ -11,7 +11,6 @@ from written_runs import write_run
 from tfkit.reporting.equal_score import Comparison, Cost, CurvePoint, compare_runs, cost_until, score_curve
 from tfkit.reporting.run_facts import read_facts
 from tfkit.reporting.run_set import open_runs
-from tfkit.run.best_json import record_best
 from tfkit.run.manifest import write_manifest
 
 
@@ -31,9 +30,7 @@ def test_costs_are_interpolated_between_evaluations() -> None:
     assert grams == {5.0: 2.0, 4.0: 2.0, 3.0: 4.0, 2.0: 6.0, 1.5: 8.75, 1.0: 9.0, 0.5: None}
     rising = [CurvePoint(-point.value, point.cost) for point in curve]
     assert {level: cost_until(rising, -level, higher_is_better=True) for level in found} == found
-
-
-def test_a_score_that_is_not_finite_reaches_nothing_and_is_no_end_of_a_line() -> None:
+    # A score that is not finite reaches nothing, and is no end of a line.
     curve = [CurvePoint(math.nan, cost(1.0)), CurvePoint(2.0, cost(2.0)), CurvePoint(math.inf, cost(3.0)), CurvePoint(1.0, cost(4.0))]
     assert cost_until(curve, 3.0, higher_is_better=False) == cost(2.0)
     assert cost_until(curve, 1.5, higher_is_better=False) == cost(4.0)
@@ -61,9 +58,8 @@ def test_fine_tuning_beside_from_scratch_with_and_without_what_was_inherited(tmp
     parent = {"role": "start", "path": "base", "run_id": "base", "sha256": "0"}
     data = {"data": {"validation": ["same rows"]}}
     write_run(runs / "scratch", losses=[1.0] * 10, evaluations={5: 3.0, 10: 2.0}, grams_a_step=10.0, **data)
-    write_run(
-        runs / "tuned", losses=[1.0] * 2, evaluations={1: 2.5, 2: 1.5}, grams_a_step=10.0, parents=[parent], kind="fine-tuning", **data
-    )
+    tuned = {"grams_a_step": 10.0, "parents": [parent], "kind": "fine-tuning"}
+    write_run(runs / "tuned", losses=[1.0] * 2, evaluations={1: 2.5, 2: 1.5}, **tuned, **data)
     write_run(tmp_path / "base", run_id="base", losses=[1.0], evaluations={1: 5.0}, grams_a_step=250.0, data={"validation": ["other rows"]})
     (found,) = compare_runs(open_runs([runs, tmp_path / "base"]))
     assert [one.label for one in found.entries] == ["scratch", "tuned"]
@@ -92,8 +88,7 @@ def test_only_runs_that_were_judged_alike_are_compared(tmp_path: Path) -> None:
     assert compare_runs(open_runs([tmp_path])) == []
     assert open_runs([tmp_path]).best is None
     for name, objective in {"c": "causal_lm", "d": "classification"}.items():
-        path = write_run(tmp_path / name, evaluations={3: 1.0}, data={"validation": ["z"]})
-        (path / "recipe.yaml").write_text(f"objective: {{kind: {objective}}}\n")
+        write_run(tmp_path / name, evaluations={3: 1.0}, data={"validation": ["z"]}, recipe=f"objective: {{kind: {objective}}}\n")
     assert compare_runs(open_runs([tmp_path])) == []
 
 
@@ -115,12 +110,8 @@ def test_unequal_measurements_are_marked_and_unmeasured_runs_compared_by_time(tm
 
 def test_runs_without_a_loss_are_compared_by_their_best_metric_and_lower_bounds_are_marked(tmp_path: Path) -> None:
     for name, value in {"a": 0.5, "b": 0.7}.items():
-        path = write_run(tmp_path / name, evaluations={3: value}, ledger=False, carbon_status="degraded")
-        (path / "metrics.jsonl").write_text(
-            (path / "metrics.jsonl").read_text().replace('"evaluation": {"loss"', '"evaluation": {"accuracy"')
-        )
-        (path / "checkpoints").mkdir()
-        record_best(path / "checkpoints", 3, "accuracy", value, higher_is_better=True)
+        more = [{"step": 3, "evaluation": {"accuracy": value}}]
+        write_run(tmp_path / name, ledger=False, carbon_status="degraded", more=more, best=(3, "accuracy", value))
     found = compare(tmp_path)
     assert (found.metric, [level.value for level in found.levels]) == ("accuracy", [0.5, 0.7])
     assert "the energy of a run is a lower bound" in found.notes
@@ -132,18 +123,13 @@ def test_runs_that_were_scored_in_other_lengths_or_losses_are_marked(tmp_path: P
     def notes(*recipes: str) -> list[str]:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         for number, recipe in enumerate(recipes):
-            path = write_run(folder / f"run-{number}", evaluations={3: float(number)})
-            (path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+            write_run(folder / f"run-{number}", evaluations={3: float(number)}, recipe=recipe)
         return list(compare(folder).notes)
 
     assert notes("optimizer: {lr: 1e-3}", "optimizer: {lr: 1e-2}") == []
-    short, long = (
-        "data: {sequence_length: null}\nmodel: {context_length: 64}",
-        "data: {sequence_length: null}\nmodel: {context_length: 128}",
-    )
-    assert notes(short, long) == ["the runs differ in model.context_length, so their scores may not be comparable"]
-    stated = "data: {sequence_length: 32}\nmodel: {context_length: "
-    assert notes(stated + "64}", stated + "128}") == []
+    lengths = [f"data: {{sequence_length: null}}\nmodel: {{context_length: {length}}}" for length in (64, 128)]
+    assert notes(*lengths) == ["the runs differ in model.context_length, so their scores may not be comparable"]
+    assert notes(*(length.replace("null", "32") for length in lengths)) == []
     (note,) = notes("objective: {label_smoothing: 0.1}\nevaluation: {max_tokens: 9}", "objective: {label_smoothing: 0.0}")
     assert note == "the runs differ in evaluation.max_tokens, objective.label_smoothing, so their scores may not be comparable"
 

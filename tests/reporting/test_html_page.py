@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tiny_files import read_json
+from tiny_runs import run_here
 from written_runs import write_run
 
 from tfkit.__main__ import main
@@ -24,12 +26,9 @@ from tfkit.reporting.visible_text import shareable, visible
 
 HOSTILE = '<script>alert("1")</script> "\' onload=x & </style></title>\x1b[2J\u202eevil\ud800\x00'
 VOID = {"meta", "br"}
-PLANNED = {
-    "seconds": {"low": 20, "likely": 40, "high": 80},
-    "energy_kwh": {"low": 0.01, "likely": 0.02, "high": 0.05},
-    "memory_bytes": 2_000_000,
-    "flops": 5e9,
-}
+PLANNED: dict[str, Any] = {"seconds": {"low": 20, "likely": 40, "high": 80}, "memory_bytes": 2_000_000, "flops": 5e9}
+PLANNED |= {"energy_kwh": {"low": 0.01, "likely": 0.02, "high": 0.05}}
+RATED = "data: {train: [{path: /home/ada/secret/rows.csv}]}\noptimizer: "
 PARENTS = [{"role": "start", "path": "/home/ada/base", "run_id": "base", "sha256": "0"}]
 
 
@@ -85,12 +84,11 @@ def runs(tmp_path: Path) -> Path:
     folder = tmp_path / "runs"
     data = {"data": {"validation": ["rows"]}, "predicted": PLANNED}
     write_run(folder / "base", run_id="base", evaluations={1: 4.0, 3: 3.5}, grams_a_step=10.0, **data)
-    tuned = write_run(folder / "tuned", evaluations={1: 3.2, 3: 2.5}, kind="fine-tuning", parents=PARENTS, before={"loss": 3.5}, **data)
-    scratch = write_run(folder / "scratch", losses=range(20, 0, -1), evaluations={10: 4.0, 20: 3.0}, setup_g=2.0, **data)
-    for path, rate in ((tuned, "1.0e-3"), (scratch, "2.0e-3")):
-        (path / "recipe.yaml").write_text(f"data: {{train: [{{path: /home/ada/secret/rows.csv}}]}}\noptimizer: {{lr: {rate}}}\n")
-    with (tuned / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 3, "samples": [{"prompt": "def ", "completion": "x" * 5000}]}) + "\n")
+    texts = {"step": 3, "samples": [{"prompt": "def ", "completion": "x" * 5000}]}
+    tuned = {"kind": "fine-tuning", "parents": PARENTS, "before": {"loss": 3.5}, "recipe": RATED + "{lr: 1.0e-3}\n", "more": [texts]}
+    write_run(folder / "tuned", evaluations={1: 3.2, 3: 2.5}, **tuned, **data)
+    scratch = {"losses": range(20, 0, -1), "setup_g": 2.0, "recipe": RATED + "{lr: 2.0e-3}\n"}
+    write_run(folder / "scratch", evaluations={10: 4.0, 20: 3.0}, **scratch, **data)
     write_run(folder / "broken", status="failed")
     return folder
 
@@ -121,20 +119,16 @@ def test_a_page_has_all_parts_and_no_script_or_request(runs: Path) -> None:
 def test_what_was_trained_and_the_scores_of_the_best_the_others_and_baselines(tmp_path: Path) -> None:
     """In one picture for the runs that were evaluated on the same rows; paths are shown only if asked for."""
     folder = tmp_path / "runs"
+    result = {"baselines": {"naive_bayes": {"accuracy": 0.5}, "most_frequent_class": {"loss": 0.7}}}
     for number, (name, value) in enumerate({"low": 0.6, "high": 0.9, "middle": 0.7, "elsewhere": 0.95}.items(), 1):
-        rows = ["other rows"] if name == "elsewhere" else ["rows"]
-        result = {"baselines": {"naive_bayes": {"accuracy": 0.5}, "most_frequent_class": {"loss": 0.7}}}
-        write_run(folder / name, data={"validation": rows}, result=result)
         recipe = {
             "model": {"from": "/home/ada/base/checkpoints/step-000003"},
             "data": {"train": [{"path": "/home/ada/secret/reviews.csv"}, {"hub": "org/more"}]},
             "objective": {"kind": "classification"},
             "optimizer": {"lr": number / 1000},
         }
-        (folder / name / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
-        best = {"step": 3, "metric": "accuracy", "value": value}
-        (folder / name / "checkpoints").mkdir(exist_ok=True)
-        (folder / name / "checkpoints" / "best.json").write_text(json.dumps(best), encoding="utf-8")
+        data = {"validation": ["other rows" if name == "elsewhere" else "rows"]}
+        write_run(folder / name, data=data, result=result, recipe=recipe, best=(3, "accuracy", value))
     assert all(entry.run.listed.best is not None for entry in open_runs([folder]).entries)
     text, found = page(folder)
     for words in (
@@ -154,11 +148,10 @@ def test_runs_on_different_rows_are_compared_by_the_held_out_rows_and_differ_in_
     """The title named the training rows of the best run for all; a difference beyond the first letters of a long list was left out."""
     folder = tmp_path / "runs"
     for name, loss in {"few": 3.0, "many": 2.0}.items():
-        write_run(folder / name, data={"validation": ["test"]}, evaluations={3: loss})
         sources = [{"path": f"part-{number}.jsonl", "weight": None, "text": "x" * 90} for number in range(4)]
         data = {"train": [*sources, {"path": f"{name}.jsonl"}], "validation": [{"path": "test.jsonl"}]}
-        recipe = json.dumps({"data": data, "objective": {"kind": "causal_lm"}})
-        (folder / name / "recipe.yaml").write_text(recipe, encoding="utf-8")
+        recipe = {"data": data, "objective": {"kind": "causal_lm"}}
+        write_run(folder / name, data={"validation": ["test"]}, evaluations={3: loss}, recipe=recipe)
     found = page(folder)[1]
     assert "loss (lower is better): causal_lm of test.jsonl" in found.texts
     assert "Differences of the recipes key few many data.train.4.path few.jsonl many.jsonl" in found.shown
@@ -167,26 +160,21 @@ def test_runs_on_different_rows_are_compared_by_the_held_out_rows_and_differ_in_
 CONFUSION = {"good": {"good": 8, "bad": 2}, "bad": {"good": 5, "bad": 15}}
 
 
-def write_task(folder: Path, **fields: Any) -> Path:
+def write_task(folder: Path, best: tuple[int, str, float] = (2, "accuracy", 0.75), **fields: Any) -> Path:
     """Write a fine-tuning of a classifier whose best checkpoint is that of step 2 of 3."""
-    path = write_run(folder, evaluations={}, kind="fine-tuning", before={"accuracy": 0.25}, **fields)
     records = [
         {"step": 0, "samples": [{"prompt": "A", "completion": " first"}]},
         {"step": 2, "evaluation": {"accuracy": 0.75, "f1_macro": 0.7, "loss": 0.5}, "confusion": CONFUSION},
         {"step": 3, "evaluation": {"accuracy": 0.5, "f1_macro": 0.4, "loss": 0.9}, "confusion": {"good": {"bad": 99}}},
         {"step": 3, "samples": [{"prompt": "A", "completion": " last"}]},
+        *fields.pop("more", ()),
     ]
-    with (path / "metrics.jsonl").open("a") as file:
-        file.writelines(json.dumps(record) + "\n" for record in records)
-    (path / "checkpoints").mkdir()
-    (path / "checkpoints" / "best.json").write_text(json.dumps({"step": 2, "metric": "accuracy", "value": 0.75}), encoding="utf-8")
-    return path
+    return write_run(folder, evaluations={}, kind="fine-tuning", before={"accuracy": 0.25}, best=best, more=records, **fields)
 
 
 def test_the_page_of_a_run_says_at_once_how_good_it_is_and_what_was_trained_on_what(tmp_path: Path) -> None:
     result = {"baselines": {"naive_bayes": {"accuracy": 0.6}, "most_frequent_class": {"accuracy": 0.5}}, "new_head": True}
     sizes = {"train": {"rows": 720, "tokens": 18_300}, "validation": {"rows": 80, "tokens": 2_000}}
-    path = write_task(tmp_path / "run", result=result, data_sizes=sizes, device="cpu", rate_trial={"lr": 0.0005})
     recipe = {
         "model": {"from": "/home/ada/base", "encoder_layers": 6, "decoder_layers": 0, "dim": 384},
         "data": {"train": [{"path": "/home/ada/rows.csv"}], "validation": 0.1},
@@ -195,7 +183,7 @@ def test_the_page_of_a_run_says_at_once_how_good_it_is_and_what_was_trained_on_w
         "schedule": {"kind": "linear", "warmup_ratio": 0.1},
         "training": {"batch_size": 32, "epochs": 2.0},
     }
-    (path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    path = write_task(tmp_path / "run", result=result, data_sizes=sizes, device="cpu", rate_trial={"lr": 0.0005}, recipe=recipe)
     text, found = page(path)
     begin = "finetune, finished run accuracy 0.75 beats naive bayes: 0.6 before training, new head: 0.25 step 2 of 3"
     assert "<title>run: accuracy 0.75</title>" in text
@@ -218,9 +206,8 @@ def test_the_page_of_a_run_says_at_once_how_good_it_is_and_what_was_trained_on_w
 
 
 def test_a_run_whose_best_checkpoint_has_the_lowest_loss_is_compared_by_the_metric_of_its_baselines(tmp_path: Path) -> None:
-    path = write_task(tmp_path / "run", result={"baselines": {"naive_bayes": {"accuracy": 0.8}}})
-    (path / "checkpoints" / "best.json").write_text(json.dumps({"step": 2, "metric": "loss", "value": 0.5}), encoding="utf-8")
-    _, found = page(path)
+    result = {"baselines": {"naive_bayes": {"accuracy": 0.8}}}
+    _, found = page(write_task(tmp_path / "run", best=(2, "loss", 0.5), result=result))
     assert "run accuracy 0.75 does not beat naive bayes: 0.8 before training: 0.25 step 2 of 3" in found.shown
     assert "naive bayes (baseline) 0.8 run (this run) 0.75 before training (untouched) 0.25" in found.shown
     assert "run, best checkpoint: 0.75" in found.shown.partition("More curves")[0]
@@ -247,10 +234,8 @@ JSON = st.recursive(
 @example({HOSTILE: {HOSTILE: 1, "b": 0}})
 @example({f"{number}": {} for number in range(800)})
 def test_any_confusion_has_a_page(tmp_path_factory: pytest.TempPathFactory, confusion: object) -> None:
-    path = write_task(tmp_path_factory.mktemp("runs") / "run")
-    with (path / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 2, "evaluation": {"accuracy": 0.75}, "confusion": confusion}) + "\n")
-    text, found = page(path)
+    record = {"step": 2, "evaluation": {"accuracy": 0.75}, "confusion": confusion}
+    text, found = page(write_task(tmp_path_factory.mktemp("runs") / "run", more=[record]))
     assert len(text) < 1_000_000
     assert "script" not in found.tags
 
@@ -261,9 +246,8 @@ def test_runs_and_baselines_are_ranked_by_their_scores(tmp_path_factory: pytest.
     """The better one first, with bars between nothing and the whole width."""
     folder = tmp_path_factory.mktemp("runs")
     for number, value in enumerate(values):
-        path = write_run(folder / f"run{number}", result={"baselines": {"guess": {metric: 0.5}}}, ledger=False)
-        (path / "checkpoints").mkdir()
-        (path / "checkpoints" / "best.json").write_text(json.dumps({"step": 3, "metric": metric, "value": value}), encoding="utf-8")
+        result = {"baselines": {"guess": {metric: 0.5}}}
+        write_run(folder / f"run{number}", result=result, ledger=False, best=(3, metric, value))
     tables = score_tables(open_runs([folder]).trained, full=False)
     known = {value for value in values if abs(value) < 1e30}
     assert len(tables) == bool(known)
@@ -284,25 +268,19 @@ def test_places_are_left_out_unless_asked(runs: Path) -> None:
 
 def test_hostile_names_texts_and_numbers_are_shown_and_never_obeyed(tmp_path: Path) -> None:
     name = HOSTILE.replace("/", "_").replace("\x00", "").replace("\ud800", "")
-    place = {
-        "seconds": 1e308,
-        "energy_kwh": 1e308,
-        "emissions_g": 1e308,
-        "place": HOSTILE,
-        "provenance": {HOSTILE: HOSTILE, "cpu": HOSTILE},
-    }
-    path = write_run(tmp_path / name, predicted=PLANNED, parents=[{"role": HOSTILE, "path": HOSTILE, "run_id": HOSTILE}], status=HOSTILE)
-    document = json.loads((path / "run.json").read_text()) | {"kind": HOSTILE}
-    (path / "run.json").write_text(json.dumps(document | {"totals": place}))
-    (path / "recipe.yaml").write_text(json.dumps({"data": {"a": HOSTILE.replace("\ud800", "").replace("\x00", "")}}))
-    with (path / "metrics.jsonl").open("a") as file:
-        for record in (
-            {"step": 4, "samples": [{"prompt": HOSTILE, "completion": HOSTILE + "y" * 10_000_000}]},
-            {"step": 4, "evaluation": {HOSTILE: 1e300, "loss": -1e308, "x": None}, "nonfinite": {"evaluation.x": "nan"}},
-            {"step": 10**400, "loss": 1.0},
-            {"step": 5, "loss": 1e308, "lr": -1e308},
-        ):
-            file.write(json.dumps(record) + "\n")
+    totals: dict[str, Any] = dict.fromkeys(("seconds", "energy_kwh", "emissions_g"), 1e308)
+    totals |= {"place": HOSTILE, "provenance": {HOSTILE: HOSTILE, "cpu": HOSTILE}}
+    more = [
+        {"step": 4, "samples": [{"prompt": HOSTILE, "completion": HOSTILE + "y" * 10_000_000}]},
+        {"step": 4, "evaluation": {HOSTILE: 1e300, "loss": -1e308, "x": None}, "nonfinite": {"evaluation.x": "nan"}},
+        {"step": 10**400, "loss": 1.0},
+        {"step": 5, "loss": 1e308, "lr": -1e308},
+    ]
+    parents = [{"role": HOSTILE, "path": HOSTILE, "run_id": HOSTILE}]
+    recipe = {"data": {"a": HOSTILE.replace("\ud800", "").replace("\x00", "")}}
+    facts: dict[str, Any] = {"predicted": PLANNED, "parents": parents, "status": HOSTILE, "kind": HOSTILE}
+    path = write_run(tmp_path / name, **facts, recipe=recipe, more=more)
+    (path / "run.json").write_text(json.dumps(read_json(path / "run.json") | {"totals": totals}))
     text, found = page(path)
     assert "script" not in found.tags
     assert not [name for name, _ in found.attributes if name.startswith("on")]
@@ -330,11 +308,10 @@ def test_long_runs_make_short_pages(tmp_path: Path) -> None:
     pairs = [{"prompt": f"{number}", "completion": "<" * 3_000} for number in range(12)]
     losses = [1.0 + step % 7 for step in range(1500)]
     losses[1234] = 99.0
+    more = [{"step": step, "samples": pairs} for step in range(1500, 1530)]
     for index in range(9):
-        path = write_run(tmp_path / f"run-{index:02d}", losses=losses, evaluations=dict.fromkeys(range(0, 1500, 10), 1.0))
-        (path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
-        with (path / "metrics.jsonl").open("a") as file:
-            file.writelines(json.dumps({"step": step, "samples": pairs}) + "\n" for step in range(1500, 1530))
+        evaluations = dict.fromkeys(range(0, 1500, 10), 1.0)
+        write_run(tmp_path / f"run-{index:02d}", losses=losses, evaluations=evaluations, recipe=recipe, more=more)
     text, found = page(tmp_path)
     assert len(text) < 1_500_000  # nearly all of it recipes, and samples of which each character is escaped
     assert "1 of 9 runs are only in the tables." in found.texts
@@ -352,10 +329,8 @@ def test_ticks_are_round_and_cover_the_range(low: float, high: float) -> None:
     assert found == sorted(found)
     assert found[0] <= low
     assert found[-1] >= high
-    assert [time_ticks(0.0, seconds, 4) for seconds in (55.0, 7000.0)] == [
-        [0.0, 15.0, 30.0, 45.0, 60.0],
-        [0.0, 1800.0, 3600.0, 5400.0, 7200.0],
-    ]
+    assert time_ticks(0.0, 55.0, 4) == [0.0, 15.0, 30.0, 45.0, 60.0]
+    assert time_ticks(0.0, 7000.0, 4) == [0.0, 1800.0, 3600.0, 5400.0, 7200.0]
 
 
 @settings(deadline=None)
@@ -400,30 +375,21 @@ def test_paths_become_names(text: str, without: str) -> None:
     assert shareable(text, full=True) == text
 
 
-def test_the_file_is_never_written_over_anything_else(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target = tmp_path / "page.html"
+def test_the_file_is_never_written_over_anything_else(runs: Path, tmp_path: Path) -> None:
+    target, other, checkpoint = tmp_path / "page.html", tmp_path / "notes.txt", runs / "base" / "checkpoints" / "step-000003"
     for _ in range(2):  # the second page replaces the first
-        assert main(["report", str(runs), "--html", str(target)]) == 0
-    captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", f"wrote {target}\n" * 2)
+        done = run_here(["report", runs, "--html", target])
+        assert (done.code, done.out, done.err) == (0, "", f"wrote {target}\n")
     Page(target.read_text(encoding="utf-8"))
-    other = tmp_path / "notes.txt"
     other.write_text("mine")
-    checkpoint = runs / "base" / "checkpoints" / "step-000003"
     checkpoint.mkdir(parents=True)
     (checkpoint / "manifest.json").write_text("{}")
-    for path, words in {
-        other: "exists, and is not a page",
-        runs / "base" / "metrics.jsonl": "exists, and is not a page",
-        runs / "base" / "page.html": "where nothing else belongs",
-        runs / "base" / "carbon" / "page.html": "where nothing else belongs",
-        checkpoint / "page.html": "where nothing else belongs",
-        tmp_path: "is a folder",
-        tmp_path / "none" / "page.html": "there is no folder",
-    }.items():
+    within = [folder / "page.html" for folder in (runs / "base", runs / "base" / "carbon", checkpoint)]
+    refused = dict.fromkeys((other, runs / "base" / "metrics.jsonl"), "exists, and is not a page")
+    refused |= dict.fromkeys(within, "where nothing else belongs")
+    for path, words in (refused | {tmp_path: "is a folder", tmp_path / "none" / "page.html": "there is no folder"}).items():
         before = path.read_bytes() if path.is_file() else None
-        assert main(["report", str(runs), "--html", str(path)]) == 2, path
-        assert words in capsys.readouterr().err
+        run_here(["report", runs, "--html", path]).exits(2, words)
         assert (path.read_bytes() if path.is_file() else None) == before
 
 
@@ -437,24 +403,17 @@ def test_no_value_of_a_receipt_raises_anything(tmp_path: Path, value: object) ->
     """Every field of run.json and of its totals, forecast, result and attempts in turn; all forms, `runs` and `verify` are tried."""
     result = {"metrics": {"loss": 1.0}, "steps": 3, "checkpoint": "x", "baselines": {"guess": {"loss": 2.0}}, "confusion": CONFUSION}
     facts = {"data_sizes": {"train": {"rows": 3, "tokens": 9}}, "processor": {"name": "x"}, "rate_trial": {"lr": 0.1}, "device": "cpu"}
-    plan = {"seconds": {"low": 20, "likely": 40, "high": 80}}
-    path = write_run(
-        tmp_path / "run", evaluations={1: 2.0, 3: 1.0}, predicted=plan, result=result, parents=PARENTS, before={"loss": 3.0}, **facts
-    )
+    plan = {"seconds": PLANNED["seconds"]}
+    facts |= {"predicted": plan, "result": result, "parents": PARENTS, "before": {"loss": 3.0}}
+    path = write_run(tmp_path / "run", evaluations={1: 2.0, 3: 1.0}, **facts)
     write_run(tmp_path / "other", evaluations={3: 1.0})
-    whole = json.loads((path / "run.json").read_text())
+    whole = read_json(path / "run.json")
     places: list[tuple[str, ...]] = [(name,) for name in whole]
     places += [(name, inner) for name in ("totals", "predicted", "result", "before") for inner in whole[name]]
-    places += [
-        ("totals", name) for name in ("intensity", "provenance", "coverage", "place", "energy_kwh_low", "energy_kwh_high", "rework_g")
-    ]
-    places += [("predicted", "seconds", end) for end in plan["seconds"]] + [
-        ("result", "metrics", "loss"),
-        ("result", "baselines", "guess"),
-        *(("data_sizes", "train"), ("data_sizes", "train", "rows"), ("processor", "name")),
-        ("data", "validation"),
-        ("data",),
-    ]
+    known = ("intensity", "provenance", "coverage", "place", "energy_kwh_low", "energy_kwh_high", "rework_g")
+    places += [("totals", name) for name in known] + [("predicted", "seconds", end) for end in plan["seconds"]]
+    places += [("result", "metrics", "loss"), ("result", "baselines", "guess"), ("processor", "name"), ("data", "validation"), ("data",)]
+    places += [("data_sizes", "train"), ("data_sizes", "train", "rows")]
     for place in places:
         document = json.loads(json.dumps(whole))
         inner = document

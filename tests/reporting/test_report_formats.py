@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_files import read_json
 from tiny_runs import RECIPE, run_here, write_corpus
 from written_runs import write_run
 
 from tfkit.carbon import Meter
 from tfkit.errors import UsageError
+from tfkit.reporting.finished_card import finished_card
 from tfkit.reporting.formats.boamps import boamps
 from tfkit.reporting.formats.cyclonedx import cyclonedx
 from tfkit.reporting.formats.eu_gpai import eu_gpai
@@ -24,9 +26,11 @@ from tfkit.reporting.formats.model_facts import decimal, describe_model
 from tfkit.reporting.formats.sci import sci
 from tfkit.reporting.formats.spdx import spdx
 from tfkit.reporting.run_facts import RunFacts, read_facts
+from tfkit.reporting.run_set import open_runs
 from tfkit.run.manifest import read_manifest
 
 SCHEMAS = Path(__file__).parent / "schemas"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "v0.1.0" / "stopped"
 FORMS: dict[str, Callable[..., Any]] = {"cyclonedx": cyclonedx, "spdx": spdx, "boamps": boamps, "sci": sci, "eu-gpai": eu_gpai}
 
 
@@ -38,13 +42,8 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> RunFacts:
     (folder / "base.yaml").write_text(recipe, encoding="utf-8")
     kept = [line for line in recipe.splitlines() if not line.startswith(("model:", "tokenizer:"))]
     (folder / "tuned.yaml").write_text("\n".join(kept), encoding="utf-8")
-    words = [
-        "carbon={enabled: true, country: FRA, intensity_g_per_kwh: 100, every_seconds: 1}",
-        "training.steps=2",
-        "evaluation.every=2",
-        "--threads",
-        "1",
-    ]
+    metered = "carbon={enabled: true, country: FRA, intensity_g_per_kwh: 100, every_seconds: 1}"
+    words = [metered, "training.steps=2", "evaluation.every=2", "--threads", "1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(str(Path(__file__).parent.parent / "carbon"))
@@ -93,30 +92,25 @@ def validator(form: str) -> Any:
     return cls(whole, registry=registry)
 
 
-@pytest.mark.parametrize("form", ["cyclonedx", "spdx", "boamps"])
-def test_a_document_is_valid_by_its_published_schema(tuned: RunFacts, form: str) -> None:
-    document = FORMS[form](tuned, full=True)  # which has all fields
-    assert errors(form, document) == []
-    assert json.loads(json.dumps(document, allow_nan=False)) == document
-
-
 @pytest.mark.parametrize(
     ("form", "spoil"),
     [
-        ("cyclonedx", lambda one: _first_energy(one).update(activity="dreaming")),
+        ("cyclonedx", lambda one: _energies(one)[0].update(activity="dreaming")),
         ("spdx", lambda one: _package(one).update(ai_energy="much")),
         ("boamps", lambda one: one["measures"][0].pop("powerConsumption")),
     ],
 )
-def test_the_schemas_refuse_a_document_that_is_spoiled(tuned: RunFacts, form: str, spoil: Callable[[Any], Any]) -> None:
-    document = json.loads(json.dumps(FORMS[form](tuned, full=False)))
-    spoil(document)
-    assert errors(form, document)
+def test_a_document_is_valid_by_its_published_schema_until_it_is_spoiled(tuned: RunFacts, form: str, spoil: Callable[[Any], Any]) -> None:
+    document = FORMS[form](tuned, full=True)  # which has all fields
+    assert errors(form, document) == []
+    copy = json.loads(json.dumps(document, allow_nan=False))
+    assert copy == document
+    spoil(copy)
+    assert errors(form, copy)
 
 
-def _first_energy(document: dict[str, Any]) -> Any:
-    card = document["components"][0]["modelCard"]
-    return card["considerations"]["environmentalConsiderations"]["energyConsumptions"][0]
+def _energies(bill: dict[str, Any]) -> Any:
+    return bill["components"][0]["modelCard"]["considerations"]["environmentalConsiderations"]["energyConsumptions"]
 
 
 def _package(document: dict[str, Any]) -> Any:
@@ -128,7 +122,7 @@ def test_every_form_has_the_energy_of_the_run(tuned: RunFacts) -> None:
     assert energy
     assert grams == pytest.approx(energy * 100)
     bill = cyclonedx(tuned, full=False)
-    entries = bill["components"][0]["modelCard"]["considerations"]["environmentalConsiderations"]["energyConsumptions"]
+    entries = _energies(bill)
     assert {one["activity"] for one in entries} == {"data-preparation", "fine-tuning", "validation"}
     assert sum(one["activityEnergyCost"]["value"] for one in entries) == pytest.approx(energy, rel=1e-3)
     assert sum(one["co2CostEquivalent"]["value"] for one in entries) == pytest.approx(grams * 1e-6, rel=1e-3)
@@ -157,12 +151,10 @@ def test_the_kind_of_learning_follows_the_objective(tuned: RunFacts, objective: 
 
 def test_the_rate_has_the_fields_of_the_standard(tuned: RunFacts) -> None:
     rate = sci(tuned, full=False)
-    wanted = ("energy_kwh", "pue", "intensity_g_per_kwh", "intensity_source", "intensity_year", "intensity_kind", "embodied_g")
-    wanted += ("embodied_source", "functional_unit", "functional_units", "sci_g_per_unit", "low", "high", "boundary")
-    assert {*wanted} <= {*rate}
-    assert (rate["embodied_g"], rate["embodied_source"]) == (None, "not included")
-    assert (rate["functional_unit"], rate["functional_units"]) == ("million trained tokens", 128 / 1e6)
-    assert (rate["intensity_g_per_kwh"], rate["intensity_kind"], rate["pue"]) == (100.0, "user", 1.0)
+    wanted = {"embodied_g": None, "embodied_source": "not included", "intensity_g_per_kwh": 100.0, "intensity_kind": "user", "pue": 1.0}
+    wanted |= {"functional_unit": "million trained tokens", "functional_units": 128 / 1e6}
+    assert {name: rate[name] for name in wanted} == wanted
+    assert {"energy_kwh", "intensity_source", "intensity_year", "sci_g_per_unit", "low", "high", "boundary"} <= {*rate}
 
 
 def test_embodied_emissions_are_the_user_s_figure_with_its_source(tuned: RunFacts) -> None:
@@ -177,18 +169,10 @@ def test_embodied_emissions_are_the_user_s_figure_with_its_source(tuned: RunFact
     assert "embodied emissions: not included" in bare["gaps"]
     assert not any("embodied" in gap for gap in rate["gaps"])
     devices = {"Abacus 9": 7200.0, "H100": 3600.0}
-    on_gpus = replace(
-        with_it, recorded=replace(tuned.recorded, device="cuda", totals=replace(tuned.recorded.totals, device_seconds=devices))
-    )
-    assert sci(on_gpus, full=False)["embodied_g"] == pytest.approx(20.0)
-
-
-def test_the_hours_of_each_machine_count_in_embodied_emissions(tuned: RunFacts) -> None:
-    """Two machines that train together for an hour are two device hours."""
-    (first,) = tuned.attempts
+    recorded = replace(tuned.recorded, device="cuda", totals=replace(tuned.recorded.totals, device_seconds=devices))
+    assert sci(replace(with_it, recorded=recorded), full=False)["embodied_g"] == pytest.approx(20.0)
+    (first,) = tuned.attempts  # two machines that train together for an hour are two device hours
     second = replace(first, name="1-1", header={**first.header, "node": 1})
-    seconds = tuned.amounts.seconds
-    assert seconds is not None
     rate = sci(replace(tuned, attempts=(first, second)), full=False)
     assert rate["embodied_device_hours"] == pytest.approx((seconds + first.sums["seconds"]) / 3600)
 
@@ -215,8 +199,7 @@ def test_the_european_form_answers_each_field_or_names_it_as_a_gap(tuned: RunFac
     assert f"  Amount of computation used for training (AI Office): {_power(6 * model.parameters * 128)} FLOP\n" in by_rule
     assert "(C ~ 6 P D)" in by_rule
     assert "base (start, content SHA-256 " in text
-    (weights,) = [entry["sha256"] for name, entry in read_manifest(_checkpoint(tuned)).items() if name == "model.safetensors"]
-    assert weights in text
+    assert read_manifest(tuned.checkpoint.path)["model.safetensors"]["sha256"] in text
     gaps = text.split("\nGaps\n")[1]
     for gap in ("legal name of the provider", "rationale of the design", "embodied emissions: not included"):
         assert gap in gaps
@@ -239,21 +222,15 @@ def _power(number: float) -> str:
     return f"{mantissa}*10^{int(exponent)}"
 
 
-def _checkpoint(run: RunFacts) -> Path:
-    return run.checkpoint.path
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_nothing_of_the_machine_is_in_a_form_unless_all_is_asked_for(tuned: RunFacts, form: str) -> None:
     host = tuned.recorded.last.host
-    command = "tfkit finetune --secret-word"
     attempts = tuple(replace(one, host="host-of-ada") for one in tuned.recorded.attempts)
-    known = replace(tuned, recorded=replace(tuned.recorded, attempts=attempts, command=command.split()))
+    known = replace(tuned, recorded=replace(tuned.recorded, attempts=attempts, command=["tfkit", "finetune", "--secret-word"]))
     shared, whole = (json.dumps(FORMS[form](known, full=full)) for full in (False, True))
     for secret in ("host-of-ada", "secret-word", str(tuned.path.parent), f'"{host}"'):
         assert secret not in shared, secret
-    assert "host-of-ada" in whole
-    assert "secret-word" in whole
+    assert {word for word in ("host-of-ada", "secret-word") if word not in whole} == set()
     assert FORMS[form](known, full=False) == FORMS[form](tuned, full=False), "a form is a function of the facts alone"
 
 
@@ -269,13 +246,10 @@ def test_a_run_that_knows_little_names_its_gaps(tmp_path: Path) -> None:
         assert errors(form, FORMS[form](run, full=True)) == []
     text = eu_gpai(run, full=False)
     assert "\n  Amount of computation used for training (AI Office): NOT KNOWN\n" in text
-    for gap in (
-        "the run is stopped",
-        "parameters: there is no complete checkpoint",
-        "inherited emissions: a lower bound",
-        "range of the energy",
-    ):
-        assert gap in text.split("\nGaps\n")[1], gap
+    gaps = text.split("\nGaps\n")[1]
+    missing = "parameters: there is no complete checkpoint"
+    for gap in ("the run is stopped", missing, "inherited emissions: a lower bound", "range of the energy"):
+        assert gap in gaps, gap
     assert sci(run, full=False)["sci_g_per_unit"] is None
     unmeasured = read_facts(write_run(tmp_path / "off", ledger=False, totals=False))
     assert errors("cyclonedx", cyclonedx(unmeasured, full=False)) == []
@@ -292,7 +266,7 @@ def test_a_folder_that_holds_anything_gives_a_document_or_an_error_that_says_so(
     draw, odd = random.Random(5), (None, 5, -1, 1e308, True, "x", "\x1b[31m", [], {}, [1], {"a": 1}, "9" * 300)
     folder = tmp_path / "tuned"
     shutil.copytree(tuned.path, folder)
-    files = [folder / "run.json", *(_checkpoint(tuned) / name for name in ("tfkit.json", "config.json"))]
+    files = [folder / "run.json", *(tuned.checkpoint.path / name for name in ("tfkit.json", "config.json"))]
     files = [folder / path.relative_to(tuned.path) if path.is_relative_to(tuned.path) else path for path in files]
     written = {path: path.read_text(encoding="utf-8") for path in files}
     for _ in range(20):
@@ -316,8 +290,59 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from _places(inner)
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(8.109858855862394e-05, "0.0000811"), (123456.0, "123000"), (0.0, "0"), (1.0, "1.00"), (9.9999, "10.0")]
-)
-def test_a_decimal_has_no_exponent(value: float, text: str) -> None:
-    assert decimal(value, 3) == text
+def test_a_decimal_has_no_exponent() -> None:
+    for value, text in {8.109858855862394e-05: "0.0000811", 123456.0: "123000", 0.0: "0", 1.0: "1.00", 9.9999: "10.0"}.items():
+        assert decimal(value, 3) == text
+
+
+# ------------------------------------------------------- --format card: that of a checkpoint, with the cost of the whole run
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """A run of 0.1.0 that was stopped, of which run.json has 12,345 g by now."""
+    path = shutil.copytree(FIXTURE, tmp_path / "stopped")
+    document = read_json(path / "run.json")
+    document["totals"] |= {"emissions_g": 12345.678, "energy_kwh": 25.5, "train_flops": 2.5e15, "rework_g": 2.0}
+    (path / "run.json").write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def test_a_card_has_the_cost_of_the_whole_run_and_is_else_as_it_was(stopped: Path) -> None:
+    facts = read_facts(stopped)
+    readme = facts.checkpoint.path / "README.md"
+    readme.write_text(readme.read_text(encoding="utf-8") + "\nWords of mine: $1 \\1.\n\n## My section\n\nMore.\n", encoding="utf-8")
+    card = run_here(["report", stopped, "--format", "card"]).exits(0).out
+    lines = card.splitlines()
+    assert lines.count("co2_eq_emissions:") == 1
+    assert "  emissions: 12345.678" in lines
+    assert "| carbon emitted | 12.3 kg CO2e |" in lines
+    assert "| computation | 2.5e+15 FLOP by the architecture |" in lines
+    (sentence,) = [line for line in lines if line.startswith("Training took")]
+    assert sentence.startswith("Training took 25.5 kWh of electricity and emitted 12.3 kg of CO2e")
+    kept = [line for line in readme.read_text(encoding="utf-8").splitlines() if not line.startswith(("Training took", "  emissions:"))]
+    assert [line for line in kept if line not in lines] == []
+    for line_end in ("\n", "\r\n"):
+        readme.write_text(card, encoding="utf-8", newline=line_end)
+        assert finished_card(read_facts(stopped), full=False) == card
+
+
+def test_a_run_without_a_checkpoint_has_no_card(tmp_path: Path, stopped: Path) -> None:
+    run_here(["report", write_run(tmp_path / "none"), "--format", "card"]).exits(2, "no checkpoint")
+    for name in "ab":
+        shutil.copytree(stopped, tmp_path / "two" / name)
+    run_here(["report", tmp_path / "two", "--format", "card"]).exits(2, "there are 2 runs (a, b); name one")
+
+
+def test_the_card_of_stages_is_the_last_one_s_and_of_a_sweep_the_best_one_s(tmp_path: Path, stopped: Path) -> None:
+    chain = write_run(tmp_path / "chain", ledger=False, kind="stages", stages={"base": {}, "tune": {}})
+    sweep = write_run(tmp_path / "sweep", ledger=False, kind="sweep", trials={"1": {}, "2": {}, "3": {}}, best_trial="2")
+    for path in (chain / "base", chain / "tune", *(sweep / name for name in "123")):
+        shutil.copytree(stopped, path)
+    assert open_runs([chain]).of_one_model().path == chain / "tune"
+    assert open_runs([sweep]).of_one_model().path == sweep / "2"
+    assert open_runs([sweep]).amounts.emissions_g == pytest.approx(3 * 12345.678)
+    run_here(["report", chain, "--format", "card"]).exits(0)
+    (sweep / "run.json").write_text((sweep / "run.json").read_text().replace('"best_trial": "2"', '"best_trial": null'))
+    with pytest.raises(UsageError, match="there are 4 runs"):
+        open_runs([sweep]).of_one_model()

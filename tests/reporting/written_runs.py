@@ -23,24 +23,21 @@ def write_run(
     totals: bool = True,
     carbon_status: str = "ok",
     ledger: bool = True,
+    recipe: str | Mapping[str, Any] | None = None,
+    best: tuple[int, str, float] | None = None,
+    more: Sequence[Mapping[str, Any]] = (),
     **fields: Any,
 ) -> Path:
-    """Write a run of one step for each loss, at 0.1 kWh and 100 g for each kWh ... so `grams_a_step` for each step, after `setup_g`."""
+    """Write a run of one step for each loss, at `grams_a_step` and a hundredth of that in kWh for each, after `setup_g`.
+
+    `best`: the step, the metric and the value of its best checkpoint; `more`: further records of its metrics; `fields`: those of run.json.
+    """
     folder.mkdir(parents=True)
     run_id = run_id or f"id-of-{folder.name}"
     steps, grams = len(losses), setup_g + grams_a_step * len(losses)
     attempt = {"number": 1, "status": status, "seconds": 10.0 * steps, "host": "secret-host", "pid": 1, "to_step": steps, "error": None}
-    document: dict[str, Any] = {
-        "schema_version": 1,
-        "run_id": run_id,
-        "name": folder.name,
-        "command": ["tfkit", "pretrain", "/home/ada/secret.yaml"],
-        "status": status,
-        "attempts": [attempt],
-        "kind": kind,
-        "planned_steps": steps,
-        "parents": [],
-    }
+    document: dict[str, Any] = {"schema_version": 1, "run_id": run_id, "name": folder.name, "status": status, "attempts": [attempt]}
+    document |= {"command": ["tfkit", "pretrain", "/home/ada/secret.yaml"], "kind": kind, "planned_steps": steps, "parents": []}
     if totals:
         document["totals"] = {"seconds": 10.0 * steps, "energy_kwh": grams / 100, "emissions_g": grams, "carbon_status": carbon_status}
     (folder / "run.json").write_text(json.dumps(document | fields), encoding="utf-8")
@@ -51,7 +48,13 @@ def write_run(
         lines[-1] |= {"energy_wh": 10 * cost, "emissions_g": cost}
         if evaluations and step in evaluations:
             lines.append({"step": step, "evaluation": {"loss": evaluations[step], "target_tokens": 7}})
-    write_rows(folder / "metrics.jsonl", lines)
+    write_rows(folder / "metrics.jsonl", [*lines, *more])
+    if recipe is not None:
+        (folder / "recipe.yaml").write_text(recipe if isinstance(recipe, str) else json.dumps(recipe), encoding="utf-8")
+    if best is not None:
+        (folder / "checkpoints").mkdir()
+        text = json.dumps(dict(zip(("step", "metric", "value"), best, strict=True)))
+        (folder / "checkpoints" / "best.json").write_text(text, encoding="utf-8")
     if ledger:
         write_ledger(folder / "carbon" / "0-1.jsonl", run_id, [("setup", 1.0, setup_g), ("train", 10.0 * steps, grams)])
     return folder

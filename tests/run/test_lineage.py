@@ -19,9 +19,8 @@ from tfkit.run.manifest import write_manifest
 
 
 def own(grams: float | None, status: str = "ok") -> OwnTotals:
-    return OwnTotals(
-        None if grams is None else grams / 100, grams, None if grams is None else 60.0, status, "CPU model", {"g_per_kwh": 100.0}
-    )
+    energy, seconds = (None, None) if grams is None else (grams / 100, 60.0)
+    return OwnTotals(energy, grams, seconds, status, "CPU model", {"g_per_kwh": 100.0})
 
 
 def checkpoint(folder: Path, run_id: str, grams: float | None, *parents: Parent, status: str = "ok", card: str = "") -> Parent:
@@ -36,18 +35,11 @@ def checkpoint(folder: Path, run_id: str, grams: float | None, *parents: Parent,
     return Parent("start", f"runs/{folder.name}", folder, run_id, f"{run_id:a<64}")
 
 
-def names(found: tuple[Ancestor, ...]) -> dict[str, tuple[str, ...]]:
-    return {one.name: tuple(found[place].name for place in one.parents) for one in found}
-
-
 def test_a_document_is_read_as_it_was_written() -> None:
     ancestors = (Ancestor("a", ("start", "teacher"), "r", "s", ("t",), 0.1, 12.5, "ledger", "degraded", (1,)), Ancestor("b", ("start",)))
     parents = (ParentEntry("start", "runs/a", "r", "s"),)
-    for lineage in (
-        Lineage("pre-training", parents, own(3.0), ancestors),
-        Lineage("", (), None, None),
-        Lineage("", (), own(None, "off"), ()),
-    ):
+    unmeasured = Lineage("", (), own(None, "off"), ())
+    for lineage in (Lineage("pre-training", parents, own(3.0), ancestors), Lineage("", (), None, None), unmeasured):
         assert parse_lineage(json.loads(json.dumps(lineage.document()))) == lineage
     assert OwnTotals.of(Reading(status="off"), None) == replace(own(None, "off"), provenance="", intensity=None)
 
@@ -56,7 +48,8 @@ def test_the_shoulders_of_a_diamond_share_their_base(tmp_path: Path) -> None:
     base = checkpoint(tmp_path / "base", "base", 100.0)
     left, right = (checkpoint(tmp_path / name, name, grams, base) for name, grams in (("left", 10.0), ("right", 20.0)))
     found = find_ancestors([left, Parent("teacher", right.path, right.folder, right.run_id, right.sha256)], "new").ancestors
-    assert names(found) == {"left": ("base",), "right": ("base",), "base": ()}
+    named = {one.name: tuple(found[place].name for place in one.parents) for one in found}
+    assert named == {"left": ("base",), "right": ("base",), "base": ()}
     assert [one.roles for one in found] == [("start",), ("teacher",), ("start",)]
     assert sum_inherited(found).fields() == {"inherited_g": 130.0, "inherited_kwh": 1.3, "inherited_is_lower_bound": False}
 
@@ -98,25 +91,18 @@ def test_entries_of_one_run_are_one_and_a_copy_without_its_run_is_found_by_its_c
     ("grams", "status", "expected"),
     [(None, "off", (5.0, True)), (None, "failed", (5.0, True)), (2.0, "degraded", (7.0, True)), (2.0, "ok", (7.0, False))],
 )
-def test_an_ancestor_without_its_energy_makes_a_lower_bound(
-    tmp_path: Path, grams: float | None, status: str, expected: tuple[float, bool]
-) -> None:
+def test_an_ancestor_without_its_energy_makes_a_lower_bound(tmp_path: Path, grams: float | None, status: str, expected: object) -> None:
     base = checkpoint(tmp_path / "base", "base", grams, status=status)
     found = sum_inherited(find_ancestors([checkpoint(tmp_path / "tuned", "tuned", 5.0, base)], "new").ancestors)
     assert (found.emissions_g, found.is_lower_bound) == expected
 
 
-def test_an_ancestor_that_is_gone_is_known_by_its_children(tmp_path: Path) -> None:
-    base = checkpoint(tmp_path / "base", "base", 100.0)
-    tuned = checkpoint(tmp_path / "tuned", "tuned", 5.0, base)
-    (tmp_path / "base").rename(tmp_path / "gone")
-    assert sum_inherited(find_ancestors([tuned], "new").ancestors).emissions_g == 105.0
-
-
-def test_a_run_does_not_inherit_from_itself(tmp_path: Path) -> None:
+def test_an_ancestor_that_is_gone_is_known_by_its_children_and_a_run_does_not_inherit_from_itself(tmp_path: Path) -> None:
     base = checkpoint(tmp_path / "base", "base", 100.0)
     tuned = checkpoint(tmp_path / "tuned", "tuned", 5.0, base)
     assert [one.run_id for one in find_ancestors([tuned], "tuned").ancestors] == ["base"]
+    (tmp_path / "base").rename(tmp_path / "gone")
+    assert sum_inherited(find_ancestors([tuned], "new").ancestors).emissions_g == 105.0
 
 
 def test_a_published_model_counts_with_what_its_card_states(tmp_path: Path) -> None:
@@ -158,10 +144,8 @@ def test_an_older_version_recorded_parents_alone(tmp_path: Path) -> None:
     (tmp_path / "tfkit.json").write_text(json.dumps({"run_id": "old", "lineage": {"training": "fine-tuning", "parents": parents}}))
     (tmp_path / "README.md").write_text("---\nbase_model: base\nco2_eq_emissions: 2.5\n---\n")
     found = find_ancestors([Parent("start", "old", tmp_path, "old", "t")], "new").ancestors
-    assert [(one.name, one.run_id, one.emissions_g, one.source) for one in found] == [
-        ("old", "old", 2.5, "card"),
-        ("base", "base", None, "unknown"),
-    ]
+    known = [("old", "old", 2.5, "card"), ("base", "base", None, "unknown")]
+    assert [(one.name, one.run_id, one.emissions_g, one.source) for one in found] == known
     assert sum_inherited(found).is_lower_bound
 
 
@@ -170,9 +154,8 @@ def test_a_model_that_changed_since_its_child_was_made_from_it_is_reported(tmp_p
     tuned = checkpoint(tmp_path / "tuned", "tuned", 5.0, base)
     assert find_ancestors([tuned, base], "new").problems == ()
     (problem,) = find_ancestors([tuned, replace(base, sha256="b" * 64)], "new").problems
-    assert problem.startswith(
-        f"{base.path}: has changed since runs/tuned was made from it: the SHA-256 of its weights was {base.sha256} and"
-    )
+    said = f"has changed since runs/tuned was made from it: the SHA-256 of its weights was {base.sha256} and"
+    assert problem.startswith(f"{base.path}: {said}")
     run = replace(base, sha256="b" * 64, folder=tmp_path / "base" / "checkpoints" / "step-000009")  # a run that continued
     assert find_ancestors([tuned, run], "new").problems == ()
 
@@ -219,11 +202,10 @@ def test_a_list_of_a_hundred_thousand_errors_is_refused_in_little_memory(field: 
     tracemalloc.stop()
 
 
+KEYS = st.sampled_from([*GOOD, "seconds", "intensity", "path"])
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3),
-    lambda inner: (
-        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from([*GOOD, "seconds", "intensity", "path"]), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=3),
     max_leaves=4,
 )
 FIELDS = st.sampled_from(["training", "parents", "own", "ancestors"])
@@ -247,7 +229,5 @@ def test_an_edited_file_is_reported_and_counts_as_unknown(tmp_path: Path) -> Non
     path.write_text(path.read_text().replace("100.0", "0.1"))
     found = find_ancestors([parent], "new")
     assert [(one.source, one.emissions_g) for one in found.ancestors] == [("unknown", None)]
-    assert found.problems == (
-        f"the energy and emissions of this model are unknown: {path}: was edited: its SHA-256 is not that of manifest.json; "
-        "restore the file",
-    )
+    edited = f"{path}: was edited: its SHA-256 is not that of manifest.json; restore the file"
+    assert found.problems == (f"the energy and emissions of this model are unknown: {edited}",)

@@ -1,6 +1,4 @@
-"""Signals sent to a real child: the first sets a flag, the second is ignored, the third kills. tests/faults/test_saving.py sends them in
-saves.
-"""
+"""The first stop signal sets a flag, the second is ignored, the third kills. tests/faults/test_saving.py sends them in saves."""
 
 import contextlib
 import os
@@ -8,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,29 +15,12 @@ from tiny_files import wait_for
 from tfkit.errors import Stopped
 from tfkit.run.signals import StopSignals
 
-SAVING = """
-import sys, time
-from tfkit.errors import Stopped
-from tfkit.run.signals import StopSignals
-try:
-    with StopSignals() as signals:
-        print("running", flush=True)
-        while signals.requested is None:
-            time.sleep(0.005)
-        print("saving", flush=True)
-        sys.stdin.readline()
-        print("saved", flush=True)
-        signals.raise_if_requested("saved at step 3")
-except Stopped as stopped:
-    print(stopped, flush=True)
-    sys.exit(stopped.exit_code)
-"""
 PREPARING = """
 import sys, time
 from tfkit.errors import Stopped
 from tfkit.run.signals import StopSignals
 try:
-    with StopSignals() as signals, signals.at_once():
+    with StopSignals(acknowledge=print) as signals, signals.at_once():
         print("running", flush=True)
         time.sleep(600)
 except Stopped as stopped:
@@ -60,19 +40,40 @@ def child(code: str, **options: object) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+@contextmanager
+def stopped(said: str, make: type[StopSignals] = StopSignals) -> Iterator[StopSignals]:
+    """A block that the signals end with this message."""
+    with make() as signals, pytest.raises(Stopped, match=said):
+        yield signals
+
+
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
-def test_a_signal_ends_the_run_after_saving(name: str, code: int) -> None:
-    with child(SAVING) as process:
-        process.send_signal(getattr(signal, name))
-        out, err = process.communicate("\n", timeout=300)
-    assert process.returncode == code
-    assert out == f"saving\nsaved\nstopped by {name}: saved at step 3\n"
-    assert err == ""
+def test_a_signal_ends_the_run_after_saving_and_the_handlers_before_come_back(name: str, code: int) -> None:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    with StopSignals() as signals:
+        assert not {signal.getsignal(number) for number in numbers} & {*before}
+        assert signals.requested is None
+        os.kill(os.getpid(), signal.Signals[name])
+        assert signals.requested == signal.Signals[name]
+        with pytest.raises(Stopped, match=f"^stopped by {name}: saved at step 3$") as caught:
+            signals.raise_if_requested("saved at step 3")
+    assert caught.value.exit_code == code
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
-@pytest.mark.parametrize("arguments", ["", "acknowledge=print"])
-def test_at_once_does_not_wait_and_acknowledges_nothing_else(arguments: str) -> None:
-    with child(PREPARING.replace("StopSignals()", f"StopSignals({arguments})")) as process:
+def test_a_signal_that_was_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert (signals.requested, signal.getsignal(signal.SIGHUP)) == (None, signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_at_once_does_not_wait_and_acknowledges_nothing_else() -> None:
+    with child(PREPARING) as process:
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=300)
     assert (process.returncode, out, err) == (143, "stopped by SIGTERM: nothing had to be saved\n", "")
@@ -80,16 +81,11 @@ def test_at_once_does_not_wait_and_acknowledges_nothing_else(arguments: str) -> 
 
 def test_at_once_holds_after_a_block_within_the_block() -> None:
     """A rank prepares its data in such a nested block before it builds the model."""
-
-    def work(signals: StopSignals) -> None:
-        with signals.at_once("outside"):
-            with signals.at_once("inside"):
-                pass
-            os.kill(os.getpid(), signal.SIGTERM)
-            pytest.fail("went on")
-
-    with StopSignals() as signals, pytest.raises(Stopped, match="SIGTERM: outside"):
-        work(signals)
+    with stopped("^stopped by SIGTERM: outside$") as signals, signals.at_once("outside"):
+        with signals.at_once("inside"):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("went on")
 
 
 def test_a_signal_as_a_block_begins_does_not_wait_for_its_end() -> None:
@@ -98,12 +94,8 @@ def test_a_signal_as_a_block_begins_does_not_wait_for_its_end() -> None:
             super().raise_if_requested(message)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def work(signals: StopSignals) -> None:
-        with signals.at_once():
-            pytest.fail("went on")
-
-    with Struck() as signals, pytest.raises(Stopped, match="SIGTERM"):
-        work(signals)
+    with stopped("SIGTERM: nothing had to be saved", Struck) as signals, signals.at_once():
+        pytest.fail("went on")
 
 
 def test_a_signal_in_a_destructor_is_obeyed_later_and_prints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,49 +112,18 @@ def test_a_signal_in_a_destructor_is_obeyed_later_and_prints_nothing(monkeypatch
                 raise self.error
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def work(signals: StopSignals) -> None:
-        with signals.at_once():
-            Struck(ValueError("a bug"))
-            Struck()
-            reported.append("went on")
-
-    with StopSignals() as signals, pytest.raises(Stopped):
-        work(signals)
+    with stopped("SIGTERM") as signals, signals.at_once():
+        Struck(ValueError("a bug"))
+        Struck()
+        reported.append("went on")
     assert reported.pop() == "went on"
     assert [type(error) for error in reported] == [ValueError]
 
 
-def test_a_signal_that_was_ignored_stays_ignored() -> None:
-    with child(SAVING, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as process:
-        process.send_signal(signal.SIGHUP)
-        time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-        process.communicate("\n", timeout=300)
-    assert process.returncode == 143
-
-
-def test_the_handlers_before_come_back() -> None:
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
-    with StopSignals() as signals:
-        assert [signal.getsignal(number) for number in numbers] != before
-        os.kill(os.getpid(), signal.SIGINT)
-        assert signals.requested == signal.SIGINT
-        with pytest.raises(Stopped, match="SIGINT") as caught:
-            signals.raise_if_requested()
-    assert caught.value.exit_code == 130
-    assert [signal.getsignal(number) for number in numbers] == before
-
-
-def stop_in_a_library_that_swallows_it(signals: StopSignals) -> None:
-    with signals.at_once(), contextlib.suppress(Exception):
+def test_a_stop_that_a_library_swallows_is_raised_again() -> None:
+    with stopped("SIGTERM") as signals, signals.at_once(), contextlib.suppress(Exception):
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(1)
-
-
-def test_a_swallowed_stop_is_raised_again() -> None:
-    with StopSignals() as signals, pytest.raises(Stopped, match="SIGTERM"):
-        stop_in_a_library_that_swallows_it(signals)
+        pytest.fail("went on")
 
 
 def test_outside_the_main_thread_it_does_nothing() -> None:
