@@ -17,7 +17,7 @@ def packed_chat(folder: Path) -> Task:
     return replace(task, rows=ExampleRows([(stored, 1.0) for stored in task.rows.sets], 1, batch_size=8, packed_length=128))
 
 
-TASKS: dict[str, tuple[str, Callable[[Path], Task]]] = {make.__name__: (family, make) for family, make in CASES.values()}
+TASKS: dict[str, tuple[str, Callable[[Path], Task]]] = {case.partition("-")[2]: made for case, made in CASES.items()}
 TASKS["packed_chat"] = ("llama", packed_chat)
 EQUAL = ("one_document", "span_corruption")  # each row has as many tokens and targets
 
