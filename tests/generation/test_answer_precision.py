@@ -158,3 +158,4 @@ def test_what_cannot_be_is_refused():
         tfkit.load(WRITER, precision="int8", device="meta")
     with pytest.raises(UsageError, match=r"device=x: not a device; use cpu"):
         tfkit.load(WRITER, device="x")
+    assert tfkit.load(WRITER, device="auto").config == tfkit.load(WRITER).config

@@ -3,7 +3,7 @@ and the metrics that can choose the best checkpoint: those that an evaluation of
 """
 
 import pytest
-from recipe_texts import errors
+from recipe_texts import errors, read
 
 from tfkit.recipe.schema.label_sections import ClassificationSection, MultipleChoiceSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
@@ -74,3 +74,9 @@ def test_what_is_refused(words: str) -> None:
 def test_a_metric_that_is_not_reported_chooses_nothing(objective: ObjectiveSection, reported: str, unreported: str) -> None:
     assert reported in metrics_of(objective)
     assert unreported not in metrics_of(objective)
+
+
+@pytest.mark.parametrize("length", ["training.steps=100 | schedule.warmup_steps=45", f"{TOKENS} | schedule.warmup_tokens=450"])
+def test_a_warm_up_that_ends_where_the_decay_begins_is_allowed(length: str) -> None:
+    """In floats, 0.55 of 100 and 45 are more than 100."""
+    assert read(RECIPE, *length.split(" | "), "schedule.kind=wsd", "schedule.decay_ratio=0.55").schedule.decay_ratio == 0.55

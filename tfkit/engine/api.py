@@ -361,9 +361,9 @@ def load(
     from tfkit import adapters
     from tfkit.engine.inference.loaded_model import LoadedModel
     from tfkit.generation.answer_precision import open_in_precision
-    from tfkit.training.device import has_bf16, named_device
+    from tfkit.training.device import has_bf16, named_device, pick_device
 
-    folder, place = required_path("path", path), named_device(device)
+    folder, place = required_path("path", path), pick_device(None) if device == "auto" else named_device(device)
 
     def in_type(wanted: "torch.dtype") -> "Loaded":
         return adapters.load(folder, device=place, dtype=wanted, verify=verify, **options)

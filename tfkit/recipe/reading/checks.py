@@ -94,7 +94,7 @@ def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
             yield ("schedule", "warmup_tokens"), f"{schedule.warmup_tokens} tokens of warm-up, but training.tokens is {tokens}"
         elif schedule.warmup_tokens > schedule.decay_end * tokens:
             yield ("schedule", "decay_end"), f"the warm-up ends after it: {schedule.warmup_tokens} tokens of {tokens}"
-        elif schedule.kind == "wsd" and schedule.warmup_tokens + schedule.decay_ratio * tokens > tokens:
+        elif schedule.kind == "wsd" and schedule.warmup_tokens / tokens + schedule.decay_ratio > 1 + 1e-9:
             yield ("schedule", "decay_ratio"), f"warm-up and decay together are longer than training.tokens, which is {tokens}"
     ratio = schedule.warmup_ratio
     if ratio is not None and ratio > schedule.decay_end:
@@ -107,7 +107,7 @@ def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("schedule", "warmup_steps"), f"{schedule.warmup_steps} steps of warm-up, but training.steps is {steps}"
     elif schedule.warmup_steps > schedule.decay_end * steps:
         yield ("schedule", "decay_end"), f"the warm-up ends after it: {schedule.warmup_steps} steps of {steps}"
-    elif schedule.kind == "wsd" and schedule.warmup_steps + schedule.decay_ratio * steps > steps:
+    elif schedule.kind == "wsd" and schedule.warmup_steps / steps + schedule.decay_ratio > 1 + 1e-9:
         yield ("schedule", "decay_ratio"), f"warm-up and decay together are longer than training.steps, which is {steps}"
 
 
