@@ -80,6 +80,8 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str) -> None:
     settings: dict[str, Any] = {key: value for key, value in tokenizer.settings.items() if key not in (*ROLES, *of_class)}
     settings.setdefault("model_max_length", UNLIMITED)
     settings["clean_up_tokenization_spaces"] = False
+    if tokenizer.settings.get("pad_token", "") is None:
+        settings["pad_token"] = None  # without the null, transformers adds the token that the padding of tokenizer.json names
     _write(folder / TOKENIZER, tokenizer.tokenizer_json)
     _write_json(folder / CONFIG, settings | of_class | special)  # always in the same order
     _write_json(folder / SPECIAL, special)
