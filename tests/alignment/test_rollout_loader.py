@@ -90,13 +90,13 @@ def test_padding_changes_nothing() -> None:
         for shift in (0, 1, 7):
             ids, labels = (F.pad(*pair) for pair in ((together.input_ids, (shift, 0)), (together.labels, (shift, 0), "constant", IGNORED)))
             batch = Batch(ids, labels, padding_mask=F.pad(together.padding_mask, (shift, 0)))
-            for of in (lambda one: token_statistics(model, one, 0.7).log_probs, value.values, value.scores):
+            for of in (lambda one: token_statistics(model, one, 0.7)[0], value.values, value.scores):
                 torch.testing.assert_close(of(batch), torch.cat([of(one) for one in alone]), atol=1e-6, rtol=0)
         for one, batch in zip(rows, alone, strict=True):
             ids = torch.from_numpy(np.concatenate([one.prompt, one.ids]))[None]
             logits = model.head(model(ids).hidden)[0, len(one.prompt) - 1 : -1] / 0.7
             wanted = logits.log_softmax(-1).gather(1, ids[0, len(one.prompt) :, None])[:, 0]
-            torch.testing.assert_close(token_statistics(model, batch, 0.7).log_probs, wanted, atol=1e-6, rtol=0)
+            torch.testing.assert_close(token_statistics(model, batch, 0.7)[0], wanted, atol=1e-6, rtol=0)
 
 
 def test_the_end_is_an_action_and_nothing_behind_it_exists(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_the_distance_in_the_reward_is_counted_once(tmp_path: Path) -> None:
     experience = made.loader._of_step(2)
     with made.reference.in_use() as reference:
         batch = response_batch(experience.responses, 0)
-        theirs = token_statistics(reference, batch, 1.0).log_probs.split([len(one.ids) for one in experience.responses])
+        theirs = token_statistics(reference, batch, 1.0)[0].split([len(one.ids) for one in experience.responses])
     totals = []
     for one, other in zip(experience.responses, theirs, strict=True):
         text = codec().decode([token for token in one.ids.tolist() if token != END])

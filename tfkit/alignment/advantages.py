@@ -110,9 +110,7 @@ def k3(log_ratios: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AdaptiveCoefficient:
-    """The weight of the KL divergence in the reward, adapted so that the divergence approaches `target` (Ziegler et al. 2019,
-    arXiv 1909.08593, 2.2).
-    """
+    """A weight of the KL in the reward that drives the KL towards `target` (Ziegler et al. 2019, arXiv 1909.08593, 2.2)."""
 
     value: float
     target: float  # nats per response

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,19 +20,12 @@ from tfkit.objectives.rollouts import Response, Rollouts, ValueBaseline, respons
 from tfkit.parallel.rank_map import BatchWork
 
 
-class TokenStatistics(NamedTuple):
-    """The statistics of the response tokens of a batch, in the order of the batch, (targets,) each, in nats."""
-
-    log_probs: Tensor
-    entropies: Tensor  # the entropy of the distribution from which each token was sampled
-
-
-def token_statistics(model: Transformer, batch: Batch, temperature: float) -> TokenStatistics:
-    """Return the TokenStatistics of a batch by a model in evaluation mode, at the `temperature` of the sampling."""
+def token_statistics(model: Transformer, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return each response token's log-probability and the entropy there, (targets,) each, in nats; `model` is in evaluation mode."""
     targets = batch.labels != IGNORED
     head, hidden = vocabulary_head(model.head), model(**batch.inputs()).hidden[targets]
     log_probs = token_log_probs(head, hidden, batch.labels[targets], temperature=temperature)
-    return TokenStatistics(log_probs, token_entropies(head, hidden, temperature))
+    return log_probs, token_entropies(head, hidden, temperature)
 
 
 def initial_statistics(
@@ -45,8 +37,7 @@ def initial_statistics(
     device: torch.device,
     work: BatchWork,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """Return four lists with a tensor (n,) for each response: the log-probabilities by policy, those by reference, the policy's entropies,
-    and the values.
+    """Return four lists with a tensor (n,) per response: the log-probabilities by policy and by reference, the entropies, and the values.
 
     `batches`: the indices of the responses in the micro-batches of the first training pass. The forward passes here use the same batches,
     so that in float32 the ratios in the first step's loss are exactly 1; in bf16 they are not, as kernels without gradients round

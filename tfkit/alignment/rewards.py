@@ -15,17 +15,8 @@ import regex
 
 from tfkit.alignment.user_code import CodePermission, open_code, running_code
 from tfkit.errors import UsageError
+from tfkit.recipe.schema import reward_rules
 from tfkit.recipe.schema.bounds import LARGEST_REWARD
-from tfkit.recipe.schema.reward_rules import (
-    ContainsRule,
-    ExactAnswerRule,
-    NumberRule,
-    PythonRule,
-    RegexRule,
-    Rule,
-    ValidJsonRule,
-    ValidPythonRule,
-)
 
 _NUMBER = re.compile(r"(?:(?<!\w)[-+])?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 SECONDS = 2.0  # processor time that a pattern may take for one text; most take microseconds
@@ -70,9 +61,8 @@ Scorer = Callable[[PromptRow, str], float]
 class Rules:
     """The compiled rules of a recipe. Raises UsageError for a pattern that does not compile, and for code that may not be run or fails."""
 
-    def __init__(self, rules: Sequence[Rule], permission: CodePermission):
-        self.code_hashes: list[str] = []
-        """The SHA-256 of each file with a user's function."""
+    def __init__(self, rules: Sequence[reward_rules.Rule], permission: CodePermission):
+        self.code_hashes: list[str] = []  # the SHA-256 of each file with a user's function
         self._scorers = [(rule.weight, self._scorer(rule, f"objective.rules.{n}", permission)) for n, rule in enumerate(rules)]
 
     def __call__(self, row: PromptRow, text: str) -> Reward:
@@ -80,22 +70,22 @@ class Rules:
         values = [(weight, score(row, text)) for weight, score in self._scorers]
         return Reward(math.fsum(weight * value for weight, value in values), all(value == 1 for _, value in values))
 
-    def _scorer(self, rule: Rule, place: str, permission: CodePermission) -> Scorer:
+    def _scorer(self, rule: reward_rules.Rule, place: str, permission: CodePermission) -> Scorer:
         match rule:
-            case ExactAnswerRule():
+            case reward_rules.ExactAnswerRule():
                 return lambda row, text: float(text.strip() in row.stripped_answers)
-            case NumberRule():
+            case reward_rules.NumberRule():
                 return lambda row, text: float(_same_number(row.answers, text))
-            case RegexRule():
+            case reward_rules.RegexRule():
                 return _search(rule.pattern, place)
-            case ContainsRule():
+            case reward_rules.ContainsRule():
                 required = rule.text
                 return lambda row, text: float(any(part in text for part in ([required] if required is not None else row.stripped_answers)))
-            case ValidJsonRule():
+            case reward_rules.ValidJsonRule():
                 return lambda row, text: float(_is_json(text))
-            case ValidPythonRule():
+            case reward_rules.ValidPythonRule():
                 return lambda row, text: float(_is_python(text))
-            case PythonRule():
+            case reward_rules.PythonRule():
                 module, sha256 = open_code(place, rule.path, permission)
                 self.code_hashes.append(sha256)
                 return _user_function(rule.function, module, place)

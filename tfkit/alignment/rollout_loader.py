@@ -4,8 +4,7 @@
         ->  log-probabilities before the first step, by policy and reference  ->  advantages
         ->  steps: the responses, permuted by (seed, i, pass), in batches
 
-An iteration depends only on the weights before its first step. A checkpoint that is saved within an iteration contains its responses, so
-that a resumed run continues with them.
+An iteration depends only on the weights before its first step. A checkpoint within an iteration contains its responses, for a resumed run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -83,8 +82,7 @@ def _split(values: Tensor, sizes: Sequence[int]) -> list[NDArray[Any]]:
 class RolloutLoader:
     """Samples an iteration's responses at its first step, and returns the batches of each step. `micro_batch_size` may change at any time.
 
-    `policy`: the model in training; `uncompiled`: a context in which the policy runs without torch.compile; `work`: shares sampling among
-    ranks.
+    `policy`: the model in training; `uncompiled`: a context in which it is not compiled; `work`: shares sampling among ranks.
     """
 
     def __init__(
@@ -222,7 +220,7 @@ class RolloutLoader:
         ]
 
     def _group_advantages(self, rewards: Tensor, log_ratios: Sequence[Tensor], baseline: GroupBaseline) -> Tensor:
-        """Return the advantage of each response, (N,); its reward is lowered by beta times the sum of its log-ratios."""
+        """Return the advantage of each response, (N,), after lowering its reward by beta times the sum of its log-ratios."""
         if beta := self.rollouts.section.beta:
             rewards = rewards - beta * torch.stack([ratios.sum() for ratios in log_ratios])
         groups = rewards.reshape(-1, self.rollouts.section.completions)

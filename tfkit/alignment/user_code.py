@@ -120,8 +120,7 @@ def _notes() -> Path | None:
 
 def _note(sha256: str, path: str) -> str | None:
     """Record that the user has allowed a file. Return None or, if the record cannot be written, the reason."""
-    folder = _notes()
-    if folder is None:
+    if (folder := _notes()) is None:
         return "there is no home folder"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ class Feedback:
     policy: Companion
     judge: GoldModel
     prompts: PromptEncoder
-    rollouts: Rollouts  # how the policy's responses are sampled; its gold model is the judge
+    rollouts: Rollouts  # how the policy's responses are sampled; the judge is in the place of the gold model
     seed: int
 
     @property
@@ -36,9 +36,7 @@ class Feedback:
 
 
 def open_ai_feedback(section: AIFeedbackSection, context: ModelContext) -> Reward | DPO:
-    """Construct the objective that learns from the preferences, and set its `feedback`. Raises ModelError if policy, judge and model do
-    not fit together.
-    """
+    """Construct the objective that learns from the preferences, with its `feedback`. Raises ModelError if models do not fit together."""
     objective = open_reward(section.of, context) if isinstance(section.of, RewardSection) else open_dpo(section.of, context)
     policy = open_companion(section, "policy")
     _check_policy(policy, context)

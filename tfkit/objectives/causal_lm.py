@@ -11,11 +11,11 @@ from tfkit.data import PackedBatch, PackedRows, TokenStream
 from tfkit.model.transformer import Output, Transformer
 from tfkit.objectives.context import RowOrder, Stored, streams_of
 from tfkit.objectives.log_probs import label_log_probs
-from tfkit.objectives.objective import IGNORED, Batch, Objective, Sum, perplexity, weighted_loss
+from tfkit.objectives.objective import IGNORED, Batch, Distillable, Sum, perplexity, weighted_loss
 from tfkit.tokenizer import Tokenizer
 
 
-class CausalLM(Objective):
+class CausalLM(Distillable):
     """Next-token prediction over packed rows.
 
     `documents` "apart": no token attends to another document of its row, and the first token of a document is no target. The exception is a
@@ -48,12 +48,8 @@ class CausalLM(Objective):
         """Return the number of positions with a target."""
         return {"lm": int((batch.labels != IGNORED).sum())}
 
-    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Return the sum over all targets of -log p, in nats."""
-        return self.losses(model, model(**batch.inputs()), batch)
-
     def losses(self, model: Transformer, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss, given the output of the model."""
+        """Return the sum over all targets of -log p, in nats."""
         return {"lm": -label_log_probs(model, output.hidden, batch.labels).sum()}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
@@ -85,9 +81,7 @@ class CausalLM(Objective):
 
 
 def _first_end(stream: TokenStream, tokenizer: Tokenizer) -> int:
-    """Return the position of the first id that ends a text: the first text's last id or, if one id ends and begins texts, the second
-    text's first id.
-    """
+    """Return the position of the first id that ends a text: its last id, or the next text's first if one id ends and begins texts."""
     last = int(stream.starts[1]) - 1
     ends = {tokenizer.eos_id, *tokenizer.suffix[-1:]}
     return last if int(stream.tokens[last]) in ends else last + 1

@@ -31,8 +31,7 @@ from tfkit.tokenizer.template import reads_reasoning
 def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer, *, is_finished: bool = False) -> Tokenizer:
     """Return the tokenizer for checkpoints: it parses special tokens in texts, and has the chat template of the format.
 
-    A tokenizer that was not trained for this run gets the format's special tokens that it lacks. Raises UsageError if there is no usable
-    format.
+    A tokenizer that was not trained for this run gets the format's special tokens. Raises UsageError if there is no usable format.
     """
     form = resolve_format(section.format, tokenizer, section.system)
     if form is not None and is_finished:
@@ -47,7 +46,7 @@ class Chat(TokenTargets, WritingObjective):
     reads_special_tokens = True  # `checked_text` rejects them in the rendered parts of a message
 
     def __init__(self, section: ChatSection, tokenizer: Tokenizer, row_length: int, folder: Path):
-        """`tokenizer`: the result of `fit_tokenizer`; `folder`: that from which it was loaded, for error messages. Raises UsageError if
+        """`tokenizer`: the result of `fit_tokenizer`; `folder`: where it was loaded from, for error messages. Raises UsageError if
         there is no usable format, ModelError if the tokenizer's chat template cannot be trained on.
         """
         self.section, self.tokenizer, self.row_length = section, tokenizer, row_length
@@ -59,7 +58,7 @@ class Chat(TokenTargets, WritingObjective):
         return example_rows(stored, order, packed=self.section.pack)
 
     def prompts(self, texts: Sequence[str]) -> tuple[list[str], bool]:
-        """Return a conversation with each text as the user's message, up to the answer; and True: special tokens are spelled out in it."""
+        """Return a conversation with each text as the user's message, up to the answer; and True, as it spells out special tokens."""
         with self.conversations.renderer() as render:
             rendered = [render([{"role": "user", "content": text}, *ANSWER], "generation.prompts") for text in texts]
         return [text[: spans[0][0]] for text, spans in rendered], True
@@ -84,8 +83,7 @@ class Chat(TokenTargets, WritingObjective):
         return [text if isinstance(text, BadRow) else self._example(row, next(encoded)) for row, text in zip(rows, texts, strict=True)]
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the ids of each conversation up to the beginning of the requested answer, with a single label, at the last id;
-        or its error.
+        """Return the ids of each conversation up to the requested answer, with a single label, at the last id; or its error.
 
         If the messages end with an answer, the model is asked for this answer, and its text is left out.
         """

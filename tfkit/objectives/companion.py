@@ -12,7 +12,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.tokenizer import Tokenizer
 
-PLACEHOLDER = "placeholder"  # marks, in tfkit.json, a model with random weights that replaces one which is not trained yet
+PLACEHOLDER = "placeholder"  # the key in tfkit.json of a model with random weights, which a plan uses for one that is not trained yet
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,7 @@ def row_length(sequence_length: int | None, config: ModelConfig) -> int:
 
 
 def piece_length(sequence_length: int | None, config: ModelConfig) -> int:
-    """Return the number of tokens of the pieces in which a text is scored: `sequence_length` or, if it is None, the context length, at most
-    1,024.
+    """Return the number of tokens of a piece in which a text is scored: `sequence_length` or, for None, the context length, at most 1,024.
 
     It does not depend on the length of rows in training, so that the scores of a fine-tuned model and of its base can be compared.
     """
@@ -58,9 +57,7 @@ class ModelContext:
 
     @property
     def row_length(self) -> int:
-        """The largest number of tokens in a row. Raises UsageError if `sequence_length` exceeds the model's context, unless positions are
-        relative.
-        """
+        """The largest number of tokens in a row. Raises UsageError as the function `row_length` does."""
         return row_length(self.sequence_length, self.config)
 
     @property

@@ -24,22 +24,12 @@ from tfkit.tokenizer.tool_calls import with_plain_calls
 Turns = str | list[dict[str, Any]]  # a text, or messages
 CONTROL = "special tokens in a text"  # the kind of an UnfitError
 # The names that data sets use for the roles of chat templates.
-ROLE_ALIASES = {
-    "human": "user",
-    "gpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "chatbot": "assistant",
-    "observation": "tool",
-    "function_call": "assistant",
-}
+ROLE_ALIASES = {"human": "user", "observation": "tool"} | dict.fromkeys(("gpt", "bot", "model", "chatbot", "function_call"), "assistant")
 _REMEDY = "name objective.format: chatml_tools, or take a checkpoint whose template supports tools"
 
 
 def plain_message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a data set's message as templates read it, with `role` and `content`, and its other fields as JSON values. Raises UnfitError
-    if the role or the content is missing.
-    """
+    """Return a data set's message as templates read it, in JSON values. Raises UnfitError if it lacks a role or a content."""
     role, content = message.get("role", message.get("from")), _content(message)
     if role == "function_call":  # in ShareGPT, a message with this role has its calls as its content
         message, content = {**message, "tool_calls": content}, None
@@ -162,26 +152,18 @@ class ConversationTexts:
         self.tokenizer, self.folder, self.chat = tokenizer, folder, chat
 
     def fingerprint(self) -> str:
-        """Return a text that differs if the ids may differ: the tokenizer's fingerprint, `chat`, the template, and whether the
-        template shows a date or reasoning.
-        """
+        """Return a text of all that the ids depend on: tokenizer, `chat`, template, and whether the template shows a date or reasoning."""
         template = self.tokenizer.chat_template
         date = TRAINING_DATE if template is not None and "strftime_now" in template else ""
         reasoning = ["reasoning"] if reads_reasoning(template) else []
         return "\0".join([self.tokenizer.fingerprint(), str(self.chat), str(template), date, *reasoning])
 
     def encode(self, items: Sequence[PromptCompletion]) -> list[PromptedIds | BadRow]:
-        """Return the ids of each prompt and its completion, including the token that ends the completion. Raises ModelError if a chat
-        template is needed and there is none.
-        """
-        encoded: dict[int, PromptedIds | BadRow] = {}
-        chats = [n for n, item in enumerate(items) if self.chat or isinstance(item.prompt, list) or isinstance(item.completion, list)]
-        texts = [number for number in range(len(items)) if number not in {*chats}]
-        if chats:
-            encoded |= dict(zip(chats, self._chats([items[number] for number in chats]), strict=True))
-        if texts:
-            encoded |= dict(zip(texts, self._texts([items[number] for number in texts]), strict=True))
-        return [encoded[number] for number in range(len(items))]
+        """Return the ids of each prompt and its completion, with its end token. Raises ModelError if a needed chat template is missing."""
+        are_chats = [self.chat or isinstance(item.prompt, list) or isinstance(item.completion, list) for item in items]
+        chats = iter(self._chats([item for item, is_chat in zip(items, are_chats, strict=True) if is_chat]) if any(are_chats) else ())
+        texts = iter(self._texts([item for item, is_chat in zip(items, are_chats, strict=True) if not is_chat]))
+        return [next(chats if is_chat else texts) for is_chat in are_chats]
 
     def _texts(self, items: Sequence[PromptCompletion]) -> list[PromptedIds | BadRow]:
         """Encode texts. A prompt and its completion are encoded separately, since the model generates the completion after the prompt."""
@@ -223,10 +205,8 @@ class ConversationTexts:
     def _rendered(self, item: PromptCompletion, render: Render) -> tuple[str, list[tuple[int, int]]] | BadRow:
         """Return the text up to the end of the last turn, and the span of that turn."""
         try:
-            prompt, completion = (
-                _messages(item.prompt, "user"),
-                [*ANSWER] if item.completion is None else _messages(item.completion, "assistant"),
-            )
+            prompt = _messages(item.prompt, "user")
+            completion = [*ANSWER] if item.completion is None else _messages(item.completion, "assistant")
             if len(completion) != 1 or completion[0]["role"] != "assistant":
                 raise UnfitError("a completion of several turns", "a completion must be one message of the assistant")
             text, spans = checked_text(self._conversations, [*prompt, *completion], item.place, render)

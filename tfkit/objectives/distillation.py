@@ -7,7 +7,7 @@ cross-entropy against the teacher's probabilities, whose gradient equals that of
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from tfkit.data import Rows
 from tfkit.model.head import VocabularyHead, vocabulary_head
-from tfkit.model.transformer import Output, Transformer
+from tfkit.model.transformer import Transformer
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import RowOrder, Stored
-from tfkit.objectives.objective import IGNORED, Batch, Objective, Sum
+from tfkit.objectives.objective import IGNORED, Batch, Distillable, Objective, Sum
 from tfkit.objectives.teacher import copy_layers
 from tfkit.objectives.vocabulary_loss import make_logits, overwrite, pieces, vocabulary_loss
 from tfkit.recipe.schema.objective_sections import DistillationSection
@@ -27,16 +27,9 @@ from tfkit.tokenizer import Tokenizer
 _PIECE = 2**19  # the most logits of each model in one softmax on a CPU: 2 MiB in float32
 
 
-class Distillable(Objective, Protocol):
-    """An objective that can be distilled: it predicts a distribution over the vocabulary at each position."""
-
-    def losses(self, model: Transformer, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Return the sum of each term's losses, given the output of the model."""
-
-
 class Distillation(Objective):
     """The losses of `base`, and the distance from the teacher's outputs for the same batch. Evaluations use `base` alone, so that the
-    student's held-out loss can be compared with any other model's.
+    student's held-out loss can be compared with that of any other model.
     """
 
     def __init__(self, section: DistillationSection, base: Distillable, teacher: Companion):
@@ -73,7 +66,7 @@ class Distillation(Objective):
     def legend(self) -> list[str]:
         """Return a sentence for `tfkit inspect` if the loss against the teacher also covers tokens that are not masked; else none."""
         covers_all = self.section.of.kind == "masked_lm" and not self.section.masked_only
-        return ["the teacher's loss covers every token but padding, marked or not"] if covers_all else []
+        return ["the loss against the teacher covers every token but padding, marked or not"] if covers_all else []
 
     def collate(self, rows: Any) -> Batch:
         """Return the batch of the base objective."""
@@ -85,7 +78,7 @@ class Distillation(Objective):
         return {term: counts[term] for term in self.terms}
 
     def vocabulary_states(self, batch: Batch) -> int:
-        """Return the base objective's number of hidden states plus the number of hidden states that are compared with the teacher's."""
+        """Return the number of hidden states with logits: of the base objective's loss, if used, and of the loss against the teacher."""
         base_states = self.base.vocabulary_states(batch) if self.section.text_weight else 0
         return base_states + self.companion_states(batch)
 

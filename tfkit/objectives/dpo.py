@@ -50,8 +50,7 @@ class DPO(EncoderObjective):
 
     def rewards(self, model: Transformer, batch: Batch) -> Tensor:
         """Return the implicit reward of each completion: (C,)."""
-        log_ratios = self.reference_values(model, batch) - batch.extras["reference"]
-        return self.section.beta * log_ratios
+        return self.section.beta * (self.reference_values(model, batch) - batch.extras["reference"])
 
     def reference_values(self, model: Transformer, batch: Batch) -> Tensor:
         """Return the log-probability of each completion, summed over its tokens: (C,), in nats."""

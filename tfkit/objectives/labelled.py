@@ -56,10 +56,7 @@ class LabelledObjective(Objective, Encoder, Protocol):
     evaluates_answers: bool = False  # whether evaluations during training report `answer_metrics`, too
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Encode rows as `encode` does, with a placeholder for the label.
-
-        Raises UsageError by default: some objectives, such as DPO, predict no answer.
-        """
+        """Encode rows as `encode` does, with a placeholder for the label. By default raises UsageError: there is no answer to predict."""
         raise UsageError("this objective predicts no label of a row, and no text; continue texts with tfkit generate")
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
@@ -172,6 +169,15 @@ def class_answer(probabilities: Sequence[float], labels: Sequence[str], *, all_l
     best = int(np.argmax(probabilities))
     by_label = {label: short(value) for label, value in zip(labels, probabilities, strict=True)} if all_labels else None
     return Answer(labels[best], short(probabilities[best]), by_label)
+
+
+def label_columns(
+    predictions: Sequence[Mapping[str, Any]], name: str, labels: Sequence[str]
+) -> tuple[list[list[str]], list[list[str]], dict[str, int]]:
+    """Return each row's right labels, those in its column `name`, and its predicted ones; and all labels, each with its index."""
+    right, predicted = ([prediction[column] for prediction in predictions] for column in (name, "predicted"))
+    all_labels = dict.fromkeys([*labels, *(label for rows in (right, predicted) for row in rows for label in row)])
+    return right, predicted, {label: number for number, label in enumerate(all_labels)}
 
 
 def short(value: float) -> float:

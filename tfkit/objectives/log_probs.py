@@ -67,7 +67,8 @@ def _cross_entropy(logits: Tensor, labels: Tensor, *, gradient: bool, cap: float
     losses = []
     for piece, ids in pieces(logits, labels[:, None]):
         values = (piece if temperature == 1 else piece.float() / temperature).log_softmax(-1, dtype=torch.float32)
-        losses.append(-_smoothed(values, ids, smoothing))
+        log_probs = values.gather(1, ids)
+        losses.append(-log_probs if not smoothing else -((1 - smoothing) * log_probs + smoothing * values.mean(-1, keepdim=True)))
         if gradient:
             values.exp_()
             if smoothing:
@@ -75,12 +76,6 @@ def _cross_entropy(logits: Tensor, labels: Tensor, *, gradient: bool, cap: float
             values.scatter_add_(1, ids, values.new_full(ids.shape, smoothing - 1.0))  # in float32: 1 - p of confident tokens is exact
             overwrite(piece, values if temperature == 1 else values.div_(temperature), cap)
     return torch.cat(losses)[:, 0]
-
-
-def _smoothed(values: Tensor, ids: Tensor, smoothing: float) -> Tensor:
-    """Return the expected log-probability under the smoothed target: values (n, V), ids of the labels (n, 1) -> (n, 1)."""
-    label_values = values.gather(1, ids)
-    return label_values if not smoothing else (1 - smoothing) * label_values + smoothing * values.mean(-1, keepdim=True)
 
 
 def label_log_probs(model: Transformer, hidden: Tensor, labels: Tensor, smoothing: float = 0.0, temperature: float = 1.0) -> Tensor:

@@ -18,14 +18,14 @@ from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Output, Transformer
 from tfkit.objectives.context import RowOrder, Stored, streams_of
 from tfkit.objectives.log_probs import label_log_probs, token_scores
-from tfkit.objectives.objective import IGNORED, Batch, Objective, Sum, perplexity, weighted_loss
+from tfkit.objectives.objective import IGNORED, Batch, Distillable, Sum, perplexity, weighted_loss
 from tfkit.recipe.schema.objective_sections import MaskedLMSection
 from tfkit.tokenizer import Tokenizer
 
 _MASKS = 2  # distinguishes the random numbers of masks from others that are drawn by seed, epoch and row index
 
 
-class MaskedLM(Objective):
+class MaskedLM(Distillable):
     """Cross-entropy of masked tokens and, with `section.next_sentence`, of whether the second text of a row follows the first."""
 
     def __init__(self, section: MaskedLMSection, tokenizer: Tokenizer, seed: int):
@@ -66,12 +66,8 @@ class MaskedLM(Objective):
         counts = {"mlm": int((batch.labels != IGNORED).sum()), "next_sentence": len(batch.labels)}
         return {term: counts[term] for term in self.terms}
 
-    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Return the sums of -log p over masked tokens (`mlm`) and, with next-sentence prediction, over rows, in nats."""
-        return self.losses(model, model(**batch.inputs()), batch)
-
     def losses(self, model: Transformer, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Return what `loss` returns, given the output of the model."""
+        """Return the sums of -log p over masked tokens (`mlm`) and, with next-sentence prediction, over rows, in nats."""
         losses = {"mlm": -label_log_probs(model, output.hidden, batch.labels).sum()}
         if self.section.next_sentence:
             losses["next_sentence"] = F.cross_entropy(output.extra_logits.float(), batch.extras["next_sentence"], reduction="sum")
@@ -104,7 +100,7 @@ class Masking:
 
     As in create_pretraining_data.py, round(rate * n) of a row's n tokens are chosen, where n includes [CLS] and [SEP], which are never
     chosen. By default 80 % of the chosen tokens become [MASK], 10 % a random entry of the vocabulary, and 10 % stay unchanged. With
-    `whole_words`, words are chosen in random order, and a word that would exceed this number is passed over. Raises ModelError if the
+    `whole_words`, words are chosen in random order, and a word that would exceed this number is skipped. Raises ModelError if the
     tokenizer has no [MASK] or, for whole words, is not WordPiece.
     """
 

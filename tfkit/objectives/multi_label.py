@@ -16,7 +16,7 @@ from tfkit.data import Row, digest
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
-from tfkit.objectives.labelled import NO_LABEL, Answer, LabelProbabilities, RowResult, short
+from tfkit.objectives.labelled import NO_LABEL, Answer, LabelProbabilities, RowResult, label_columns, short
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import label_set_figures, label_set_metrics
 from tfkit.objectives.objective import Batch, Sum
@@ -106,11 +106,9 @@ class MultiLabel(TextLabelling):
 
     def _sets(self, predictions: Sequence[Mapping[str, Any]]) -> tuple[list[list[int]], list[list[int]], list[str]]:
         """Return the indices of the right and of the predicted labels of each row, and all labels, including those of rows not encoded."""
-        columns = [[prediction[name] for prediction in predictions] for name in ("labels", "predicted")]
-        all_labels = list(dict.fromkeys([*self.labels, *(label for rows in columns for row in rows for label in row)]))
-        numbers = {label: number for number, label in enumerate(all_labels)}
-        right, predicted = ([[numbers[label] for label in row] for row in rows] for rows in columns)
-        return right, predicted, all_labels
+        labels, answers, numbers = label_columns(predictions, "labels", self.labels)
+        right, predicted = ([[numbers[label] for label in row] for row in rows] for rows in (labels, answers))
+        return right, predicted, list(numbers)
 
     def _names(self, applies: Sequence[bool]) -> list[str]:
         return [label for label, is_set in zip(self.labels, applies, strict=True) if is_set]

@@ -52,9 +52,7 @@ class MultipleChoice(LabelledObjective):
         return digest(*map(repr, about))
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the concatenated input_ids of each row's sequences, the sizes of the sequences, and the index of the right answer; or the
-        row's error.
-        """
+        """Return each row's concatenated sequences (input_ids), their sizes, and the index of the right answer; or the row's error."""
         return self._encoded(rows, [right_choice(row.place, row.values["choices"], row.values["label"]) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
@@ -185,9 +183,7 @@ def bad_choices(place: str, choices: Sequence[str]) -> BadRow | None:
 
 
 def right_choice(place: str, choices: Sequence[str], written: str) -> int | BadRow:
-    """Return the index of the right answer, or the row's error. A row names the right answer by its label, if answers have labels, by its
-    index from 0, by its letter, or by its text.
-    """
+    """Return the index of the right answer, which a row names by its label, index from 0, letter or text; or the row's error."""
     if (bad := bad_choices(place, choices)) is not None:
         return bad
     if isinstance(choices, Choices) and choices.labels.count(written) == 1:

@@ -119,10 +119,7 @@ class Sum(NamedTuple):
 
 
 class Objective(Protocol):
-    """A training objective. The section `objective` of the recipe declares which rows it reads, and which models it can train.
-
-    Methods with a default result are optional.
-    """
+    """A training objective, whose section in a recipe declares its rows and models. Methods with a default result are optional."""
 
     terms: Mapping[str, float]  # the weight of each term of the loss, by name
     observed: Mapping[str, Observation] = {}  # the numbers that `loss` returns in addition to the terms, by name
@@ -224,6 +221,17 @@ class Objective(Protocol):
     def legend(self) -> list[str]:
         """Return explanations of the objective's marks in the output of `tfkit inspect`."""
         return []
+
+
+class Distillable(Objective, Protocol):
+    """An objective that can be distilled: it predicts a distribution over the vocabulary at each position."""
+
+    def losses(self, model: Any, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """Return what `loss` returns, given the output of the model for the batch."""
+
+    def loss(self, model: Any, batch: Batch) -> dict[str, Tensor]:
+        """Return the sum of each term's losses."""
+        return self.losses(model, model(**batch.inputs()), batch)
 
 
 def weighted_loss(terms: Mapping[str, float], sums: Mapping[str, Sum]) -> float:

@@ -1,6 +1,4 @@
-"""Proximal policy optimization (Schulman et al. 2017, arXiv 1707.06347) of responses, with a value model and, optionally, pretraining
-text: PPO-ptx of InstructGPT (arXiv 2203.02155, section 3.5).
-"""
+"""Proximal policy optimization (arXiv 1707.06347) with a value model and, optionally, pretraining text (PPO-ptx, arXiv 2203.02155, 3.5)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +7,6 @@ import torch
 from torch import Tensor
 
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.grpo import clipped_loss
@@ -42,7 +39,7 @@ class PPO(RolloutObjective):
         self.terms: Mapping[str, float] = {"policy": 1.0, "value": 1.0}
         if section.ptx_weight:
             self.terms = {**self.terms, "ptx": section.ptx_weight}
-            self.pretraining = PretrainingMix(section.ptx_ratio, CausalLM(separator_id=context.tokenizer.eos_id))
+            self.pretraining = PretrainingMix(section.ptx_ratio, context.tokenizer.eos_id)
 
     @classmethod
     def open(cls, section: PPOSection, context: ModelContext) -> "PPO":
@@ -70,7 +67,7 @@ class PPO(RolloutObjective):
         """Return the number of response tokens or, for a batch of pretraining text, of targets; 0 for the other terms."""
         tokens, text = int((batch.labels != IGNORED).sum()), 0
         if batch.is_pretraining and self.pretraining is not None:
-            tokens, text = 0, self.pretraining.count(batch)
+            tokens, text = 0, self.pretraining.counts(batch)["lm"]
         counts = {"policy": tokens, "value": tokens, "ptx": text}
         return {term: counts[term] for term in self.terms}
 
@@ -78,7 +75,7 @@ class PPO(RolloutObjective):
         """Return the sum of each term, 0 for terms that the batch lacks, and the observations."""
         zeros = dict.fromkeys(self.terms, torch.zeros((), device=batch.input_ids.device))
         if batch.is_pretraining and self.pretraining is not None:
-            return {**zeros, "ptx": self.pretraining.loss(model, batch)}
+            return {**zeros, "ptx": self.pretraining.loss(model, batch)["lm"]}
         assert self.value is not None, "an evaluation has no loss"
         targets = batch.labels != IGNORED
         log_probs, values = response_log_probs(model, batch, self.section.temperature), self.value.values(batch)

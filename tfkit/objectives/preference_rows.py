@@ -27,7 +27,7 @@ from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.objectives.objective import IGNORED, Batch, Sum
 
 IDS = ("input_ids",)
-_BINS = 10  # the number of bins of confidence
+_BINS = 10  # the number of bins of confidence in `calibration_metrics`
 
 
 class Preference(NamedTuple):
@@ -187,22 +187,17 @@ def _labels(ids: NDArray[np.int32], prompt: int) -> NDArray[np.int64]:
 
 def _pairs(examples: Sequence[Example]) -> dict[str, Tensor]:
     """Return the pairs of all examples, as indices of their sequences in the batch, and their weights."""
-    better: list[int] = []
-    worse: list[int] = []
+    pairs: list[tuple[int, int]] = []
     shares: list[float] = []
     begin = 0
     for example in examples:
-        ranks = example["ranks"].tolist()
-        pairs = [(i, j) for i in range(len(ranks)) for j in range(len(ranks)) if ranks[i] < ranks[j]]
-        better += [begin + i for i, _ in pairs]
-        worse += [begin + j for _, j in pairs]
-        shares += [1 / len(pairs) for _ in pairs]
+        ranks = list(enumerate(example["ranks"].tolist(), begin))
+        own = [(better, worse) for better, rank in ranks for worse, lower in ranks if rank < lower]
+        pairs += own
+        shares += [1 / len(own) for _ in own]
         begin += len(ranks)
-    return {
-        "better": torch.tensor(better, dtype=torch.long),
-        "worse": torch.tensor(worse, dtype=torch.long),
-        "share": torch.tensor(shares, dtype=torch.float32),
-    }
+    better, worse = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).t().contiguous()
+    return {"better": better, "worse": worse, "share": torch.tensor(shares, dtype=torch.float32)}
 
 
 def prompts_in(batch: Batch) -> int:

@@ -49,7 +49,7 @@ class QuestionAnswering(LabelledObjective):
                 "one after the question, and the tokenizer lacks one of them; use a model with a WordPiece tokenizer, such as BERT's"
             )
         self.section, self.tokenizer, self.row_length = section, tokenizer, row_length
-        self.means = section.training_metrics[1:]  # all but the loss, which is in nats per window and end
+        self.means = section.training_metrics[1:]  # all but the loss, a cross-entropy in nats
         try:
             self._windows = WindowEncoder(tokenizer, row_length, section.doc_stride)
         except ValueError:
@@ -184,9 +184,7 @@ class QuestionAnswering(LabelledObjective):
 
 
 def _score_sums(exact: float, f1: float, *, has: bool) -> dict[str, Sum]:
-    """Return a question's scores as a Sum for each metric, without targets if the metric leaves the question out. `has`: whether the
-    question has an answer.
-    """
+    """Return the Sum of each metric for a question, without targets if the metric leaves it out. `has`: whether it has an answer."""
     return {
         "exact_match": Sum(exact, 1),
         "f1": Sum(f1, 1),

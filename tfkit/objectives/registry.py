@@ -53,7 +53,7 @@ def _open_text_labelling(section: Any, context: ModelContext) -> Objective:
 
 
 def _open_distillation(section: DistillationSection, context: ModelContext) -> Distillation:
-    base: Any = _registered(section.of).open(section.of, context)  # a Distillable: the schema admits no other kind in `of`
+    base: Any = open_objective(section.of, context)  # a Distillable: the schema admits no other kind in `of`
     return Distillation(section, base, open_teacher(section, context))
 
 
@@ -91,9 +91,7 @@ def open_objective(section: ObjectiveSection, context: ModelContext) -> Objectiv
 
 
 def objective_tokenizer(section: ObjectiveSection, tokenizer: Tokenizer, *, is_finished: bool) -> Tokenizer:
-    """Return the tokenizer with the tokens that the objective adds, for its checkpoints. `is_finished`: the tokenizer was not trained for
-    this run. Raises UsageError if the objective cannot use the tokenizer.
-    """
+    """Return the tokenizer with the objective's tokens. `is_finished`: not trained for this run. Raises UsageError if it cannot be used."""
     return _registered(section).fit_tokenizer(section, tokenizer, is_finished=is_finished)
 
 
@@ -105,9 +103,7 @@ def _registered(section: ObjectiveSection) -> Registered:
 
 
 def open_rows(recipe: Recipe, objective: Objective, stored: Sequence[tuple[Stored, float]], config: ModelConfig) -> Rows:
-    """Return the objective's rows of weighted sources; if it samples responses, rows are prompts with room for one. Raises DataError if a
-    source has too little text for one row.
-    """
+    """Return the objective's rows of weighted sources, or prompts if it samples responses. Raises DataError for too little text."""
     rows = objective.open_rows(stored, row_order(recipe, config))
     return rows if objective.rollouts is None else PromptRows(rows, objective.rollouts)
 

@@ -76,8 +76,9 @@ class Reward(EncoderObjective):
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
         """Yield the scores of each prompt's completions, from the best to the worst, and the margins of its pairs."""
         scores = reward_scores(model, batch)
-        for result, row_scores in zip(pair_results("reward", scores, batch), _by_row(scores - self.shift, batch), strict=True):
-            yield RowResult(result.sums, {"scores": row_scores, **result.prediction})
+        scores_by_row = (scores - self.shift).split(batch.extras["row"].bincount().tolist())
+        for result, row_scores in zip(pair_results("reward", scores, batch), scores_by_row, strict=True):
+            yield RowResult(result.sums, {"scores": row_scores.tolist(), **result.prediction})
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
         """Yield the score of each completion, without a probability."""
@@ -110,9 +111,8 @@ class Reward(EncoderObjective):
         for first in range(0, len(best), batch_size):
             rows = [[example] for example in best[first : first + batch_size]]
             numbers = np.arange(len(rows))
-            total += float(
-                reward_scores(model, self.collate(ExampleBatch(rows, np.zeros_like(numbers), numbers)).to(device)).double().sum()
-            )
+            batch = self.collate(ExampleBatch(rows, np.zeros_like(numbers), numbers)).to(device)
+            total += float(reward_scores(model, batch).double().sum())
         return {_SHIFT: total / len(best), "demonstrations": len(best)}
 
     def legend(self) -> list[str]:
@@ -121,9 +121,7 @@ class Reward(EncoderObjective):
 
 
 def open_reward(section: RewardSection, context: ModelContext) -> Reward:
-    """Construct the objective for a model. Raises ModelError if the shift in the model's tfkit.json is not a number, or if the section sets
-    `every_token` and the model is not a decoder alone.
-    """
+    """Construct the objective. Raises ModelError for an invalid shift in tfkit.json, and for `every_token` with any model but a decoder."""
     config = context.config
     if section.every_token and (config.encoder_layers or (isinstance(config.head, ClassesHeadConfig) and config.head.pool != "last")):
         raise ModelError(
@@ -146,9 +144,7 @@ def fit_tokenizer(section: RewardSection, tokenizer: Tokenizer, *, is_finished: 
 
 
 def read_shift(facts: Mapping[str, Any], place: str) -> float:
-    """Return the shift in a reward model's tfkit.json, which is subtracted from its scores; 0 if there is none. Raises ModelError if it is
-    not a number.
-    """
+    """Return the shift in a reward model's tfkit.json, subtracted from its scores; default 0. Raises ModelError if it is not a number."""
     shift = facts.get(_SHIFT, 0.0)
     if not isinstance(shift, int | float) or isinstance(shift, bool) or not math.isfinite(shift):
         raise ModelError(f"{place}: {_SHIFT} in tfkit.json is {shift!r}, which is not a number; take the file from the model's origin")
@@ -178,11 +174,6 @@ def losses_at_every_token(model: Transformer, batch: Batch) -> Tensor:
     compared = is_completion[batch.extras["better"]] | is_completion[batch.extras["worse"]]  # (P, T)
     losses = -F.logsigmoid(differences(scores, batch)).masked_fill(~compared, 0.0)
     return losses.sum(1) / compared.sum(1) * batch.extras["share"]
-
-
-def _by_row(values: Tensor, batch: Batch) -> list[list[float]]:
-    """Return the values of the sequences of each row: (C,) -> a list for each row."""
-    return [part.tolist() for part in values.split(batch.extras["row"].bincount().tolist())]
 
 
 def _best(stored: ExampleSet) -> Iterator[Example]:

@@ -13,14 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from tfkit.data import Encoded, Encoder, Example, ExampleBatch, ExampleRows, PackedBatch, PackedRows, Row, Rows, TokenStream, digest
+from tfkit.data import Encoded, Encoder, Example, ExampleBatch, ExampleRows, PackedBatch, Row, Rows, digest
 from tfkit.data.columns.preference_forms import ASSISTANT, HUMAN, is_dialogue
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
-from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import LONGER_ROWS, ModelContext, RowOrder, Stored, example_rows
@@ -73,7 +71,7 @@ class Rollouts:
 
     @property
     def readings(self) -> int:
-        """The number of rows of batches that an iteration makes of each prompt: its completions, in every inner epoch."""
+        """The number of times that an iteration trains on each prompt: its completions times the inner epochs."""
         return self.section.completions * self.section.inner_epochs
 
 
@@ -91,7 +89,7 @@ class PromptRows:
 
     def __init__(self, prompts: Rows, rollouts: Rollouts):
         self.prompts, self.readings, new_tokens = prompts, rollouts.readings, rollouts.section.max_new_tokens
-        # As if every response had the largest length.
+        # Every response counts with the largest length.
         self.mean_tokens, self.longest = prompts.mean_tokens + new_tokens, prompts.longest + new_tokens
 
     def __len__(self) -> int:
@@ -163,9 +161,7 @@ class PromptEncoder(Encoder):
         return digest("prompts", self.texts.fingerprint(), self.longest, self.section.needs_answer)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the ids of each prompt, and its text, answers and place as UTF-8; or its error. Raises ModelError if a chat template
-        is needed and there is none.
-        """
+        """Return each prompt's ids, text, answers and place; or its error. Raises ModelError if a needed chat template is missing."""
         prompts = [_without_answer(row.values["prompt"]) for row in rows]
         encoded = self.texts.encode([PromptCompletion(row.place, prompt) for row, prompt in zip(rows, prompts, strict=True)])
         return [
@@ -222,29 +218,17 @@ def response_batch(responses: Sequence[Response], pad_id: int) -> Batch:
     return Batch(pad(texts, pad_id), padded, padding_mask=padding_mask(texts), extras=extras)
 
 
-@dataclass(frozen=True)
-class PretrainingMix:
+class PretrainingMix(CausalLM):
     """The pretraining text that a step reads after its responses, in micro-batches of its own, cut as for causal language modelling.
 
-    It prevents forgetting: InstructGPT (arXiv 2203.02155, section 3.5 and appendix C.4) adds the language modelling gradient, times 27.8,
-    to that of each PPO step.
+    It prevents forgetting: InstructGPT (arXiv 2203.02155, 3.5 and C.4) adds 27.8 times the text's gradient to that of a step.
     """
 
-    ratio: int  # rows of text per response
-    text: CausalLM
-
-    def open_rows(self, streams: Sequence[tuple[TokenStream, float]], order: RowOrder) -> PackedRows:
-        """Return rows of equal length. Raises DataError if a source has too little text for one row."""
-        return self.text.open_rows(streams, order)
+    def __init__(self, ratio: int, separator_id: int | None):
+        """`ratio`: the number of rows of text per response."""
+        super().__init__(separator_id=separator_id)
+        self.ratio = ratio
 
     def collate(self, rows: PackedBatch) -> Batch:
         """Return a batch with `is_pretraining` set."""
-        return replace(self.text.collate(rows), is_pretraining=True)
-
-    def count(self, batch: Batch) -> int:
-        """Return the number of targets of a batch of text."""
-        return self.text.counts(batch)["lm"]
-
-    def loss(self, model: Transformer, batch: Batch) -> Tensor:
-        """Return the sum of -log p over the targets of a batch of text, in nats."""
-        return self.text.loss(model, batch)["lm"]
+        return replace(super().collate(rows), is_pretraining=True)

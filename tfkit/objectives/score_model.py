@@ -41,10 +41,7 @@ class ScoreModel:
         return reward_scores(self.companion.model, batch) - self.shift
 
     def values(self, batch: Batch) -> Tensor:
-        """Return the value at each position that has a label (the position before the labelled token): (targets,) in float32.
-
-        The value is the score of the text up to that position.
-        """
+        """Return the score of the text before each labelled token: (targets,) in float32."""
         head = self.companion.model.head
         assert isinstance(head, ClassesHead)
         hidden = self.companion.model(**batch.inputs()).hidden[batch.labels != IGNORED]  # (targets, D)
@@ -52,9 +49,7 @@ class ScoreModel:
 
 
 def open_score_model(section: ObjectiveSection, name: str, context: ModelContext) -> ScoreModel | None:
-    """Load the score model that a field of the section names, for the texts of a policy; None if the field is not set. Raises ModelError if
-    the model cannot score these texts.
-    """
+    """Load the score model that a field names; None if it names none. Raises ModelError if it cannot score the policy's texts."""
     if name not in section.companion_paths:
         return None
     return score_model(open_companion(section, name, defer_blocks=context.defer_blocks), context)

@@ -18,7 +18,7 @@ from tfkit.errors import UsageError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
-from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, RowResult, class_answer
+from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, RowResult, class_answer, label_columns
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import class_metrics, tag_metrics
 from tfkit.objectives.metrics.entities import entity_figures, entity_metrics, mark_spans
@@ -110,14 +110,14 @@ class Tagging(LabelledObjective):
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
         """Return functions that compute, from the weights of the rows, the metrics of tags and, if the tags mark names, those of names."""
-        tags, predicted, numbers = _columns(predictions, self.labels)
+        tags, predicted, numbers = label_columns(predictions, "tags", self.labels)
         rows = np.repeat(np.arange(len(predictions)), [len(row) for row in tags])  # (W,): the row of each word
         of_tags = tag_metrics(_flat(tags, numbers), _flat(predicted, numbers), rows)
         return [of_tags, *([entity_metrics(tags, _names(predicted))] if mark_spans(self.labels) else [])]
 
     def label_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the metrics of each tag and, if the tags mark names, `entities`: the metrics of each kind of name."""
-        tags, predicted, numbers = _columns(predictions, self.labels)
+        tags, predicted, numbers = label_columns(predictions, "tags", self.labels)
         figures = class_metrics(_flat(tags, numbers), _flat(predicted, numbers), list(numbers))
         return figures | ({"entities": entity_figures(tags, _names(predicted))} if mark_spans(self.labels) else {})
 
@@ -166,13 +166,6 @@ class Tagging(LabelledObjective):
         if seen < 0 or (not truncated and seen + 1 < len(row.values["tokens"])):
             return _no_token(row, seen + 1)
         return Encoded({"input_ids": ids, "labels": labels}, len(ids), truncated)
-
-
-def _columns(predictions: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> tuple[list[list[str]], list[list[str]], Mapping[str, int]]:
-    """Return the right and the predicted tags of each row, and the index of each tag, including the tags of rows not encoded."""
-    tags, predicted = ([prediction[name] for prediction in predictions] for name in ("tags", "predicted"))
-    all_tags = dict.fromkeys([*labels, *(tag for rows in (tags, predicted) for row in rows for tag in row)])
-    return tags, predicted, {tag: number for number, tag in enumerate(all_tags)}
 
 
 def _flat(rows: Sequence[Sequence[str]], numbers: Mapping[str, int]) -> NDArray[np.int64]:

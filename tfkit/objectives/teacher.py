@@ -1,11 +1,10 @@
 """The teacher of a distillation: loading, checks against the student, and the layers that initialize the student."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tfkit.errors import ModelError
 from tfkit.model.config import LanguageModelHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig
@@ -41,12 +40,8 @@ def copy_layers(student: Transformer, teacher: Transformer, layers: Sequence[int
     parameters = dict(student.named_parameters())
     for name, tensor in copied_tensors(student, teacher, layers).items():
         parameters[name].copy_(tensor)
-    if teacher.fill_block is not None:
-        student.fill_block = partial(_fill_copied, teacher.fill_block, tuple(layers))
-
-
-def _fill_copied(fill: Callable[[str, nn.Module], None], layers: Sequence[int], prefix: str, block: nn.Module) -> None:
-    fill(_teacher_name(prefix, layers), block)
+    if (fill := teacher.fill_block) is not None:
+        student.fill_block = lambda prefix, block: fill(_teacher_name(prefix, layers), block)
 
 
 def copied_tensors(student: Transformer, teacher: Transformer, layers: Sequence[int]) -> dict[str, Tensor]:

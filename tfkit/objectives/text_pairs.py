@@ -38,14 +38,10 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[tuple[str, str | None]], 
     Raises DataError for pairs if the tokenizer has no separator, ModelError if the special tokens leave no room.
     """
     check_room(tokenizer, length)
-    singles = [i for i, (_, pair) in enumerate(texts) if pair is None]
-    pairs = [i for i, (_, pair) in enumerate(texts) if pair is not None]
-    encoded: dict[int, TextIds] = {}
-    for i, ids in zip(singles, tokenizer.encode_texts([texts[i][0] for i in singles]), strict=True):
-        encoded[i] = _single(tokenizer, ids, length)
-    joined = _pairs(tokenizer, [(texts[i][0], texts[i][1] or "") for i in pairs], length) if pairs else []
-    encoded |= dict(zip(pairs, joined, strict=True))
-    return [encoded[i] for i in range(len(texts))]
+    singles = iter(tokenizer.encode_texts([text for text, pair in texts if pair is None]))
+    both = [(text, pair) for text, pair in texts if pair is not None]
+    pairs = iter(_pairs(tokenizer, both, length) if both else [])
+    return [_single(tokenizer, next(singles), length) if pair is None else next(pairs) for _, pair in texts]
 
 
 def check_room(tokenizer: Tokenizer, length: int) -> None:

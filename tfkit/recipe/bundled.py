@@ -1,4 +1,4 @@
-"""The recipes that come with tfkit, and the sources of their data. An installed package has them in its folder, a checkout at its root."""
+"""The recipes that come with tfkit, and the sources of their data. The recipes are inside an installed package, or at a checkout's root."""
 
 import json
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ class DataSet:
     source: str  # the URL of its page
     licence: str
     files: tuple[DataFile, ...]
-    archive: DataFile | None  # the archive that holds the files; None: each file is downloaded from its own URL, or made of others
+    archive: DataFile | None  # the archive that holds the files; None: each file has a URL of its own, or is made of another data set
     made_of: str | None  # the name of the data set from which the files are made; None: the files are downloaded
 
 
@@ -56,8 +56,11 @@ def bundled_folder() -> Path:
 def bundled_recipes() -> list[BundledRecipe]:
     """Return the bundled recipes, sorted by name; the summary of each is the first comment line of its file."""
     folder = bundled_folder()
-    paths = sorted(folder.rglob("*.yaml"))
-    return [BundledRecipe(path.relative_to(folder).with_suffix("").as_posix(), path, _summary(path)) for path in paths]
+    recipes = []
+    for path in sorted(folder.rglob("*.yaml")):
+        comment = next((line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")), "")
+        recipes.append(BundledRecipe(path.relative_to(folder).with_suffix("").as_posix(), path, comment.lstrip("# ").strip()))
+    return recipes
 
 
 def find_bundled(name: str) -> BundledRecipe | None:
@@ -93,7 +96,7 @@ def fetch_command(path: str) -> str | None:
     texts = {recipe.name: recipe.path.read_text(encoding="utf-8") for recipe in bundled_recipes()}
     data_set = Path(path).parent.name  # the command downloads all files of the data set
     names = [name for name, text in texts.items() if f"data/{data_set}/" in text]
-    # The recipe that is named after the data set comes first, then recipes without stages: a chain may also read data made of others.
+    # The recipe that is named after the data set comes first, then recipes without stages, since a chain may need further data sets.
     names.sort(key=lambda name: (data_set.replace("_", "-") not in name, "\nstages:" in texts[name]))
     return f"tfkit recipes {names[0].rpartition('/')[2]} --fetch" if names else None
 
@@ -102,8 +105,3 @@ def training_command(folder: Path) -> str | None:
     """Return the command that creates the run folder of a bundled recipe, such as runs/bert-stdlib; None for any other folder."""
     recipe = find_bundled(folder.name) if folder.parent == Path("runs") else None
     return None if recipe is None else recipe.command
-
-
-def _summary(path: Path) -> str:
-    with path.open(encoding="utf-8") as lines:
-        return next((line.lstrip("# ").strip() for line in lines if line.startswith("#")), "")

@@ -34,10 +34,7 @@ class Stage:
     uses: tuple[str, ...]  # the names of the earlier stages whose models it uses
 
     def placed(self, file: Path, folder: Path) -> RecipeText:
-        """Return this stage as a recipe of its own, in which the run folders in `folder` replace the names of earlier stages.
-
-        `file`: the file of the chain.
-        """
+        """Return this stage as a recipe, with run folders in `folder` in place of the names of earlier stages. `file`: the chain's file."""
         document = deepcopy(self.document)
         for (section, field), value in model_paths(document):
             if value in self.uses:
@@ -45,10 +42,7 @@ class Stage:
         return RecipeText(file.with_name(f"{file.name}:{self.name}"), dump_document(document))
 
     def folder_named_in(self, fields: Overrides) -> Path | None:
-        """Return the argument `folder` of a call of `placed`, from the `fields` (by dotted name) of the recipe that the call returned.
-
-        Return None if this stage uses no earlier one.
-        """
+        """Return the `folder` that was passed to `placed`, from the `fields` of its result; None if this stage uses no earlier one."""
         paths = (fields.get(f"{section}.{field}") for (section, field), value in model_paths(self.document) if value in self.uses)
         return next((Path(path).parent for path in paths if isinstance(path, str)), None)
 
@@ -80,7 +74,7 @@ def read_chain(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, with_
     """Check a recipe with stages, and return its chain. The name of an override begins with that of a stage: `sft.training.epochs`.
 
     Raises RecipeError with the problems of all stages, one per line. `with_files`: missing files and folders are problems, too; `ranks`:
-    the number of processes among which each step is to be divided.
+    the number of processes among which each step is divided.
     """
     tree, problems = parse(source.text, str(source.path))
     assert isinstance(tree, Mapping), "RecipeText.has_stages tests whether this is a chain"
@@ -99,10 +93,8 @@ def read_chain(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, with_
         stage_problems += [*wrong, *misplaced, *missing, *(dealing_problems(recipe, stage, ranks) if recipe and ranks > 1 else [])]
         if recipe is not None:
             stage_problems += [*_long_rows(recipe, stage, name, models), *_unfit_companions(recipe, stage, uses, stages)]
+            stages.append(Stage(name, recipe, plain(stage), tuple(dict.fromkeys(uses.values()))))
         problems += [replace(problem, path=(name, *problem.path)) for problem in stage_problems]
-        if recipe is not None:
-            earlier = dict.fromkeys(uses.values())
-            stages.append(Stage(name, recipe, plain(stage), tuple(earlier)))
     if problems:
         raise RecipeError(problems)
     return Chain(source, tuple(stages))
@@ -127,8 +119,7 @@ def _unfit_companions(recipe: Recipe, tree: Mapping, uses: dict[tuple[str | int,
     for name, head in recipe.objective.companion_heads.items():
         path = ("objective", name)
         if (used := trained.get(uses.get(path, ""))) is not None and used.head != head:
-            message = f"the stage {uses[path]} trains a model of {used.kind}, which {_MISSING_HEAD[head]}"
-            problems.append(problem_at(tree, path, message))
+            problems.append(problem_at(tree, path, f"the stage {uses[path]} trains a model of {used.kind}, which {_MISSING_HEAD[head]}"))
     return problems
 
 
@@ -140,9 +131,7 @@ def read_recipes(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, wit
 
 
 def _uses(stage: Mapping, name: str, names: list[str]) -> tuple[dict[tuple[str | int, ...], str], list[Problem]]:
-    """Return the stage that each field of `stage` names in place of a path, by the field's path, and a problem for each field that names
-    this stage or a later one.
-    """
+    """Return the stages that fields of `stage` name in place of paths, by the fields' paths; and a problem for each that is not earlier."""
     uses: dict[tuple[str | int, ...], str] = {}
     problems = []
     for path, value in model_paths(plain(stage)):

@@ -62,9 +62,7 @@ def read_number(text: str) -> float | None:
 
 
 def few_values(values: Sequence[object]) -> bool:
-    """Return whether a column may hold labels: its values are short, at least two of them are distinct, and a value occurs at least FEW
-    times on average.
-    """
+    """Return whether a column may hold labels: short values, at least two different ones, each at least FEW times on average."""
     short = all(isinstance(value, bool | int) or (isinstance(value, str) and len(value) <= _MAX_LABEL) for value in values)
     return short and 2 <= len({*map(str, values)}) <= len(values) / FEW
 
@@ -80,8 +78,8 @@ def long_texts(values: Sequence[object]) -> bool:
 def unread_texts(held: Held, read: Held, beside: Sequence[object]) -> tuple[str, ...]:
     """Return the columns of longer texts that a task would leave unread, except columns that repeat what the task reads.
 
-    `held`: the columns that are not read; `read`: the columns that are. A column repeats what is read if at least a third of its texts
-    are contained in a text of `read` in the same row, or contain the text of this row in `beside`.
+    `held`: the columns that are not read; `read`: the columns that are; `beside`: the values of the main text in `read`. A column repeats
+    what is read if at least a third of its texts are contained in a text of `read` in the same row, or contain that row's text in `beside`.
     """
     return tuple(name for name, values in held.items() if long_texts(values) and not _repeats(values, beside, [*read.values()]))
 
@@ -132,8 +130,8 @@ def _are_labels(lists: Sequence[Sequence[str]]) -> bool:
 
 
 def flag_columns(held: Held) -> Named:
-    """Return the columns of 0 and 1 as the labels of the one column of text, and this column, too, unless its name shows its role; empty if
-    a column is named as labels, if there is not exactly one text, or if fewer than two columns have a 1.
+    """Return the columns of 0 and 1 as labels, with the one column of text if its name does not show that it is the text; empty if a column
+    is named as labels, if there is not exactly one text, or if fewer than two columns have a 1.
     """
     flags = [name for name, values in held.items() if values and all(str(value) in ("0", "1") for value in values)]
     if {*_LABELS.columns} & held.keys() or sum(any(str(value) == "1" for value in held[name]) for name in flags) < 2:
@@ -153,8 +151,7 @@ def translation(name: str, columns: Sequence[str]) -> Named:
     """Return the columns `source` and `target` of a translation whose columns are named after their languages; empty for other data, and if
     the direction is not known. The columns may be inside an object called `translation`, as on the Hub.
 
-    The direction is the one in the name of the data (`en-de`) or, for two languages, from the language of the named file (`train.en`) to
-    the other.
+    The direction is the one in the name of the data (`en-de`) or, for two languages, from that of the file (`train.en`) to the other.
     """
     within = {language_of(column): column for column in columns if column.startswith("translation.")}
     by_language = within or {column: column for column in columns if column in LANGUAGES}
@@ -185,8 +182,7 @@ def language_of(column: str) -> str:
 
 def choice_columns(held: Held) -> Named:
     """Return the columns of the context, the choices and the label if a column such as `answer` says which of several numbered columns is
-    right. If the choices are a list in one column, and several columns form the context, return only the context. Else return an empty
-    dict.
+    right; only the context, if several columns form it, and the choices are a list in one column; otherwise an empty dict.
     """
     answers = [name for name in held if _ANSWER.knows(name)]
     contexts = [name for name in held if _CONTEXT.knows(name) and form_of(held[name]) in ("text", "label")]
@@ -219,7 +215,7 @@ def _joined(columns: Sequence[str]) -> str:
 def _numbered_alike(held: Held) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield groups of columns whose names differ only in the number or letter at the end: the common beginning, and a column for each end.
 
-    A group of two columns whose names another task recognises, such as `sentence1` and `sentence2`, is left out, and so left to that task.
+    A group of two columns whose names another task recognises, such as `sentence1` and `sentence2`, is left to that task.
     """
     groups: dict[str, dict[str, str]] = {}
     for name in held:

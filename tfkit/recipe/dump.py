@@ -1,6 +1,4 @@
-"""Writing of recipes as YAML. A resolved recipe has every field with its value, so that later versions with other defaults run it in the
-same way.
-"""
+"""Writing of recipes as YAML. A resolved recipe states every field, so that later versions with other defaults run it in the same way."""
 
 import io
 import re
@@ -31,16 +29,17 @@ _Representer.add_representer(str, _Representer.represent_str)
 
 
 def dump_recipe(recipe: Recipe, config: ModelConfig | None) -> str:
-    """Return YAML from which read_recipe reads an equal recipe. The model section has all fields of `config`, or, if it is
-    None, only what the recipe states.
-    """
+    """Return YAML from which read_recipe reads an equal recipe, with all fields of the model's `config` or, for None, those stated."""
     return dump_document(recipe_document(recipe, config))
 
 
 def recipe_document(recipe: Recipe, config: ModelConfig | None) -> dict[str, Any]:
     """Return the recipe as the nested dicts that `dump_recipe` writes as YAML."""
     document = recipe.model_dump(mode="json")
-    document["model"] = _model(recipe, config)
+    section = recipe.model
+    named = {"preset": section.preset, "from": section.start, "sha256": section.sha256}
+    fields = section.changes if config is None else config.model_dump(mode="json")
+    document["model"] = {name: value for name, value in named.items() if value is not None} | fields
     if recipe.tokenizer.path is not None:
         document["tokenizer"] = {"path": recipe.tokenizer.path}  # the other fields apply only to a tokenizer that is trained
     return document
@@ -89,27 +88,16 @@ def _scalar(value: Any) -> str:
         return str(value)
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return _cached(str(value), type(value) is float) if type(value) in (str, float) else _emit(value)
+    return _emit(str(value), isinstance(value, float))
 
 
 @lru_cache(maxsize=1000)
-def _cached(text: str, is_float: bool) -> str:
-    return _emit(float(text) if is_float else text)
-
-
-def _emit(value: Any) -> str:
+def _emit(text: str, is_float: bool) -> str:
     yaml = YAML(typ="safe", pure=True)
     yaml.Representer = _Representer
     yaml.default_flow_style = True
     yaml.allow_unicode = True
     yaml.width = 1_000_000_000
     stream = io.StringIO()
-    yaml.dump([value], stream)
+    yaml.dump([float(text) if is_float else text], stream)
     return stream.getvalue().rstrip("\n")[1:-1]
-
-
-def _model(recipe: Recipe, config: ModelConfig | None) -> dict[str, Any]:
-    section = recipe.model
-    named = {"preset": section.preset, "from": section.start, "sha256": section.sha256}
-    preset = {name: value for name, value in named.items() if value is not None}
-    return preset | (recipe.model.changes if config is None else config.model_dump(mode="json"))

@@ -56,7 +56,7 @@ def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list
 
 
 def _start_problems(written: dict[str, Any], tree: Node) -> list[Problem]:
-    """Return the problems of a model section with a checkpoint. Values of config fields are not checked: they depend on its config."""
+    """Return the problems of a model section with a checkpoint. Values of config fields are not checked, as they depend on its config."""
     problems = []
     for name in START_FIELDS:
         if name in written and not (isinstance(written[name], str) and written[name]):
@@ -93,9 +93,7 @@ def _values(preset: str | None, changes: dict[str, Any], vocab_size: int) -> dic
 
 
 def _follow_dim(values: dict[str, Any], base: MappingType[str, Any], changes: MappingType[str, Any]) -> None:
-    """Set the head's output scale to changed dim^-0.5 if the preset's scale is dim^-0.5 (as in T5 1.0), unless the changes state a scale
-    or another kind of head.
-    """
+    """Set the head's scale to the new dim^-0.5 if the preset's is dim^-0.5 (T5 1.0), unless the changes state a scale or another head."""
     head, stated, dim = base.get("head", {}), changes.get("head", {}), values.get("dim")
     follows = head.get("scale") is not None and head["scale"] == base["dim"] ** -0.5
     if not follows or not isinstance(stated, dict) or "scale" in stated or stated.get("kind", head["kind"]) != head["kind"]:
@@ -105,9 +103,7 @@ def _follow_dim(values: dict[str, Any], base: MappingType[str, Any], changes: Ma
 
 
 def _validate(values: dict[str, Any], tree: Node) -> tuple[list[Problem], bool]:
-    """Return the problems of a config, and whether its validation ended early, because the width of an attention head is not a whole
-    number.
-    """
+    """Return the problems of a config, and whether its validation ended early, because dim is not a multiple of num_heads."""
     try:
         ModelConfig.model_validate(values, strict=True)
     except ValidationError as error:
@@ -119,6 +115,6 @@ def _validate(values: dict[str, Any], tree: Node) -> tuple[list[Problem], bool]:
 
 
 def _unknown_fields(changes: dict[str, Any], tree: Node) -> list[Problem]:
-    """Return a problem for each unknown name. Nothing else can be checked if the values of a preset or checkpoint are not known."""
+    """Return a problem for each unknown field: the only check that needs no values of the preset or checkpoint."""
     known = {"preset", "from", *ModelConfig.model_fields}
     return [problem_at(tree, ("model", name), unknown(name, known, sections_with(name)), key=True) for name in changes if name not in known]

@@ -99,8 +99,8 @@ class SearchSpace:
 def read_space(words: Iterable[str], fixed: Overrides, source: Callable[[Overrides], RecipeText]) -> SearchSpace:
     """Divide arguments key=value into overrides, which follow `fixed`, and varied fields.
 
-    Several values are separated by commas, or are the items of a YAML list, unless the field accepts the whole list as its value. Whether
-    it does is tested with the recipe that `source` returns for the overrides and the first value of each field with comma-separated values.
+    Several values are separated by commas, or are the items of a YAML list, unless the field accepts the whole list as its value. This
+    is tested with the recipe that `source` returns for the overrides and the first value of each field with comma-separated values.
 
     Raises UsageError if nothing varies, or for malformed values.
     """
@@ -134,9 +134,7 @@ def read_space(words: Iterable[str], fixed: Overrides, source: Callable[[Overrid
 
 
 def _checked(space: SearchSpace) -> SearchSpace:
-    """Return the space. Raises UsageError if nothing varies, if a value is given twice, as in 1e-3,0.001, or if two fields
-    set the length of one training.
-    """
+    """Return the space. Raises UsageError if nothing varies, a value occurs twice (1e-3,0.001), or two fields set one training's length."""
     if not space.axes:
         raise UsageError(
             "sweep: nothing varies; give a field several values, as in optimizer.lr=1e-3,3e-3, or, if a value contains commas, a list of "
@@ -152,9 +150,7 @@ def _checked(space: SearchSpace) -> SearchSpace:
 
 
 def _parse_axis(key: str, text: str) -> Axis | None:
-    """Return the axis that a text such as 1e-3,3e-3 or 1e-5..1e-2 describes; None for a single value. Raises UsageError if it is
-    malformed.
-    """
+    """Return the axis of a text such as 1e-3,3e-3 or 1e-5..1e-2; None for a single value. Raises UsageError for a malformed text."""
     if (match := _RANGE.fullmatch(text)) is not None:
         low, high = float(match[1]), float(match[2])
         if not -math.inf < low < high < math.inf:

@@ -15,12 +15,8 @@ DECISIONS = 10  # the version of these rules and those of tfkit/engine/recogniti
 HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = 0.1, 0.3, 20
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
 _BILLION, _UNLIMITED = 10**9, 10**18
-LORA = {
-    "rank": 16,
-    "alpha": 32,
-    "targets": ["q_proj", "k_proj", "v_proj", "o_proj"],
-}  # the adapter if the memory is too small to train all weights
-
+# The adapter if the memory is too small to train all weights.
+LORA = {"rank": 16, "alpha": 32, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 # A batch below _MIN_BATCH has a noisy gradient, and is slow. A class is hardly learned from fewer than 30 examples
 # (an example counts once in each epoch).
 _STEPS_PER_EPOCH, _MIN_BATCH, _EXAMPLES_PER_CLASS = 25, 8, 30
@@ -39,8 +35,7 @@ def step_tokens(parameters: int) -> int:
 def held_out_for(rows: int) -> float:
     """Return the fraction of labelled rows to hold out: a tenth; for fewer than 200 rows the fraction that gives 20 rows, but at most 0.3.
 
-    If some classes are rare, `rows` counts only the rows of these classes: with only three rare rows held out, chance would choose the
-    best checkpoint.
+    If some classes are rare, `rows` counts only their rows: with three of them held out, chance would choose the best checkpoint.
     """
     return round(max(HELD_OUT, min(_MAX_HELD_OUT, _MIN_HELD_OUT_ROWS / max(1, rows))), 2)
 
@@ -93,9 +88,7 @@ class StartingPoint:
         return size
 
     def epochs_for(self, rows: int, batch_size: int, classes: int = 0) -> int:
-        """Return the larger of `epochs` and the number of epochs, up to `most_epochs`, that `steps` steps and 30 examples of each class
-        need.
-        """
+        """Return `epochs` or, if that is more, the epochs that `steps` and 30 examples of each class need, up to `most_epochs`."""
         examples = max(self.steps * batch_size, _EXAMPLES_PER_CLASS * classes)
         return max(self.epochs, min(self.most_epochs, math.ceil(examples / max(1, rows))))
 

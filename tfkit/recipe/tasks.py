@@ -41,7 +41,7 @@ class DataSummary:
     conversations: bool = False  # rows of chat are messages, not an instruction and its answer
     like_texts: tuple[str, ...] = ()  # columns that may each be the text of a classification, if none is the second text of a pair
     unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # for each objective in `reads`: the texts that it leaves unread
-    label_sets: LabelSets | None = None  # the form of the labels if rows have several; None: they have not
+    label_sets: LabelSets | None = None  # the form of the labels if rows have several; None: each row has at most one
     # For objectives in `reads`: the columns that a recipe must name.
     named: Mapping[str, Mapping[str, str | list[str]]] = field(default_factory=dict)
     unanswerable: bool = False  # some questions have no answer in their context
@@ -161,7 +161,7 @@ def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
     if not fitting and sets and model.stacks == "encoder":  # for a decoder, the user may mean to learn the text alone
         fitting = ["multi_label"]
     labels = seen.reads.get("multi_label", {}).get("labels")
-    is_text = "causal_lm" in seen.reads and labels not in ("labels", "label")  # a column with another name may only describe the text
+    is_text = "causal_lm" in seen.reads and labels not in ("labels", "label")  # labels with another name may only describe the text
     if fitting == ["multi_label"] and model.stacks == "decoder" and is_text:
         what = f"the column {labels!r} may be the labels of the text"
         raise _task_error(seen, model, what, "objective.kind=multi_label", "objective.kind=causal_lm, if it is not")
@@ -186,9 +186,7 @@ _ANNOTATIONS = frozenset(("label", "labels", "entities", "spans", "annotations",
 
 
 def _pretraining_objective(seen: DataSummary, model: ModelSummary) -> str:
-    """Return the objective for text alone: that of the model's pretraining. Raises UsageError if the user may mean another task, or if
-    the model cannot learn from text alone.
-    """
+    """Return the objective of the model's pretraining. Raises UsageError if another may be meant, or the model cannot learn from text."""
     kind = PRETRAINING[model.stacks]
     if "causal_lm" not in seen.reads:
         words, tags = (any(map(role.knows, seen.held)) for role in TaggingSection.roles)

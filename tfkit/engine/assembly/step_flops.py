@@ -43,7 +43,7 @@ class StepFlops:
     def of(cls, objective: Objective, model: Transformer, batch: Batch, rows: int, *, checkpointing: bool = False) -> "StepFlops":
         """Return the FLOPs of a micro-batch in a step. `rows`: its number of training rows; a row may be several sequences of the batch."""
         if batch.is_pretraining and (mix := objective.pretraining) is not None:
-            return _text_flops(model, batch, mix.count(batch), checkpointing=checkpointing)
+            return _text_flops(model, batch, mix.counts(batch)["lm"], checkpointing=checkpointing)
         shape = trained_shape(objective, batch, model.config)
         forward = forward_flops(model, shape)
         recomputed = forward.blocks + forward.attention if checkpointing else 0.0
@@ -158,7 +158,7 @@ def pretraining_flops(recipe: Recipe, data: TrainingData, model: Transformer, ro
         return StepFlops()
     texts = mix.open_rows(data.pretraining, row_order(recipe, model.config))
     (batch,) = Loader(texts, mix.collate, 1, 1).step(0)
-    return _text_flops(model, batch, mix.count(batch), checkpointing=recipe.training.activation_checkpointing) * (mix.ratio * rows)
+    return _text_flops(model, batch, mix.counts(batch)["lm"], checkpointing=recipe.training.activation_checkpointing) * (mix.ratio * rows)
 
 
 def _text_flops(model: Transformer, batch: Batch, states: int, *, checkpointing: bool) -> StepFlops:

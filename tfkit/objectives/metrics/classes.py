@@ -38,9 +38,7 @@ def classification_metrics(targets: Numbers, predictions: Numbers) -> Scores:
 
 
 def tag_metrics(targets: Numbers, predictions: Numbers, rows: Numbers) -> Scores:
-    """Return a function from row weights to `classification_metrics` over words, (W,) each. `rows` (W,): the row of each word, whose weight
-    applies to the word.
-    """
+    """Return a function from row weights to the `classification_metrics` of words (W,). `rows` (W,): the row whose weight a word has."""
     words = classification_metrics(targets, predictions)
     return lambda weights: words(weights[rows])
 
@@ -112,7 +110,7 @@ def label_set_figures(targets: Sequence[Sequence[int]], predictions: Sequence[Se
 
 
 def _entries(targets: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]]) -> list[tuple[Numbers, Numbers]]:
-    """Return the pairs of a row and a label that are hits, those that are targets, and those that are predictions; each as `_flat`."""
+    """Return the pairs of a row and a label that are hits, those that are targets, and those that are predictions, as `_flat` does."""
     pairs = [({*right}, {*predicted}) for right, predicted in zip(targets, predictions, strict=True)]
     return [_flat(sets) for sets in ([r & p for r, p in pairs], [r for r, _ in pairs], [p for _, p in pairs])]
 

@@ -28,27 +28,19 @@ def mark_spans(tags: Sequence[str]) -> bool:
 
 
 def spans(tags: Sequence[str]) -> set[Span]:
-    """Return the spans of a sentence, as CoNLL's conlleval does: an I- without a span of its kind to continue begins a span."""
+    """Return the spans of a sentence, as CoNLL's conlleval does: an I- tag that has no span of its kind to continue begins one."""
     marked: set[Span] = set()
     start, last, last_kind = 0, "O", ""
     for place, tag in enumerate([*tags, "O"]):
         letter, kind = tag[:1], tag[1:].split("-", maxsplit=1)[-1] or "_"
-        if _ends(last, letter) or (last not in ("O", ".") and kind != last_kind):
+        ends = last in ("E", "S") or (last in ("B", "I") and letter in ("B", "S", "O"))
+        begins = letter in ("B", "S") or (last in ("E", "S", "O") and letter in ("E", "I"))
+        if ends or (last not in ("O", ".") and kind != last_kind):
             marked.add(Span(start, place, last_kind))
-        if _begins(last, letter) or (letter not in ("O", ".") and kind != last_kind):
+        if begins or (letter not in ("O", ".") and kind != last_kind):
             start = place
         last, last_kind = letter, kind
     return marked
-
-
-def _ends(last: str, letter: str) -> bool:
-    """Whether a span ends between two words whose tags begin with these letters."""
-    return last in ("E", "S") or (last in ("B", "I") and letter in ("B", "S", "O"))
-
-
-def _begins(last: str, letter: str) -> bool:
-    """Whether a span begins at the second of two words whose tags begin with these letters."""
-    return letter in ("B", "S") or (last in ("E", "S", "O") and letter in ("E", "I"))
 
 
 def entity_metrics(targets: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> Scores:
@@ -65,9 +57,7 @@ def entity_metrics(targets: Sequence[Sequence[str]], predictions: Sequence[Seque
 
 def entity_figures(targets: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> dict[str, dict[str, float]]:
     """Return the `ratios` of each kind of name, in alphabetical order."""
-    hits: Counter[str] = Counter()
-    predicted: Counter[str] = Counter()
-    right: Counter[str] = Counter()
+    hits, predicted, right = Counter[str](), Counter[str](), Counter[str]()
     for target_tags, predicted_tags in zip(targets, predictions, strict=True):
         target_spans, predicted_spans = spans(target_tags), spans(predicted_tags)
         for counts, counted in ((hits, target_spans & predicted_spans), (predicted, predicted_spans), (right, target_spans)):

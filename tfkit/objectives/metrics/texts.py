@@ -8,7 +8,7 @@ import importlib
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,8 @@ import numpy as np
 from tfkit.errors import MachineError, how_to_install
 from tfkit.objectives.metrics import Numbers, Scores, together
 
+_Measure = Callable[[list[str], Sequence[Sequence[str]]], Scores]  # from texts and the references of each
+_LIBRARIES = {"bleu": "sacrebleu.metrics", "chrf": "sacrebleu.metrics", "rouge": "rouge_score.rouge_scorer"}
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -30,8 +32,8 @@ def reference_metrics(
 
     Raises MachineError for a missing library.
     """
-    functions = {name: _METRICS[name] for name in metrics} | ({"bleu": partial(_bleu, bleu_tokenize)} if "bleu" in metrics else {})
-    return together([measure(list(texts), references) for measure in functions.values()])
+    functions: dict[str, _Measure] = {"exact_match": _exact_match, "bleu": partial(_bleu, bleu_tokenize), "chrf": _chrf, "rouge": _rouge}
+    return together([functions[name](list(texts), references) for name in dict.fromkeys(metrics)])
 
 
 def require_libraries(metrics: Sequence[str]) -> None:
@@ -58,10 +60,7 @@ def _chrf(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
 
 
 def _sacrebleu(name: str, metric: Any, texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
-    """Compute corpus_score in two steps, as sacreBLEU's significance tests do: first the counts of each row, then the score of their sums.
-
-    sacreBLEU has no public function for either step.
-    """
+    """Compute corpus_score in two steps for which sacreBLEU has no public functions: the counts of each row, the score of their sums."""
     longest = max(map(len, references))
     streams = [[row[k] if k < len(row) else None for row in references] for k in range(longest)]
     counts = np.array(metric._extract_corpus_statistics(texts, streams), np.float64)  # (N, counts)
@@ -77,15 +76,6 @@ def _rouge(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
     by_row = [scorer.score_multi(list(row), text) for text, row in zip(texts, references, strict=True)]
     values = np.array([[scores[name].fmeasure for name in _ROUGE] for scores in by_row])  # (N, 3)
     return lambda weights: dict(zip(_ROUGE, (weights @ values / weights.sum()).tolist(), strict=True))
-
-
-_METRICS: Mapping[str, Callable[[list[str], Sequence[Sequence[str]]], Scores]] = {
-    "exact_match": _exact_match,
-    "bleu": partial(_bleu, "13a"),
-    "chrf": _chrf,
-    "rouge": _rouge,
-}
-_LIBRARIES = {"bleu": "sacrebleu.metrics", "chrf": "sacrebleu.metrics", "rouge": "rouge_score.rouge_scorer"}
 
 
 def _library(metric: str) -> Any:

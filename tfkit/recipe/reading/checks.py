@@ -21,9 +21,9 @@ from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
 
 def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
     """Return the contradictions between the fields of a recipe, each of which is valid on its own."""
-    checks = (_lengths, _warmup, _vocabulary, _unread, source_problems, _row_length, _start, _budgets, _embodied, _trial)
+    checks = (_lengths, _warmup, _vocabulary, _unread, source_problems, _row_length, _start, _adapter, _judging, _carbon)
     problems = [problem for check in checks for problem in check(recipe)]
-    problems += [*recipe.objective.problems(recipe, model_values(recipe.model)), *_adapter(recipe), *_judging(recipe)]
+    problems += recipe.objective.problems(recipe, model_values(recipe.model))
     if recipe.model.start is None:  # a checkpoint has its config in its own files
         problems += _objective(recipe.objective.trained_for, recipe.model, recipe.tokenizer)
     return [problem_at(tree, path, message) for path, message in problems]
@@ -48,9 +48,7 @@ def _start(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _adapter(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that there is a checkpoint if there is an adapter, and that no other field freezes weights: with an adapter, all weights but
-    its own and those of a new head are frozen.
-    """
+    """Check that an adapter has a checkpoint to update, and that no field freezes weights that an adapter freezes already."""
     if recipe.training.adapter is None:
         return
     if recipe.model.start is None:
@@ -59,13 +57,6 @@ def _adapter(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("training", "frozen"), "with an adapter all weights but its own and those of a new head are frozen already: remove it"
     if recipe.training.unfreeze_every is not None:
         yield ("training", "unfreeze_every"), "with an adapter all weights but its own and those of a new head stay frozen: remove it"
-
-
-def _trial(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that trial learning rates can be compared by a loss."""
-    if recipe.training.trial_rates is not None and recipe.objective.scored_by == "rollout":
-        kind = recipe.objective.kind
-        yield ("training", "trial_rates"), f"{kind} trains on responses that are sampled, so rates cannot be compared by a loss: remove it"
 
 
 def _judging(recipe: Recipe) -> Iterator[tuple[Path, str]]:
@@ -88,27 +79,22 @@ def _judging(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    steps, tokens, schedule = recipe.training.steps, recipe.training.tokens, recipe.schedule
-    if tokens is not None and schedule.warmup_tokens is not None:
-        if schedule.warmup_tokens > tokens:
-            yield ("schedule", "warmup_tokens"), f"{schedule.warmup_tokens} tokens of warm-up, but training.tokens is {tokens}"
-        elif schedule.warmup_tokens > schedule.decay_end * tokens:
-            yield ("schedule", "decay_end"), f"the warm-up ends after it: {schedule.warmup_tokens} tokens of {tokens}"
-        elif schedule.kind == "wsd" and schedule.warmup_tokens / tokens + schedule.decay_ratio > 1 + 1e-9:
-            yield ("schedule", "decay_ratio"), f"warm-up and decay together are longer than training.tokens, which is {tokens}"
-    ratio = schedule.warmup_ratio
+    """Check that the warm-up and, with wsd, the decay fit into the run."""
+    schedule, ratio = recipe.schedule, recipe.schedule.warmup_ratio
+    for unit in ("tokens", "steps"):
+        warmup, length = getattr(schedule, f"warmup_{unit}"), getattr(recipe.training, unit)
+        if warmup is None or length is None:
+            continue
+        if warmup > length:
+            yield ("schedule", f"warmup_{unit}"), f"{warmup} {unit} of warm-up, but training.{unit} is {length}"
+        elif warmup > schedule.decay_end * length:
+            yield ("schedule", "decay_end"), f"the warm-up ends after it: {warmup} {unit} of {length}"
+        elif schedule.kind == "wsd" and warmup / length + schedule.decay_ratio > 1 + 1e-9:
+            yield ("schedule", "decay_ratio"), f"warm-up and decay together are longer than training.{unit}, which is {length}"
     if ratio is not None and ratio > schedule.decay_end:
         yield ("schedule", "decay_end"), f"the warm-up ends after it: warmup_ratio is {ratio:g}"
     elif ratio is not None and schedule.kind == "wsd" and ratio + schedule.decay_ratio > 1 + 1e-9:
         yield ("schedule", "decay_ratio"), f"warm-up and decay together are longer than the run: warmup_ratio is {ratio:g}"
-    if steps is None:
-        return
-    if schedule.warmup_steps > steps:
-        yield ("schedule", "warmup_steps"), f"{schedule.warmup_steps} steps of warm-up, but training.steps is {steps}"
-    elif schedule.warmup_steps > schedule.decay_end * steps:
-        yield ("schedule", "decay_end"), f"the warm-up ends after it: {schedule.warmup_steps} steps of {steps}"
-    elif schedule.kind == "wsd" and schedule.warmup_steps / steps + schedule.decay_ratio > 1 + 1e-9:
-        yield ("schedule", "decay_ratio"), f"warm-up and decay together are longer than training.steps, which is {steps}"
 
 
 def _row_length(recipe: Recipe) -> Iterator[tuple[Path, str]]:
@@ -152,9 +138,7 @@ def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def model_values(model: ModelSection, start: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the config values of a model that its preset and the recipe state. `start`: the config values of the model from which it
-    starts.
-    """
+    """Return the config values that a preset and a recipe state. `start`: those of the model from which training starts, if known."""
     return merge(start or PRESETS.get(model.preset or "", (None, {}))[1], model.changes)
 
 
@@ -218,8 +202,8 @@ def _warmup(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("schedule", "kind"), "the noam schedule multiplies optimizer.lr, so set it; 1.0 gives the paper's learning rate"
 
 
-def _budgets(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that energy is measured if there is a budget in kWh or grams, and that on_meter_failure and the intensity have an effect."""
+def _carbon(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """Check that energy is measured for a budget of energy or CO2e, that settings have an effect, and that embodied CO2e has a source."""
     carbon = recipe.carbon
     metered = [name for name in ("budget_g", "budget_kwh") if getattr(carbon, name) is not None]
     if not carbon.enabled:
@@ -229,11 +213,7 @@ def _budgets(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("carbon", "intensity_file"), "replaces intensity_g_per_kwh: remove one of them"
     if carbon.on_meter_failure != "warn" and not metered:
         yield ("carbon", "on_meter_failure"), "is read only with budget_g or budget_kwh: give one of them, or remove it"
-
-
-def _embodied(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that embodied emissions and their source are given together."""
-    grams, source = recipe.carbon.embodied_g_per_device_hour, recipe.carbon.embodied_source
+    grams, source = carbon.embodied_g_per_device_hour, carbon.embodied_source
     if grams is not None and source is None:
         yield ("carbon", "embodied_g_per_device_hour"), "needs embodied_source: where the figure is from"
     if source is not None and grams is None:
@@ -261,8 +241,11 @@ def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
             ("generation", "prompts"),
             f"a model that is trained for {recipe.objective.trained_for.kind} does not continue text; remove it",
         )
-    evaluation = EvaluationSection.model_fields
-    if recipe.evaluation.text_metrics != evaluation["text_metrics"].default and not recipe.objective.trained_for.answers_in_text:
+    if recipe.training.trial_rates is not None and recipe.objective.scored_by == "rollout":
+        kind = recipe.objective.kind
+        yield ("training", "trial_rates"), f"{kind} trains on responses that are sampled, so rates cannot be compared by a loss: remove it"
+    text_metrics = EvaluationSection.model_fields["text_metrics"].default
+    if recipe.evaluation.text_metrics != text_metrics and not recipe.objective.trained_for.answers_in_text:
         yield ("evaluation", "text_metrics"), f"{recipe.objective.kind} has no rows with texts to generate: remove it"
     if recipe.data.pretraining is not None and not recipe.objective.reads_pretraining:
         yield ("data", "pretraining"), f"{recipe.objective.kind} reads no such text with these fields: remove it, or set ptx_weight of ppo"

@@ -23,9 +23,7 @@ def missing_files(tree: Node) -> list[Problem]:
 
 
 def _paths(recipe: dict[str, Any]) -> Iterator[tuple[Path, Any, str]]:
-    """Yield each field that names a file or folder, its value, and the words for it in a message if it is missing. The recipe may be
-    invalid.
-    """
+    """Yield each field of a recipe, valid or not, that names a file or folder, its value, and the words for it in a message."""
     sections = {name: section for name, section in recipe.items() if isinstance(section, dict)}
     data = sections.get("data", {})
     for part in ("train", "validation", "pretraining"):

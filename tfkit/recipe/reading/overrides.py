@@ -1,6 +1,4 @@
-"""Overrides: changes to a recipe, as a mapping from dotted names to values. They are applied in order, so a later one
-replaces what earlier ones set.
-"""
+"""Overrides: changes to a recipe, as a mapping from dotted names to values. A later override replaces what earlier ones set."""
 
 import json
 from collections import abc
@@ -53,9 +51,7 @@ def plain_value(value: Any) -> Any:
 
 
 def scored_overrides(columns: Overrides, overrides: Overrides, rows: int | None = None) -> dict[str, Any]:
-    """Return `overrides` with `columns`, the column of each role in the rows to evaluate or predict, and `rows`, the number of rows to draw
-    (None: all).
-    """
+    """Return `overrides` with the column of each role in the rows to score, and with the number of rows to draw (None: all)."""
     named = ({"data.validation.0.columns": dict(columns)} if columns else {}) | ({} if rows is None else {"data.rows": rows})
     return within_sections(named, overrides)
 
@@ -85,9 +81,7 @@ def followed_by(overrides: Overrides, later: Overrides) -> dict[str, Any]:
 
 
 def apply_overrides(root: Mapping, overrides: Overrides) -> list[Problem]:
-    """Apply each override to the tree in turn; return a problem for each that cannot be applied. Unknown fields are
-    applied, too: the validation rejects them later.
-    """
+    """Apply the overrides in order; return the problems of those that cannot be applied. Unknown fields are left to the validation."""
     problems: list[Problem] = []
     section = overrides.get("optimizer")
     if "optimizer.lr" in overrides or (isinstance(section, dict) and "lr" in section):
@@ -102,9 +96,7 @@ def apply_overrides(root: Mapping, overrides: Overrides) -> list[Problem]:
 
 
 def given_sections(overrides: Overrides) -> dict[str, dict[str, Any]]:
-    """Return the sections of the incomplete recipe that consists of the overrides alone. Raises RecipeError if an override cannot be
-    applied.
-    """
+    """Return the sections that the overrides alone make up. Raises RecipeError if an override cannot be applied."""
     tree = Mapping(OVERRIDES)
     if problems := apply_overrides(tree, overrides):
         raise RecipeError(problems)
@@ -190,7 +182,5 @@ def add_later_fields(recipe: Mapping) -> None:
 
 
 def split_overrides(begun: Recipe, written: Collection[str]) -> dict[str, Any]:
-    """Return the override by which a recipe with the fields `written` splits rows as the recipe of a run, `begun`, does; empty if
-    `written` has data.split_by.
-    """
+    """Return the override that splits rows as the run of the recipe `begun` did; empty if `written` has data.split_by."""
     return {} if "data.split_by" in written else {"data.split_by": begun.data.split_by}

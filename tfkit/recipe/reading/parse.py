@@ -1,8 +1,6 @@
-"""Parsing of YAML 1.2 into a tree with positions. Duplicate keys, tags and a second document are errors; size, depth and aliases are
-limited.
+"""Parsing of YAML 1.2 into a tree with positions, of limited size and depth. Duplicate keys, tags and a second document are errors.
 
-ruamel.yaml yields the events of the parser; this module interprets the events, so that `no` is a text, 1e-4 is a number, and no object of
-another type is ever constructed.
+ruamel.yaml yields the events of the parser; this module interprets them: `no` is a text, 1e-4 is a number, and no Python object is built.
 """
 
 import re
@@ -75,7 +73,8 @@ class _Composer:
         self.current = self._place(1, 1)
 
     def compose(self) -> tuple[Node | None, list[Problem]]:
-        self._refuse_long_words()
+        if long := next((word for word in _WORD.finditer(self.text) if word.end() - word.start() > MAX_WORD), None):
+            self._fail(self._place_at(long.start()), f"more than {MAX_WORD:,} characters without a space, which no recipe needs")
         root: Node | None = None
         try:
             events = iter(YAML(typ="safe", pure=True).parse(self.text))
@@ -88,7 +87,8 @@ class _Composer:
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             what = ", ".join(part for part in (error.context, error.problem) if part) or "not YAML"
-            self._fail(self._place(mark.line + 1, mark.column + 1) if mark else self.current, _in_words(what))
+            place = self._place(mark.line + 1, mark.column + 1) if mark else self.current
+            self._fail(place, "a tab; YAML indents with spaces only" if "'\\t'" in what else f"not YAML: {what}")
         except RecipeError:
             raise
         except ReaderError as error:
@@ -168,10 +168,6 @@ class _Composer:
         if any("\ud800" <= character <= "\udfff" for character in text):
             self._fail(place, "half a character (a surrogate); write the whole character, or its code as \\U and eight digits")
 
-    def _refuse_long_words(self) -> None:
-        if long := next((word for word in _WORD.finditer(self.text) if word.end() - word.start() > MAX_WORD), None):
-            self._fail(self._place_at(long.start()), f"more than {MAX_WORD:,} characters without a space, which no recipe needs")
-
     def _enter(self, place: Place) -> None:
         if len(self.path) >= MAX_DEPTH:
             self._fail(place, f"nested deeper than {MAX_DEPTH} levels, which no recipe needs")
@@ -214,9 +210,3 @@ def copy_of(node: Node) -> Node:
             return Sequence(node.place, [copy_of(item) for item in node.items])
         case Scalar():
             return node
-
-
-def _in_words(problem: str) -> str:
-    if "'\\t'" in problem:
-        return "a tab; YAML indents with spaces only"
-    return f"not YAML: {problem}"

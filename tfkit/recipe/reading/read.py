@@ -60,10 +60,9 @@ class RecipeText:
         return self.resolve(overrides).recipe
 
     def resolve(self, overrides: Overrides = NO_OVERRIDES, *, with_files: bool = False, ranks: int = 1) -> "ResolvedRecipe":
-        """Return the checked recipe with overrides, and the fields that the text and the overrides state. Raises RecipeError as `read`
-        does.
+        """Return the checked recipe with overrides, and the fields that text and overrides state. Raises RecipeError as `read` does.
 
-        `with_files`: missing files and folders are problems, too; `ranks`: the number of processes among which each step is to be divided.
+        `with_files`: missing files and folders are problems, too; `ranks`: the number of processes among which each step is divided.
         """
         recipe, tree = _read(*self._tree(), str(self.path), overrides, with_files=with_files, ranks=ranks)
         return ResolvedRecipe(recipe, self, plain(tree))
@@ -243,29 +242,21 @@ def check_tree(tree: Mapping, *, across: bool = True) -> tuple[Recipe | None, li
     `across` is true, the contradictions between fields.
     """
     data = plain(tree)
-    _fill_kinds(Recipe, data)
-    recipe, problems = _validate(data, tree)
+    for name, info in Recipe.model_fields.items():  # a section without `kind` gets the default one: `optimizer: {lr: 1e-3}` is AdamW
+        if info.discriminator and isinstance(section := data.get(name), dict) and isinstance(info.default, BaseModel):
+            section.setdefault("kind", getattr(info.default, "kind", None))
+    recipe: Recipe | None = None
+    problems: list[Problem] = []
+    try:
+        # The data are passed as JSON, because pydantic's strict validation accepts a list for a tuple only in JSON.
+        recipe = Recipe.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        problems = problems_in(error, Recipe, data, tree)
     if isinstance(model := data.get("model"), dict):
         problems += model_problems(model, _planned_vocab_size(data), tree)
     if across and recipe is not None and not problems:
         problems = cross_problems(recipe, tree)
     return recipe, problems
-
-
-def _validate(data: dict[str, Any], tree: Node) -> tuple[Recipe | None, list[Problem]]:
-    try:
-        # The data are passed as JSON, because pydantic's strict validation accepts a list for a tuple only in JSON.
-        return Recipe.model_validate_json(json.dumps(data), strict=True), []
-    except ValidationError as error:
-        return None, problems_in(error, Recipe, data, tree)
-
-
-def _fill_kinds(record: type[BaseModel], data: dict[str, Any]) -> None:
-    """Add the default `kind` to each section that may have several kinds and names none: `optimizer: {lr: 1e-3}` is AdamW."""
-    for name, info in record.model_fields.items():
-        section = data.get(name)
-        if info.discriminator and isinstance(section, dict) and isinstance(info.default, BaseModel):
-            section.setdefault("kind", getattr(info.default, "kind", None))
 
 
 def _planned_vocab_size(data: dict[str, Any]) -> int:

@@ -16,7 +16,7 @@ _RESERVED = {*Recipe.model_fields, STAGES, START, "checkpoints", "tensorboard", 
 
 
 def stage_trees(tree: Mapping) -> tuple[dict[str, Mapping], list[Problem]]:
-    """Return the tree of each stage, in order, and a problem for each stage with an invalid name or without sections."""
+    """Return the tree of each stage, in order, and the problems: other sections, and stages with invalid names or without sections."""
     problems = [
         Problem(place, (name,), f"a recipe with stages has no other sections: move {name} into the stages that need it")
         for name, place in tree.keys.items()
@@ -24,8 +24,7 @@ def stage_trees(tree: Mapping) -> tuple[dict[str, Mapping], list[Problem]]:
     ]
     place, stages = tree.keys[STAGES], tree.values[STAGES]
     if not isinstance(stages, Mapping) or not stages.values:
-        message = "needs the name of each stage, and below the name a recipe"
-        return {}, [*problems, Problem(place, (STAGES,), message)]
+        return {}, [*problems, Problem(place, (STAGES,), "needs the name of each stage, and below the name a recipe")]
     found: dict[str, Mapping] = {}
     for name, stage in stages.values.items():
         place = stages.keys[name]
@@ -86,6 +85,6 @@ def _move_start(name: str, stage: Mapping) -> list[Problem]:
     if START in model.values:
         return [Problem(place, (name, START), f"given twice, also as model.from at {model.keys[START]}; remove one")]
     model.set(START, start, place)
-    if "model" not in stage.values or stage.values["model"] is not model:
+    if stage.values.get("model") is not model:
         stage.set("model", model, place)
     return []

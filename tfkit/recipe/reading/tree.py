@@ -14,9 +14,7 @@ MAX_INTEGER = 2**63  # no field accepts an integer this large
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """A position in a file, with lines and columns from 1; for overrides, which are in no file, `file` is empty, and line and
-    column are 0.
-    """
+    """A position in a file: line and column, from 1. For overrides, which are in no file, `file` is empty and both are 0."""
 
     file: str
     line: int = 0

@@ -57,8 +57,7 @@ def one_of(value: Any, allowed: Iterable[str]) -> str:
 def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tuple[Path, ErrorDetails]]:
     """Return errors with their paths in the data.
 
-    Of a union, only the errors of members that accept the value's type are returned; if no member does, one error that names the types of
-    all members.
+    Of a union, only the errors of members that accept the value's type are returned; if no member does, one error with the types of all.
     """
     kept: list[tuple[Path, ErrorDetails]] = []
     unions: dict[Path, dict[str, list[tuple[Path, ErrorDetails]]]] = defaultdict(lambda: defaultdict(list))
@@ -73,16 +72,15 @@ def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tupl
         if shaped or len(branches) == 1:
             kept += [error for errors in shaped or branches.values() for error in errors]
         else:
-            wanted = " or ".join(_wanted(detail) for errors in branches.values() for _, detail in errors)
+            shown = [detail for errors in branches.values() for _, detail in errors]
+            wanted = " or ".join(_EXPECTED.get(one["type"]) or one["ctx"]["expected"].replace("'", "") for one in shown)
             first = next(iter(branches.values()))[0][1]
             kept.append((union, {**first, "type": "union_shape", "ctx": {"wanted": wanted}}))
     return kept
 
 
 def _locate(detail: ErrorDetails, data: Any) -> tuple[Path, Path | None, str]:
-    """Return the path of an error in the data, the path of the innermost union that contains it (None: none), and the name of the
-    union's member to which it belongs.
-    """
+    """Return the path of an error in the data, that of the innermost union around it (None: none), and the name of its member."""
     path: Path = ()
     union, branch = None, ""
     for step in detail["loc"]:
@@ -98,10 +96,6 @@ def _locate(detail: ErrorDetails, data: Any) -> tuple[Path, Path | None, str]:
 def _wrong_shape(detail: ErrorDetails, path: Path, union: Path) -> bool:
     no_word = detail["type"] == "literal_error" and not isinstance(detail["input"], str)
     return path == union and (no_word or detail["type"] in _EXPECTED)
-
-
-def _wanted(detail: ErrorDetails) -> str:
-    return _EXPECTED.get(detail["type"]) or str(detail.get("ctx", {})["expected"]).replace("'", "")
 
 
 def _explain(detail: ErrorDetails, path: Path, schema: type[BaseModel], data: Any) -> tuple[Path, str, bool]:
@@ -134,7 +128,8 @@ def _explain(detail: ErrorDetails, path: Path, schema: type[BaseModel], data: An
         case kind if kind in _EXPECTED:
             return path, f"must be {_EXPECTED[kind]}, not {_shown(value)}{_remedy(kind, value)}", False
         case kind:
-            none = "; or write null" if value == 0 and _takes_null(field_at(schema, path, data)) else ""
+            field = field_at(schema, path, data)
+            none = "; or write null" if value == 0 and field and type(None) in typing.get_args(field.annotation) else ""
             return path, (_bound(kind, context, value) or detail["msg"]) + none, False
 
 
@@ -149,15 +144,10 @@ def _unknown_at(path: Path, schema: type[BaseModel], data: Any) -> str:
 
 
 def _bound(kind: str, context: dict[str, Any], value: Any) -> str | None:
+    bounds = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
+    if name := next(iter(bounds.keys() & context.keys()), None):
+        return f"must be {bounds[name]} {_number(context[name])}, not {_shown(value)}"
     match kind:
-        case "greater_than":
-            return f"must be greater than {_number(context['gt'])}, not {_shown(value)}"
-        case "greater_than_equal":
-            return f"must be at least {_number(context['ge'])}, not {_shown(value)}"
-        case "less_than":
-            return f"must be less than {_number(context['lt'])}, not {_shown(value)}"
-        case "less_than_equal":
-            return f"must be at most {_number(context['le'])}, not {_shown(value)}"
         case "finite_number":
             return f"must be a finite number, not {_shown(value)}"
         case "too_short":
@@ -165,10 +155,6 @@ def _bound(kind: str, context: dict[str, Any], value: Any) -> str | None:
         case "too_long":
             return f"has {context['actual_length']} entries; at most {context['max_length']} fit"
     return None
-
-
-def _takes_null(field: FieldInfo | None) -> bool:
-    return field is not None and type(None) in typing.get_args(field.annotation)
 
 
 def _number(bound: float) -> str:

@@ -58,9 +58,7 @@ class ObjectiveSection(Data):
 
     @property
     def trained_for(self) -> "ObjectiveSection":
-        """The objective by which the trained model is evaluated: this one or, if its section has a field `of` (as in distillation),
-        the objective there.
-        """
+        """The objective by which the trained model is evaluated: this one, or that in the field `of` (as in distillation)."""
         return self
 
     @property
@@ -75,7 +73,7 @@ class ObjectiveSection(Data):
 
     @property
     def reads_training(self) -> bool:
-        """Whether the objective reads the rows of data.train. By default, every objective does that can train a model."""
+        """Whether the objective reads the rows of data.train. By default true, except for objectives that only evaluate."""
         return self.scored_by != "likelihood"
 
     @property
@@ -112,10 +110,9 @@ class ObjectiveSection(Data):
         return ()
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterable[Contradiction]:
-        """Return the reasons why a model and its tokenizer do not fit the objective. Stacks and the kind of head are checked in
-        reading/checks.py.
+        """Return the reasons why a model and its tokenizer do not fit the objective; reading/checks.py checks stacks and head.
 
-        `model` is described by a recipe, or finished; `values` are its config values, of a described model those that are stated.
+        `model`: one that a recipe describes, or a finished one; `values`: its config values, of which a recipe may state only some.
         """
         return ()
 

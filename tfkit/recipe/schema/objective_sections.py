@@ -29,14 +29,8 @@ _TARGET_NAMES = (
 )
 _ANSWER_NAMES = ("assistant", "bot", "solution", "reply")
 
-TEXT_METRICS = {  # the metrics of generated texts, each with the entry of evaluation.text_metrics that selects it
-    "exact_match": "exact_match",
-    "bleu": "bleu",
-    "chrf": "chrf",
-    "rouge1": "rouge",
-    "rouge2": "rouge",
-    "rougeL": "rouge",
-}
+# The metrics of generated texts, each with the entry of evaluation.text_metrics that selects it.
+TEXT_METRICS = {"exact_match": "exact_match", "bleu": "bleu", "chrf": "chrf", "rouge1": "rouge", "rouge2": "rouge", "rougeL": "rouge"}
 
 # Metrics whose lower values are better, and metrics whose higher values are better.
 LOWER = frozenset({"loss", "perplexity", "bits_per_byte", "rmse", "nll", "mlm_loss", "next_sentence_loss", "choices", "lm", "calibration"})
@@ -60,9 +54,7 @@ def metrics_of_texts(section: ObjectiveSection) -> Mapping[str, str]:
 
 
 def metrics_of(objective: ObjectiveSection) -> list[str]:
-    """Return the metrics that can choose an objective's best checkpoint. Metrics of generated texts cannot,
-    because only `tfkit evaluate` generates texts.
-    """
+    """Return the metrics that can choose the best checkpoint: all but those of texts, which only `tfkit evaluate` generates."""
     section = objective.trained_for
     return [name for name in section.training_metrics if name in LOWER | HIGHER and name not in metrics_of_texts(section)]
 
@@ -267,9 +259,7 @@ class DistillationSection(ObjectiveSection):
         return self.of
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
-        """Check that something is learned from the teacher, that the student has its teacher's tokenizer, and that all settings have an
-        effect.
-        """
+        """Check that something is learned from the teacher, that its tokenizer is used, and that each setting has an effect."""
         default = DistillationSection.model_fields
         if recipe.tokenizer.path is None and recipe.model.start is None:
             yield ("tokenizer",), "a student needs its teacher's tokenizer: set tokenizer.path to the value of objective.teacher"

@@ -42,10 +42,7 @@ class QuestionAnsweringSection(ObjectiveSection):
     reads_text: ClassVar[bool] = False
     has_baselines: ClassVar[bool] = True
     needed_alone: ClassVar[frozenset[str]] = frozenset({"unanswerable", "doc_stride", "max_answer_tokens"})
-    metrics: ClassVar[tuple[str, ...]] = (
-        *("loss", "exact_match", "f1"),
-        *("has_answer_exact_match", "has_answer_f1", "no_answer_exact_match"),
-    )
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "exact_match", "f1", "has_answer_exact_match", "has_answer_f1", "no_answer_exact_match")
 
     @property
     def training_metrics(self) -> tuple[str, ...]:

@@ -1,27 +1,13 @@
 """The roles of the parts of a row, and the column names that are recognised for each role."""
 
 import re
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
-Form = Literal[
-    "text",
-    "label",
-    "texts",
-    "choices",
-    "labels",
-    "messages",
-    "references",
-    "literals",
-    "label_set",
-    "answers",
-    "turns",
-    "completions",
-    "numbers",
-    "votes",
-    "tools",
-]
-LABELS: tuple[Form, ...] = ("label", "labels", "label_set", "answers", "numbers", "votes")  # never part of the model's input
-REFERENCES: tuple[Form, ...] = ("references", "literals")  # texts that the model learns to generate, or with which its texts are compared
+_LabelForm = Literal["label", "labels", "label_set", "answers", "numbers", "votes"]  # never part of the model's input
+_ReferenceForm = Literal["references", "literals"]  # texts that the model learns to generate, or with which its texts are compared
+Form = Literal["text", "texts", "choices", "messages", "turns", "completions", "tools", _LabelForm, _ReferenceForm]
+LABELS: tuple[Form, ...] = get_args(_LabelForm)
+REFERENCES: tuple[Form, ...] = get_args(_ReferenceForm)
 
 
 def normalized(name: str) -> str:

@@ -66,10 +66,7 @@ class RolloutSection(ObjectiveSection):
         description="End the run (exit code 6) if the kl of an iteration's responses, in nats per response, exceeds this; null: never.",
     )
 
-    roles: ClassVar[tuple[Role, ...]] = (
-        Role("prompt", "turns", _PROMPTS),
-        Role("answer", "literals", _ANSWERS, required=False),
-    )
+    roles: ClassVar[tuple[Role, ...]] = (Role("prompt", "turns", _PROMPTS), Role("answer", "literals", _ANSWERS, required=False))
     reads_text: ClassVar[bool] = False
     scored_by: ClassVar[ScoredBy] = "rollout"
     best_by: ClassVar[str] = "reward"
@@ -194,7 +191,7 @@ class PPOSection(RolloutSection):
         return _EvaluatedPPO.model_validate(self.model_dump())
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
-        """Check what all rollouts must fulfil, that the value model has a model to start from, and that each setting has an effect."""
+        """Check, besides what RolloutSection checks, that the value model can start from a model, and that each setting has an effect."""
         yield from super().problems(recipe, model)
         if self.value is None and self.reward is None:
             yield ("objective", "value"), "there is no reward model from which the value model could start: name one"

@@ -13,16 +13,7 @@ from tfkit.recipe.schema import (  # noqa: F401  # importing these modules regis
     question_answering_section,
     rollout_sections,
 )
-from tfkit.recipe.schema.bounds import (
-    BatchSize,
-    Count,
-    CountOrZero,
-    Epochs,
-    LearningRate,
-    Positive,
-    Rank,
-    Tokens,
-)
+from tfkit.recipe.schema.bounds import BatchSize, Count, CountOrZero, Epochs, LearningRate, Positive, Rank, Tokens
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.data_sections import DataSection, TokenizerSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection, any_declared
@@ -203,9 +194,7 @@ class Recipe(Data):
     carbon: CarbonSection = CarbonSection()
 
     def with_fields(self, fields: Mapping[str, Any]) -> "Recipe":
-        """Return the recipe with other values of `fields`, by dotted name; a length in steps, epochs or tokens replaces any other
-        length.
-        """
+        """Return the recipe with other values of `fields`, by dotted name; a length replaces a length in other units."""
         sections: dict[str, Any] = {}
         for field, value in fields.items():
             section, name = field.split(".")

@@ -84,10 +84,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
 
 
 def variant_of(kind: str, variant: str | None) -> str | None:
-    """Return the variant of a kind: the requested one, or the kind's first if `variant` is None; None for a kind without variants.
-
-    Raises ValueError if the kind has no such variant.
-    """
+    """Return `variant` or, if it is None, the kind's first variant, if it has any. Raises ValueError for an unknown variant."""
     known = VOCABULARIES[kind]
     if variant is None:
         return next(iter(known))
