@@ -122,8 +122,7 @@ def finetune(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> TrainingResult:
-    """Fine-tune the checkpoint `start` on `data` (defaults: the recipe's). Without a recipe, the task is inferred from the data and the
-    model.
+    """Fine-tune the checkpoint `start` on `data` (defaults: the recipe's). Without a recipe, the task is inferred from data and model.
 
     `columns`: the column of `data` for each role, {"text": "question", "label": "topic"}; columns of other roles are recognised. In a
     recipe with stages, `start`, `data` and `columns` belong to the first stage. For the other arguments see `pretrain`.
@@ -252,8 +251,7 @@ def evaluate(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> EvaluationResult:
-    """Score the checkpoint `start` on `data`; by default on data.validation of the recipe or, without a recipe, of the checkpoint's own
-    run.
+    """Score the checkpoint `start` on `data`; by default on data.validation of the recipe, or of the checkpoint's run without a recipe.
 
     `columns`: the column of `data` for each role, {"text": "question"}; the columns of other roles are those of the training, or
     recognised. `predictions`: return the prediction for each row, too. `allow_code`: run the code that the recipe names, even if it was not
@@ -319,8 +317,7 @@ def predict(
 
     Rows need no label, and are read a few batches ahead. `all_labels`: also yield the `probabilities` of all labels. `precision`: auto,
     float32, bf16 or int8. `columns`: the column of each role, {"text": "body"}. Raises DataError for a row that cannot be read; with the
-    override {"data.on_bad_row": "skip"}, such a row is yielded with an `error` in place of a prediction. Raises Stopped if `should_stop`
-    returns True.
+    override {"data.on_bad_row": "skip"}, it is yielded with an `error` in place of a prediction. Raises Stopped if `should_stop()` is True.
     """
     from tfkit.engine.inference.predicting import open_predictor
 
@@ -341,9 +338,8 @@ def load(
     """Load a checkpoint, a run folder (its best checkpoint, else its newest), a Hugging Face model folder, or hub:org/name@revision.
 
     An adapter of tfkit or peft is loaded as its base model with the updates added. `precision`: float32, bf16, int8 (such a model can
-    answer, but can be neither trained nor saved), or auto; it is ignored if `dtype` is given. `verify`: compare the files with the
-    manifests (lists of hashes) of their folders, if there are any. `options`: further arguments of tfkit.hub.load. Raises
-    ModelError if there is no valid model.
+    answer, but can be neither trained nor saved), or auto; it is ignored if `dtype` is given. `verify`: compare the files with the hashes
+    in manifest.json, if there is one. `options`: further arguments of tfkit.hub.load. Raises ModelError if there is no valid model.
 
     Example::
 
@@ -357,7 +353,6 @@ def load(
         loaded.embed(["a text", "another"])  # (2, dim)
         loaded.save("folder")  # the model folder that training writes
     """
-
     from tfkit import adapters
     from tfkit.engine.inference.loaded_model import LoadedModel
     from tfkit.generation.answer_precision import open_in_precision
@@ -368,11 +363,8 @@ def load(
     def in_type(wanted: "torch.dtype") -> "Loaded":
         return adapters.load(folder, device=place, dtype=wanted, verify=verify, **options)
 
-    if dtype is None:
-        loaded = open_in_precision(in_type, precision, place, bool, has_bf16=has_bf16(place)).loaded
-    else:
-        loaded = in_type(dtype)
-    return LoadedModel(**{field.name: getattr(loaded, field.name) for field in fields(loaded)})
+    opened = open_in_precision(in_type, precision, place, bool, has_bf16=has_bf16(place)).loaded if dtype is None else in_type(dtype)
+    return LoadedModel(**{field.name: getattr(opened, field.name) for field in fields(opened)})
 
 
 def average(
@@ -414,7 +406,6 @@ def _request(
     tokens: int | None = None,
     minutes: float | None = None,
 ) -> TrainingRequest:
-
     source = recipe_text(recipe) if recipe is not None else None
     changes = with_length(plain_overrides(overrides), source, tokens, minutes)
     return training_request(kind, source, changes, path_text("start", start), path_text("data", data), plain_columns(columns), minutes)
@@ -466,9 +457,7 @@ def _sweep(train: Train, options: "RunOptions", ranks: int, should_stop: ShouldS
 def _session_of(
     command: str, opened: "OpenedCheckpoint", run: str | Path | None, device: str | None, threads: int | None, listener: Listener | None
 ) -> OpenSession:
-    """Return a function that opens the session of the call, which measures its energy. Raises UsageError if the folder `run` is among the
-    inputs.
-    """
+    """Return a function that opens the session of a call, with its meter. Raises UsageError if the folder `run` is among the inputs."""
     from tfkit.engine.inference.session import open_session
 
     require_count("threads", threads)
@@ -480,18 +469,14 @@ def _session_of(
 
 
 def _predictions(predictor: "RowAnswers", rows: Any, open_session: OpenSession, should_stop: ShouldStop) -> Iterator[dict[str, Any]]:
-    """Yield the answered rows. The model is loaded before the first row; between windows of rows, the process has the caller's
-    state, such as seeds and threads.
-    """
+    """Yield the answered rows. Between windows of rows, the process has the caller's state, such as seeds and threads."""
     import torch
 
     with ExitStack() as stack:
         with isolated(), interrupts(should_stop) as stop, stop.at_once():
             session = stack.enter_context(open_session(stop))
             predictor.load(session)
-        for window in predictor.unanswered(
-            predictor.given_rows(rows)
-        ):  # in the caller's state: the caller's iterator may draw random numbers
+        for window in predictor.unanswered(predictor.given_rows(rows)):  # in the caller's state: its iterator may draw random numbers
             answered = f"{predictor.counts.rows:,} rows were answered"
             with isolated(), interrupts(should_stop) as stop, stop.at_once(answered):
                 torch.set_num_threads(session.threads or torch.get_num_threads())

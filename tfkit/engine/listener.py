@@ -17,9 +17,7 @@ class ProgressBar(Protocol):
 
 
 class Live(Protocol):
-    """The display of a training's steps. `terminal`: an update replaces the line, so that every step can be shown; else each
-    update adds a line.
-    """
+    """The display of a training's steps. `terminal`: an update replaces the line, so that every step can be shown, and adds none."""
 
     terminal: bool
 
@@ -63,14 +61,11 @@ class Silent:
         """Show nothing."""
 
     @contextmanager
-    def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[Self]:
+    def progress(self, *_: object, **__: object) -> Iterator[Self]:
         """Show nothing."""
         yield self
 
-    @contextmanager
-    def live(self) -> Iterator[Self]:
-        """Show nothing."""
-        yield self
+    live = progress
 
 
 class StopRequest(Protocol):

@@ -77,8 +77,7 @@ class TrainingResult(_Result, Measurement):
     def history(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl, one for each line: steps, evaluations, samples. pandas.DataFrame accepts this list.
 
-        For a recipe with stages, these are the records of the last stage that was run. Raises DataError if the run folder was moved or
-        deleted.
+        For a recipe with stages, these are the records of the last stage that was run. Raises DataError if the run folder is missing.
         """
         if self.stages:
             return [*self.stages.values()][-1].history

@@ -43,12 +43,7 @@ class ProcessGroup(Peers):
 
     @classmethod
     def join(
-        cls,
-        ranks: Ranks,
-        *,
-        watch: Callable[[], None] | None = None,
-        say: Callable[[str], None] | None = None,
-        given: str = "",
+        cls, ranks: Ranks, *, watch: Callable[[], None] | None = None, say: Callable[[str], None] | None = None, given: str = ""
     ) -> Self:
         """Connect to the other ranks. `watch` is called while this rank waits for them, and `say` once, with the ranks that are late.
 
@@ -162,9 +157,7 @@ class ProcessGroup(Peers):
 
     @contextmanager
     def to_the_end(self, ordinary: tuple[type[Exception], ...], last: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """Enclose the steps. At their end, or after an `ordinary` exception, which all ranks raise, the ranks wait for each other, call
-        `last`, and wait again.
-        """
+        """Enclose the steps. After them, or after an `ordinary` exception of all ranks, the ranks meet, call `last`, and meet again."""
         try:
             # FSDP's own collectives, within a forward or backward pass, raise errors of the backends.
             with lost(self.ranks, "lost another rank within a step", only_of_backends=True):
@@ -219,7 +212,7 @@ def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def lost(ranks: Ranks, what: str, *, only_of_backends: bool = False) -> Iterator[None]:
-    """Convert connection errors in the block to PeerLostError. `what`: the words after "rank n" in the message: what it could not do.
+    """Convert connection errors in the block to PeerLostError. `what`: the predicate of "rank n" in the message: "lost another rank".
 
     `only_of_backends`: convert only errors of gloo and NCCL.
     """

@@ -31,9 +31,7 @@ from tfkit.parallel.collectives import ProcessGroup, lost
 from tfkit.parallel.rank_map import Item, PeerDoneError, Result
 from tfkit.parallel.ranks import Ranks
 
-_KINDS = {
-    kind.exit_code: kind for kind in (UsageError, DataError, ModelError, MachineError, UnhealthyError, QualityGateError, PeerLostError)
-}
+_KINDS = {one.exit_code: one for one in (UsageError, DataError, ModelError, MachineError, UnhealthyError, QualityGateError, PeerLostError)}
 
 
 class CommonWork:
@@ -51,8 +49,8 @@ class CommonWork:
         while refused is None:
             part: list[Item] = []
             try:
-                part.extend(item for item in islice(iterator, self._ranks.size))
-            except TfkitError as error:  # all ranks iterate over the same items: first compute those before the error
+                part.extend(islice(iterator, self._ranks.size))
+            except TfkitError as error:  # all ranks get this error from the same items: first compute the items before the error
                 refused = error
             if part:
                 with self.sharing_errors():
@@ -114,13 +112,12 @@ class CommonWork:
         """Return the documents of all ranks. A thread exchanges them, so that a signal is handled only after the exchange."""
         gathering = self._thread.submit(_gather, json.dumps(document).encode(), self._ranks)
         try:
-            found = gathering.result()
+            return gathering.result()
         except PeerLostError:
             self._is_over = True
             raise
         finally:
             wait([gathering])
-        return found
 
 
 def _gather(document: bytes, ranks: Ranks) -> list[dict[str, Any]]:

@@ -4,8 +4,10 @@ A process that ends closes its connections, which every other rank notices immed
 power or network, closes no connection: only its missing heartbeat, a counter in the store (collectives.py), shows that it is lost.
 """
 
+import contextlib
 import threading
 import time
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from tfkit.parallel.ranks import Ranks
@@ -14,11 +16,11 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 BEAT_SECONDS = 10.0  # between two beats
-SILENT_SECONDS = 600.0  # without a beat, after which rank 0 counts as lost: a slow disk, or a call that blocks all threads, may delay beats
+SILENT_SECONDS = 600.0  # rank 0 is lost after this time without a beat: a slow disk, or a call that blocks all threads, may delay beats
 _LOOK_SECONDS = 1.0  # between two readings of the heartbeat
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.2  # between two queries of a key; PyTorch's own wait would warn at each time-out
 _ANSWER_SECONDS = 0.2  # between two checks of the thread that queries the store
-_ROLL_CALL_SECONDS, _CALL_AGAIN_SECONDS = 10.0, 0.1  # for all ranks to report that they wait; between two looks at the reports
+_ROLL_CALL_SECONDS, _CALL_AGAIN_SECONDS = 10.0, 0.1  # time in which ranks report that they wait; the pause between two looks
 _KEY = "heartbeat"  # the name of the counter in the store
 
 
@@ -45,13 +47,11 @@ class Heartbeat:
 def await_key(store: "Store", key: str) -> bytes:
     """Wait until a key is in the store, and return its value. Raises RuntimeError if the store is gone, or if rank 0's heartbeat stops."""
     query = _KeyQuery(store, key)
-    while not query.ended.wait(_ANSWER_SECONDS):
+    while True:
+        with contextlib.suppress(TimeoutError):
+            return query.value.result(_ANSWER_SECONDS)
         if time.monotonic() - query.heard > SILENT_SECONDS:
             raise RuntimeError(f"rank 0 gave no sign of life for {SILENT_SECONDS:g} s")
-    if query.error is not None:
-        raise query.error
-    assert query.value is not None
-    return query.value
 
 
 class _KeyQuery:
@@ -60,9 +60,7 @@ class _KeyQuery:
     def __init__(self, store: "Store", key: str):
         self._store, self._key = store, key
         self.heard = time.monotonic()  # the time of the last new heartbeat
-        self.value: bytes | None = None
-        self.error: RuntimeError | None = None
-        self.ended = threading.Event()
+        self.value: Future[bytes] = Future()
         threading.Thread(target=self._ask, name="announcement", daemon=True).start()
 
     def _ask(self) -> None:
@@ -75,17 +73,15 @@ class _KeyQuery:
                         count, self.heard = now, time.monotonic()
                 time.sleep(pause)
                 pause = min(_LONGEST_PAUSE, 1.5 * pause)
-            self.value = self._store.get(self._key)
+            self.value.set_result(self._store.get(self._key))
         except RuntimeError as error:
-            self.error = error
-        self.ended.set()
+            self.value.set_exception(error)
 
 
 def silent_ranks(store: "Store", ranks: Ranks) -> str:
     """Return the names of the ranks that do not report in the store that they are waiting, as this rank does.
 
-    If all ranks report it, return "the network"; if the store does not answer, "rank 0", which serves the store. A thread queries the
-    store, since a query may never return.
+    If all ranks report it, return "the network". A thread queries the store; if that never answers, return "rank 0", which serves it.
     """
     silent = [0]
 

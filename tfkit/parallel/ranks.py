@@ -49,12 +49,12 @@ class Ranks:
         return shard > 1 and not self.is_alone
 
     def copies_on_machine(self, shard: int) -> float:
-        """Return the number of copies of weights, gradients and optimizer state that the ranks of this machine hold together."""
+        """Return how many copies of weights, gradients and optimizer state the ranks of this machine hold together; it may be below 1."""
         return self.local_size / (shard if self.size > 1 else 1)
 
     @property
     def meters_its_node(self) -> bool:
-        """Whether this process measures its machine for rank 0. The first rank of a machine does, except on rank 0's own machine."""
+        """Whether this process measures the energy of its machine, as the first rank of a machine that is not rank 0's."""
         return self.node > 0 and self.local_rank == 0
 
 
@@ -64,8 +64,7 @@ ONE_PROCESS = Ranks()
 def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
     """Return this process's rank from torchrun's variables or, without them, from those of a Slurm step (srun); else a single process.
 
-    Raises UsageError if the variables are incomplete or contradict each other, since with a wrong rank the processes would wait for others
-    that do not exist.
+    Raises UsageError for incomplete or contradictory variables: with a wrong rank, the processes would wait for ranks that do not exist.
     """
     if any(name in environment for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")):  # MASTER_ADDR alone is set by many clusters
         return _of_torchrun(environment)
@@ -76,11 +75,8 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
 
 def _of_torchrun(environment: Mapping[str, str]) -> Ranks:
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE") if environment.get("WORLD_SIZE") == "1" else _TORCHRUN
-    _require(
-        names,
-        environment,
-        f"torchrun sets them all. Start the processes with it or with {argument('ranks')}, or unset them for one process",
-    )
+    remedy = f"torchrun sets them all. Start the processes with it or with {argument('ranks')}, or unset them for one process"
+    _require(names, environment, remedy)
     rank, local_rank, size = (_number(name, environment) for name in names[:3])
     local_size = _number("LOCAL_WORLD_SIZE", environment) if "LOCAL_WORLD_SIZE" in environment else size
     node = _number("GROUP_RANK", environment) if "GROUP_RANK" in environment else rank // max(1, local_size)
@@ -159,9 +155,7 @@ class RankOutOfMemoryError(MemoryError):
 
 
 class Peers:
-    """The ranks of a training. All of them call these methods in the same order. This class is for a single process, which waits for
-    nobody; `ProcessGroup` is for several.
-    """
+    """The ranks of a training, all of which call these methods in the same order. This class is a single rank, `ProcessGroup` several."""
 
     ranks = ONE_PROCESS
 

@@ -18,9 +18,8 @@ from tfkit.parallel.ranks import Ranks
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-STEP_SECONDS = 1800.0  # the longest wait for ranks to connect, and for a slower rank before a step has been timed
+STEP_SECONDS = 1800.0  # the longest wait for ranks to connect, and for a slower rank until the first step is timed
 _CONNECT_SECONDS, _AGAIN_SECONDS = 10.0, 0.1  # the longest try to connect; the pause before the next one
-_THIS_MACHINE = "127.0.0.1"
 _LATE_SECONDS = 30.0  # after which missing ranks are reported: processes that start together import their modules first
 
 
@@ -46,7 +45,7 @@ def _connect(ranks: Ranks, serves: bool) -> "Store":
 
     Rank 0 connects to itself by an IP address, since a machine may not resolve its own name. Raises MachineError if rank 0 cannot listen.
     """
-    address, timeout = _THIS_MACHINE if serves else ranks.address, timedelta(seconds=STEP_SECONDS)
+    address, timeout = "127.0.0.1" if serves else ranks.address, timedelta(seconds=STEP_SECONDS)
     store: Future[Store] = Future()
 
     def connect() -> None:

@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 REPLICAS, SHARDS = "replicas", "shards"  # names of the mesh dimensions
 CAN_REPEAT = hasattr(FSDPModule, "reset_iter_state")  # a forward or backward pass that failed can be repeated: PyTorch 2.13 and later
-_PIECE = 1 << 20  # the most elements of which a float64 copy exists at the same time
+_PIECE = 1 << 20  # the most elements of a tensor that are converted to float64 at the same time
 
 
 def open_mesh(device: torch.device, ranks: int, shards: int) -> DeviceMesh:
@@ -105,11 +105,12 @@ class Sharding:
                 module.set_custom_reduce_scatter(AgreedCollective(dist.reduce_scatter_single, agreement.go_on))  # type: ignore[arg-type]
         self.parameters = dict(model.named_parameters())
         self.is_frozen = not any(parameter.requires_grad for parameter in self.parameters.values())
-        root.empty_pass = _no_loss  # type: ignore[assignment]
+        # A loss that depends on no parameter, but whose backward pass makes FSDP reduce gradients and end its step.
+        root.empty_pass = lambda: torch.zeros((), requires_grad=True)  # type: ignore[assignment]
         register_fsdp_forward_method(root, "empty_pass")
         self._empty_pass: Callable[[], Tensor] = root.empty_pass  # type: ignore[assignment]
         with self._fitting():
-            self._empty_pass()  # makes `root` FSDP's root: the first module that is called becomes it
+            self._empty_pass()  # makes `root` FSDP's root, which is the first module that is called
         self._reshard_all()
 
     def begin_micro_batch(self, *, is_last: bool) -> None:
@@ -172,11 +173,9 @@ class Sharding:
 
     def as_dtensor(self, name: str, shard: Tensor) -> DTensor:
         """Return the DTensor, in the shape of a parameter, of which `shard` is this rank's part. Nothing is communicated."""
-        like = self.parameters[name]
+        like, local = self.parameters[name], shard.detach()
         assert isinstance(like, DTensor)
-        return DTensor.from_local(
-            shard.detach(), like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
-        )
+        return DTensor.from_local(local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())
 
     def gather(self, name: str, shard: Tensor) -> Tensor:
         """Return the whole tensor, in the shape of a parameter, of which `shard` is this rank's part. All ranks of the replica call it."""
@@ -186,7 +185,7 @@ class Sharding:
     def at_inference(self) -> Iterator[None]:
         """A context for forward passes without gradients, of the model or of its modules, which all ranks run together.
 
-        At its end the gathered weights are freed; otherwise the next forward would use them even if the shards have changed.
+        When it ends, the gathered weights are freed; otherwise the next forward would use them even if the shards have changed.
         """
         self._reshard_all()
         try:
@@ -217,11 +216,6 @@ class Sharding:
     def _reshard_all(self) -> None:
         for module in self._modules:
             module.reshard()
-
-
-def _no_loss() -> Tensor:
-    """Return a loss that depends on no parameter, but whose backward pass makes FSDP reduce gradients and end its step."""
-    return torch.zeros((), requires_grad=True)
 
 
 def _local(tensor: Tensor) -> Tensor:

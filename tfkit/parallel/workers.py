@@ -52,7 +52,9 @@ class Workers:
     def start(cls, command: Sequence[str], size: int, environment: Mapping[str, str] = os.environ, *, first: int = 0) -> "Workers":
         """Start the ranks `first` to `size` - 1 with the same command."""
         reading, writing = os.pipe()
-        found = cls(size, _free_port(), writing)
+        with socket.socket() as listener:  # finds a port at which nothing listens now
+            listener.bind(("127.0.0.1", 0))
+            found = cls(size, listener.getsockname()[1], writing)
         try:
             for rank in range(first, size):
                 if rank:
@@ -77,8 +79,11 @@ class Workers:
 
         After a failure, ranks that do not end by themselves are killed.
         """
-        while not self._all_ended():
+        self._look()
+        while len(self.ended) < len(self.processes):
+            self._end_the_others()
             time.sleep(_POLL_SECONDS)
+            self._look()
         return self.exit_code
 
     def lost(self, seconds: float = 0.0) -> str | None:
@@ -116,9 +121,7 @@ class Workers:
 
     @property
     def culprit(self) -> int | None:
-        """The rank whose failure was the cause of the others'; rank 0 if several failed for the same reason, since it has shown the error.
-        None if no rank failed.
-        """
+        """The rank whose failure caused those of the others, or rank 0 if it has an error of its own; None if no rank failed."""
         failed = [rank for rank, code in self.ended.items() if code and rank not in self._killed]
         own = [rank for rank in failed if 0 < self.ended[rank] < 128 and self.ended[rank] != _LOST]
         killed = [rank for rank in failed if self.ended[rank] < 0]
@@ -147,12 +150,6 @@ class Workers:
         for rank, process in self.processes.items():
             if rank not in self.ended and (code := process.poll()) is not None:
                 self.ended[rank] = code
-
-    def _all_ended(self) -> bool:
-        self._look()
-        if len(self.ended) < len(self.processes):
-            self._end_the_others()
-        return len(self.ended) == len(self.processes)
 
     def _end_the_others(self) -> None:
         if (first := self.ended.get(0)) is not None:
@@ -188,7 +185,7 @@ class Workers:
 
 
 def _started(command: Sequence[str], environment: Mapping[str, str], pipe: int, output: int | None) -> "subprocess.Popen[bytes]":
-    """Start the process of a rank, which inherits two descriptors: the reading end of `pipe`, and `output`; None: this process's output."""
+    """Start a rank's process, which inherits the descriptors `pipe`, a reading end, and `output`; None: the output of this process."""
     return subprocess.Popen(
         command,
         env=environment,
@@ -198,14 +195,6 @@ def _started(command: Sequence[str], environment: Mapping[str, str], pipe: int, 
         pass_fds=[pipe] if output is None else [pipe, output],
         start_new_session=True,  # so that Ctrl-C reaches it only once: forwarded by this process
     )
-
-
-def _free_port() -> int:
-    """Return a port on which nothing listens now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def on_loopback(environment: MutableMapping[str, str]) -> MutableMapping[str, str]:

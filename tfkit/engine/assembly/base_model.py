@@ -196,18 +196,12 @@ def start_model(
     cut = own.position.kind == config.position.kind == "learned" and config.context_length < own.context_length
     later = ("head", "vocab_size", *(["context_length"] if cut else []))  # a head is passed apart; the other tables are resized
     changes = {name: value for name, value in recipe.model.changes.items() if name not in later}
-    loaded = load(
-        start.described.folder,
-        head=head,
-        other_labels=has_others,
-        changes=changes,
-        seed=recipe.training.seed,
-        defer_blocks=defer_blocks,
-    )
+    seed, folder = recipe.training.seed, start.described.folder
+    loaded = load(folder, head=head, other_labels=has_others, changes=changes, seed=seed, defer_blocks=defer_blocks)
     model = with_fewer_positions(loaded.model, config.context_length) if cut else loaded.model
     if (added := config.vocab_size - loaded.config.vocab_size) <= 0:
         return model, loaded.new_parameters
-    grown = with_more_entries(model, config.vocab_size, recipe.training.seed)
+    grown = with_more_entries(model, config.vocab_size, seed)
     return grown, (*loaded.new_parameters, f"the last {f'{added} entries' if added > 1 else 'entry'} of the vocabulary")
 
 

@@ -49,7 +49,7 @@ class Components:
     progress: Progress = field(default_factory=Progress)
 
     def continued_from(self, checkpoint: Path) -> "Components":
-        """Return the components with the state of a checkpoint, for the step after it. Raises ModelError if the checkpoint does not fit."""
+        """Return the components with the state of a checkpoint, for the next step. Raises ModelError if the checkpoint does not fit."""
         return replace(self, progress=restore(self.stepper, self.loader, checkpoint))
 
 
@@ -100,9 +100,8 @@ def assemble(
 ) -> Components:
     """Return the components for step 1. The model moves to the device; its parameters become the working weights, in the run's precision.
 
-    The sampling of responses ends once `should_stop()` is True. `peers`: the ranks that take each step together; the weights are sharded
-    over them if the recipe says so. Raises ModelError for token ids beyond the vocabulary, and if the weights to be sharded differ between
-    ranks.
+    The sampling of responses ends once `should_stop()` is True. `peers`: the ranks that take each step together; the recipe says whether
+    they share the weights. Raises ModelError for token ids beyond the vocabulary, and for weights to be sharded that differ between ranks.
     """
     _check(recipe, data, model)
     training, objective = recipe.training, data.objective
@@ -140,11 +139,8 @@ def _check(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
 
     Raises ModelError, DataError and UsageError.
     """
-    for stored in (
-        *(stored for stored, _ in data.train),
-        *(held_out.stored for held_out in data.validation),
-        *(stream for stream, _ in data.pretraining),
-    ):
+    held_out = [one.stored for one in data.validation]
+    for stored in (*(rows for rows, _ in data.train), *held_out, *(stream for stream, _ in data.pretraining)):
         check_ids(stored.name, stored.max_id, model.config.vocab_size)
     if data.validation:
         check_validation(recipe, data)
@@ -168,15 +164,9 @@ def assemble_stepper(
     unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing
+    loss_module = LossModule(model, objective)
     stepper = Stepper(
-        LossModule(model, objective),
-        weights,
-        optimizer,
-        device=device,
-        seed=training.seed,
-        unfreezing=unfreezing,
-        companions=companions,
-        peers=peers,
+        loss_module, weights, optimizer, device=device, seed=training.seed, unfreezing=unfreezing, companions=companions, peers=peers
     )
     return stepper, reference
 

@@ -23,8 +23,7 @@ class MixedLoader:
     """A loader whose steps have the micro-batches of the loader `main`, then micro-batches of text: `ratio` rows of text for each row of
     the full batch size, also while a batch ramp still has smaller batches.
 
-    The text is read in an order of its own. Its micro-batches have about as many tokens as the largest ones of `main`, so that they need
-    about as much memory.
+    The text is read in an order of its own, in micro-batches of about as many tokens, and thus bytes, as the largest ones of `main`.
     """
 
     def __init__(self, main: StepLoader[Batch], text: Rows, collate: Callable[[Any], Batch], ratio: int):

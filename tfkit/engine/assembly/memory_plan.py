@@ -63,7 +63,7 @@ def run_memory(
 ) -> RunMemory:
     """Return the memory of a run on one of the `shards` ranks over which its models are sharded: on rank 0, whose shards are largest.
 
-    `model`: may be on the meta device; frozen parameters have requires_grad=False. `sums_gradients`: as the function of that name returns.
+    `model`: may be on the meta device; frozen parameters have requires_grad=False. `sums_gradients`: a step adds up several gradients.
     """
     parameters = dict(model.named_parameters())
     layout = {"shards": shards, "reshard": recipe.parallel.reshard is not False, "sums_gradients": sums_gradients}
@@ -89,7 +89,7 @@ def _companion_bytes(
     if companion.trained:
         return model_bytes(parameters, dtype, recipe.optimizer, shards=shards, sums_gradients=sums_gradients)
     frozen = model_bytes(parameters, dtype, None, whole=False, shards=shards)
-    # With sampled responses, it is a reward model, which reads them between steps, so its weights are not gathered within a step.
+    # If responses are sampled, a frozen companion is a reward model, which is read between steps only, so its weights are not gathered.
     return frozen if objective.rollouts is None else replace(frozen, gathered=0)
 
 

@@ -31,8 +31,7 @@ _MULTILINGUAL = {"encoder": "hub:distilbert/distilbert-base-multilingual-cased",
 def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: Tokenizer) -> None:
     """Raise DataError if a text in the first rows of a source begins with the special token that the tokenizer puts before every text.
 
-    Called for tokenizers with `reads_openings_twice`, which would encode the token twice: a model would be trained on two such tokens, and
-    get one when it generates.
+    Called for tokenizers with `reads_openings_twice`, which encode both tokens: a model would be trained on two, and generate after one.
     """
     opening = tokenizer.prefix[-1]
     for source in sources:
@@ -83,17 +82,14 @@ def misfit(source: Source, tokenizer: Tokenizer, stack: str) -> str | None:
 
 def check_lost(stored: Sequence[Stored], limit: float) -> None:
     """Raise DataError if more than the fraction `limit` of a source's rows was skipped, or more than that fraction was truncated."""
+    allowed = f": more than data.max_lost, {limit:.4g}, allows"
     for one in stored:
         skipped = sum(kind.rows for kind in one.skipped.values())
         if skipped > limit * (len(one) + skipped):
             bad = describe_skipped(one.name, one.skipped)
-            raise DataError(f"{bad}; of {len(one) + skipped:,} rows{_over(limit)}; repair them, or raise the limit")
+            raise DataError(f"{bad}; of {len(one) + skipped:,} rows{allowed}; repair them, or raise the limit")
         if isinstance(one, ExampleSet) and one.truncated > limit * len(one):
-            raise DataError(f"{one.describe()}{_over(limit)}; {LONGER_ROWS}, shorten the rows, or raise the limit")
-
-
-def _over(limit: float) -> str:
-    return f": more than data.max_lost, {limit:.4g}, allows"
+            raise DataError(f"{one.describe()}{allowed}; {LONGER_ROWS}, shorten the rows, or raise the limit")
 
 
 def with_lost(

@@ -30,7 +30,7 @@ class RankInput:
 
 
 def inputs_on_rank(recipe: Recipe, data: TrainingData, checkpoint: Path | None) -> Iterator[RankInput]:
-    """Yield the inputs of a training. An input comes before those that are computed from it, since it is the cause if they differ.
+    """Yield the inputs of a training. An input precedes those that are computed from it, so the first that differs is the cause.
 
     `checkpoint`: the checkpoint from which the run continues; None for a new run. Raises ModelError if the checkpoint is incomplete.
     """
@@ -56,9 +56,8 @@ def inputs_on_rank(recipe: Recipe, data: TrainingData, checkpoint: Path | None) 
 
 def files_on_rank(folder: Path, inputs: Inputs) -> Iterator[RankInput]:
     """Yield the inputs of a command that does not train: the model in `folder`, and the sources and files in `inputs`."""
-    yield RankInput(
-        f"{folder}", _fingerprint(_files_in(folder, (manifest.NAME,)) or _files_in(folder)), ModelError, partial(_files_in, folder)
-    )
+    hashed = _files_in(folder, (manifest.NAME,)) or _files_in(folder)
+    yield RankInput(f"{folder}", _fingerprint(hashed), ModelError, partial(_files_in, folder))
     for source in inputs.sources:
         files = Inputs(sources=(source,)).found_files
         yield RankInput(source, _fingerprint(files()), DataError, files)

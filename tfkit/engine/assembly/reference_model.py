@@ -1,7 +1,7 @@
 """Compute the log-probabilities of each row by the reference: the initial model, with which DPO, for example, compares the trained one.
 
-The values are computed before the first step, and cached by a hash of the weights, the configuration and the data, so that the training
-needs no second model.
+The log-probabilities are computed before the first step, and cached by a hash of weights, configuration and data: so no step needs
+a second model.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,8 +62,7 @@ def with_reference(
     `key`: a hash of the model's weights and precision. `lacks_any`: a function for ranks with sharded weights, which only compute
     together: it takes whether this rank's cache lacks the values, and returns whether any rank's cache does.
 
-    The cache's folder has values.bin (float32, one value for each element of the set's array `sizes`), hashes.json and index.json, which is
-    written last.
+    The cache's folder has values.bin (float32, one value for each element of the set's array `sizes`) and, written last, index.json.
     """
     config = model.config.model_dump_json(exclude=TRAINING_ONLY_FIELDS)
     folder = cache_folder() / "computed" / digest(_VERSION, "reference", f"reference 2\0{key}\0{config}\0{batch_size}", stored.fingerprint)

@@ -77,7 +77,7 @@ def sampled_flops(recipe: Recipe, data: TrainingData, model: Transformer, loader
 
 
 def reference_flops(data: TrainingData, sample: StepFlops) -> float:
-    """Return the FLOPs with which the reference reads all rows once before the steps; 0 for an objective without that.
+    """Return the FLOPs of the reference reading all rows once before the steps; 0 for an objective that does not need this.
 
     `sample`: the FLOPs of some steps, from which those of a token are taken.
     """
@@ -114,7 +114,6 @@ def _with_responses(objective: Objective, batch: Batch) -> Batch:
     """Return a batch of prompts with responses of the maximum length, as the loss reads them; return any other batch unchanged."""
     if objective.rollouts is None:
         return batch
-
     lengths = [batch.input_ids.shape[1]] * len(batch.input_ids) if batch.padding_mask is None else batch.padding_mask.sum(1).tolist()
     new = np.zeros(objective.rollouts.section.max_new_tokens, np.int64)
     return response_batch([Response(np.zeros(length, np.int64), new, {}) for length in lengths], 0)
@@ -136,8 +135,7 @@ def _rollout_flops(objective: Objective, model: Transformer, shape: ForwardShape
     """Return the FLOPs of sampling and reading a micro-batch of responses before the steps that train on it: those of the policy, and those
     of the reference and companions. Both are divided by the number of times that the steps read each response.
 
-    Sampling a response with a key-value cache takes the FLOPs of one forward pass on its tokens. Then the policy, the reference and each
-    companion read the response.
+    Sampling with a key-value cache takes the FLOPs of one forward pass on a response, which policy, reference and companions then read.
     """
     rollouts = objective.rollouts
     assert rollouts is not None

@@ -52,7 +52,7 @@ class ValidationSet:
     name: str
     stored: Stored
     source: Source
-    lost: Sequence[LostRow] = ()  # valid rows that the model cannot process: wrong answers, if the objective has such
+    lost: Sequence[LostRow] = ()  # valid rows that the model cannot process: wrong answers, unless the objective has none
 
     @property
     def examples(self) -> ExampleSet:
@@ -81,7 +81,7 @@ class TrainingData:
         return self.rules.code_hashes if self.rules is not None else []
 
     def fingerprints(self) -> dict[str, list[str]]:
-        """Return hashes of the training, validation and pretraining data and of reward functions, to be the same when a run resumes."""
+        """Return hashes of the training, validation and pretraining data and reward functions, which must be the same at a resume."""
         train, validation = [stored.fingerprint for stored, _ in self.train], [held_out.stored.fingerprint for held_out in self.validation]
         hashes = {"train": train, "validation": validation}
         hashes |= {"pretraining": [stream.fingerprint for stream, _ in self.pretraining]} if self.pretraining else {}
@@ -104,7 +104,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class RowStore:
-    """Reads the rows of sources, encoded for an objective, from the cache; rows that it lacks are encoded first.
+    """Reads the rows of sources, encoded for an objective, from the cache; rows that the cache lacks are encoded first.
 
     `feedback`: makes the examples of an objective that samples and ranks responses to prompts; None for any other objective.
     """
@@ -115,11 +115,6 @@ class RowStore:
     listener: Listener
     feedback: "FeedbackEncoder | None" = None
 
-    def text(self, source: Source, *, sentences: bool = False) -> TokenStream:
-        """Return the tokenized text of a source."""
-        with self.listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
-            return token_stream(source, self.tokenizer, bar.advance, sentences=sentences)
-
     def rows(self, source: Source, *, counts_lost: bool = False) -> Stored:
         """Return the rows of a source. `counts_lost`: rows that the model cannot process are left out, since `with_lost` finds them for the
         evaluation; otherwise they are an error, or skipped, as data.on_bad_row says.
@@ -129,12 +124,12 @@ class RowStore:
                 return example_set(source, self.feedback, self.data.on_bad_row, bar.advance)
         encoder = self.objective.labelled
         if encoder is None:
-            return self.text(source, sentences=self.objective.reads_sentences)
+            return tokenized(source, self.tokenizer, self.listener, sentences=self.objective.reads_sentences)
         with self.listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
             return (scored_examples if counts_lost else example_set)(source, encoder, self.data.on_bad_row, bar.advance)
 
     def validation_sets(self, held_out: Sequence[Source]) -> list[ValidationSet]:
-        """Return the held-out sets. If the evaluation counts rows that the model cannot process, they are in `lost`."""
+        """Return the held-out sets. If the evaluation counts rows that the model cannot process, such rows are in `lost`."""
         judged = self.objective.labelled if self.feedback is None else None
         counts_lost = judged is not None and (judged.evaluates_answers or judged.writer is not None)
         stored = [self.rows(source, counts_lost=counts_lost) for source in held_out]
@@ -144,6 +139,12 @@ class RowStore:
         if judged is None or not counts_lost:
             return sets
         return [with_lost(rows, judged, self.listener, by_loss=not judged.evaluates_answers) for rows in sets]
+
+
+def tokenized(source: Source, tokenizer: Tokenizer, listener: Listener, *, sentences: bool = False) -> TokenStream:
+    """Return the tokens of a source's text, from the cache if it has them."""
+    with listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
+        return token_stream(source, tokenizer, bar.advance, sentences=sentences)
 
 
 def prepare_data(
@@ -159,9 +160,8 @@ def prepare_data(
     """Open the sources, train or load the tokenizer, and encode the rows; if a judge ranks responses, sample these on the device. Tokenizer
     and rows come from the cache, if it has them. Raises Stopped after a stop request.
 
-    `code`: which reward functions may be run; None: the training is only planned, and runs none. `peers`: the ranks over which the weights,
-    also those of companions, are sharded if the recipe says so. `copies`: how many copies of each companion must fit into this machine's
-    memory; None: as many as its ranks hold.
+    `code`: which reward functions may be run; None: the training is only planned, and runs none. `peers`: the ranks that train together.
+    `copies`: how many copies of each companion must fit into this machine's memory; None: as many as its ranks hold.
     """
     meter.phase("tokenize")
     listener = StoppingListener(listener, stop, "no step was taken")
@@ -182,7 +182,7 @@ def prepare_data(
             if (warning := misfit(source, tokenizer, config.stacks)) is not None:
                 listener.warn(warning)
         store = RowStore(recipe.data, objective, tokenizer, listener, _feedback_encoder(recipe, objective, device))
-        mixed = [store.text(source) for source in texts]
+        mixed = [tokenized(source, tokenizer, listener) for source in texts]
         stored = [store.rows(source) for source in sources]
         sets = store.validation_sets(held_out)
     _report(stored, [rows.stored for rows in sets], tokenizer, listener)
@@ -202,11 +202,7 @@ def prepare_data(
 def _open_sources(recipe: Recipe, listener: Listener) -> tuple[list[Source], list[Source], list[Source]]:
     """Open and report the sources of the training rows, of the validation rows, and of the text that is mixed into the steps."""
     roles, seed = recipe.objective.roles, recipe.training.seed
-    opened = (
-        training_sources(recipe.data, roles, seed),
-        validation_sources(recipe.data, roles, seed),
-        pretraining_sources(recipe.data),
-    )
+    opened = (training_sources(recipe.data, roles, seed), validation_sources(recipe.data, roles, seed), pretraining_sources(recipe.data))
     for source in chain(*opened):
         listener.say(source.describe())
     return opened
@@ -228,15 +224,8 @@ def _open_objective(
     else:
         config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
     folder = Path(recipe.tokenizer.path or recipe.model.start or "tokenizer")
-    context = ModelContext(
-        config,
-        tokenizer,
-        labels,
-        recipe.training.seed,
-        folder,
-        sequence_length=recipe.data.sequence_length,
-        defer_blocks=peers.ranks.share(recipe.parallel.shard),
-    )
+    seed, length, later = recipe.training.seed, recipe.data.sequence_length, peers.ranks.share(recipe.parallel.shard)
+    context = ModelContext(config, tokenizer, labels, seed, folder, sequence_length=length, defer_blocks=later)
     return context, open_objective(recipe.objective, context)
 
 
@@ -246,10 +235,8 @@ def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: T
     for held_out in validation:
         if shared := overlap([rows.texts for rows in stored], [held_out.texts]):
             listener.warn(f"{held_out.name}: {shared:,} of {len(held_out):,} held-out rows are among those that are trained on")
-    tokens = sum(map(tokens_of, stored))
-    listener.say(
-        f"{tokens:,} training tokens, vocabulary {tokenizer.size:,}" + (", from the cache" if all(s.cached for s in stored) else "")
-    )
+    cached = ", from the cache" if all(one.cached for one in stored) else ""
+    listener.say(f"{sum(map(tokens_of, stored)):,} training tokens, vocabulary {tokenizer.size:,}{cached}")
 
 
 def report_rows(stored: Sequence[Stored], listener: Listener) -> None:

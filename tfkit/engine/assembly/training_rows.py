@@ -20,11 +20,11 @@ from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.tfkit_json import read_tfkit_json
 
-_MOST_BYTES = 1 << 30  # of training rows; larger sources are not read again to find scored rows among them
+_MOST_BYTES = 1 << 30  # the largest size of training rows that are read again, to find scored rows among them
 
 
 def training_baselines(recipe: Recipe) -> Baselines:
-    """Return the baselines for a run's validation rows; empty without such rows, or for an objective that has none or samples responses."""
+    """Return the baselines for a run's validation rows; empty without such rows, without known baselines, or for sampled responses."""
     section = recipe.objective.trained_for
     if not has_baselines(section, ()) or not _learns_from_rows(recipe):
         return {}
@@ -80,7 +80,7 @@ def _rows(sources: Iterable[Source]) -> Iterator[Row]:
 
 
 def count_trained_rows(checkpoint: Path, scored: Sequence[Hashes]) -> int | None:
-    """Return how many scored texts are training texts of the run that made a checkpoint; None if none was scored, or those are unknown.
+    """Return how many scored texts are training texts of the run that made a checkpoint; None if no text was scored, or those are unknown.
 
     A text of which the run has read only a part is not counted.
     """

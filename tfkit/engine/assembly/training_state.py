@@ -37,11 +37,10 @@ Reading = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]  # wraps weight
 def state_tensors(
     weights: Weights, optimizer: Optimizer, companions: Mapping[str, TrainedModel] = MappingProxyType({}), *, factors: bool = False
 ) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint's training state: the optimizer's state, the trained companions, and the latest weights unless the
-    model's files have them.
+    """Return the tensors of a training state: optimizer state, trained companions, and latest weights unless the model's files have them.
 
     If there is a moving average of the weights, the model's files have it in place of the latest weights. `factors`: the trained weights
-    are LoRA matrices, which the model's files have in another layout, or merged; so both they and their moving average are returned.
+    are LoRA matrices, which the model's files have in another layout, or merged, so the matrices and their moving average are returned.
     """
     trained = weights.trained
     latest = {f"{_LATEST}{name}": parameter for name, parameter in trained.items()} if weights.mean or factors else {}
@@ -97,9 +96,8 @@ def loader_state(loader: StepLoader[Batch], step: int) -> tuple[dict[str, Tensor
 def restore(stepper: Stepper, loader: StepLoader[Batch], checkpoint: Path) -> Progress:
     """Load the weights and the training state of a checkpoint into a run's stepper and loader; return the progress. Raises ModelError."""
     tensors, state = load_training_state(checkpoint)
-    stepper.optimizer.load_state(
-        {name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN, _LOADER, COMPANIONS))}
-    )
+    prefixes = (_LATEST, _MEAN, _LOADER, COMPANIONS)
+    stepper.optimizer.load_state({name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)})
     digest = WeightsHash()  # with sharding, all ranks read all weights, and compare the hash of what they have read
     shards = stepper.weights.sharding is not None
     reading: Reading = digest.reading if shards else lambda weights: weights

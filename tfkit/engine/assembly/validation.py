@@ -56,11 +56,9 @@ class SetScorer:
 
     def judge(self, sets: Iterable[ValidationSet], model: Transformer, work: BatchWork) -> list[list[RowPrediction]]:
         """Return the predictions for each set's rows, for an objective on labelled rows. Raises Stopped."""
-        assert self.objective.labelled is not None
-        return [
-            judge_rows(model, self.objective.labelled, rows, self.settings.batch_size, max_tokens=left, work=work)
-            for rows, left, _ in self.opened(sets)
-        ]
+        labelled, size = self.objective.labelled, self.settings.batch_size
+        assert labelled is not None
+        return [judge_rows(model, labelled, rows, size, max_tokens=left, work=work) for rows, left, _ in self.opened(sets)]
 
     def scores(self, sets: Sequence[ValidationSet], model: Transformer, work: BatchWork) -> SetScores:
         """Return the scores of all sets together and of each set. Raises Stopped."""

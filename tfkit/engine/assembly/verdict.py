@@ -10,7 +10,7 @@ from tfkit.recipe.schema.objective_sections import HIGHER, best_value
 from tfkit.units import baseline_metric
 
 Metrics = Mapping[str, float | None]
-_HARDLY = 0.02  # of the first loss: a change of the loss by a smaller fraction counts as none
+_HARDLY = 0.02  # a change of the loss by a smaller fraction of the first loss counts as none
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from tfkit.training.step import Stepper
 def shard_weights(recipe: Recipe, stepper: Stepper, reference: FrozenReference | None = None) -> None:
     """Shard the weights of the run's model, its companions and the reference as the recipe says. All ranks call this function together.
 
-    Raises UsageError if the objective stores facts in checkpoints, which need fp32, and the run is in bf16; ModelError if the
-    ranks' weights differ in a bit.
+    Raises UsageError if a run in bf16 stores facts in its checkpoints, which need fp32; ModelError if the ranks' weights differ in a bit.
     """
     if stepper.objective.has_facts and stepper.weights.dtype != torch.float32:
         raise UsageError(

@@ -146,9 +146,7 @@ def record_weights(model: Transformer) -> Iterator[dict[str, list[tuple[Tensor, 
 
 
 def _target_ids(loaded: Loaded, target: str) -> list[int]:
-    """Return the ids that the decoder of an encoder-decoder reads: its start token, the tokens that it is forced to generate first, and the
-    target without an end token.
-    """
+    """Return the ids that a decoder reads: its start token, the tokens it must generate first, and the target without an end token."""
     if loaded.start_id is None:
         raise ModelError(
             f"{loaded.folder}: config.json does not name the token that starts the texts of this encoder-decoder: give it a "

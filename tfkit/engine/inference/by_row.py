@@ -73,9 +73,7 @@ class Evaluation:
     each: bool
 
     def sources(self, roles: tuple[Role, ...], what: str) -> tuple[DataSection, list[Source]]:
-        """Return the settings' section `data` and its sources to score. Raises UsageError if there are none. `what`: what the error calls
-        the missing rows.
-        """
+        """Return the settings' section `data` and its sources to score. If there are none, raises UsageError, which calls them `what`."""
         data = self.settings.data
         sources = validation_sources(data, roles, self.settings.seed) if data is not None else []
         objective = self.settings.objective
@@ -151,7 +149,7 @@ def _score_unlabelled(evaluation: Evaluation, scorer: SetScorer, sets: list[Vali
 def _score_labelled(
     evaluation: Evaluation, scorer: SetScorer, objective: LabelledObjective, sets: Sequence[ValidationSet], counts: Sequence[int]
 ) -> Scored:
-    """Score labelled rows. Lost rows count as wrong, unless no answer of the objective is simply wrong, as in a regression."""
+    """Score labelled rows. Lost rows count as wrong answers, except for an objective without wrong answers, such as a regression."""
     settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
     section = settings.objective.trained_for
     writer = objective.writer if settings.evaluation.text_metrics else None
@@ -233,9 +231,7 @@ def _metrics(
 def _prediction_lines(
     section: ObjectiveSection, objective: LabelledObjective, sets: Sequence[ValidationSet], judged: Sequence[Sequence[RowPrediction]]
 ) -> list[dict[str, Any]]:
-    """Return a line of --predictions for each scored row and each lost row. The sources are read again, since stored examples do not keep
-    the columns of their rows.
-    """
+    """Return a line of --predictions for each scored or lost row. Sources are read again, for the columns that stored examples lack."""
     lines = []
     for held_out, results in zip(sets, judged, strict=True):
         rows = [row for _, row in zip(results, rows_of(held_out.source, held_out.examples), strict=False)]
@@ -246,9 +242,7 @@ def _prediction_lines(
                 result = objective.wrong(row)
                 lines.append({"place": row.place, **asked, "lost": lost.reason, **(result.prediction if result else {})})
                 continue
-            answer = {
-                name: value.by_label() if isinstance(value, LabelProbabilities) else value
-                for name, value in results[number].prediction.items()
-            }
+            values = results[number].prediction.items()
+            answer = {name: value.by_label() if isinstance(value, LabelProbabilities) else value for name, value in values}
             lines.append({"place": row.place, **asked, "loss": weighted_loss(objective.terms, results[number].sums), **answer})
     return lines

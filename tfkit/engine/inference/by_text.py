@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tfkit.data import Source, TokenStream, token_stream
-from tfkit.data.columns.rows import describe_skipped
-from tfkit.engine.assembly.training_data import set_names
+from tfkit.data import Source, TokenStream
+from tfkit.engine.assembly.training_data import report_rows, set_names, tokenized
 from tfkit.engine.assembly.validation import join_metrics
 from tfkit.engine.inference.by_row import Evaluation, Scored
-from tfkit.engine.inference.session import WHOLE, Session
+from tfkit.engine.inference.session import WHOLE
 from tfkit.errors import ModelError
 from tfkit.evaluation.row_scores import TokenBudget
 from tfkit.evaluation.text_scores import TextScore, count_targets, score_streams, text_score_metrics
-from tfkit.hub import Loaded
 from tfkit.objectives.context import piece_length
 from tfkit.recipe.schema.roles import TEXT
 
@@ -31,8 +29,11 @@ def evaluate_texts(evaluation: Evaluation) -> Scored:
             "objective.kind=masked_lm, or fine-tune it on labelled rows"
         )
     data, sources = evaluation.sources(TEXT, "texts to score")
-    with session.first_alone():
-        streams = _streams(sources, loaded, session)
+    for source in sources:
+        session.listener.say(source.describe())
+    with session.first_alone(), session.stop.at_once():
+        streams = [tokenized(source, loaded.require_tokenizer(), session.listener) for source in sources]
+    report_rows(streams, session.listener)
     length = piece_length(settings.sequence_length, loaded.config)
     limit, size = settings.evaluation.max_tokens, settings.evaluation.batch_size
     with session.listener.progress("scoring", _targets_within(streams, limit), "tokens") as bar, session.stop.at_once(WHOLE):
@@ -50,19 +51,6 @@ def evaluate_texts(evaluation: Evaluation) -> Scored:
     return Scored(metrics, rows, tokens, used, text_score_metrics(whole), rows, lines, facts, texts)
 
 
-def _streams(sources: list[Source], loaded: Loaded, session: Session) -> list[TokenStream]:
-    """Return the tokens of each source, from the token cache if it has them; report the sources and their skipped rows."""
-    assert loaded.codec is not None
-    streams = []
-    for source in sources:
-        session.listener.say(source.describe())
-        with session.listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar, session.stop.at_once():
-            streams.append(token_stream(source, loaded.codec, bar.advance))
-        if note := describe_skipped(source.name, streams[-1].skipped):
-            session.listener.warn(note)
-    return streams
-
-
 def _targets_within(streams: Sequence[TokenStream], limit: int | None) -> int:
     """Return the number of tokens that `score_streams` scores: those of as many whole texts as fit `limit`, but at least of the first."""
     budget, total = TokenBudget(limit), 0
@@ -74,9 +62,7 @@ def _targets_within(streams: Sequence[TokenStream], limit: int | None) -> int:
 
 
 def _text_predictions(sources: list[Source], scores: list[TextScore]) -> list[dict[str, Any]]:
-    """Return a line of --predictions for each text, in order: its place, its loss in nats per target (None without a target), and the
-    numbers of its target tokens and of their bytes.
-    """
+    """Return a line of --predictions for each text: place, loss in nats per target (None without targets), numbers of targets and bytes."""
     lines = []
     for source, score in zip(sources, scores, strict=False):
         places = (row.place for row in source.rows() if row.text)  # the token stream omits empty texts

@@ -68,8 +68,7 @@ def open_embedder(
     """Return an Embedder whose settings are read and checked; no model is loaded yet. Raises UsageError.
 
     `field`: the column of the text; None: the one that the checkpoint was trained on, else `text`. `needs_all`: every row needs a vector,
-    so data.on_bad_row must not be skip. `precision`: auto is evaluation.precision if the overrides set it, else float32, since every digit
-    of a vector is returned.
+    so data.on_bad_row must not be skip. `precision`: auto is evaluation.precision if the overrides set it, else float32.
     """
     finalize_killed_run(checkpoint)
     folder = find_checkpoint(checkpoint)

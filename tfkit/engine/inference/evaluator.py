@@ -25,9 +25,8 @@ _MANY_TRAINED = 0.05  # if the model was trained on more than this fraction of t
 class Evaluator:
     """An evaluation whose settings are read and checked; no model is loaded before `score`.
 
-    `recipe`: None: the recipe of the run that made the checkpoint or, if no run did, a task inferred from its files. `data`: a file,
-    folder or glob in place of data.validation. `code`: the files of reward functions that the user allows to run; raises UsageError if the
-    recipe names others.
+    `recipe`: None: the recipe of the run that made the checkpoint or, if no run did, a task inferred from its files. `data`: a file, folder
+    or glob in place of data.validation. `code`: the allowed files of reward functions; UsageError is raised if the recipe names others.
     """
 
     def __init__(self, checkpoint: str, recipe: RecipeText | None, overrides: Overrides, data: str | None, code: CodePermission):

@@ -52,9 +52,7 @@ class KindSummary:
 
 
 def summarize(patterns: Sequence[HeadPattern], clearest: int) -> list[KindSummary]:
-    """Summarize the heads of a map by kind. `clearest`: how many heads, those with the highest scores, are listed for a kind; for `mixed`
-    none.
-    """
+    """Summarize the heads of a map by kind. `clearest`: how many heads, of the highest scores, are listed for each kind but `mixed`."""
 
     def best(kind: str) -> list[HeadPattern]:
         return sorted(patterns, key=lambda pattern: -pattern.scores[kind])[:clearest] if kind != MIXED else []
@@ -64,12 +62,7 @@ def summarize(patterns: Sequence[HeadPattern], clearest: int) -> list[KindSummar
 
 
 def head_patterns(
-    weights: NDArray[np.float32],
-    visible: NDArray[np.bool_],
-    queries: Sequence[str],
-    keys: Sequence[str],
-    *,
-    cross: bool,
+    weights: NDArray[np.float32], visible: NDArray[np.bool_], queries: Sequence[str], keys: Sequence[str], *, cross: bool
 ) -> list[HeadPattern]:
     """Return the pattern of each head. `weights`: (L, H, T, S); `visible`: (L, T, S); `queries`, `keys`: the T and the S tokens."""
     same = np.array(queries)[:, None] == np.array(keys)[None, :]  # (T, S)

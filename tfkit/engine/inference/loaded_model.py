@@ -40,8 +40,7 @@ class LoadedModel(Loaded):
         return f"LoadedModel({str(self.folder)!r}, head {self.config.head.kind}, {count:,} parameters)"
 
     def save(self, folder: str | Path) -> None:
-        """Write a model folder as training does: float32 weights, configuration, tokenizer, manifest.json, and the loaded model's lineage
-        (the runs from which it comes).
+        """Write a model folder as training does: weights in float32, configuration, tokenizer, manifest.json, and the model's lineage.
 
         A model that `save` wrote into the folder before is replaced. Raises UsageError for the folder of a run or of a training checkpoint,
         which would be lost, and ModelError for weights of 8 bits.
@@ -84,13 +83,7 @@ class LoadedModel(Loaded):
             predictor.use(self)
             return [row for window in predictor.windows(given) for row in window]
 
-    def generate(
-        self,
-        prompts: Prompts,
-        overrides: Overrides | None = None,
-        *,
-        chat: bool = False,
-    ) -> list[Completion]:
+    def generate(self, prompts: Prompts, overrides: Overrides | None = None, *, chat: bool = False) -> list[Completion]:
         """Return the continuation of each prompt, in order, as `tfkit.generate` does; no energy is measured."""
         from tfkit.engine.inference.session import open_session
         from tfkit.engine.inference.text_generator import TextGenerator

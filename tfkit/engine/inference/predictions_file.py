@@ -24,7 +24,7 @@ WriteLine = Callable[[Mapping[str, Any]], None]
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # of tables, by the suffix of the file
 CONLL = (".conll", ".bio", ".iob", ".iob2")  # suffixes of files in which each line has a word and its tag
 _JSON_LINES = ("", ".jsonl", ".ndjson")
-_BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")  # tabs and line breaks in a word, which would end its column or line
+_BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")  # tabs and line breaks in a word, replaced by a space
 _SEPARATORS = {ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"}  # some readers split lines at these characters
 
 
@@ -72,8 +72,7 @@ def write_predictions(path: Path, predictions: Iterable[Mapping[str, Any]], stop
 def lines_file(
     path: Path, stop: StopRequest, option: str, delimiter: str | None = None, further_columns: tuple[str, ...] = ()
 ) -> Iterator[WriteLine]:
-    """Open a file, and yield a function that writes a row: as a line of a table if `delimiter` is given, else as CoNLL or JSON, as the
-    suffix says.
+    """Open a file, and yield a function that writes a row: with a `delimiter` as a line of a table, else by the suffix as CoNLL or JSON.
 
     A new file gets its name when the block ends; after an error there is no file. A device, a pipe or a link is written directly; a signal
     ends the wait for a pipe's reader. `further_columns`: columns that a table has besides the fields of its first answered row. Raises
@@ -158,9 +157,7 @@ def _write_json(file: IO[str], line: Mapping[str, Any]) -> None:
 
 
 def _write_conll(file: IO[str], line: Mapping[str, Any]) -> None:
-    """Write a line for each word of the field `tokens`, with its tag ("_" for a word without one), and an empty line after the row. Tabs
-    and line breaks in a word become a space.
-    """
+    """Write a line for each word of the field `tokens`, with its tag ("_" for a word without one), and an empty line after the row."""
     words, tags = line.get("tokens") or [], line.get("prediction") or []
     for word, tag in zip_longest(words, tags[: len(words)]):
         file.write(f"{_BREAKS.sub(' ', str(word))}\t{tag or '_'}\n")
@@ -168,9 +165,7 @@ def _write_conll(file: IO[str], line: Mapping[str, Any]) -> None:
 
 
 class _Table:
-    """Writes rows under a header: the fields of the first row with a prediction, and `further_columns`. Rows before it are held back until
-    it comes.
-    """
+    """Writes rows under a header: `further_columns`, and the fields of the first row with a prediction, for which earlier rows wait."""
 
     def __init__(self, file: IO[str], delimiter: str, further_columns: tuple[str, ...]):
         rows = SimpleNamespace(write=lambda row: file.write(row.removesuffix("\r\n") + "\n"))
@@ -205,9 +200,7 @@ class _Table:
 
 
 def _cell(value: Any) -> Any:
-    """Return a value as it is written in a cell of a table: lists, arrays and mappings as JSON. Raises DataError for a value that is nested
-    too deeply.
-    """
+    """Return a value as it is written in a table: lists, arrays and mappings as JSON. Raises DataError for too deep nesting."""
     with _nesting():
         value = _plain(value)
         return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

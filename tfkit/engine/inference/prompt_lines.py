@@ -98,8 +98,8 @@ def prompt_batches(file: BinaryIO, place: str, chat: bool) -> Iterator[list[Prom
 
 
 def prompts_in_batch(number: int) -> int:
-    """Return the largest number of prompts in batch `number`, counted from 0. It is small at first, for quick first answers, and doubles
-    only after every second batch, so that with two ranks both get batches of the same size.
+    """Return the largest number of prompts in batch `number`, from 0: few at first, for quick first answers, and twice as many after each
+    second batch, so that two ranks get batches of the same size.
     """
     return min(_FEWEST_PROMPTS << number // 2, MOST_PROMPTS)
 
@@ -191,8 +191,7 @@ def answer_prompts(
 ) -> Generator[tuple[Prompt, dict[str, Any]]]:
     """Yield each prompt with the fields that its answer adds to its JSON line, in order, as soon as its batch is answered.
 
-    `template`: the chat template, if prompts are conversations. Raises the error of a prompt after the answers to the prompts before it,
-    and Stopped after a signal.
+    `template`: the chat template, if prompts are conversations. Raises a prompt's error after the answers before it, and Stopped.
     """
     session, done = generator.session, "filled" if generator.fills_masks else "continued"
     answer: _Answer = partial(_fill_lines, generator) if generator.fills_masks else partial(_continue_lines, generator, template)

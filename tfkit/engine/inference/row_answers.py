@@ -49,8 +49,7 @@ class Counts:
 class RowAnswers(ABC):
     """Answers rows with a checkpoint. The subclasses are Predictor and Embedder.
 
-    The model is loaded by `load`, or handed over to `use`. `precision`: "auto" is replaced by the chosen precision when the model is
-    loaded.
+    The model is loaded by `load`, or passed to `use`. `precision`: `load` replaces "auto" by the precision that it chooses.
     """
 
     name: ClassVar[str]  # the name of the answer's field, whose value is None for a row that cannot be read
@@ -87,9 +86,7 @@ class RowAnswers(ABC):
         return chain.from_iterable([self._open(section, pipe) for section in self.sources])
 
     def given_rows(self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> Iterator[PredictionInput]:
-        """Yield the rows of a call in Python, or its single row: mappings of fields, or texts. Raises UsageError for anything else, and
-        if data.rows is set.
-        """
+        """Yield the rows of a call in Python: mappings of fields, or texts. Raises UsageError for others, and if data.rows is set."""
         if self.drawn is not None:
             raise UsageError("data.rows: all rows of a call are answered, and none are drawn; select them before the call, as rows[:10]")
         given = [rows] if isinstance(rows, Mapping | str) else rows
@@ -112,11 +109,9 @@ class RowAnswers(ABC):
         self.loaded, self.deal = loaded, deal
 
     def windows(self, rows: Iterable[PredictionInput], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
-        """Yield windows of rows, in order: the fields of each row with its answer. A window ends early if the next row has not arrived yet
-        (`is_ready()` is False).
+        """Yield windows of rows in order: each row's fields with its answer. A window ends early if `is_ready()` is False: no next row yet.
 
-        Raises DataError for a row that cannot be read, after the rows before it; with data.on_bad_row: skip, such a row gets an `error` and
-        no answer.
+        Raises DataError for a row that cannot be read, after those before it; with data.on_bad_row: skip, the row only gets an `error`.
         """
         for window in self.unanswered(rows, is_ready):
             lines, refusal = self.answered(window)
@@ -131,7 +126,9 @@ class RowAnswers(ABC):
 
     def answered(self, window: list[PredictionInput]) -> tuple[list[dict[str, Any]], DataError | None]:
         """Return the fields and the answer of each row before the first one that cannot be read, and the error for that one."""
-        encoded = self._encode_window(window)
+        rows = [asked.row for asked in window if isinstance(asked.row, Row)]
+        examples = iter(self.encode(rows) if rows else ())
+        encoded: list[Encoded | BadRow] = [next(examples) if isinstance(asked.row, Row) else asked.row for asked in window]
         if self.on_bad_row == "error":
             for number, example in enumerate(encoded):
                 if isinstance(example, BadRow):
@@ -182,11 +179,6 @@ class RowAnswers(ABC):
             return prediction_rows(source)
         return select(prediction_rows(source), draw(prediction_rows(source), self.drawn, self.settings.seed))
 
-    def _encode_window(self, window: Sequence[PredictionInput]) -> list[Encoded | BadRow]:
-        rows = [asked.row for asked in window if isinstance(asked.row, Row)]
-        encoded = iter(self.encode(rows) if rows else ())
-        return [next(encoded) if isinstance(asked.row, Row) else asked.row for asked in window]
-
     def _lines(self, window: Sequence[PredictionInput], encoded: Sequence[Encoded | BadRow]) -> list[dict[str, Any]]:
         """Return the fields of each row with its answer or error."""
         good = {number: example for number, example in enumerate(encoded) if not isinstance(example, BadRow)}
@@ -195,7 +187,9 @@ class RowAnswers(ABC):
         lines = []
         for number, (asked, example) in enumerate(zip(window, encoded, strict=True)):
             self.counts.rows += 1
-            fields = {**asked.fields, "tokens": _words(asked)} if self.adds_words else asked.fields
+            fields = asked.fields
+            if self.adds_words:
+                fields = {**fields, "tokens": asked.row.values["tokens"] if isinstance(asked.row, Row) else []}
             if isinstance(example, BadRow):
                 skip(example, self.counts.skipped)
                 lines.append({**fields, self.name: None, "error": example.message})
@@ -206,11 +200,6 @@ class RowAnswers(ABC):
             self.counts.replaced |= asked.fields.keys() & by_number[number].keys()
             lines.append({**fields, **by_number[number]})
         return lines
-
-
-def _words(asked: PredictionInput) -> list[str]:
-    """Return the words of a row; an empty list if the row could not be read."""
-    return asked.row.values["tokens"] if isinstance(asked.row, Row) else []
 
 
 def _windows(rows: Iterable[PredictionInput], batch_size: int, is_ready: Callable[[], bool]) -> Iterator[list[PredictionInput]]:

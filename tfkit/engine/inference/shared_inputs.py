@@ -61,9 +61,6 @@ def with_texts(
     examples = [stored[shared.rows[0]] for shared in inputs]
     decoding, size = deterministic(settings.generation), settings.evaluation.batch_size
     texts = write_texts(loaded.model, objective, examples, decoding, size, work)
-    predictions = {
-        number: {"text": text, "references": shared.references}
-        for shared, text in zip(inputs, texts, strict=True)
-        for number in shared.rows
-    }
+    written = zip(inputs, texts, strict=True)
+    predictions = {number: {"text": text, "references": shared.references} for shared, text in written for number in shared.rows}
     return [replace(row, prediction=predictions[row.number]) for row in judged]

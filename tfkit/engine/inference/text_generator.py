@@ -84,9 +84,7 @@ class TextGenerator:
         )
 
     def all_completions(self, prompts: object) -> list[Completion]:
-        """Continue the prompts of a call in Python, in batches. Raises Stopped after the batch in which a signal came, and the errors of
-        `given_prompts`.
-        """
+        """Continue the prompts of a call in Python. Raises Stopped after the batch of a signal, and the errors of `given_prompts`."""
         everything = given_prompts(prompts, self.chat)
         completions: list[Completion] = []
         for first in range(0, len(everything), MOST_PROMPTS):
@@ -158,16 +156,17 @@ class TextGenerator:
             folder=self.loaded.folder,
         )
         listener = self.session.listener
-        if not self.fills_masks:
-            others = {name: value for name, value in decided.taken.items() if name not in SHOWN}
-            taken = "".join(f", {name}={json.dumps(value)}" for name, value in others.items())
-            listener.say(
-                f"{describe(decided.settings)}; at most {decided.settings.max_new_tokens:,} tokens{taken}: by the checkpoint's "
-                f"generation_config.json, unless options such as {argument('temperature')} say otherwise"
-            )
-        if not self.fills_masks and decided.unread:
+        if self.fills_masks:
+            return decided
+        others = {name: value for name, value in decided.taken.items() if name not in SHOWN}
+        taken = "".join(f", {name}={json.dumps(value)}" for name, value in others.items())
+        listener.say(
+            f"{describe(decided.settings)}; at most {decided.settings.max_new_tokens:,} tokens{taken}: by the checkpoint's "
+            f"generation_config.json, unless options such as {argument('temperature')} say otherwise"
+        )
+        if decided.unread:
             names = ", ".join(f"generation.{name}" for name in decided.unread)
             listener.warn(f"beam search does not sample, so {names} has no effect; leave that out, or set generation.num_beams=1")
-        if decided.unsupported and not self.fills_masks:
+        if decided.unsupported:
             listener.warn(f"generation_config.json: not supported and ignored: {', '.join(decided.unsupported)}")
         return decided

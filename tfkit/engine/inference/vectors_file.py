@@ -26,8 +26,7 @@ def require_vectors_file(path: Path) -> None:
 
 @contextmanager
 def vectors_file(path: Path, dim: int) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
-    """Open a file, and yield a function that writes rows with vectors of length `dim`. The file gets its name when the block ends; after
-    an error there is no file.
+    """Open a file, and yield a function that writes rows with vectors of length `dim`. The file gets its name if the block succeeds.
 
     If `path` is a link, the file that it leads to is replaced. Raises MachineError, and DataError for rows that do not fit a table.
     """
@@ -40,9 +39,7 @@ def vectors_file(path: Path, dim: int) -> Iterator[Callable[[Sequence[Mapping[st
 
 @contextmanager
 def _array(file: IO[bytes], dim: int) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
-    """Write an array's header, and yield a function that appends vectors. At the end, write the header again with the number of vectors,
-    for whose digits NumPy reserves space.
-    """
+    """Write an array's header, and yield a function that appends vectors. At the end, replace the header by one with their number."""
     rows = 0
 
     def write_header() -> None:
@@ -58,13 +55,12 @@ def _array(file: IO[bytes], dim: int) -> Iterator[Callable[[Sequence[Mapping[str
     yield write
     file.seek(0)
     write_header()
-    assert file.tell() == begin
+    assert file.tell() == begin  # NumPy reserves space for the digits of the number
 
 
 class _ParquetRows:
     """Writes a row group of Parquet for each window of rows. The first window determines the columns and their types. A field whose values
-    in this window are not all numbers, all booleans or all times is a column of text; values of such a column that are not text are written
-    as JSON.
+    in this window are not all numbers, all booleans or all times is a column of text, in which other values are written as JSON.
     """
 
     def __init__(self, file: IO[bytes], dim: int, stack: ExitStack):
@@ -80,9 +76,8 @@ class _ParquetRows:
         columns = {name: [line.get(name) for line in lines] for name in names}
         if self.writer is None:
             fields = [(_text(name), _type_of(values)) for name, values in columns.items()]
-            self.writer = self.stack.enter_context(
-                parquet.ParquetWriter(self.file, pa.schema([*fields, (_VECTOR, pa.list_(pa.float32(), self.dim))]))
-            )
+            schema = pa.schema([*fields, (_VECTOR, pa.list_(pa.float32(), self.dim))])
+            self.writer = self.stack.enter_context(parquet.ParquetWriter(self.file, schema))
             self.names = names
         place = f"rows {self.rows + 1:,} to {self.rows + len(lines):,}"
         self.rows += len(lines)

@@ -21,7 +21,7 @@ from tfkit.engine.planning.hardware import gpu_of, machine_watts, memory_watts, 
 from tfkit.engine.planning.machine_speed import device_name, machine_speed
 from tfkit.engine.planning.run_flops import RunWork, run_flops
 from tfkit.engine.training_run.contention import busy_neighbours
-from tfkit.engine.training_run.estimate import Estimate, FullPower, NoTrial, Range, RateTrialPlan
+from tfkit.engine.training_run.estimate import Estimate, FullPower, Range, RateTrialPlan
 from tfkit.engine.training_run.run import Run
 from tfkit.model.experts import active_numel
 from tfkit.objectives.registry import open_rows, row_order
@@ -94,7 +94,7 @@ def estimate_run(run: Run, start: Callable[[], float]) -> Estimate:
         disk_bytes=disk_bytes(recipe, model, objective),
         place=resolve_place(recipe.carbon).describe(),
         rate_trial=trial if isinstance(trial, RateTrialPlan) else None,
-        no_rate_trial=trial.reason if isinstance(trial, NoTrial) else None,
+        no_rate_trial=trial if isinstance(trial, str) else None,
         **vars(replace(prediction, assumptions=_ASSUMPTIONS | prediction.assumptions)),
     )
 

@@ -17,7 +17,7 @@ from tfkit.engine.assembly.step_flops import StepFlops, pretraining_flops, refer
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.assembly.validation import SetScorer
 from tfkit.engine.planning.machine_speed import MachineSpeed, Operation
-from tfkit.engine.training_run.estimate import NoTrial, RateTrialPlan, plan_trial
+from tfkit.engine.training_run.estimate import RateTrialPlan, plan_trial
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import tokens_of
@@ -118,7 +118,7 @@ class RunWork:
 
 def run_flops(
     recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int
-) -> tuple[dict[str, float], RunWork, RateTrialPlan | NoTrial | None]:
+) -> tuple[dict[str, float], RunWork, RateTrialPlan | str | None]:
     """Return the FLOPs of the run by part (see `Estimate.flops`), its workload, and its learning rate trial, as `plan_trial` returns it."""
     sample, rows = sampled_flops(recipe, data, model, loader, steps), loader.sizes.before(steps)
     whole = sample * (rows / sample.rows) + pretraining_flops(recipe, data, model, rows)

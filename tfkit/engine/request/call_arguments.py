@@ -35,9 +35,7 @@ def recipe_text(recipe: AnyRecipe) -> RecipeText:
 
 
 def path_text(name: str, path: object) -> str | None:
-    """Return `path`, the value of the argument `name`, as text; None if `path` is None. Raises UsageError for any other type,
-    such as a pandas table.
-    """
+    """Return `path`, the value of the argument `name`, as text; None stays None. Raises UsageError for any other type, such as a table."""
     if not isinstance(path, str | PathLike | None):
         raise UsageError(f"{argument(name)} is a path, and this is a {type(path).__name__}; {_WHAT_TO_GIVE[name]}")
     return None if path is None else str(path)
@@ -84,8 +82,8 @@ def plain_columns(columns: object) -> dict[str, Any]:
 
 
 def require_iterable(given: object, call: str, remedy: str) -> Iterable[Any]:
-    """Return an iterable argument. A table is refused, since iterating over it yields the names of its columns. `call` and `remedy`: the
-    beginning and the end of the message.
+    """Return an iterable argument. Raises UsageError, whose message begins with `call` and ends with `remedy`, for any other value, and for
+    a table, which yields the names of its columns.
     """
     if not isinstance(given, Iterable) or hasattr(given, "columns"):
         raise UsageError(f"{call}, and this is of type {type(given).__name__}; give {remedy}")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tfkit.hub import Described
 
 TASK_SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")  # the sections that evaluate and predict read
+_PURPOSES = {"none": "has no head", "lm": "continues texts, and has no chat template", "masked_lm": "fills the masks of a text"}  # by head
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,7 @@ def read_settings(
 
     `scored`: a file, folder or glob that replaces data.validation. `sections`: the sections that the command reads.
 
-    Raises ModelError if the recipe of the run is damaged, and UsageError if the settings are invalid, or for an override of a section that
-    the command does not read.
+    Raises ModelError if the run's recipe is damaged, UsageError for invalid settings and for an override of a section not in `sections`.
     """
     given = flatten(dict(overrides))
     for name in (*overrides, *given):
@@ -86,15 +86,13 @@ def read_settings(
         return _without_recipe(checkpoint, overrides)
     if isinstance(section := overrides.get("data"), dict) and "train" not in section:  # a recipe is not valid without data.train
         overrides = {**overrides, "data": {"train": source.fields().get("data.train"), **section}}
-    if recipe is None and any(name.partition(".")[0] == "objective" for name in overrides):
-        overrides = {**_defaults_of_other_objectives(), **overrides}
-    if recipe is None:  # the training may have skipped rows, but all rows are scored
-        overrides = {"data.on_bad_row": "error", "data.max_lost": None, **overrides}
-    if (
-        recipe is None and scored is not None
-    ):  # the run's limits are for its own rows; all rows of the data that this command names are scored
-        overrides = {"evaluation.max_tokens": None, "data.rows": None, **overrides}
-    if recipe is not None:
+    if recipe is None:
+        if any(name.partition(".")[0] == "objective" for name in overrides):
+            overrides = {**_defaults_of_other_objectives(), **overrides}
+        overrides = {"data.on_bad_row": "error", "data.max_lost": None, **overrides}  # the training may have skipped rows; all are scored
+        if scored is not None:  # the run's limits are for its own rows; of the data that this command names, all rows are scored
+            overrides = {"evaluation.max_tokens": None, "data.rows": None, **overrides}
+    else:
         with suppress(ModelError):  # the run's own recipe may be damaged, but is replaced by the given one
             if saved := saved_recipe(checkpoint):
                 overrides = {**split_overrides(saved.read(), recipe.fields()), **overrides}
@@ -132,7 +130,7 @@ def read_task_settings(
 
 
 def _defaults_of_other_objectives() -> dict[str, Any]:
-    """Return overrides that reset the fields that the run's recipe may set for its own objective, in an evaluation by another objective."""
+    """Return overrides with the defaults of fields that a recipe sets for its own objective, for an evaluation by another objective."""
     evaluation, data = EvaluationSection.model_fields, DataSection.model_fields
     fields = {f"evaluation.{name}": evaluation[name] for name in ("metric", "text_metrics")}
     fields |= {f"data.{name}": data[name] for name in ("sequence_length", "max_lost", "length_groups", "pretraining")}
@@ -140,9 +138,7 @@ def _defaults_of_other_objectives() -> dict[str, Any]:
 
 
 def _without_recipe(checkpoint: Path, overrides: Overrides) -> EvaluationSettings:
-    """Return the settings for a checkpoint without a recipe: the defaults, changed by the overrides. Raises RecipeError if they are
-    invalid.
-    """
+    """Return the settings for a checkpoint without a recipe: the defaults with the overrides. Raises RecipeError for invalid overrides."""
     tree = Mapping(OVERRIDES)
     training = {"model.from": str(checkpoint), "data": {}, "objective.kind": "causal_lm", "training.steps": 1}
     problems = apply_overrides(tree, {**training, **overrides})
@@ -210,8 +206,8 @@ def infer_objective(model: "Described") -> dict[str, Any]:
             section = SECTIONS[unfit[0]].model_validate({"kind": unfit[0]})
             raise ModelError(f"{model.folder}: {'; '.join(fitting_problems(section, model.config))}")
         raise ModelError(
-            f"{model.folder}: {_describe_head(model.config)}, so its task is not known; fine-tune it on labelled rows, name its "
-            'objective, such as "objective={kind: classification}", or continue texts with tfkit generate'
+            f"{model.folder}: this model {_PURPOSES.get(head, f'has a head of kind {head}')}, so its task is not known; fine-tune it on "
+            'labelled rows, name its objective, such as "objective={kind: classification}", or continue texts with tfkit generate'
         )
     if model.objective in kinds:
         kinds = [model.objective]
@@ -238,11 +234,3 @@ def _fits(section: type[ObjectiveSection], model: "Described") -> bool:
 def _head(config: ModelConfig) -> str:
     """Return the kind of the head; "choices" for a language model that also scores whole sequences."""
     return "choices" if getattr(config.head, "choices", False) else config.head.kind
-
-
-def _describe_head(config: ModelConfig) -> str:
-    return {
-        "none": "this model has no head",
-        "lm": "this model continues texts, and has no chat template",
-        "masked_lm": "this model fills the masks of a text",
-    }.get(_head(config), f"this model has a head of kind {_head(config)}")

@@ -13,10 +13,8 @@ from tfkit.recipe.schema.objective_sections import metrics_of_texts
 from tfkit.recipe.schema.sections import Recipe
 
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
-_FORM = re.compile(
-    rf"\s*((?=[^<>=!]*[A-Za-z])[^<>=!\s](?:[^<>=!]*[^<>=!\s])?)\s*({'|'.join(_COMPARISONS)})\s*(\S+)\s*"
-)  # a metric's name may contain any name of a validation set or of a group of rows: dev-2.loss
-
+# A metric's name may contain any name of a validation set or of a group of rows: dev-2.loss.
+_FORM = re.compile(rf"\s*((?=[^<>=!]*[A-Za-z])[^<>=!\s](?:[^<>=!]*[^<>=!\s])?)\s*({'|'.join(_COMPARISONS)})\s*(\S+)\s*")
 _PLANNED_NUMBERS = ("parameters", "active_parameters", "trained_parameters", "tokens", "steps", "flops", "memory_bytes", "disk_bytes")
 _PLANNED_RANGES = ("seconds", "energy_kwh", "emissions_g")
 _PARTS = ("low", "likely", "high")
@@ -49,9 +47,8 @@ def parse_gate(text: str, metrics: Collection[str]) -> Gate:
             "as in 'perplexity > 20'"
         )
     metric, comparison, number = match.groups()
-    if not {*metric.split(".")} & {
-        *metrics
-    }:  # a metric of a set or group of rows has a name of several parts: dev.loss, accuracy.agreement
+    # A metric of a set or group of rows has a name of several parts: dev.loss, accuracy.agreement.
+    if not {*metric.split(".")} & {*metrics}:
         named = ", ".join(dict.fromkeys(metrics))
         raise UsageError(f"{argument('fail_if', repr(text))}: unknown metric {metric!r}; the metrics are {named}")
     try:
@@ -135,8 +132,7 @@ def failed_gates(verdicts: Collection[Mapping[str, Any]]) -> QualityGateError | 
 def plan_gates(texts: Sequence[str], stages: Sequence[str] = ()) -> list[Gate]:
     """Parse the gates of `tfkit plan` before it makes the plan. Raises UsageError for a number that no plan has.
 
-    `seconds`, `energy_kwh` and `emissions_g` are the likely values, `emissions_g.high` is an upper bound, and `STAGE.seconds` is the value
-    for a stage.
+    `seconds`, `energy_kwh` and `emissions_g` are the likely values, `emissions_g.high` an upper bound, `STAGE.seconds` that of a stage.
     """
     known = [*_PLANNED_NUMBERS, *_PLANNED_RANGES, *(f"{name}.{part}" for name in _PLANNED_RANGES for part in _PARTS)]
     return parse_gates(texts, known, stages)

@@ -12,7 +12,7 @@ from tfkit.recipe.schema.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.sections import Recipe
 
-# Files of a run, with which it is tested whether a source of rows (a folder or a glob) would read files of a run folder.
+# Files of a run folder. `refuse_folder` tests whether a source of rows, which may be a folder or a glob, would read them.
 _RUN_FILES = (
     *("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv", "carbon/1.jsonl", "crash.log"),
     *("checkpoints/step-000001/README.md", "checkpoints/step-000001/config.json"),
@@ -59,8 +59,9 @@ class Inputs:
             if any(_is_read_by(path / name, source) for name in ("", *_RUN_FILES)):
                 raise _refusal(path, option, f"lies in the data that this command reads from {source}, and its files would be among them")
         for folder in self.models:
-            if _lies_in(path, folder):
-                raise _refusal(path, option, f"lies in {folder}, which this command reads, and where nothing else belongs")
+            with suppress(OSError, RuntimeError):  # RuntimeError: symbolic links that form a loop
+                if path.resolve().is_relative_to(folder.resolve()):
+                    raise _refusal(path, option, f"lies in {folder}, which this command reads, and where nothing else belongs")
 
 
 def recipe_inputs(recipe: Recipe, *files: Path) -> Inputs:
@@ -105,13 +106,6 @@ def _are_same(path: Path, other: Path) -> bool:
     """Whether both paths lead to the same file, possibly by symbolic or hard links."""
     with suppress(OSError, RuntimeError):  # RuntimeError: symbolic links that form a loop
         return path.resolve() == other.resolve() or path.samefile(other)
-    return False
-
-
-def _lies_in(path: Path, folder: Path) -> bool:
-    """Whether a path, once resolved, is the folder or inside it."""
-    with suppress(OSError, RuntimeError):
-        return path.resolve().is_relative_to(folder.resolve())
     return False
 
 

@@ -25,11 +25,7 @@ from tfkit.run.run_json import stage_folders
 from tfkit.run.strict_json import is_number
 
 _PATIENCE = "training.patience"  # changes when a run ends, not its steps
-_GUARDS = (
-    "training.max_skipped_steps",
-    "training.loss_jump_sigmas",
-    "data.max_lost",
-)  # limits that may end a run; to continue it, the user raises them
+_GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas", "data.max_lost")  # limits that end a run; higher ones continue it
 _ROUNDING = ("training.compile", "training.activation_checkpointing")  # change only the rounding, as another machine does
 # Fields that may change between attempts, because they have no effect on the steps so far.
 _FREE = (
@@ -77,8 +73,7 @@ def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
     `now`: the recipe and overrides of this command. Those of earlier commands are in run.json; if an older version of tfkit did not
     record them, the run's whole recipe is compared with the recipe of this command.
 
-    Raises UsageError, with a list of the changes, if some of them would have changed the steps so far, and ModelError if the run's recipe
-    is damaged.
+    Raises UsageError, which lists the changes that would have led to other steps so far, and ModelError if the run's recipe is damaged.
     """
     begun = read_run_recipe(folder.path).recipe
     before = RequestRecord.from_document(folder.recorded.given)
@@ -286,8 +281,7 @@ def _as_tried(wanted: Recipe, begun: Recipe) -> Recipe:
 def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Recipe:
     """Return the run's recipe, with the fields in `changes` as in the wanted recipe.
 
-    The hashes of checkpoints and companions are required only if the wanted recipe states them: whether these models are the same as before
-    is checked when they are loaded.
+    Hashes of the checkpoint and companions are those of the wanted recipe, which may have none: `pin_models` compares them later.
     """
     sections: dict[str, Any] = {"model": begun.model.model_copy(update={"sha256": wanted.model.sha256})}
     if begun.objective.companions:

@@ -1,7 +1,6 @@
-"""The totals in run.json: sums over all attempts of a run, all stages of a chain or all trials of a sweep; and the results of chains and
-sweeps.
+"""Totals in run.json, over all attempts of a run, stages of a chain or trials of a sweep; and the results of chains and sweeps.
 
-The next command that uses a run whose process was killed completes its totals.
+If a run's process was killed, the next command that uses the run completes its totals.
 """
 
 import os
@@ -40,11 +39,9 @@ def stage_facts(folders: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result of a recipe with stages (docs/cli.md). `results`: those of the stages that this command ran, in order; `facts`:
-    the fields that `stage_facts` returns.
+    """Return the result of a recipe with stages (docs/cli.md). `results`: of the stages that this command ran; `facts`: from `stage_facts`.
 
-    Fields that describe a single model are those of the last stage in `results`; steps, tokens, time, energy and emissions are sums over
-    all stages in the folder.
+    Fields that describe one model are those of the last stage in `results`; steps, tokens, time and energy are sums over all stages.
     """
     last = [*results.values()][-1] if results else {}
     totals, stages = facts["totals"], facts["stages"]
@@ -79,9 +76,7 @@ def run_facts(folder: Path) -> dict[str, Any]:
 
 
 def _inherited(folders: Iterable[Path]) -> dict[str, Any]:
-    """Return the energy and emissions of all ancestors of the stages' models (the runs whose models they were trained from), each counted
-    once, without the stages themselves.
-    """
+    """Return the energy and emissions of the runs from which the stages' models descend, each counted once, without the stages."""
     ancestors: list[Ancestor] = []
     runs = set()
     for folder in folders:
@@ -153,9 +148,7 @@ def sweep_result(folder: Path, status: str, planned: int, facts: Mapping[str, An
 
 
 def _trial_facts(folder: Path, trial: Trial) -> dict[str, Any]:
-    """Return the values, status, score and totals of a trial. The score is that of the best checkpoint, in a chain
-    of the best one of the last stage.
-    """
+    """Return the values, status and totals of a trial, with the score of its best checkpoint, in a chain that of the last stage."""
     facts = run_facts(folder)
     last = [folder, *stage_folders(folder).values()][-1]
     best = read_run(last).best or {}
@@ -175,8 +168,7 @@ def record_totals(folder: RunFolder, reading: Reading, counts: dict[str, Any]) -
     """Record the totals of all attempts of a run in run.json, however the last attempt ended: time, energy, rework (the part of them
     that was spent on steps which were lost and repeated), and `counts`.
 
-    Time and energy are those in the ledgers (carbon/*.jsonl); if the ledgers on the disk are incomplete, the energy is that of `reading`,
-    the last one of the meter.
+    Time and energy are those in the ledgers (carbon/*.jsonl); if these lack some energy, it is that of `reading`, the meter's last one.
     """
     seconds = round(folder.recorded.seconds(read_seconds(folder.path, folder.run_id)), 3)
     stored = ledger_totals(folder.path, folder.run_id, seconds)

@@ -21,9 +21,7 @@ from tfkit.recipe.schema.sections import Recipe
 
 
 class RecipeFromData(Protocol):
-    """An object that makes a recipe, or the fields that a written recipe leaves open, from the data and the checkpoint
-    (engine/recognition).
-    """
+    """Makes a recipe, or the fields that a written recipe leaves open, from data and a checkpoint (engine/recognition)."""
 
     @property
     def run_name(self) -> str:
@@ -91,7 +89,7 @@ class TrainingRequest:
     source: RecipeText | None  # the recipe; None: `unwritten` makes one
     overrides: Overrides = field(default_factory=dict)  # also of model.from and data.train; in a chain, names begin with a stage's name
     is_named: bool = False  # the user named the recipe in this command, so its code may be run; it was not read from a run folder
-    unwritten: RecipeFromData | None = None  # makes the recipe, or those fields of `source` that depend on the amount of data
+    unwritten: RecipeFromData | None = None  # makes the recipe, or those fields of `source` that depend on the size of the data
 
     @property
     def given(self) -> RequestRecord:
@@ -167,8 +165,8 @@ def require_trainable(recipe: Recipe) -> None:
 
 
 def _with_checkpoint(source: RecipeText, decided: ResolvedRecipe, overrides: Overrides, listener: Listener) -> ResolvedRecipe:
-    """Return the recipe of a run with the checkpoint in `overrides`. If it is not the run's own checkpoint, only dropout is kept of
-    the model section, because the other fields describe the run's own checkpoint.
+    """Return the recipe of a run with the checkpoint in `overrides`. If that is not the run's own checkpoint, of the model section only
+    dropout is used, because the other fields describe the run's own checkpoint.
     """
     from tfkit.hub import content_hash, find_checkpoint
 

@@ -18,7 +18,6 @@ from tfkit.engine.assembly.components import Components, assemble, first_model
 from tfkit.engine.assembly.memory_plan import disk_bytes, trained_numel
 from tfkit.engine.assembly.training_rows import training_baselines
 from tfkit.engine.assembly.verdict import comparison_fields
-from tfkit.engine.listener import Listener
 from tfkit.engine.request.resuming import require_length, require_same_text, warn_of_other_rounding
 from tfkit.engine.request.training_request import RequestRecord
 from tfkit.engine.training_run.loop_hooks import LoopHooks
@@ -27,7 +26,6 @@ from tfkit.engine.training_run.run import Run
 from tfkit.engine.training_run.training_log import TrainingLog
 from tfkit.errors import BudgetReached, PeerLostError, Stopped, argument
 from tfkit.evaluation.baselines import Baselines
-from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import row_length
 from tfkit.recipe import dump_recipe
 from tfkit.recipe.schema.sections import Recipe
@@ -69,9 +67,8 @@ class AssembledRun:
     def totals(self) -> dict[str, float]:
         """Seconds, tokens and FLOPs of all steps, including those of earlier attempts.
 
-        `train_flops` follow from the tokens and the architecture (training/flops.py); `hardware_flops_bound` is what the devices of
-        all ranks could have computed in `train_seconds` at their peak speed, which comes from the data sheet of a GPU, and is measured on
-        any other device.
+        `train_flops` follow from the tokens and the architecture (training/flops.py). `hardware_flops_bound` is what the devices of all
+        ranks could have computed in `train_seconds` at their peak speed, by the data sheet of a GPU, or as measured on any other device.
         """
         seconds, tokens, peak = round(self.progress.seconds, 3), self.progress.tokens, self.log.peak_flops
         totals = {"train_seconds": seconds, "tokens": tokens, "train_flops": tokens * self.log.flops_per_token if tokens else 0.0}
@@ -131,7 +128,7 @@ class AssembledRun:
                 reason = str(ending) if isinstance(ending, BudgetReached) else None
                 run.folder.end_attempt("stopped", step=self.progress.step, error=reason)
                 raise
-            except PeerLostError:  # if all ranks are asked to stop, one may end while another waits for it in the first step
+            except PeerLostError:  # if all ranks are asked to stop, one may end while others wait for it in the first step: no failure
                 if self.progress.step == begun_at:
                     run.stop.raise_if_requested(no_step_yet(self.resumed_from))
                 raise
@@ -139,7 +136,7 @@ class AssembledRun:
                 run.meter.phase(FINISH)
 
     def result(self, status: Literal["finished", "stopped"]) -> dict[str, Any]:
-        """Return the result (docs/cli.md). Its seconds and energy are the totals in run.json: record these first."""
+        """Return the result (docs/cli.md). Its seconds and energy are the totals in run.json, which must be up to date."""
         folder, progress, data, best = self.run.folder, self.progress, self.run.data, self.hooks.checkpointer.best
         recorded = folder.recorded
         result: dict[str, Any] = {
@@ -210,8 +207,7 @@ class AssembledRun:
     def _try_out(self) -> None:
         """On a GPU, or with training.compile, compute a micro-batch without taking a step, and make it smaller until it fits into memory.
 
-        With training.compile, this compiles the model. A stop request ends it immediately. With sharded weights, nothing is computed: the
-        ranks compile in their first step.
+        With training.compile, this compiles the model. With sharded weights, nothing is computed: the ranks compile in their first step.
         """
         run, compiles = self.run, self.run.recipe.training.compile
         if run.recipe.parallel.shard > 1 or (not compiles and run.device.type == "cpu"):
@@ -239,7 +235,9 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
     state = read_state_json(resumed_from) if resumed_from else TrainingState()
     if resumed_from:
         require_same_text(state.data, data.fingerprints())
-    _announce_size(model, listener)
+    parameters, trained = sum(parameter.numel() for parameter in model.parameters()), trained_numel(model)
+    if trained < parameters:
+        listener.say(f"training {trained:,} of {parameters:,} parameters")
     if not force:
         require_free_space(folder.checkpoints, disk_bytes(recipe, model, data.objective))
     size = state.micro_batch_size or recipe.training.micro_batch_size or 1
@@ -266,17 +264,10 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
     return AssembledRun(run, pinned, components, resumed_from, micro_batches, log, hooks, baselines)
 
 
-def _announce_size(model: Transformer, listener: Listener) -> None:
-    """Report how many parameters are trained, if some are frozen."""
-    parameters, trained = sum(parameter.numel() for parameter in model.parameters()), trained_numel(model)
-    if trained < parameters:
-        listener.say(f"training {trained:,} of {parameters:,} parameters")
-
-
 def _micro_batches(run: Run, components: Components, resumed_from: Path | None, size: int) -> MicroBatches:
     """Return the micro-batches of a run.
 
-    Their size is chosen by the free memory unless the recipe gives it, or a checkpoint has one that divides evenly among the ranks.
+    Their size is chosen by the free memory unless the recipe gives it, or the checkpoint has a size that fits the number of ranks.
     """
     micro_batches = MicroBatches(run.recipe, run.device, run.listener, components, restored=resumed_from is not None)
     if run.recipe.training.micro_batch_size is None and not (resumed_from and micro_batches.is_even):

@@ -65,7 +65,7 @@ class BestCheckpoint:
         return {"checkpoint": str(path), "step": best.step, "metric": best.metric, "value": best.value} if path and best else None
 
     def describe_unsaved(self) -> str | None:
-        """Describe the best evaluation if its step was not saved, so that the best checkpoint has a worse score; else return None."""
+        """Return a warning if the step with the best score was not saved, so that the best checkpoint has a worse one; else None."""
         best, sign = self.document(), -1 if self.metric in HIGHER else 1
         if best is None or best["metric"] != self.metric:
             return None

@@ -6,9 +6,10 @@ one before a step that would exceed it. A limit of time includes the end of the 
 meter. A limit of energy or grams may be exceeded by as much as is used between two readings of the meter.
 """
 
+import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.units import format_energy, format_mass, format_seconds
 
 NEAR = 0.8  # fraction of the limit at which the user is warned
-SURE_STEPS = 5  # number of steps after which the use of the remaining ones is forecast
+SURE_STEPS = 5  # number of steps after which it is forecast what the remaining ones will use
 LONGER, LATER_SECONDS = 1.2, 30.0  # a run of n minutes is stopped after this factor times n minutes, plus these seconds
 SILENT_TICKS = 2  # the meter has failed after this number of its intervals without a good reading
 LONGEST_TICK_SECONDS = 5.0  # a longer interval of the meter counts as this long
@@ -36,7 +37,7 @@ def format_amount(name: str, value: float) -> str:
 def with_latest_end(carbon: CarbonSection, minutes: float, earlier: float) -> CarbonSection:
     """Return the recipe's `carbon` section with a limit on the time, somewhat above `minutes`; unchanged if it has one.
 
-    `earlier`: the seconds of attempts that left no checkpoint; they count against the limit, so it is raised by them.
+    `earlier`: the seconds of attempts that left no checkpoint; they count against the limit, so the limit is raised by them.
     """
     latest = earlier + LONGER * 60 * minutes + LATER_SECONDS
     return carbon if carbon.budget_seconds is not None else carbon.model_copy(update={"budget_seconds": latest})
@@ -45,35 +46,17 @@ def with_latest_end(carbon: CarbonSection, minutes: float, earlier: float) -> Ca
 def require_unspent(carbon: CarbonSection, folder: Path, spent: Amounts, ended_by: str | None = None) -> None:
     """Raise SpentBudgetError if a run or a sweep has used up its budget, so that it cannot continue.
 
-    `ended_by`: the recipe field of the budget that ended the run and was not changed. A run may have ended below that limit because too
-    little was left for another step.
+    `ended_by`: the field of the budget that ended the run, if it is unchanged: too little may be left below its limit for another step.
     """
     for name, limit in carbon.limits.items():
         if (used := asdict(spent)[name]) >= limit or _key(name) == ended_by:
             raise SpentBudgetError(f"{folder}: {_used(name, used, limit)}", f"{_key(name)}={_larger(max(used, limit))}")
 
 
-class _MeterWatchdog:
-    """Measures for how long the meter has given no good reading, without which a budget of energy or grams cannot be kept."""
-
-    def __init__(self, carbon: CarbonSection, clock: Clock):
-        self._longest, self._clock = SILENT_TICKS * min(carbon.every_seconds, LONGEST_TICK_SECONDS), clock
-        self._since: float | None = None
-
-    def is_long(self, meter: Meter) -> bool:
-        """Return whether the meter has given no good reading for SILENT_TICKS intervals."""
-        if not meter.reading().failing:
-            self._since = None
-            return False
-        self._since = self._clock() if self._since is None else self._since
-        return self._clock() - self._since >= self._longest
-
-
 class Budget:
     """The budget of one attempt, created before the attempt's meter. `carbon`: that section of the recipe, with a limit.
 
-    `ended_by`: as in `require_unspent`. Raises SpentBudgetError if earlier attempts of the run have used up the budget, BudgetReached if
-    sibling runs have.
+    `ended_by`: as in `require_unspent`. Raises SpentBudgetError if earlier attempts have used up the budget, BudgetReached if siblings did.
     """
 
     def __init__(
@@ -90,9 +73,13 @@ class Budget:
         self.stop = BudgetStop(stop, self)
         self._carbon, self._listener, self._asked = carbon, listener, stop
         self._usage = Usage(folder, carbon.every_seconds, clock)
+        self.saving = self._usage.saving
         self._has_gap = self._meters and self._usage.earlier.seconds > 0 and not is_measured(folder)
         self._warned: set[str] = set()
-        self._silence = _MeterWatchdog(carbon, clock)
+        self._clock, self._failing_since = (
+            clock,
+            math.inf,
+        )  # since when the meter has given no good reading; infinity: the last one was good
         self._problem = self._remedy = ""
         self._require(folder, ended_by)
 
@@ -115,7 +102,7 @@ class Budget:
         return bool(self.limits.keys() & {"g", "kwh"})
 
     def should_end(self) -> bool:
-        """Whether a stop was requested, or the latest check has found a limit reached. The budget itself is not checked."""
+        """Whether a stop was requested, or the latest `check` has found that a limit is reached."""
         return self._asked.should_stop() or bool(self.reached)
 
     def check(self, next_step: bool = False) -> bool:
@@ -160,13 +147,11 @@ class Budget:
         if self._usage.began is None:
             return
         used = asdict(self._usage.stepped())
-        if not self.check(next_step=left > 0) and self._usage.steps >= SURE_STEPS and self._is_measured():
+        # The energy of steps is known only if they took more than two intervals of the meter.
+        is_known = not self._meters or self._usage.seconds_of_steps > 2 * self._carbon.every_seconds
+        if not self.check(next_step=left > 0) and self._usage.steps >= SURE_STEPS and is_known:
             totals = {name: used[name] + left * self._usage.per_step(name) + self._usage.to_end(name) for name in self.limits}
             self._forecast(totals, "by the steps so far")
-
-    def saving(self) -> AbstractContextManager[None]:
-        """Measure how long the save in the block takes."""
-        return self._usage.saving()
 
     def ending(self, stopped: Stopped) -> Stopped:
         """Return the error that ends the attempt: BudgetReached if the budget stopped it, else `stopped`."""
@@ -185,8 +170,11 @@ class Budget:
         self.reached, self._remedy = _key(name), f"{_key(name)}={_larger(max(used, limit))}"
 
     def _watch_meter(self) -> None:
-        """If the meter of a budget of energy or grams has failed, warn and, if carbon.on_meter_failure says so, stop."""
-        if not self._meters or self._usage.meter is None or not self._silence.is_long(self._usage.meter):
+        """If the meter of a budget of energy or grams has failed for SILENT_TICKS intervals, warn and, by carbon.on_meter_failure, stop."""
+        if not self._meters or (meter := self._usage.meter) is None:
+            return
+        self._failing_since = min(self._failing_since, self._clock()) if meter.reading().failing else math.inf
+        if self._clock() - self._failing_since < SILENT_TICKS * min(self._carbon.every_seconds, LONGEST_TICK_SECONDS):
             return
         failed = "the carbon meter has failed, so the budget of energy cannot be kept"
         if self._carbon.on_meter_failure == "stop" and not self.reached:
@@ -203,10 +191,6 @@ class Budget:
                     f"{_key(name)}: {basis} the whole run takes some {format_amount(name, total)}, and the budget is "
                     f"{format_amount(name, limit)}; the run will stop there, and can continue with a larger budget",
                 )
-
-    def _is_measured(self) -> bool:
-        """Whether the steps so far took more than two intervals of the meter, so that their energy is known; True if only time counts."""
-        return not self._meters or self._usage.seconds_of_steps > 2 * self._carbon.every_seconds
 
     def _warn_once(self, what: str, text: str) -> None:
         if what not in self._warned:
@@ -238,14 +222,14 @@ class BudgetStop:
 
     @contextmanager
     def at_once(self, message: str = "nothing had to be saved") -> Iterator[None]:
-        """Let a signal end the block anywhere, by Stopped; the budget is checked before and after the block."""
+        """Let a signal end the block anywhere, by raising Stopped; the budget is checked before and after the block."""
         self.budget.raise_if_reached(message)
         try:
             with self.asked.at_once(message):
                 yield
         except Exception as error:
             if self.budget.reached and not isinstance(error, Stopped):
-                raise Stopped(message) from error  # a library has wrapped the exception in one of its own
+                raise Stopped(message) from error  # a library has caught Stopped, and raised an exception of its own
             raise
         self.budget.raise_if_reached(message)
 

@@ -1,4 +1,4 @@
-"""Detect contention for the processor: before a run by the system's load average; during it also by its own processor time.
+"""Detect contention for the processor: before a run by the system's load average, during the run also by the run's processor time.
 
 A parallel step waits for its slowest thread, so one competing process can halve the speed of the run. The number of threads is not changed
 automatically, since that changes the last bits of a run's numbers.
@@ -33,9 +33,8 @@ def busy_neighbours() -> int:
         return 0
     ready = average
     with contextlib.suppress(OSError, ValueError, IndexError):  # only Linux has this file
-        ready = (
-            max(int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[0]) for _ in range(_LOOKS)) - 1
-        )  # this process is ready, too
+        counts = (int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[0]) for _ in range(_LOOKS))
+        ready = max(counts) - 1  # this process is ready, too
     return max(0, round(min(average, ready)))
 
 

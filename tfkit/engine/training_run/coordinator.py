@@ -41,31 +41,6 @@ from tfkit.training.replay import weights_sha256
 Result = TypeVar("Result")
 
 
-class AgreedStop:
-    """The stop that all ranks agree on, after the step in which one of them was asked to stop or has used up its budget."""
-
-    def __init__(self, group: ProcessGroup, stop: StopRequest):
-        self._group, self._stop, self.code = group, stop, 0
-
-    def stepped(self, seconds: float) -> None:
-        """Agree with the other ranks, after a step of `seconds`, on a stop and its signal (SIGINT for a stop without a signal)."""
-        self.code = self._group.agree_after_step(getattr(self._stop, "requested", None) or 2 * self._stop.should_stop(), seconds)
-
-    def should_stop(self) -> bool:
-        """Whether the ranks have agreed to stop."""
-        return bool(self.code)
-
-    @contextmanager
-    def exit_code(self) -> Iterator[None]:
-        """If the block raises Stopped, set its exit code to 128 plus the signal on which the ranks have agreed."""
-        try:
-            yield
-        except Stopped as stopped:
-            if self.code:
-                stopped.exit_code = 128 + self.code
-            raise
-
-
 class FollowingHooks:
     """The hooks of any rank but rank 0: they write no files, and show only warnings."""
 
@@ -101,10 +76,15 @@ class RankHooks:
     """
 
     def __init__(self, hooks: LoopHooks | FollowingHooks, work: ModelWork, stop: StopRequest, start: dict[str, Any]):
-        self._hooks, self._group, self._work, self.stop = hooks, work.group, work, AgreedStop(work.group, stop)
+        self._hooks, self._group, self._work, self._stop = hooks, work.group, work, stop
+        self.agreed_signal = 0  # the signal by which all ranks stop after a step; 0: they go on
         self._evaluated, self._ends_early = bool(start["evaluated"]), bool(start["ends_early"])
         self.skipped, self.nondeterministic, self.log = hooks.skipped, hooks.nondeterministic, hooks.log
-        self.out_of_memory, self.should_stop = hooks.out_of_memory, self.stop.should_stop
+        self.out_of_memory = hooks.out_of_memory
+
+    def should_stop(self) -> bool:
+        """Whether the ranks have agreed to stop."""
+        return bool(self.agreed_signal)
 
     def evaluated(self, step: int) -> bool:
         """Whether rank 0 has evaluated the step that the run continues from."""
@@ -115,9 +95,10 @@ class RankHooks:
         return self._ends_early
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
-        """Show the step on rank 0, and agree with the other ranks whether to stop after it."""
+        """Show the step on rank 0. If a rank was asked to stop, or has used up its budget, all ranks stop after this step."""
         self._hooks.stepped(progress, report, seconds)
-        self.stop.stepped(seconds)
+        signal = getattr(self._stop, "requested", None) or 2 * self._stop.should_stop()  # 2, SIGINT, for a stop without a signal
+        self.agreed_signal = self._group.agree_after_step(signal, seconds)
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
         """Record the step on rank 0, for a replay; return a sentence that says where it is recorded."""
@@ -162,11 +143,6 @@ class RankHooks:
         return result
 
 
-def announce_meter(group: ProcessGroup, facts: dict[str, Any]) -> None:
-    """Let a rank of each other machine measure that machine's energy. `facts`: the argument of `Meter.on_node`."""
-    group.announce({"metered": facts})
-
-
 def announce_run(run: Run, checkpoint: Path | None, micro_batch_size: int) -> None:
     """Announce the run to the other ranks: its folder, recipe, checkpoint to continue from, micro-batch size, device and code files. Then
     wait until they have prepared the same data (`_begin`). Raises DataError or ModelError on all ranks if an input differs.
@@ -206,13 +182,17 @@ def steps_of_ranks(
     if components.stepper.weights.sharding is None:  # sharded weights were compared when they were sharded
         require_same(group, weights_sha256(components.stepper))
     of_rank = RankHooks(hooks, work, stop, start)
-    with group.to_the_end((Stopped, UnhealthyError), last), of_rank.stop.exit_code():
-        yield of_rank
+    with group.to_the_end((Stopped, UnhealthyError), last):
+        try:
+            yield of_rank
+        except Stopped as stopped:
+            if of_rank.agreed_signal:
+                stopped.exit_code = 128 + of_rank.agreed_signal
+            raise
 
 
 def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, given: RequestRecord | None = None) -> None:
-    """Take part, on any rank but rank 0, in all trainings of rank 0's command. This process's output goes to the
-    run folder as soon as rank 0 names it.
+    """Take part, on any rank but rank 0, in all trainings of rank 0's command; this process writes its output into their run folders.
 
     `given`: the request of this rank's command, if it has one; it is only compared with rank 0's. Raises Stopped when rank 0 does,
     PeerLostError if rank 0 fails or is lost, and UnhealthyError if rank 0 ends after an unhealthy step.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tfkit.carbon.footprint import RunTotals
     from tfkit.engine.training_run.run import Run
 
-_MAX_FRACTION = 0.15  # of the run's FLOPs that a trial may take
+_MAX_FRACTION = 0.15  # the largest fraction of the run's FLOPs that a trial may take
 _CHEAP_FLOPS = 2e13  # a minute or two on a processor: a trial may always take this much, up to half of the run's FLOPs
 _MIN_STEPS, _MAX_STEPS, _SHORTENING = 4, 100, 6  # steps per rate: at most a sixth of the run's and 100, at least 4
 _MIN_HELD_OUT, _MAX_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows to score on: at most 64 and the rows of 4 steps, at least 4
@@ -48,39 +48,29 @@ class RateTrialPlan:
         return f"learning rates are tried: {rates}, {steps}; {fraction:.0%} of the run's FLOPs"
 
 
-@dataclass(frozen=True)
-class NoTrial:
-    """The decision not to try a recipe's rates, with the reason for the user."""
+def plan_trial(recipe: Recipe, rows: int, steps: int, run_flops: float, step_flops: float, row_flops: float) -> RateTrialPlan | str | None:
+    """Return the trial of a recipe's rates, or the reason for which there is none; None if the recipe has no `training.trial_rates`.
 
-    reason: str
-
-
-def plan_trial(
-    recipe: Recipe, rows: int, steps: int, run_flops: float, step_flops: float, row_flops: float
-) -> RateTrialPlan | NoTrial | None:
-    """Return the trial of a recipe's rates, or why there is none; None if the recipe has no `training.trial_rates`.
-
-    `rows`: the number of training rows. `run_flops`, `step_flops`: the FLOPs of the run and of each of its `steps`. `row_flops`: the FLOPs
-    of scoring one row.
+    `rows`: the number of training rows. `run_flops`, `step_flops`, `row_flops`: of the run, of one of its `steps`, of scoring one row.
     """
     others = recipe.training.trial_rates
     if others is None:
         return None
     if recipe.parallel.shard > 1:
-        return NoTrial(f"the model is sharded over {recipe.parallel.shard} ranks, and a trial on one rank might run out of memory")
+        return f"the model is sharded over {recipe.parallel.shard} ranks, and a trial on one rank might run out of memory"
     if steps <= _MIN_STEPS:
-        return NoTrial(f"the run has {format_number_of(steps, 'step')}, and each rate would be tried for {_MIN_STEPS}")
+        return f"the run has {format_number_of(steps, 'step')}, and each rate would be tried for {_MIN_STEPS}"
     rates = tuple(dict.fromkeys((recipe.optimizer.lr, *others)))
     most = min(_MAX_HELD_OUT, _HELD_OUT_STEPS * recipe.training.batch_size)
     held_out = min(_MANY_HELD_OUT if recipe.evaluation.metric in RARE_METRICS else most, rows // 4)
     if held_out < _MIN_HELD_OUT:
-        return NoTrial(f"a trial needs {4 * _MIN_HELD_OUT} rows, a quarter of them to score on, and the run trains on {rows:,}")
+        return f"a trial needs {4 * _MIN_HELD_OUT} rows, a quarter of them to score on, and the run trains on {rows:,}"
     budget = max(_MAX_FRACTION * run_flops, min(run_flops / 2, _CHEAP_FLOPS))
     affordable = int((budget / len(rates) - held_out * row_flops) / max(1.0, step_flops))
     count = min(affordable, max(_MIN_STEPS, steps // _SHORTENING), _MAX_STEPS)
     if count < _MIN_STEPS:
         minimum = len(rates) * (_MIN_STEPS * step_flops + held_out * row_flops)
-        return NoTrial(
+        return (
             f"{_MIN_STEPS} steps for each of {len(rates)} rates would take {100 * minimum / run_flops:.3g}% of the run's FLOPs, and a "
             f"trial may take {100 * budget / run_flops:.3g}%"
         )
@@ -111,9 +101,7 @@ class Range:
 
 @dataclass(frozen=True)
 class FullPower:
-    """The emissions by the formula of ML CO2 Impact (Lacoste et al. 2019, arXiv 1910.09700), for comparison: as if the hardware used its
-    full power for the run's likely time.
-    """
+    """The emissions of the hardware at full power for the likely time, as in ML CO2 Impact (Lacoste et al. 2019, arXiv 1910.09700)."""
 
     hardware: str
     watts: float
@@ -187,11 +175,9 @@ class Estimate:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the estimate as a JSON document, with `stages` only for a chain."""
-        document = {"schema_version": 1, **asdict(self)}
-        document["stages"] = {name: stage.to_dict() for name, stage in self.stages.items()}
-        if not self.stages:
-            del document["stages"]
-        return document
+        stages = {name: stage.to_dict() for name, stage in self.stages.items()}
+        document = {name: value for name, value in asdict(self).items() if name != "stages"}
+        return {"schema_version": 1, **document} | ({"stages": stages} if stages else {})
 
 
 class Forecaster(Protocol):
@@ -199,15 +185,12 @@ class Forecaster(Protocol):
 
     def estimate(self, run: "Run", start: Callable[[], float]) -> Estimate:
         """Return the estimate of a prepared run. `start()`: the seconds since the run's command began, which the estimate includes."""
-        ...
 
     def measure(self, run: "Run") -> Callable[[Estimate], Estimate]:
         """Time a few steps of a run, and discard them. Return a function that corrects estimates of the run by that time."""
-        ...
 
     def remember(self, run: "Run", planned: Estimate, totals: "RunTotals") -> None:
         """Add a run that was finished in one attempt to the history, from which later estimates are corrected."""
-        ...
 
 
 def fit_length(run: "Run", minutes: float, named: Collection[str], *, measures: bool = False) -> dict[str, Any]:
@@ -217,7 +200,6 @@ def fit_length(run: "Run", minutes: float, named: Collection[str], *, measures: 
     forecast by the time of a few real steps, if a single process trains.
     """
     recipe, own, how = run.recipe, run.recipe.training.steps, "by a forecast"
-
     corrected: Callable[[Estimate], Estimate] = copy  # no correction
     if measures and run.peers.ranks.is_alone:
         corrected = run.forecaster.measure(run)

@@ -19,7 +19,7 @@ from tfkit.training.loop import Log, Progress
 from tfkit.training.replay import describe_step
 from tfkit.units import format_energy, format_seconds
 
-MEASURED_STEPS = 3  # the first steps of an attempt; all but the slower first one give the remaining time
+MEASURED_STEPS = 3  # steps after which the remaining time is estimated, by all of them but the first, which is slower
 WORTH_REPORTING_SECONDS = 60.0  # of the remaining steps; a shorter time is not reported
 
 
@@ -29,6 +29,7 @@ class LoopHooks:
     def __init__(self, run: Run, components: Components, log: TrainingLog, micro_batches: MicroBatches):
         self.run, self.components, self.training_log = run, components, log
         self.should_stop, self.out_of_memory = run.should_end, micro_batches.halve
+        self._contention = Contention(run.folder.path, run.listener.warn)
         self._measured: list[float] = []  # the seconds of the first steps of this attempt
 
     @cached_property
@@ -58,7 +59,7 @@ class LoopHooks:
         return self.validator.should_stop_early()
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
-        """Show the step on a terminal's live line, check the budget and contention for the processor, and report the time once."""
+        """Show the step on a terminal's live line, check the budget and contention for the processor, and report the time left once."""
         if self.run.device.type == "cpu":
             self._contention.stepped(seconds)
         if self.run.budget is not None:
@@ -69,10 +70,6 @@ class LoopHooks:
             self._measured.append(seconds)
             if len(self._measured) == MEASURED_STEPS:
                 self._report_time(progress.step)
-
-    @cached_property
-    def _contention(self) -> Contention:
-        return Contention(self.run.folder.path, self.run.listener.warn)
 
     def _report_time(self, step: int) -> None:
         """Report the time and energy of the remaining steps, estimated from the attempt's second and third step."""

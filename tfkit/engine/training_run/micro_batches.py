@@ -59,7 +59,7 @@ def limit_batch_size(recipe: Recipe, data: TrainingData, listener: Listener, ran
 
 
 def is_short(recipe: Recipe, data: TrainingData, model: Transformer, device: torch.device) -> bool:
-    """Whether a run takes at most about a minute, even on the slowest machine in use today: its forecast would not help the user.
+    """Whether a run takes at most about a minute, even on the slowest machine in use today, so that the user needs no forecast.
 
     False, without a calculation, for a run with companions, a reference, sampled responses or generated samples.
     """
@@ -94,11 +94,7 @@ class MicroBatches:
         left = available_bytes() if on_cpu else None
         left = None if left is None else left // self.ranks.local_size - self.bytes_to_come(sums=True)
         self.loader.micro_batch_size = choose_micro_batch(
-            self.loader.sizes.unit,
-            self.loader.rows.longest,
-            self.row_bytes if on_cpu else 0,
-            left,
-            self.ranks.size,
+            self.loader.sizes.unit, self.loader.rows.longest, self.row_bytes if on_cpu else 0, left, self.ranks.size
         )
 
     @property
@@ -138,7 +134,9 @@ class MicroBatches:
             return planned_row_bytes(
                 self.model.config, loss_module.objective, rows.longest, itemsize, has_fused_dropout=False, checkpointing=checkpointing
             )
-        first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[0]  # the longest row only if rows are grouped by length
+        first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[
+            0
+        ]  # the first row is the longest one only if rows are grouped by length
         longer = max(1.0, rows.longest / first.tokens)
         row = int(step_bytes_per_row(loss_module, first) * longer)
         return row + companion_bytes_per_row(loss_module.objective, rows.longest, itemsize)
@@ -153,8 +151,7 @@ class MicroBatches:
     def describe(self, planned: Estimate | None, progress: Progress) -> str:
         """Describe the steps with their memory, time and energy, so that the user can stop a run that would need too much.
 
-        The time is extrapolated from the steps so far; before the first step, it is the planned time. `planned`: None for a run that is too
-        short to be forecast.
+        The time is extrapolated from the steps so far; before the first step, it is the planned time. `planned`: None for a short run.
         """
         rows, sizes, micro_batch = self.loader.rows, self.loader.sizes, self.loader.micro_batch_size
         steps, epochs = self.components.plan.steps, sizes.before(self.components.plan.steps) / len(rows)

@@ -29,7 +29,7 @@ class RankConnection:
     """
 
     def __init__(self, ranks: Ranks = ONE_PROCESS, watch: Callable[[], None] | None = None, given: RequestRecord | None = None):
-        self.ranks, self._watch, self._given = ranks, watch, given
+        self.ranks, self._watch, self._given = ranks, watch, given.sha256() if given else ""
         self._group: ProcessGroup | None = None
 
     def peers(self, device: "torch.device", say: Callable[[str], None] | None = None) -> "Peers":
@@ -53,10 +53,8 @@ class RankConnection:
     def meter_nodes(self, device: "torch.device", facts: dict[str, Any]) -> None:
         """Let a rank of each other machine measure that machine's energy. `facts`: the argument of `Meter.on_node`."""
         if self.ranks.nodes > 1:
-            from tfkit.engine.training_run.coordinator import announce_meter
-
             self.peers(device)
-            announce_meter(self._join(), facts)
+            self._join().announce({"metered": facts})  # read by `follow` of coordinator.py
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -74,9 +72,7 @@ class RankConnection:
     def _join(self, say: Callable[[str], None] | None = None) -> "ProcessGroup":
         from tfkit.parallel.collectives import ProcessGroup  # imported here, since it imports torch
 
-        self._group = self._group or ProcessGroup.join(
-            self.ranks, watch=self._watch, say=say, given=self._given.sha256() if self._given else ""
-        )
+        self._group = self._group or ProcessGroup.join(self.ranks, watch=self._watch, say=say, given=self._given)
         return self._group
 
 
@@ -121,8 +117,7 @@ def find_or_start(
 def local_ranks(size: int, run: Path, threads: int | None) -> Iterator[RankConnection]:
     """Start `size` - 1 processes that follow this one as rank 0, and yield the connection to them. `threads`: the number in each process.
 
-    Raises UsageError for an invalid `size`, or if this process already has a process group; PeerLostError, with the last lines of its
-    output, if one of the processes fails.
+    Raises UsageError for an invalid `size`, or if this process already has a process group; PeerLostError if one of the processes fails.
     """
     require_count("ranks", size)
     if size == 1:

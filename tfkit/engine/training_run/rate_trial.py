@@ -1,7 +1,7 @@
 """A trial of a few learning rates before the first step: each in a short training, scored on rows that are held out of the training rows.
 
-The validation rows are not used. Like the run, the trial is deterministic for a recipe, its data and a number of threads. Its energy is a
-phase of its own in the ledger. The chosen rate is written into the run's recipe, so a resumed run has no trial.
+The validation rows are not used. Like the run, the trial is deterministic for a recipe, its data and a number of threads. The energy of the
+trial is a phase of its own in the ledger. The chosen rate is written into the run's recipe, so a resumed run has no trial.
 """
 
 import gc
@@ -78,9 +78,9 @@ def choose_rate(run: "Run") -> None:
 def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] | None]:
     """Return the recipe with the chosen rate, and the field `rate_trial` of run.json, None if no rate was tried. Raises Stopped.
 
-    The recipe's own rate is kept unless the loss of another is lower by a twentieth. If the run's metric is an F1, it decides instead (if
-    higher by 0.05), since a model that always answers the most frequent class may have a low loss. No rate is tried if the held-out
-    rows have too few labels of any but the most frequent class.
+    The recipe's own rate is kept unless the loss of another is lower by a twentieth. If the run's metric is an F1, another rate must have
+    an F1 that is higher by 0.05 instead, since a model that always predicts the most frequent class may have a low loss. No rate is tried
+    if the held-out rows have too few labels of other classes than the most frequent one.
     """
     make_deterministic(run.device)
     keep_freed_memory()
@@ -96,7 +96,10 @@ def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] |
     tried: dict[float, _Outcome] = {}
     with listener.progress("trying learning rates", plan.steps * len(plan.rates), "steps") as bar:
         for rate in plan.rates:
-            tried[rate] = _try_rate(run, _trial_recipe(recipe, plan, rate), plan, bar.advance, judged_by)
+            try:
+                tried[rate] = _try_rate(run, _trial_recipe(recipe, plan, rate), plan, bar.advance, judged_by)
+            except Stopped:
+                raise Stopped(_STOPPED) from None
             gc.collect()  # frees the model and its optimizer before the next trial
     best = min(tried, key=lambda rate: tried[rate].rank)
     chosen = best if tried[best].is_clearly_better(tried[own]) else own
@@ -169,17 +172,12 @@ def _try_rate(run: "Run", recipe: Recipe, plan: RateTrialPlan, advance: Callable
             deterministic_if_possible(take, components.stepper, micro_batches.halve, lambda _: None)  # the run warns of nondeterminism
         except UnhealthyStepError:
             return _Outcome(math.inf, None if judged_by is None else 0.0)
-        except Stopped:
-            raise Stopped(_STOPPED) from None
         advance(1)
         if should_stop():
             raise Stopped(_STOPPED)
-    try:
-        with components.stepper.weights.use_result():
-            work = BatchWork(should_stop=should_stop)
-            metrics = _score(components.stepper.model, judge, held_out, recipe.evaluation.batch_size, work, judged_by)
-    except Stopped:
-        raise Stopped(_STOPPED) from None
+    with components.stepper.weights.use_result():
+        work = BatchWork(should_stop=should_stop)
+        metrics = _score(components.stepper.model, judge, held_out, recipe.evaluation.batch_size, work, judged_by)
     loss = metrics["loss"]
     return _Outcome(loss if math.isfinite(loss) else math.inf, None if judged_by is None else metrics[judged_by])
 

@@ -83,9 +83,7 @@ class Run:
 
     @property
     def needs_forecast(self) -> bool:
-        """Whether something reads the forecast of this run: a budget, a learning rate trial, a file of carbon intensities, or, if the run
-        takes more than about a minute, the user.
-        """
+        """Whether a budget, a rate trial or a file of carbon intensities needs a forecast, or the run takes more than about a minute."""
         training, carbon = self.recipe.training, self.recipe.carbon
         is_read = training.trial_rates is not None or carbon.intensity_file is not None or bool(carbon.limits)
         return is_read or not is_short(self.recipe, self.data, self.shapes, self.device)

@@ -1,8 +1,7 @@
 """The programs that trackers send metrics to: TensorBoard, wandb, mlflow, trackio and aim. This module is imported only if one is used.
 
 Each program has its own run for a run of tfkit, found again by the uuid in run.json, so that the program gets each point once, even if the
-run is resumed or sent again. A program's library is imported when its run is opened; the library's own settings and environment variables
-decide where that run is stored.
+run is resumed or sent again. A program's library is imported when its run is opened; the library's settings decide where that is stored.
 """
 
 import contextvars
@@ -27,8 +26,7 @@ class TrackedRun:
     """The facts about a run that its trackers need.
 
     `recipe`: complete, as nested dicts. `totals`: returns the run's energy and emissions. `first_step`: TensorBoard's points of an earlier
-    attempt from this step on are replaced; None: they are kept. `close_seconds`: the longest time that wandb may take to upload the
-    remaining points; 0: unlimited.
+    attempt from this step on are replaced; None: none are. `close_seconds`: the longest time that wandb uploads points at the end; 0: any.
     """
 
     folder: Path
@@ -108,7 +106,7 @@ class _EventFiles:
         self._steps = _steps_in_event_files(folder) if run.first_step is None else {}
         purged = None
         if run.first_step is not None and folder.exists():
-            purged = run.first_step if run.first_step > 1 else 0  # 0: a run that restarts also scores its initial model again
+            purged = run.first_step if run.first_step > 1 else 0  # 0: a new start also scores the initial model again, as step 0
         self._writer: Any = SummaryWriter(str(folder), purge_step=purged)
 
     def steps(self, name: str) -> Collection[int]:
@@ -153,7 +151,8 @@ class _Wandb:
         folder = Path(self._run.dir).parent
         self.place = str(folder) if self._run.offline else self._run.url
         others = folder.parent.glob(f"offline-run-*-{run.run_id}/*.wandb") if self._run.offline else ()
-        self._known = range(max([self._run.starting_step, *map(_steps_in_offline_file, others)]))
+        sent = (record.history.step.num for path in others for record in offline_records(path) if record.HasField("history"))
+        self._known = range(max([self._run.starting_step, *(step + 1 for step in sent)]))
 
     def steps(self, name: str) -> Collection[int]:
         return self._known
@@ -164,11 +163,6 @@ class _Wandb:
     def close(self, totals: Mapping[str, float]) -> None:
         self._run.summary.update(totals)
         self._run.finish()
-
-
-def _steps_in_offline_file(path: Path) -> int:
-    """Return the step after the last one in a file of wandb's offline mode; 0 if the file has none."""
-    return max((record.history.step.num + 1 for record in offline_records(path) if record.HasField("history")), default=0)
 
 
 def offline_records(path: Path) -> Iterator[Any]:
@@ -237,7 +231,7 @@ class _Trackio:
         import trackio
 
         for module in (trackio, trackio.run, trackio.utils):
-            module.print = _print_nothing  # stdout is for the result, and trackio has no option to be silent
+            module.print = lambda *_, **__: None  # stdout is for the result, and trackio has no option to be silent
         name = f"{run.name}-{run.run_id[:8]}"
         self._run: Any = contextvars.Context().run(  # so that a run of trackio that the caller has opened stays open
             trackio.init,
@@ -263,10 +257,6 @@ class _Trackio:
         if totals and self._last:  # Trackio has no summary; if no point was new, it has the totals already
             self._run.log(dict(totals), step=self._last)
         self._run.finish()
-
-
-def _print_nothing(*_: object, **__: object) -> None:
-    """Print nothing, in place of the `print` of a tracker's library, which would write to stdout."""
 
 
 class _Aim:

@@ -1,7 +1,6 @@
 """Trackers, which send a run's metrics to other programs; metrics.jsonl stays the authoritative record.
 
-No tracker can stop or slow down a run: each takes its points from a queue, on a daemon thread of its own, where it may raise, hang or exit.
-A point is one value of one step.
+No tracker can stop or slow down a run: each takes its points (values of a step) from a queue, on its own daemon thread, where it may hang.
 """
 
 import contextlib
@@ -10,14 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tfkit.carbon import Footprint
-from tfkit.model.config import ModelConfig
 from tfkit.recipe.dump import recipe_document
 from tfkit.recipe.schema.output_sections import TensorBoardSection
-from tfkit.recipe.schema.sections import Recipe
-from tfkit.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from tfkit.engine.training_run.run import Run
 
 WAITING = 1000  # lines of the log that may wait in a queue; when it is full, new lines are dropped
 CLOSE_SECONDS = 3.0  # the time that a tracker has for the waiting lines, at the end of the run
@@ -55,7 +54,7 @@ class TrackerQueue:
         if not self._thread.is_alive() and not self._end_is_reported:
             self._end_is_reported = True
             self._warn(f"{self._place}: {self._name} takes no points ({self._trouble}); tfkit track sends them later")
-        with contextlib.suppress(queue.Full):  # dropped points count as given but not taken
+        with contextlib.suppress(queue.Full):  # dropped points count as queued, but not as taken
             self._lines.put_nowait((step, points))
 
     def close(self) -> None:
@@ -91,22 +90,22 @@ class TrackerQueue:
         self._trouble = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def open_trackers(
-    recipe: Recipe, config: ModelConfig, folder: RunFolder, first_step: int, totals: Callable[[], Footprint], warn: Callable[[str], None]
-) -> Callable[[], list[TrackerQueue]]:
-    """Return a function that starts a recipe's trackers, one for equal sections. Points that an earlier attempt sent from `first_step` on
-    are not doubled.
-
-    `totals` returns the run's energy and emissions; each tracker calls it on its own thread while it is being closed. `warn` is called if a
-    tracker ends early, or lacks points at its end. Raises MachineError if a tracker's extra is not installed.
+def open_trackers(run: "Run", first_step: int) -> Callable[[], list[TrackerQueue]]:
+    """Return a function that starts a run's trackers, one for equal sections. Points that an earlier attempt sent from `first_step` on are
+    not sent twice. Raises MachineError if a tracker's extra is not installed.
     """
     from tfkit.engine.training_run.tracker_adapters import TrackedRun, tracker_of
 
+    recipe, folder = run.recipe, run.folder
     alias = [TensorBoardSection(kind="tensorboard")] if recipe.training.tensorboard else []
-    run = TrackedRun(folder.path, folder.run_id, recipe_document(recipe, config), totals, first_step, CLOSE_SECONDS)
+
+    def totals() -> Footprint:  # each tracker calls this on its own thread while it is being closed
+        return Footprint.from_reading(run.meter.reading())
+
+    tracked = TrackedRun(folder.path, folder.run_id, recipe_document(recipe, run.data.config), totals, first_step, CLOSE_SECONDS)
     trackers = []
     for section in dict.fromkeys([*recipe.trackers, *alias]):
         is_own = isinstance(section, TensorBoardSection)
         name, place = ("TensorBoard", folder.tensorboard) if is_own else (section.kind, folder.path)
-        trackers.append((name, place, tracker_of(section, run)))
-    return lambda: [TrackerQueue(*tracker, warn) for tracker in trackers]
+        trackers.append((name, place, tracker_of(section, tracked)))
+    return lambda: [TrackerQueue(*tracker, run.listener.warn) for tracker in trackers]

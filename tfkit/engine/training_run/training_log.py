@@ -20,7 +20,7 @@ from tfkit.units import format_metrics
 
 
 class TrainingLog:
-    """The log of one attempt. Lines of earlier attempts after the step from which this one resumes are deleted. As a context manager,
+    """The log of one attempt. Lines of earlier attempts after the step from which this attempt resumes are deleted. As a context manager,
     the log shows the live line, and starts the trackers.
 
     `saved`: the part of the log in the checkpoint; if None (no checkpoint, or one of an older version), metrics.jsonl is used alone.
@@ -49,9 +49,7 @@ class TrainingLog:
             self._restore(saved)
         self._start_trackers: Callable[[], list[TrackerQueue]] = list
         if run.recipe.trackers or run.recipe.training.tensorboard:
-            self._start_trackers = open_trackers(
-                run.recipe, run.data.config, run.folder, self.progress.step + 1, self._footprint, run.listener.warn
-            )
+            self._start_trackers = open_trackers(run, self.progress.step + 1)
 
     def state(self) -> SavedLog:
         """Return the part of the log that is stored in a checkpoint."""
@@ -80,7 +78,7 @@ class TrainingLog:
     def __enter__(self) -> Self:
         self._line = self.run.listener.live()
         self._live = self._line.__enter__()
-        self._trackers = self._start_trackers()  # not before: only `__exit__` closes them
+        self._trackers = self._start_trackers()  # not earlier, since only `__exit__` closes them
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -125,9 +123,6 @@ class TrainingLog:
                 "emissions_g": reading.emissions_g if known else None,
             }
         )
-
-    def _footprint(self) -> Footprint:
-        return Footprint.from_reading(self.run.meter.reading())
 
     def line(self, line: Log) -> None:
         """Append a line to metrics.jsonl and the trackers, and show it if there is no live line.

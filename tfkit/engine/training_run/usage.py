@@ -35,7 +35,7 @@ class Amounts:
 
 
 class Usage:
-    """The amounts that the run in `folder` has used until now. After the meter's latest reading they are extrapolated by its power.
+    """The amounts that the run in `folder` has used until now: by the meter's latest reading, extrapolated by the power of that reading.
 
     `every_seconds`: the time between two readings of the meter.
     """

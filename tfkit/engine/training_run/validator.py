@@ -28,17 +28,14 @@ class Validator:
             self._record_scores(progress.step, self._score("during the evaluation"))
         if self.prompts and progress.step not in self.log.sampled:
             self._write_samples(progress.step)
-        self.run.meter.phase("train", progress.step)  # a kill loses no work until here: the scores are recorded
+        self.run.meter.phase("train", progress.step)  # a kill from here on loses no evaluation: its scores are recorded
 
     def score_before(self) -> None:
         """Score the initial model on the validation sets, so that the result can say whether the run improved it. Raises Stopped."""
         if self.data.validation and self.log.before is None:
             self.run.meter.phase("evaluate")
-            self.log.scores_before(
-                self._score(
-                    f"in the evaluation before the first step: no step was taken yet, and {argument('resume', True)} starts with it"
-                ).metrics
-            )
+            moment = f"in the evaluation before the first step: no step was taken yet, and {argument('resume', True)} starts with it"
+            self.log.scores_before(self._score(moment).metrics)
 
     def evaluated(self, step: int) -> bool:
         """Whether metrics.jsonl has the whole evaluation of this step."""
@@ -55,7 +52,7 @@ class Validator:
         return since_best(values, metric in HIGHER) >= patience
 
     def report_early_stop(self, step: int) -> None:
-        """Report that the run ends with this step, if it was scored and the evaluations so far end the run early."""
+        """Report that the run ends early with this step, if the step was evaluated and `should_stop_early` returns True."""
         if step in self.log.evaluations and self.should_stop_early() and step < self.components.plan.steps:
             metric, patience = self.checkpointer.best.metric, self.run.recipe.training.patience
             self.run.listener.say(f"step {step}: no better {metric} in {patience} evaluations, so the run stops here")
@@ -67,7 +64,7 @@ class Validator:
         return scores
 
     def _record_scores(self, step: int, scores: SetScores) -> None:
-        """Record the scores, in metrics.jsonl last, so that a run that is killed before that evaluates again."""
+        """Record the scores, in metrics.jsonl last: a run that is killed earlier evaluates again, and completes all records."""
         metrics = self.log.evaluations[step] = scores.metrics
         self.checkpointer.record_scores(step, metrics)
         self.log.scores(step, metrics, scores.confusion)
