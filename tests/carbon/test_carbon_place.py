@@ -76,7 +76,7 @@ def test_the_recipe_wins_over_the_environment_and_that_over_codecarbon(monkeypat
         ("carbon.country", "FRX", r"carbon\.country: 'FRX'.*FRA \(France\)"),
         ("TFKIT_CARBON_COUNTRY", "germany", r"TFKIT_CARBON_COUNTRY.*DEU \(Germany\)"),
         ("TFKIT_CARBON_COUNTRY", "FR", "alpha-3"),
-        *(("TFKIT_CARBON_INTENSITY", value, "TFKIT_CARBON_INTENSITY.*grams") for value in ("much", "nan", "-1", "inf")),
+        *(("TFKIT_CARBON_INTENSITY", value, "TFKIT_CARBON_INTENSITY.*grams") for value in ("much", "nan", "-1", "inf", "100001")),
     ],
 )
 def test_an_unknown_country_and_an_impossible_intensity_are_refused(monkeypatch, name, value, said):

@@ -68,12 +68,13 @@ def test_a_real_run_in_a_hostile_environment(hostile, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_setting_that_is_no_number_is_named(monkeypatch, tmp_path):
-    monkeypatch.setenv("CODECARBON_FORCE_CPU_POWER", "65,5")
+@pytest.mark.parametrize("watts", ["65,5", "nan"])
+def test_a_setting_that_is_no_number_is_named(monkeypatch, tmp_path, watts):
+    monkeypatch.setenv("CODECARBON_FORCE_CPU_POWER", watts)
     meter = Meter.start(COUNTRY, folder=tmp_path, run_id="run", attempt=1, project="p")
     wait_for(lambda: meter.reading().status != "starting")
     meter.stop()
-    assert "its setting force_cpu_power is '65,5', which is no number of watts such as 65.5" in (meter.warning() or "")
+    assert f"its setting force_cpu_power is {watts!r}, which is no number of watts such as 65.5" in (meter.warning() or "")
 
 
 def run_alone(code):

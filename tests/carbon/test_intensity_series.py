@@ -96,6 +96,8 @@ def test_a_series_has_to_cover_the_run(tmp_path):
     require_cover(series, path, series.times[0], 3 * 3600)
     with pytest.raises(DataError, match=r"ends at 2026-10-25T03:00:00Z, but this run takes at least until 2026-10-25T03:00:01Z"):
         require_cover(series, path, series.times[0], 3 * 3600 + 1)
+    with pytest.raises(DataError, match="takes at least until after the year 9999"):
+        require_cover(series, path, series.times[0], 1e13)
     for moment in (series.times[0] - 1, series.end):
         with pytest.raises(DataError, match=r"covers 2026-10-25T00:00:00Z to 2026-10-25T03:00:00Z, but now it is"):
             require_cover(series, path, moment)

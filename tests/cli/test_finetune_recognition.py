@@ -483,6 +483,14 @@ def test_a_question_that_is_asked_anew_in_other_rows_is_not_missed(work: Path, a
     assert _inspect_data(SourceSection(path="rows.jsonl"), "error").unread["chat"] == unread
 
 
+@pytest.mark.parametrize("first", [{}, {"translation": None}])
+def test_a_first_row_without_values_hides_no_columns(work: Path, first: dict[str, Any]) -> None:
+    rows = [{"translation": {"en": f"the cat {n}", "de": f"die Katze {n}"}} for n in range(20)]
+    write_rows(work / "de-en.jsonl", [first, *rows])
+    reads = _inspect_data(SourceSection(path="de-en.jsonl"), "skip").reads["text_to_text"]
+    assert reads == {"source": "translation.de", "target": "translation.en"}
+
+
 def test_questions_without_any_answer_are_no_question_answering() -> None:
     """As in AGIEval's files, whose choices have a column `answer` of nulls."""
     seen = inspected({"passage": LONG, "question": "Is it {}?", "options": ["yes", "no"], "label": "A", "answer": None})

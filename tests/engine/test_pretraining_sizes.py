@@ -144,3 +144,4 @@ def test_named_data_take_the_place_of_own_validation_sources(validation: str) ->
     assert named.get("data.validation") == (0.1 if validation.startswith("[") else None)
     assert "data.validation" not in tuning_overrides({}, source, "ckpt", None)
     assert tuning_overrides({"data.validation": 0.2}, source, "ckpt", "rows.csv")["data.validation"] == 0.2
+    assert "data.validation" not in tuning_overrides({"data.validation.0.path": "b.csv"}, source, "ckpt", "rows.csv")

@@ -346,7 +346,9 @@ def test_the_power_of_a_processor_is_the_users_then_the_tables_then_a_rule(monke
     monkeypatch.setattr(hardware, "processor", lambda: {"name": "Abacus 9", "cores": 4})
     assert hardware.processor_power() == hardware.ProcessorPower("Abacus 9", 16.0, "CodeCarbon's 4 W per thread of an unknown processor")
     monkeypatch.setattr(hardware, "_table", lambda: [("Other", 1.0), ("abacus 9 @ 2.10GHz", 65.0)])
-    assert hardware.processor_power() == hardware.ProcessorPower("Abacus 9", 65.0, "CodeCarbon's table")
+    for watts in ("", "nan", "inf", "-1"):
+        monkeypatch.setattr(hardware, "codecarbon_settings", lambda watts=watts: {"force_cpu_power": watts})
+        assert hardware.processor_power() == hardware.ProcessorPower("Abacus 9", 65.0, "CodeCarbon's table")
     monkeypatch.setattr(hardware, "codecarbon_settings", lambda: {"force_cpu_power": "42", "force_ram_power": "7"})
     assert (hardware.processor_power().watts, hardware.memory_watts()) == (42.0, 7.0)
     assert hardware.machine_watts(4) == pytest.approx(49.0)

@@ -14,7 +14,7 @@ from tiny_files import read_rows
 from tiny_runs import Process, Strike, pretrain, write_corpus, write_recipe
 
 from tfkit.run import strict_json
-from tfkit.run.metrics import MetricsLog, read_metrics
+from tfkit.run.metrics import MetricsLog, parse_record, read_metrics
 
 
 def test_each_line_is_there_at_once(tmp_path: Path) -> None:
@@ -39,6 +39,7 @@ def test_a_number_that_is_not_finite_is_named_and_read_back(tmp_path: Path) -> N
         {"step": 1, "evaluation": {"loss": 2.0, "a.loss": None}, "nonfinite": {"evaluation.a.loss": "-inf"}},
         {"step": 2, "loss": None, "evaluation": {"means": [1.0, None]}, "lr": None, "nonfinite": nonfinite},
     ]
+    assert parse_record(b'{"step": 3, "nonfinite": {"step": "nan", "lr": "nan", "evaluation.loss": "nan"}}\n') == {"step": 3}
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"step": 9', b"\xff\xfe\x00", b'{"step": 2}'])

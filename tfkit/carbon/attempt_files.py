@@ -1,6 +1,4 @@
-"""Writer of the files of one attempt (one start of a run): its ledger of measurements, and emissions.csv, which is derived from the ledgers
-of all attempts and nodes.
-"""
+"""Write the files of one attempt (one start of a run): its ledger, and emissions.csv, which is derived from all ledgers of the run."""
 
 import contextlib
 import hashlib
@@ -47,7 +45,8 @@ class Ledger:
         that its line is separate from a torn one.
         """
         if self._torn:  # the previous line may have been written completely, although `append` raised an error
-            self._previous = _last_hash(self.path.read_bytes()) or self._previous
+            lines = reversed(self.path.read_bytes().split(b"\n"))
+            self._previous = next((line_hash(text) for text in lines if parse_line(text) is not None), self._previous)
         text = json.dumps(line | {PREVIOUS: self._previous}, ensure_ascii=False, allow_nan=False).encode()
         data = b"\n" * self._torn + text + b"\n"
         self._torn = True
@@ -55,11 +54,6 @@ class Ledger:
             raise OSError(f"{self.path}: only a part of a line was written")
         os.fsync(self._descriptor)
         self._torn, self._previous = False, line_hash(text)
-
-
-def _last_hash(data: bytes) -> str | None:
-    """Return the hash of the last intact line in `data`, which may lack its line break; None if there is no intact line."""
-    return next((line_hash(text) for text in reversed(data.split(b"\n")) if parse_line(text) is not None), None)
 
 
 def tick_line(
@@ -101,10 +95,7 @@ class AttemptFiles:
             self._unwritten.append(self._header())
 
     def write(self, tick: dict[str, Any], estimate: dict[str, Any] | None, machine: Machine | None, *, derive: bool) -> None:
-        """Append lines to the ledger: those that could not be written before, then `machine` (only once), `tick` and `estimate`.
-
-        `derive`: also write emissions.csv.
-        """
+        """Append any unwritten lines, `machine` (only once), `tick` and `estimate` to the ledger; `derive`: also write emissions.csv."""
         if not self._spec["folder"]:
             return
         with self._guarding():
@@ -113,9 +104,7 @@ class AttemptFiles:
                 write_emissions(Path(self._spec["folder"]), self._ledgers)
 
     def sums_of_other_nodes(self) -> dict[str, float]:
-        """Return the energies and emissions of this attempt on the other nodes, from their ledgers; {} if there are none, or if they cannot
-        be read.
-        """
+        """Return the energies and emissions of this attempt on all other nodes, from their ledgers; {} if none can be read."""
         if self._nodes == 1:
             return {}
         with self._guarding():

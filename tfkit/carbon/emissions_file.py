@@ -36,15 +36,13 @@ def installed_columns() -> tuple[str, ...]:
 
     They are read from the source code of the class, since importing CodeCarbon takes 0.2 s, and may fail or hang.
     """
-    try:
+    with contextlib.suppress(OSError, SyntaxError, ValueError):
         path = codecarbon_folder() / "output_methods" / "emissions_data.py"
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and node.name == "EmissionsData":
                 names = [line.target.id for line in node.body if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)]
                 if {"run_id", "emissions", "energy_consumed"} <= set(names):
                     return tuple(names)
-    except (OSError, SyntaxError, ValueError):
-        pass
     return tuple(CODECARBON_3_3.split())
 
 

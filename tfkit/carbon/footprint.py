@@ -98,7 +98,7 @@ class RunTotals(Measurement):
         return {name: values[name] for name in names}
 
     def filled_from(self, other: "RunTotals") -> "RunTotals":
-        """Return these totals, with the values of `other` in place of unknown values."""
+        """Return these totals, with the values of `other` in place of the fields that are None here."""
         return replace(other, **{name: value for name, value in vars(self).items() if value is not None})
 
     @property
@@ -120,9 +120,7 @@ def describe_sources(components: Mapping[str, str | None]) -> str:
 
 
 def joined(values: Iterable[Any]) -> str | None:
-    """Return the distinct values as text, such as `counter, model`; None if there are none. A value may itself be such a text of several
-    values.
-    """
+    """Return the distinct values as text, such as `counter, model`; None if there are none. A value may itself be such a text."""
     return ", ".join(dict.fromkeys(part for value in values if value for part in str(value).split(", "))) or None
 
 
@@ -170,8 +168,8 @@ def _mean_intensity(parts: Sequence[RunTotals]) -> Intensity | None:
 
 
 def _mean_factor(parts: Iterable[RunTotals], name: str) -> float:
-    """Return the mean over the runs, weighted by emissions, of the quotient of an end of a run's range (the field `name`) and the run's
-    intensity. The quotient is 1 for a run without a range.
+    """Return the mean over the runs, weighted by emissions, of the lower or upper limit of a run's intensity (the field `name`), divided by
+    that intensity. A run without a range counts as 1.
     """
     pairs = []
     for part in parts:

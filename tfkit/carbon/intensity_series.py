@@ -10,6 +10,7 @@ import io
 import math
 from bisect import bisect_right
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from time import monotonic
 from typing import Any
 
 from tfkit.carbon.reading import Totals
-from tfkit.errors import DataError
+from tfkit.errors import DataError, TfkitError
 from tfkit.regular_files import read_limited
 
 COLUMNS = ["timestamp_utc", "g_per_kwh"]
@@ -50,7 +51,7 @@ class IntensitySeries:
 
 
 def read_series(path: Path) -> IntensitySeries:
-    """Read a series. Raises DataError, with file and line, if the file does not strictly follow the format."""
+    """Read a series from a csv. Raises DataError, with file and line, for any line that does not follow the format."""
     try:
         lines = io.StringIO(read_limited(path, _MOST_BYTES).decode("utf-8-sig"), newline="")
         rows = [(number, row) for number, row in enumerate(csv.reader(lines, strict=True), 1) if row]
@@ -66,7 +67,7 @@ def read_series(path: Path) -> IntensitySeries:
         if len(row) != len(COLUMNS):
             raise DataError(f"{path}:{number}: {len(row)} fields; give a time and the grams of CO2e per kWh")
         times.append(_time(row[0], f"{path}:{number}"))
-        values.append(_grams(row[1], f"{path}:{number}"))
+        values.append(parse_intensity(row[1], f"{path}:{number}"))
     interval = times[1] - times[0]
     for (number, row), before, time in zip(rows[2:], times, times[1:], strict=False):
         if time <= before:
@@ -101,26 +102,26 @@ def _time(text: str, where: str) -> float:
     return time.replace(tzinfo=UTC).timestamp()
 
 
-def _grams(text: str, where: str) -> float:
-    try:
-        grams = float(text)
-    except ValueError:
-        grams = math.nan
-    if not 0 <= grams <= MOST_G_PER_KWH:
-        raise DataError(f"{where}: {text!r} is not a carbon intensity; give the grams of CO2e per kWh, such as 56")
-    return grams
+def parse_intensity(value: Any, where: str, error: type[TfkitError] = DataError) -> float:
+    """Return a carbon intensity in g/kWh. Raises `error`, with the place `where`, unless `value` is a number from 0 to MOST_G_PER_KWH."""
+    with suppress(ValueError):
+        if 0 <= (grams := float(value)) <= MOST_G_PER_KWH:
+            return grams
+    raise error(f"{where}: {value!r} is not a carbon intensity; give the grams of CO2e per kWh, such as 56")
 
 
 def _text(moment: float) -> str:
+    if moment >= datetime.max.replace(tzinfo=UTC).timestamp():  # forecast for a run that is far too large for this machine
+        return "after the year 9999"
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class IntensityCorrection:
     """Corrects CodeCarbon's emissions, which assume a constant intensity, by a series of intensities.
 
-    If all values of the series equal the constant, the emissions are unchanged to the last bit. `series`: the fields of an IntensitySeries,
-    or None; `g_per_kwh`: the constant; `offset`: the wall clock minus the monotonic clock at the start. All later times are computed from
-    this offset, so that setting the wall clock during the run has no effect.
+    If all values of the series equal the constant, the emissions are unchanged to the last bit. `series`: the fields of an IntensitySeries;
+    None: nothing is corrected. `g_per_kwh`: the constant. `offset`: the wall clock minus the monotonic clock at the start, from which all
+    later times are computed, so that setting the wall clock during the run has no effect.
     """
 
     def __init__(self, series: dict[str, Any] | None, g_per_kwh: float, offset: float, clock: Callable[[], float] = monotonic):
@@ -132,7 +133,7 @@ class IntensityCorrection:
         self.is_past_end = False  # whether a reading was after the end of the series
 
     def correct(self, totals: Totals) -> Totals:
-        """Return the totals of a reading that was just taken, with the emissions that follow from the series (None: unchanged)."""
+        """Return the totals of a reading that was just taken, with the emissions that follow from the series."""
         if self._series is not None and totals.energy_wh > self._energy_wh:
             now = self._clock()
             begin = self._corrected_until if self._corrected_until is not None else now - totals.measured_seconds

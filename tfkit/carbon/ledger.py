@@ -22,7 +22,6 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -52,7 +51,7 @@ def parse_line(text: bytes) -> dict[str, Any] | None:
 
 @dataclass
 class Chain:
-    """The verification of the hash chain of one ledger, line by line."""
+    """Verifies the hash chain of one ledger, line by line."""
 
     lines: int = 0  # the number of lines, including torn and empty ones
     first: Any = None  # the hash in the first line: that of the last line of the node's previous ledger
@@ -100,7 +99,7 @@ class ResumePoint:
 
 @dataclass
 class Attempt:
-    """The sums of one ledger, which is that of one attempt on one node."""
+    """The sums of one ledger, which has the measurements of one attempt on one node."""
 
     name: str  # the file's name without its suffix
     header: dict[str, Any] = field(default_factory=dict)
@@ -111,7 +110,7 @@ class Attempt:
     estimate: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     phases: dict[str, Phase] = field(default_factory=dict)
     resume_points: list[ResumePoint] = field(default_factory=list)
-    work_end: ResumePoint | None = None  # the beginning of the phase `finish`; None if the attempt did not end with that phase
+    work_end: ResumePoint | None = None  # the sums at the beginning of the phase `finish`; None if the attempt did not end with that phase
     series_integral: float = 0.0  # the integral of a series of intensities over time, in g/kWh x s
     series_seconds: float = 0.0
     is_beyond_series: bool = False
@@ -194,8 +193,8 @@ class Attempt:
         return "degraded" if self.status == "degraded" else "ok"
 
     def work_since(self, start: ResumePoint) -> dict[str, float]:
-        """Return the sums from the point `start` to the end of the work, which is the beginning of the phase `finish`, if there is one. The
-        sums include the fraction of the estimate that belongs to this interval.
+        """Return the sums from the point `start` to the beginning of the phase `finish` or, without that phase, to the end of the ledger.
+        They include the fraction of the estimate that belongs to this interval.
         """
         gap, end = self.estimate["seconds"], self.work_end or ResumePoint(0, self.measured, self.estimate["seconds"])
         before, until = (min(max(point.unmeasured_seconds, 0.0), gap) for point in (start, end))
@@ -232,17 +231,14 @@ class LedgerReader:
 
     def attempts(self) -> list[Attempt]:
         """Return the sums of each ledger that has a header, sorted by attempt and node."""
-        attempts = {path: self._refresh(path) for path in self._paths()}
+        attempts = {path: self._refresh(path) for path in sorted(self.folder.glob("*.jsonl"))}
         self._read = {path: self._read[path] for path in attempts}
         with_header = [attempt for attempt in attempts.values() if attempt.header]
         return sorted(with_header, key=lambda attempt: (attempt.header["attempt"], attempt.header["node"], attempt.name))
 
     def sizes(self) -> dict[Path, int]:
-        """Return the size of each ledger in bytes; if a later call returns the same sizes, nothing was written meanwhile."""
-        return {path: path.stat().st_size for path in self._paths()}
-
-    def _paths(self) -> Iterator[Path]:
-        return iter(sorted(self.folder.glob("*.jsonl")))
+        """Return the size of each ledger in bytes. If two calls return the same sizes, nothing was written between them."""
+        return {path: path.stat().st_size for path in self.folder.glob("*.jsonl")}
 
     def _refresh(self, path: Path) -> Attempt:
         new = 0, Attempt(path.stem, ticks=[] if self._keeps_ticks else None)

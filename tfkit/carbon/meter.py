@@ -1,6 +1,6 @@
-"""The meter in the trainer. It stores the latest reading of the sidecar, a separate process in which CodeCarbon runs (sidecar.py). It never
-raises or prints, and waits only in methods with a time-out. Two daemon threads read and write the pipes to the sidecar, so the caller never
-waits for the pipes. No signal handler is installed.
+"""The meter in the process that trains. It stores the latest reading of the sidecar, the process that runs CodeCarbon (sidecar.py).
+The meter never raises or prints, and waits only in methods with a time-out. Two daemon threads read and write the pipes to the sidecar, so
+the caller never waits for the pipes. No signal handler is installed.
 """
 
 import contextlib
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tfkit.carbon.emissions_file import write_emissions
-from tfkit.carbon.intensity_series import IntensitySeries
 from tfkit.carbon.place import Place, broken_codecarbon_files, codecarbon_settings, resolve_place, series_of
 from tfkit.carbon.reading import SUMS, Reading, Status
 from tfkit.carbon.totals import read_totals
@@ -63,8 +62,8 @@ class Meter:
 
         `folder`: the run folder; None writes no files. `attempt`: the index of this start of the run, from 1. `probe`: the class that reads
         the power, as module:class; tests pass a scripted one. `nodes`: the number of nodes of the run, each with its own meter. If
-        `section` disables the meter, its readings are the sums of the earlier attempts, as a lower bound; off if these were not metered
-        either.
+        `section` disables the meter, its readings are the sums of the earlier attempts, with the status degraded, because they are a lower
+        bound; the status is off if no earlier attempt was metered.
         """
         meter = cls()
         try:
@@ -96,13 +95,13 @@ class Meter:
         """Attribute the energy to the phase `name` from now on (setup, tokenize, train, evaluate, checkpoint, finish, ...).
 
         `step`: the run can continue after this step, whose checkpoint was just saved or loaded, or whose evaluation was recorded. If the
-        work after this moment is lost, it counts as rework.
+        work after this moment is lost, its energy counts as rework.
         """
         self._command({"do": "phase", "name": name, "step": step, "at": time.monotonic()})
 
     def reading(self) -> Reading:
-        """Return the latest totals of the run, including earlier attempts. They are at most one interval between ticks old; if the sidecar
-        is silent for longer (SILENCE_SECONDS), they are marked as degraded and failing.
+        """Return the latest totals of the run, including earlier attempts. They are at most one interval between ticks old, unless the
+        sidecar is silent; after SILENCE_SECONDS and three intervals of silence, they are marked as degraded and failing.
         """
         if self._forked:
             return self._reading
@@ -140,7 +139,7 @@ class Meter:
         return STOP_SECONDS if self.reading().status == "starting" else LAST_READING_SECONDS
 
     def stop(self, timeout: float = STOP_SECONDS) -> Reading:
-        """End the last phase and the sidecar, and return the totals. The sidecar first writes its files, but is killed if it takes longer
+        """End the last phase and the sidecar, and return the totals. The sidecar first writes its files; it is killed if that takes longer
         than `timeout` seconds. A second call changes nothing.
         """
         process = self._process
@@ -174,14 +173,25 @@ class Meter:
     def _launch(self, section: "CarbonSection", folder: Path | None, spec: dict[str, Any]) -> None:
         try:
             place, series = resolve_place(section), series_of(section)
-        except Exception as error:  # only a warning: commands that must refuse an invalid place resolve it before they start the meter
+        except Exception as error:  # only warn, because commands that refuse an invalid place resolve the place before the meter starts
             place, series = Place(), None
             self._degrade(str(error), "starting")
         for problem in broken_codecarbon_files():
             self._warn(problem)
         self._reading = replace(self._reading, status="starting", place=place.describe())
         self._silence += 3 * section.every_seconds
-        self._process = SidecarProcess.start(spec | _settings(section, folder, place, series, self.began), self._receive, self._end)
+        spec |= {
+            "folder": str(folder.resolve()) if folder else None,
+            "place": asdict(place) | {"text": place.describe()},
+            "series": asdict(series) if series else None,
+            "pue": section.pue,
+            "every_seconds": section.every_seconds,
+            "settings": {name: value for name, value in codecarbon_settings().items() if name in ("force_cpu_power", "force_ram_power")},
+            "started": time.time(),
+            "began": self.began,
+            "parent": os.getpid(),
+        }
+        self._process = SidecarProcess.start(spec, self._receive, self._end)
 
     def _command(self, command: dict[str, Any]) -> None:
         if self._process is not None and not self._forked and not self._stopping:
@@ -213,21 +223,6 @@ class Meter:
 
     def _warn(self, text: str) -> None:
         self._warning = text if self._warning is None else f"{self._warning}; {text}"[:2000]
-
-
-def _settings(section: "CarbonSection", folder: Path | None, place: Place, series: IntensitySeries | None, began: float) -> dict[str, Any]:
-    """Return the part of the sidecar's spec that follows from the recipe, the place and this process."""
-    return {
-        "folder": str(folder.resolve()) if folder else None,
-        "place": asdict(place) | {"text": place.describe()},
-        "series": asdict(series) if series else None,
-        "pue": section.pue,
-        "every_seconds": section.every_seconds,
-        "settings": {name: value for name, value in codecarbon_settings().items() if name in ("force_cpu_power", "force_ram_power")},
-        "started": time.time(),
-        "began": began,
-        "parent": os.getpid(),
-    }
 
 
 Receive = Callable[[dict[str, Any]], None]

@@ -1,13 +1,10 @@
-"""The place of a run, and the carbon intensity of its grid (g CO2e per kWh), with its range. The place is not guessed, and nothing is
-looked up online.
-"""
+"""The place of a run, and the carbon intensity of its grid, with its range. Nothing is guessed or looked up online."""
 
 import configparser
 import difflib
 import functools
 import importlib.util
 import json
-import math
 import os
 import re
 import statistics
@@ -19,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkit.carbon.intensity_series import IntensitySeries, read_series, require_cover
+from tfkit.carbon.intensity_series import IntensitySeries, parse_intensity, read_series, require_cover
 from tfkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +40,7 @@ _PLANTS = {  # grams of CO2e per kWh, low and high, by the column of CodeCarbon'
 _LEAST_SHARE = 0.9  # a country has a range if at least this fraction of its electricity comes from known kinds of plants
 Range = tuple[float | None, float | None, str | None]  # low and high, in grams of CO2e per kWh, and their basis in words; None: not known
 _UNKNOWN: Range = (None, None, None)
-_WORLD_CUT = 20  # the range of the world excludes the lowest and the highest twentieth of the countries
+_WORLD_CUT = 20  # the range of an unknown place excludes the lowest and the highest twentieth of the countries
 
 
 @dataclass(frozen=True)
@@ -79,9 +76,9 @@ class Place:
 def resolve_place(section: "CarbonSection") -> Place:
     """Take the place from the recipe, or else from TFKIT_CARBON_*, or else from CodeCarbon's settings; without any, use the world average.
 
-    A series in the recipe takes precedence over everything. Within each of these sources an intensity takes precedence over a country,
-    whose own intensity is then not used. Raises UsageError for an unknown country or an invalid intensity, and DataError for a series that
-    is invalid or does not cover the present.
+    A series in the recipe takes precedence over everything. Within each of the three sources, an intensity takes precedence over that of a
+    country. Raises UsageError for an unknown country or an invalid intensity, and DataError for a series that is invalid or does not cover
+    the present.
     """
     if section.intensity_file is not None:
         return _place_of_series(section)
@@ -93,7 +90,7 @@ def resolve_place(section: "CarbonSection") -> Place:
     for level, values, country, intensity in levels:
         code, source = values.get(country), level + intensity
         if (value := values.get(intensity)) not in (None, ""):
-            grams, place = _intensity(value, source), _country(code, level + country) if code else Place()
+            grams, place = parse_intensity(value, source, UsageError), _country(code, level + country) if code else Place()
             return Place(place.country_iso_code, place.country_name, grams, source, "user", None, source)
         if code:
             return _country(code, level + country)
@@ -125,7 +122,7 @@ def _place_of_series(section: "CarbonSection") -> Place:
 def codecarbon_settings() -> dict[str, str]:
     """Return the settings that CodeCarbon would read: ~/.codecarbon.config, ./.codecarbon.config, CODECARBON_* variables; the last wins.
 
-    CodeCarbon's own function is not used, since it imports the whole package. An invalid file is ignored, since it must not stop a run;
+    CodeCarbon's own function is not used, since it imports the whole package. An invalid file must not stop a run, so it is ignored, and
     `broken_codecarbon_files` reports it.
     """
     settings: dict[str, str] = {}
@@ -163,16 +160,6 @@ def _codecarbon_section(path: Path) -> dict[str, str]:
     return dict(parser["codecarbon"]) if parser.has_section("codecarbon") else {}
 
 
-def _intensity(value: Any, source: str) -> float:
-    try:
-        grams = float(value)
-    except (TypeError, ValueError):
-        grams = math.nan
-    if not (math.isfinite(grams) and grams >= 0):
-        raise UsageError(f"{source}: {value!r} is not a carbon intensity; give the grams of CO2e per kWh, such as 56")
-    return grams
-
-
 def _country(code: str, source: str) -> Place:
     table, code = _countries(), code.strip().upper()
     if code == WORLD:
@@ -202,12 +189,10 @@ def _unknown() -> Place:
 @functools.cache
 def _countries() -> dict[str, dict[str, Any]]:
     """Return the rows of CodeCarbon's table of countries with their yearly means, by alpha-3 code; {} if CodeCarbon is not installed."""
-    try:
-        path = codecarbon_folder() / "data" / "private_infra" / TABLE
-        table: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {code: row for code, row in table.items() if row.get("carbon_intensity") is not None}
+    with suppress(OSError, ValueError):
+        table = json.loads((codecarbon_folder() / "data" / "private_infra" / TABLE).read_text(encoding="utf-8"))
+        return {code: row for code, row in table.items() if row.get("carbon_intensity") is not None}
+    return {}
 
 
 def range_of_country(row: Mapping[str, Any]) -> Range:

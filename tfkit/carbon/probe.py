@@ -1,11 +1,13 @@
 """The probe, which wraps CodeCarbon, and the gauge, which reads the probe. Only this module imports CodeCarbon, and only in the sidecar.
 
 Only one thread reads CodeCarbon: CodeCarbon's own timer is set to a longer period than any run, and each tick of the sidecar calls
-`flush()`. If a flush came while the timer took a reading, the interval before it would count twice.
+`flush()`. If a flush came while the timer took a reading, the interval before the flush would count twice.
 """
 
+import contextlib
 import dataclasses
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -24,7 +26,7 @@ READ_PATIENCE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Machine:
-    """The measured machine."""
+    """The machine whose energy is measured, as CodeCarbon describes it."""
 
     components: dict[str, str]  # how the energy of cpu, gpu and ram is obtained: counter, model, constant or user
     record: dict[str, Any]  # the fields of CodeCarbon's first record, which fill columns of emissions.csv
@@ -32,9 +34,9 @@ class Machine:
 
 
 class CodeCarbonProbe:
-    """CodeCarbon's OfflineEmissionsTracker, used only through its constructor, start, flush, stop, and an output handler.
+    """Wraps CodeCarbon's OfflineEmissionsTracker, of which only the constructor, start, flush, stop and an output handler are used.
 
-    The gauge calls the methods from one thread. Every method may raise or hang.
+    The `Gauge` calls the methods from one thread. Every method may raise or hang.
     """
 
     def __init__(self, spec: dict[str, Any]):
@@ -43,18 +45,24 @@ class CodeCarbonProbe:
         self._log = LastError()
 
     def start(self) -> Machine:
-        """Import, construct and start CodeCarbon, and read once. Raises RuntimeError if CodeCarbon gives no reading and no error."""
+        """Import, construct and start CodeCarbon, and read once. Raises CodeCarbon's errors, and RuntimeError if it gives no reading."""
         refuse_network()
         settings = self._spec.get("settings", {})
         for name in [name for name in os.environ if name.lower().startswith("codecarbon_")]:
             del os.environ[name]  # these variables may enable uploads; permitted settings are passed as arguments
         os.environ["HOME"] = os.sep  # so that an invalid ~/.codecarbon.config does not prevent readings
-        _do_without_temporary_files()
+        try:
+            tempfile.gettempdir()
+        except FileNotFoundError:  # no folder is writable, as on a full disk; CodeCarbon needs a path for a lock that it does not use
+            tempfile.tempdir = os.sep
         self._tracker = self._construct(settings)
         self._tracker.start()
         self.read()
-        forced = {part: "user" for part in ("cpu", "ram") if settings.get(f"force_{part}_power")}
-        components = self._components() | forced
+        from codecarbon.core.cpu import is_rapl_available  # type: ignore[import-untyped,unused-ignore]
+
+        components = {"gpu": "counter"} if self._record.gpu_count else {}
+        components |= {"cpu": "counter" if is_rapl_available() else "model", "ram": "constant"}
+        components |= {part: "user" for part in ("cpu", "ram") if settings.get(f"force_{part}_power")}
         tdp_w = None if components["cpu"] == "counter" else _watts(settings, "force_cpu_power") or _tdp()
         return Machine(components, dataclasses.asdict(self._record), tdp_w)
 
@@ -110,12 +118,6 @@ class CodeCarbonProbe:
             allow_multiple_runs=True,
         )
 
-    def _components(self) -> dict[str, str]:
-        from codecarbon.core.cpu import is_rapl_available  # type: ignore[import-untyped,unused-ignore]
-
-        components = {"cpu": "counter" if is_rapl_available() else "model", "ram": "constant"}
-        return {"gpu": "counter", **components} if self._record.gpu_count else components
-
     def read(self) -> Totals:
         """Return the present sums. Raises RuntimeError if CodeCarbon gives no reading, with the error that CodeCarbon logged, if any."""
         self._record = None
@@ -151,14 +153,6 @@ class LastError(logging.Handler):
             self.last = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
 
 
-def _do_without_temporary_files() -> None:
-    """Set any path as temporary folder if Python finds none, as on a full disk: CodeCarbon needs a path for a lock that it does not use."""
-    try:
-        tempfile.gettempdir()
-    except FileNotFoundError:
-        tempfile.tempdir = os.sep
-
-
 def _tdp() -> float | None:
     """Return the TDP of all processors, in watts, from CodeCarbon's table or its rule for unknown processors; None: not known."""
     try:
@@ -172,11 +166,12 @@ def _tdp() -> float | None:
 
 
 def _watts(settings: Mapping[str, Any], name: str) -> float | None:
-    value = settings.get(name)
-    try:
-        return None if value in (None, "") else float(value)
-    except ValueError:
-        raise ValueError(f"its setting {name} is {value!r}, which is no number of watts such as 65.5") from None
+    if (value := settings.get(name)) in (None, ""):
+        return None
+    with contextlib.suppress(ValueError):
+        if 0 <= (watts := float(value)) < math.inf:
+            return watts
+    raise ValueError(f"its setting {name} is {value!r}, which is no number of watts such as 65.5")
 
 
 def refuse_network() -> None:
@@ -213,7 +208,7 @@ class Gauge:
         return complaints
 
     def read(self, patience: float = READ_PATIENCE_SECONDS, *, wait_for_start: bool = False) -> Totals:
-        """Return the present totals, or the last valid ones if the probe takes over `patience` seconds, or still owes an earlier reading.
+        """Return the present totals, or the last valid ones if the probe takes over `patience` seconds or is busy with an earlier reading.
 
         `wait_for_start`: if CodeCarbon has not started yet, wait up to `patience` seconds for its start.
         """

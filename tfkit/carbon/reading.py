@@ -16,12 +16,12 @@ ENERGIES = ("energy_wh", "cpu_wh", "gpu_wh", "ram_wh", "emissions_g")
 SUMS = ("seconds", *ENERGIES)
 """The fields of a Reading, and of a line of a ledger, that add up over attempts."""
 
-SILENT_SECONDS = 10.0  # in this time even an idle machine uses a milliwatt-hour, so after it a reading of no energy is an error
+SILENT_SECONDS = 10.0  # even an idle machine uses a milliwatt-hour in this time, so a later reading of no energy is an error
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The totals of a run, including earlier attempts."""
+    """The totals of a run up to now, including its earlier attempts."""
 
     energy_wh: float = 0.0
     emissions_g: float = 0.0

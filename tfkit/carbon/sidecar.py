@@ -172,9 +172,7 @@ def _sender(stdout: int) -> Send:
 
 
 def _leave_terminal() -> tuple[int, int]:
-    """Return copies of the pipes from and to the meter, and redirect stdin, stdout and stderr to os.devnull, since CodeCarbon may write to
-    them.
-    """
+    """Return copies of the pipes from and to the meter, and redirect stdin, stdout and stderr, which CodeCarbon may use, to os.devnull."""
     stdin, stdout = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
@@ -182,17 +180,12 @@ def _leave_terminal() -> tuple[int, int]:
     return stdin, stdout
 
 
-def _ignore_signals() -> None:
-    """Ignore stop signals, since the trainer ends this process, and unblock the signals, which were blocked when the trainer started it."""
-    numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    for number in numbers:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
-
-
 def main() -> NoReturn:
     """Run until the trainer stops the sidecar or exits; then exit, even if a thread hangs."""
-    _ignore_signals()
+    numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)  # only the trainer ends this process
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # the trainer blocked these signals while it started this process
     stdin, stdout = _leave_terminal()
     os.chdir(os.sep)  # so that the user's folder can be unmounted, and CodeCarbon finds no .codecarbon.config
     send, commands = _sender(stdout), queue.SimpleQueue[dict[str, Any]]()

@@ -10,6 +10,7 @@ of the energy times the range of the intensity, if that is known (place.py).
 
 import contextlib
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,7 @@ _IDLE_FRACTION = 0.1  # the fraction of the TDP that a processor uses without lo
 
 
 def attempts_of(run_folder: Path, run_id: str | None = None, *, keeps_ticks: bool = False) -> list[Attempt]:
-    """Return the sums of each ledger in a run folder, by attempt and node. Raises OSError.
-
-    `run_id` None: ledgers with any run id. `keeps_ticks`: also store the values of each tick.
-    """
+    """Return the sums of each ledger of a run (None: of any run), by attempt and node; `keeps_ticks`: also its ticks. Raises OSError."""
     reader = LedgerReader(run_folder / "carbon", keeps_ticks=keeps_ticks)
     return [attempt for attempt in reader.attempts() if run_id in (None, attempt.header["run_id"])]
 
@@ -60,30 +58,22 @@ def read_seconds(run_folder: Path, run_id: str) -> dict[int, float]:
 
 def wall_seconds(attempts: Iterable[Attempt]) -> dict[int, float]:
     """Return the wall seconds by attempt (from 1). The nodes of an attempt work at the same time, so the longest time of a node counts."""
-    nodes: dict[tuple[int, int], float] = {}
+    nodes: defaultdict[int, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))  # seconds by attempt and node
     for attempt in attempts:
-        key = attempt.header["attempt"], attempt.header["node"]
-        nodes[key] = nodes.get(key, 0.0) + attempt.sums["seconds"]
-    seconds: dict[int, float] = {}
-    for (number, _), value in nodes.items():
-        seconds[number] = max(seconds.get(number, 0.0), value)
-    return seconds
+        nodes[attempt.header["attempt"]][attempt.header["node"]] += attempt.sums["seconds"]
+    return {number: max(0.0, *seconds.values()) for number, seconds in nodes.items()}
 
 
 def missing_nodes(attempts: Iterable[Attempt]) -> list[str]:
-    """Return a sentence for each node without a ledger of an attempt. The ledgers of the other nodes state the number of nodes."""
-    present: dict[int, set[int]] = {}
-    expected: dict[int, int] = {}
+    """Return a sentence for each node and attempt without a ledger. Ledgers of the other nodes state how many nodes the attempt had."""
+    present: defaultdict[int, set[int]] = defaultdict(set)
+    expected: defaultdict[int, int] = defaultdict(int)
     for attempt in attempts:
         number, nodes = attempt.header["attempt"], attempt.header.get("nodes")
-        present.setdefault(number, set()).add(attempt.header["node"])
-        expected[number] = max(expected.get(number, 1), nodes if isinstance(nodes, int) else 1)
-    return [
-        f"node {node} did not report in attempt {number}"
-        for number in present
-        for node in range(min(expected[number], _MOST_NODES))
-        if node not in present[number]
-    ]
+        present[number].add(attempt.header["node"])
+        expected[number] = max(expected[number], nodes if isinstance(nodes, int) else 1)
+    missing = ((number, sorted({*range(min(expected[number], _MOST_NODES))} - present[number])) for number in present)
+    return [f"node {node} did not report in attempt {number}" for number, nodes in missing for node in nodes]
 
 
 def has_gaps(attempts: Sequence[Attempt], last: int) -> bool:
@@ -162,7 +152,7 @@ def _intensity(attempts: Sequence[Attempt], reading: Reading) -> Intensity:
 
 
 def _intensity_range(attempts: Sequence[Attempt], intensity: float | None) -> dict[str, Any]:
-    """Return the range of the intensity, as a mean over the attempts, weighted by emissions; {} if no place has a range."""
+    """Return the range of the carbon intensity, as a mean over the attempts, weighted by emissions; {} if no place has a range."""
     factors = [_intensity_factors(attempt.place) for attempt in attempts]
     if intensity is None or all(factor == (1.0, 1.0) for factor in factors):
         return {}
@@ -173,9 +163,7 @@ def _intensity_range(attempts: Sequence[Attempt], intensity: float | None) -> di
 
 
 def _device_seconds(attempts: Iterable[Attempt]) -> dict[str, float]:
-    """Return the device seconds by the name of the device: for a GPU the wall time times the number of such GPUs, for the processor the
-    wall time.
-    """
+    """Return the device seconds by device name: for GPUs the wall time times their number, for the processor the wall time."""
     seconds: dict[str, float] = {}
     for attempt in attempts:
         record = attempt.machine.get("record", {})
@@ -190,8 +178,8 @@ def _idle_kwh(attempts: Sequence[Attempt]) -> float | None:
     """Return the energy that the idle machine would have used in the time of all attempts, at the power of the phase `idle`, in which the
     meter runs before the training.
 
-    For an attempt without this phase, the power is that of the latest earlier attempt with the phase, or else of the first attempt with it.
-    None if no attempt has the phase.
+    For an attempt without this phase, the power is that of the latest earlier attempt with the phase; if there is none, that of the first
+    attempt with the phase. None if no attempt has the phase.
     """
     phases = [attempt.phases.get("idle", Phase()).sums for attempt in attempts]
     powers = [idle["energy_wh"] * 3600 / idle["seconds"] if idle["seconds"] > 0 else None for idle in phases]
@@ -213,7 +201,7 @@ def _energy_range(attempt: Attempt) -> tuple[float, float]:
     """Return the lowest and highest energy of an attempt, in Wh; the recorded sum is always in this range."""
     ranges = [_part_range(attempt, part) for part in _PARTS]
     total, parts = attempt.sums["energy_wh"], sum(attempt.sums[f"{part}_wh"] for part in _PARTS)
-    rest = max(0.0, total - parts)  # 0, except in a ledger of another probe
+    rest = max(0.0, total - parts)  # 0, unless the ledger was written with another probe than CodeCarbon
     return min(total, rest + sum(low for low, _ in ranges)), max(total, rest + sum(high for _, high in ranges))
 
 
@@ -249,7 +237,7 @@ def _part_range(attempt: Attempt, part: str) -> tuple[float, float]:
 
 
 def _full_load_energy(attempt: Attempt) -> float:
-    """Return the energy of the processor at its TDP for the whole attempt, in Wh. If the TDP is unknown, the result is derived from the
+    """Return the energy of the processor at its TDP for the whole attempt, in Wh. If the TDP is unknown, the energy is derived from the
     recorded energy and the utilization.
     """
     tdp, pue = attempt.machine.get("tdp_w"), attempt.header.get("pue")
@@ -263,8 +251,8 @@ def _full_load_energy(attempt: Attempt) -> float:
 def rework(attempts: Sequence[Attempt]) -> dict[str, float]:
     """Return the sums of the work that was lost and repeated, which is the cost of kills. The totals of the run include these sums.
 
-    If a later attempt resumed from a step, the lost work of an attempt is what it did after its last resume point (a checkpoint or a
-    recorded evaluation) that is not beyond that step: steps and evaluations. The start of an attempt does not count, nor does the end of an
+    If a later attempt resumed from a step, the lost work of an attempt is its steps and evaluations after its last resume point (a
+    checkpoint or a recorded evaluation) that is not beyond that step. The start of an attempt does not count, nor does the end of an
     attempt that had saved its last step.
     """
     sums = dict.fromkeys(SUMS, 0.0)

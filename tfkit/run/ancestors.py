@@ -59,13 +59,13 @@ def find_ancestors(parents: Sequence[Parent], run_id: str) -> FoundAncestors:
 
 
 def _changes(child: Parent, parents: Sequence[Parent]) -> Iterator[str]:
-    """Yield a problem for each parent whose weights have changed since `child` was trained from it.
+    """Yield a sentence for each of `parents` whose weights have changed since the model `child` was trained from them.
 
-    Only model folders are compared: at the path of a run or of a repository there may rightly be a newer model.
+    Only the folders of models are compared, because a newer model may be expected at the path of a run or of a repository.
     """
     try:
         lineage = read_lineage(child.folder) if child.folder is not None else None
-    except (ModelError, OSError):  # reported by _add, which reads the same lineage
+    except (ModelError, OSError):  # `_add` reads the same lineage and reports the error
         return
     recorded = {entry.path: entry for entry in lineage.parents} if lineage is not None else {}
     for parent in parents:
@@ -99,12 +99,12 @@ def _require_unedited(folder: Path) -> None:
 
 
 def _add(parent: Parent, ancestors: list[Ancestor], problems: list[str]) -> int:
-    """Append a parent and its ancestors to `ancestors`, where one ancestor may thus occur twice, and return the index of the parent."""
+    """Append a parent and its ancestors to `ancestors`, which may then hold an ancestor twice, and return the index of the parent."""
     lineage, card = None, BaseCard()
     try:
         if parent.folder is not None:
             lineage, card = read_lineage(parent.folder), BaseCard.read(parent.folder)
-    except (ModelError, OSError) as error:  # the card is not used either, since it, too, may belong to another model
+    except (ModelError, OSError) as error:  # the card is not used either, since it may belong to another model, too
         problems.append(f"the energy and emissions of this model are unknown: {error}")
     index = len(ancestors)
     ancestors.append(_with_totals(Ancestor(last_name(parent.path), (parent.role,), parent.run_id, parent.sha256), lineage, card))

@@ -43,7 +43,7 @@ class CardModel:
 
 @dataclass(frozen=True)
 class CardTraining:
-    """The training of the model until now, and the latest scores."""
+    """The training of the model up to this checkpoint, and its latest scores."""
 
     kind: str  # pre-training or fine-tuning
     steps: int
@@ -110,7 +110,7 @@ def model_card(model: CardModel, training: CardTraining, data: CardData, impact:
 
 
 def with_impact(card: str, impact: CardImpact, training_type: str) -> str:
-    """Return the card with another impact, such as that at the end of the run. All other parts, also those that a user edited, are kept."""
+    """Return the card with a new impact, such as that of the finished run. All other parts are kept, including those that a user edited."""
     card = card.replace("\r\n", "\n")  # an editor may have changed the line ends
     match = re.match(r"---\n(.*?\n)---\n(.*)", card, re.DOTALL)
     front, body = (match[1], match[2]) if match else ("", card)
@@ -140,7 +140,7 @@ def _section(impact: CardImpact) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Format a number; None is a number that is not finite, as in tfkit's JSON."""
+    """Return a score as text. None is a score that is not finite, as in tfkit's JSON."""
     return "not finite" if value is None else f"{value:,.4g}"
 
 
@@ -178,9 +178,7 @@ def _opening(architecture: str, config: ModelConfig, base: str | None) -> str:
 
 
 def mean_card(card: str, checkpoints: Sequence[str]) -> str:
-    """Return the card of the mean of `checkpoints`: the `card` of the newest one without its loss and scores, which the mean does not
-    share.
-    """
+    """Return the card of the mean of `checkpoints`: the `card` of the newest one, without its loss and scores."""
     kept: list[str] = []
     card = re.sub(r"^model-index:\n(?:[ -][^\n]*\n)*?(?=\w|---$)", "", card, count=1, flags=re.MULTILINE)
     for line in card.splitlines():

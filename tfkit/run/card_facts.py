@@ -51,9 +51,7 @@ def is_repository(name: str) -> bool:
 
 
 def hub_name(path: str) -> str | None:
-    """Return the `org/name` of a model on the Hub or in its cache; None for a local folder: a model of its name on the Hub may be another
-    one.
-    """
+    """Return the `org/name` of a model on the Hub or in its cache; None for a local folder, whose name another model may have there."""
     if path.startswith("hub:"):
         return path[4:].partition("@")[0]
     parts = _parts(path)
@@ -102,7 +100,9 @@ class BaseCard:
         codes = re.findall(rf"(?<![\w-]){_LANGUAGE}(?![\w-])", languages[1]) if languages else []
         block = _block(front[1], "co2_eq_emissions")
         tuned = re.search(r"\btraining_type:[ \t]*[\"']?fine-tuning\b", block) is not None
-        return cls(license[1] if license and is_known else "", tuple(codes), _grams(block), _base(front[1]) or ("?" if tuned else ""))
+        base = re.search(r"[\w.~/-]+", _block(front[1], "base_model").replace("- ", " "))
+        name = base[0] if base else "?" if tuned else ""
+        return cls(license[1] if license and is_known else "", tuple(codes), _grams(block), name)
 
 
 def _block(front: str, key: str) -> str:
@@ -111,16 +111,10 @@ def _block(front: str, key: str) -> str:
     return match[1] if match else ""
 
 
-def _base(front: str) -> str:
-    """Return the first model that `base_model` names; "" if it names none."""
-    match = re.search(r"[\w.~/-]+", _block(front, "base_model").replace("- ", " "))
-    return match[0] if match else ""
-
-
 def _grams(block: str) -> float | None:
     """Return the grams that the Hub reads in the value of `co2_eq_emissions`: its first number, or, in a mapping, that of `emissions`.
 
-    Unlike the Hub, this function reads exponents, too. None if there is no number, or if the number cannot be grams of emissions.
+    Unlike the Hub, this function also reads exponents. None if there is no number, or if it is not between 0 and 1e18.
     """
     if re.match(r"[ \t]*(?:#[^\n]*)?\n|[ \t]*\{", block):  # a mapping
         inner = re.search(r"(?:^|[{,\s])[\"']?emissions[\"']?:([^\n,}]*)", block)

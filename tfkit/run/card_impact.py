@@ -15,26 +15,20 @@ _SMALLEST_GRAMS = 1e-4  # Python writes smaller numbers with an exponent, and th
 
 @dataclass(frozen=True)
 class CardImpact:
-    """The energy and emissions of a training, as far as they are known when the card is written.
-
-    `totals`: the totals in run.json, which are complete only after the run. The table has no rows for unknown values.
-    """
+    """The energy and emissions of a training, as far as they are known when the card is written. The table omits unknown values."""
 
     reading: Reading
     hardware: str
     inherited: Inherited | None = None
-    totals: RunTotals = field(default_factory=RunTotals)
+    totals: RunTotals = field(default_factory=RunTotals)  # those in run.json, which are complete only after the run
 
     def front(self, training_type: str) -> dict[str, Any]:
-        """Return the value of the Hub's `co2_eq_emissions`, in grams.
-
-        {} if nothing was measured, or if the emissions are below 1e-4 g. `training_type` is "pre-training" or "fine-tuning".
-        """
-        reading = self.reading
-        if reading.status in ("off", "starting") or reading.emissions_g < _SMALLEST_GRAMS:
+        """Return the Hub's `co2_eq_emissions` for a pre-training or fine-tuning; {} if nothing, or less than 1e-4 g, was measured."""
+        reading, grams = self.reading, self.reading.emissions_g
+        if reading.status in ("off", "starting") or grams < _SMALLEST_GRAMS:
             return {}
         return {
-            "emissions": _plain(reading.emissions_g),
+            "emissions": round(grams, 4) if grams >= 1 else float(f"{grams:.4g}"),
             "source": "CodeCarbon via tfkit" + (f"; {reading.provenance}" if reading.provenance else ""),
             "training_type": training_type,
             "geographical_location": reading.place or "place unknown",
@@ -59,7 +53,7 @@ class CardImpact:
         if reading.outcome not in ("ok", "degraded"):
             return {}
         least = "at least " if reading.outcome == "degraded" else ""
-        seconds, grams = totals.seconds or reading.seconds, reading.emissions_g
+        seconds, grams, grid = totals.seconds or reading.seconds, reading.emissions_g, totals.intensity or Intensity()
         rows = {
             "hardware type": self.hardware,
             "hours used": f"{seconds / 3600:.3g} ({format_seconds(seconds)})",
@@ -70,7 +64,7 @@ class CardImpact:
             "per million tokens": f"{format_mass(1e6 * grams / totals.tokens)} CO2e" if totals.tokens else "",
             "lost and done again": f"{format_mass(totals.rework_g)} CO2e of it" if totals.rework_g else "",
             "inherited": self._inherited(),
-            "grid": _grid(totals.intensity) if totals.intensity else "",
+            "grid": f"{grid.g_per_kwh:.4g} g/kWh" + (f" ({grid.origin})" if grid.origin else "") if grid.g_per_kwh is not None else "",
             "PUE": f"{totals.pue:g}, included" if totals.pue is not None else "",
             "modelled": _modelled(reading, totals.modelled_share),
             "time measured": f"{totals.coverage:.1%}" if totals.coverage is not None else "",
@@ -89,20 +83,11 @@ class CardImpact:
         return f"{least}{grams} CO2e from the models behind this one; with this run {least}{total}"
 
 
-def _plain(grams: float) -> float:
-    """Round to four significant digits or four decimals, whichever is finer. Python writes floats from 1e-4 to 1e16 without an exponent."""
-    return round(grams, 4) if grams >= 1 else float(f"{grams:.4g}")
-
-
-def _grid(intensity: Intensity) -> str:
-    grams, origin = intensity.g_per_kwh, intensity.origin
-    return "" if grams is None else f"{grams:.4g} g/kWh" + (f" ({origin})" if origin else "")
-
-
 def _modelled(reading: Reading, share: float | None) -> str:
     """Return the fraction of the energy that was modelled, not measured by a counter, as text; "" if it is unknown.
 
-    `share`: the fraction over all attempts, which is used if the attempts obtained a component's energy differently (`CPU counter, model`).
+    `share`: the fraction over all attempts. It is used if a component's energy was measured in one attempt and modelled in another (`CPU
+    counter, model`).
     """
     parts = {"CPU": reading.cpu_wh, "GPU": reading.gpu_wh, "RAM": reading.ram_wh}
     sources = re.findall(r"(CPU|GPU|RAM) (.+?)(?=, (?:CPU|GPU|RAM) |$)", reading.provenance)

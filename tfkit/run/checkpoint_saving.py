@@ -1,6 +1,4 @@
-"""Saving of a checkpoint to a folder with a temporary name, which is synced and then renamed, so a kill loses no older checkpoint
-(checkpoints.py).
-"""
+"""Save a checkpoint to a temporary folder, which is synced and then renamed, so that a kill loses no older one (checkpoints.py)."""
 
 import contextlib
 import os
@@ -18,38 +16,41 @@ def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], make_r
     """Save a checkpoint as `root`/step-..., replacing one of the same step, and return its path. `write` fills an empty folder.
 
     Only the owner of the run's lock may call this function. After a transient disk error, the save is tried again. `make_room` deletes
-    checkpoints that are not needed (None: none can be deleted). The function is called if the disk has less free space than the last
-    checkpoint takes, and also if the disk is full during the save, which is then tried once more. Raises MachineError for a disk error, and
-    whatever `write` raises; in both cases the unfinished checkpoint is removed, and the older ones are unchanged.
+    checkpoints that are not needed (None: none can be deleted). It is called if the disk has less free space than the newest checkpoint
+    takes, and if the disk is full during the save, which is then tried once more. Raises MachineError for a disk error, and any error that
+    `write` raises; after every error the unfinished checkpoint is removed, and the older ones are unchanged.
     """
+    final = checkpoint_folder(root, step)
+
+    def fill(folder: Path) -> None:
+        write(folder)
+        write_manifest(folder)
+
+    def save() -> Path:
+        with_retries(lambda: write_folder(final, fill, _rename_over))
+        return final
+
     try:
         clear_leftovers(root)
         last = newest_checkpoint(root)
         if make_room and last is not None and shutil.disk_usage(root).free < recorded_bytes(last):
             make_room()
         try:
-            return with_retries(lambda: _save(root, step, write))
+            return save()
         except Exception as error:
             if make_room is None or not disk_is_full(error):
                 raise
         make_room()
-        return with_retries(lambda: _save(root, step, write))
-    except TfkitError:
-        raise
+        return save()
     except Exception as error:
-        if is_os_error(error):
-            raise _cannot_save(root, step, error) from error
-        raise
-
-
-def _save(root: Path, step: int, write: Callable[[Path], None]) -> Path:
-    def fill(folder: Path) -> None:
-        write(folder)
-        write_manifest(folder)
-
-    final = checkpoint_folder(root, step)
-    write_folder(final, fill, _rename_over)
-    return final
+        if isinstance(error, TfkitError) or not is_os_error(error):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        with contextlib.suppress(OSError):
+            reason = f"{reason}; {shutil.disk_usage(root).free / 1e9:.3g} GB free"
+        raise MachineError(
+            f"{final}: cannot save the checkpoint ({reason}). The older ones are intact: check the disk, then {argument('resume', True)}"
+        ) from error
 
 
 def _rename_over(temporary: Path, final: Path) -> None:
@@ -68,13 +69,3 @@ def _rename_over(temporary: Path, final: Path) -> None:
         raise
     if old:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _cannot_save(root: Path, step: int, error: Exception) -> MachineError:
-    reason = error.strerror if isinstance(error, OSError) else str(error)
-    with contextlib.suppress(OSError):
-        reason = f"{reason}; {shutil.disk_usage(root).free / 1e9:.3g} GB free"
-    return MachineError(
-        f"{checkpoint_folder(root, step)}: cannot save the checkpoint ({reason}). The older ones are intact: check the disk, then "
-        f"{argument('resume', True)}"
-    )

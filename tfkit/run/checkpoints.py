@@ -101,10 +101,7 @@ def leftovers(root: Path) -> list[Path]:
 
 
 def clear_leftovers(root: Path) -> None:
-    """Remove the leftovers of killed saves and deletions; restore a checkpoint that was being replaced if there is no new one.
-
-    Raises MachineError for a disk error.
-    """
+    """Remove what killed saves and deletions left; restore a replaced checkpoint if no new one exists. Raises MachineError."""
     if not root.is_dir():
         return
     for path in leftovers(root):

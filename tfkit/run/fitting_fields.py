@@ -1,4 +1,4 @@
-"""Tolerant reading of a JSON object as a dataclass: a field whose value has another type, as in a damaged file, gets its default."""
+"""Tolerant reading of a JSON object as a dataclass: a field whose value is of a wrong type, as in a damaged file, gets its default."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 def fitting(kind: Callable[..., _T], document: Any, **others: Any) -> _T:
     """Return an instance of the dataclass `kind`, with the fields in `others`, and all other fields from the JSON object `document`.
 
-    A field gets its default if its value is missing, of another type, not finite, or at least LARGEST.
+    A field gets its default if its value is missing, of another type than the field, not finite, or LARGEST or larger.
     """
     values: dict[str, Any] = {}
     for name, hint in _hints(kind).items() if isinstance(document, dict) else ():

@@ -1,5 +1,5 @@
-"""The run folder, which holds everything about one run. Only the owner of its lock writes there, except that meters write carbon/ and
-emissions.csv, and ranks write ranks/.
+"""The run folder, which holds everything about one run. Only the process that owns the folder's lock writes there, except that the energy
+meters write carbon/ and emissions.csv, and ranks write ranks/.
 
 runs/<name>/  recipe.yaml  run.json  metrics.jsonl  emissions.csv  carbon/  tensorboard/  checkpoints/step-000500/  lock
 """
@@ -57,7 +57,7 @@ class RunFolder:
         self._is_new = False
         settings = ("threads", "ranks", "device", "precision", "compile", "activation_checkpointing")
         self.arithmetic = {name: receipt.document.get(name) for name in settings} | rounding_fields(receipt.document)
-        """The recorded settings, processor and version of torch on which the floating-point rounding of the previous attempt depended."""
+        """The settings, the processor and the version of torch, as recorded, on which the previous attempt's rounding depended."""
 
     @classmethod
     def open(
@@ -85,7 +85,9 @@ class RunFolder:
             return cls(path.resolve(), FolderLock(path / "lock"), receipt, warn)
         path, lock, is_new = _locked_folder(path)
         try:
-            _clear_leftovers(path)
+            for leftover in [left for name in FILES for left in path.glob(f".{name}.tmp-*")]:
+                leftover.unlink()
+            clear_leftovers(path / "checkpoints")
             refuse_checkpoints(path, resume)
             receipt = Receipt.open(path / "run.json", warn, newest_step(path / "checkpoints") or None)
             if command is not None:
@@ -117,12 +119,12 @@ class RunFolder:
 
     @property
     def has_checkpoints(self) -> bool:
-        """Whether the folder has a checkpoint; without one, a run starts at step 0, and its recipe may differ from the recorded one."""
+        """Whether the folder has a checkpoint. Without one, the run starts at step 0, so its recipe may differ from recipe.yaml."""
         return any(self.checkpoints.glob("step-*"))
 
     @property
     def begun(self) -> bool:
-        """Whether the folder has checkpoints and their recipe, so that the run can be resumed."""
+        """Whether the folder has checkpoints and the recipe of their training, so that the run can be resumed."""
         return is_begun(self.path)
 
     @property
@@ -141,8 +143,8 @@ class RunFolder:
     def begin_attempt(self, threads: int | None = None, **fields: Any) -> None:
         """Write the attempt, this machine and `fields` to run.json; `threads`: the number that the user requested, None for the default.
 
-        If there are checkpoints, run.json describes the machine that made them until `record_resume` is called, since this attempt may fail
-        before it takes a step. Raises MachineError if run.json cannot be written, which loses no training, since no step was taken yet.
+        In a folder with checkpoints, run.json describes the machine that saved them until `record_resume` is called, since this attempt may
+        fail before it takes a step. Raises MachineError if run.json cannot be written; no step was taken yet, so no training is lost.
         """
         if not self.has_checkpoints:
             self._receipt.forget("result", "rate_trial")
@@ -174,11 +176,11 @@ class RunFolder:
             ) from error
 
     def update_time(self) -> None:
-        """Record the duration of the running attempt if the last record is over five seconds old, so a kill loses no more time."""
+        """Write the duration of the running attempt, at most every five seconds. A kill loses the time since the last write."""
         self._write(self._receipt.update_time)
 
     def confirm_finished(self) -> None:
-        """Set the status to finished again when a finished run's result is shown: a failed attempt to lengthen the run may change it."""
+        """Set the status to finished again, for a finished run whose status was changed by a failed attempt to lengthen the run."""
         self._write(self._receipt.confirm_finished)
 
     def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None, **fields: Any) -> None:
@@ -233,18 +235,15 @@ def _locked_folder(path: Path) -> tuple[Path, FolderLock, bool]:
 
 
 def is_begun(path: Path) -> bool:
-    """Return whether a folder holds a run that can be resumed, with checkpoints and their recipe."""
+    """Return whether a folder holds a run that can be resumed: checkpoints, and the recipe of their training."""
     try:
         return (path / "recipe.yaml").is_file() and any((path / "checkpoints").glob("step-*"))
-    except OSError:  # opening the folder reports the reason
+    except OSError:  # RunFolder.open reports the reason
         return False
 
 
 def delete_run(path: Path) -> bool:
-    """Delete the files of a run, and return whether its folder is gone; a folder that holds other files is kept.
-
-    Raises MachineError if the run is in use or cannot be deleted.
-    """
+    """Delete a run's files, and its folder unless other files are in it; return whether the folder is gone. Raises MachineError."""
     lock = FolderLock(path / "lock")
     try:
         refuse_links(path)
@@ -267,13 +266,6 @@ def _delete(path: Path) -> bool:
     with suppress(OSError):
         path.rmdir()
     return not path.exists()
-
-
-def _clear_leftovers(path: Path) -> None:
-    for name in FILES:
-        for leftover in path.glob(f".{name}.tmp-*"):
-            leftover.unlink()
-    clear_leftovers(path / "checkpoints")
 
 
 def _cannot_write(path: Path, error: Exception) -> MachineError:

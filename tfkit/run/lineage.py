@@ -6,8 +6,8 @@
                 "ancestors": [{"name": "base", "roles": ["start"], "run_id": ..., "sha256": ..., "energy_kwh": ..., "emissions_g": ...,
                                "source": "ledger", "status": "ok", "parents": [1]}, ...]}
 
-Each ancestor is listed once, however many lines of descent contain it. The list also has the ancestors of ancestors; only the parents have
-paths.
+Each ancestor is listed once, even if several of the parents descend from it. The list includes the ancestors of ancestors. Only the parents
+have paths.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -23,7 +23,7 @@ from tfkit.run.fitting_fields import fitting
 Source = Literal["ledger", "card", "unknown"]
 Text = Annotated[str, Field(max_length=1000)]
 Amount = Annotated[float, Field(strict=True, ge=0, le=1e18)]  # grams, kWh or seconds; no real amount is larger
-_ENTRIES = Field(max_length=10_000, fail_fast=True)  # without fail_fast, pydantic would report every error of a huge list
+_ENTRIES = Field(max_length=10_000, fail_fast=True)  # without fail_fast, pydantic would collect the errors of all entries of a huge list
 Texts = Annotated[tuple[Text, ...], _ENTRIES]
 
 
@@ -56,11 +56,11 @@ class Ancestor:
     roles: Texts
     run_id: Text | None = None
     sha256: Text | None = None  # of the weights and the configuration
-    others: Texts = ()  # the SHA-256 of other checkpoints of the same run
+    others: Texts = ()  # the SHA-256 hashes of other checkpoints of the same run
     energy_kwh: Amount | None = None
     emissions_g: Amount | None = None
     source: Source = "unknown"
-    status: Text = "unknown"  # of the totals. ok; degraded: a lower bound; any other value: not measured
+    status: Text = "unknown"  # of energy and emissions. ok; degraded: a lower bound; any other value: not measured
     parents: Annotated[tuple[Annotated[int, Field(strict=True, ge=0)], ...], _ENTRIES] = ()
 
     @property
@@ -77,7 +77,7 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Inherited:
-    """The sums over distinct ancestors; None if no value is known. The energy omits ancestors whose card states only emissions."""
+    """The sums over distinct ancestors; None if no ancestor has a value. Ancestors whose model card states only emissions add no energy."""
 
     energy_kwh: float | None
     emissions_g: float | None

@@ -1,6 +1,4 @@
-"""The runs in a folder, described from their run.json, metrics and checkpoints. This module does not import torch, and is fast with
-hundreds of runs.
-"""
+"""The runs in a folder, described from their run.json, metrics and checkpoints, without torch. Hundreds of runs are listed quickly."""
 
 import os
 import shlex
@@ -19,14 +17,14 @@ from tfkit.run.metrics import parse_record
 from tfkit.run.refused_folders import lost_receipt
 from tfkit.run.run_json import CHAIN, SWEEP, RunDocument, member_folders, read_run_json, runs_within
 
-_TAIL_BYTES = 1 << 16  # the number of bytes at the end of metrics.jsonl that are read
+_TAIL_BYTES = 1 << 16  # the number of bytes that are read from the end of metrics.jsonl
 _KINDS = {"pre-training": "pretrain", "fine-tuning": "finetune"}
 UNFINISHED = ("new", "stopped", "failed", "killed")
 
 
 @dataclass(frozen=True)
 class ListedRun:
-    """A run (status `damaged` if it cannot be read), or a folder that is no run (status `foreign`). None: not known."""
+    """A run (with the status `damaged` if it cannot be read), or a folder that is no run (status `foreign`). None: unknown."""
 
     run: str
     status: str
@@ -48,11 +46,9 @@ class ListedRun:
 
 
 def list_runs(folder: Path) -> list[ListedRun]:
-    """Return the runs and the other folders in a folder, sorted by name; if `folder` is a run itself, only that run with its stages or
-    trials.
+    """Return the runs and the other folders in `folder`, sorted by name. If `folder` is a run, return that run and its stages or trials.
 
-    `folder` may be a link, but links inside it are not followed, since they could lead to runs that are listed already. Raises OSError for
-    an unreadable folder.
+    `folder` may be a link. Links inside it are not followed, since they could lead to runs that are listed already. Raises OSError.
     """
     if (folder / "run.json").exists() or lost_receipt(folder):
         return [*map(read_run, _with_members(folder.resolve() if folder.is_symlink() else folder))]
@@ -73,10 +69,7 @@ def unfinished_runs(runs: Sequence[ListedRun], with_checkpoints: bool) -> list[L
 
 
 def _runs_at(path: Path) -> list[ListedRun]:
-    """Return the run at `path` with its stages or trials, or, if `path` is not a run, the runs in this folder.
-
-    A folder that cannot be read is listed as damaged.
-    """
+    """Return the run at `path` with its stages or trials, or else the runs in this folder; an unreadable folder is listed as damaged."""
     try:
         nested = [] if (path / "run.json").exists() else sorted(inner.parent for inner in path.glob("*/run.json"))
         return [*map(read_run, nested or _with_members(path))]
@@ -158,8 +151,8 @@ def _kind(run: RunDocument) -> str | None:
 
 
 def _resume_command(path: Path, run: RunDocument, saved: int) -> str | None:
-    """Return the command that continues a run; without a checkpoint, the command that started it, or None if that is not `tfkit pretrain`
-    or `tfkit finetune`.
+    """Return the command that continues a run. A run without checkpoints is started again by its first command; None if that is neither
+    `tfkit pretrain` nor `tfkit finetune`.
     """
     larger, command = [run.larger_budget] if run.larger_budget is not None else [], run.command or []
     if (saved or run.kind in (CHAIN, SWEEP)) and (path / "recipe.yaml").is_file():

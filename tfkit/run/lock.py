@@ -1,6 +1,6 @@
 """The exclusive lock of a run folder. It names the process that owns it, and is released when that process exits.
 
-The package filelock is not used for this: it does not name the owner, fails on file systems without locks (ENOLCK), and opens a lock for
+The package filelock is not used, because it does not name the owner, fails on file systems without locks (ENOLCK), and opens a lock for
 writing even to test it, which fails in another user's folder.
 """
 
@@ -18,9 +18,9 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})
 
 
 class FolderLock:
-    """The file `lock` of a run folder, with a kernel lock. Its content is the owner as JSON (pid, host, started_utc); "" if it is free.
-    The kernel releases the lock of a killed process, so no stale lock remains. On a file system without locks (some NFS) the JSON decides:
-    a lock whose process ran on this machine and no longer exists is taken over, but not the lock of a process on another machine.
+    """The file `lock` of a run folder, locked with flock. Its content is the owner as JSON (pid, host, started_utc), or "" if it is free.
+    The kernel releases the lock of a killed process, so no stale lock remains. On a file system without flock (some NFS), the JSON decides:
+    a lock whose process ran on this machine and no longer exists is taken over; the lock of a process on another machine is not.
     """
 
     def __init__(self, path: Path):
@@ -39,7 +39,11 @@ class FolderLock:
             if locked is None:
                 locked = not _may_be_alive(owner)
             if not locked:
-                raise MachineError(self._in_use(owner))
+                who = "process {pid} on {host}, started {started_utc}".format_map(owner) if owner else "another process"
+                raise MachineError(
+                    f"{self.path.parent}: this run folder is in use by {who}. Wait for it or stop it, or give another folder with "
+                    f"{argument('run')}. If that process no longer exists, delete {self.path}"
+                )
             os.ftruncate(descriptor, 0)
             os.lseek(descriptor, 0, os.SEEK_SET)
             started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -62,7 +66,7 @@ class FolderLock:
         except FileNotFoundError:  # the lock file was deleted, but the folder may be the same
             return self._folder == _identity(self.path.parent)
         except OSError:
-            return True  # as when the disk fails, which does not change the owner
+            return True  # an error of the disk, which does not change the owner
 
     def release(self) -> None:
         """Release the lock. The empty file is kept, since deleting it could delete the lock of the next owner."""
@@ -74,18 +78,9 @@ class FolderLock:
         finally:
             os.close(descriptor)
 
-    def _in_use(self, owner: dict[str, object]) -> str:
-        who = "process {pid} on {host}, started {started_utc}".format_map(owner) if owner else "another process"
-        return (
-            f"{self.path.parent}: this run folder is in use by {who}. Wait for it or stop it, or give another folder with "
-            f"{argument('run')}. If that process no longer exists, delete {self.path}"
-        )
-
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process has the lock; False if the file `path` cannot be read. The check takes the lock for a moment, in which no
-    other process can get it.
-    """
+    """Return whether a process has the lock; False if `path` cannot be read. For a moment, the check itself takes the lock."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
@@ -119,16 +114,14 @@ def _read_owner(descriptor: int) -> dict[str, object]:
 
 
 def _may_be_alive(owner: dict[str, object]) -> bool:
-    """Return whether the owner's process may still exist; True for a process on another machine, which cannot be checked; False without an
-    owner.
-    """
+    """Return whether the owner's process may exist: False without an owner, True for a process on another machine, which is not checked."""
     if not owner:
         return False
     pid = owner["pid"]
     if owner["host"] != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
         return True
     if pid == os.getpid():
-        return False  # an earlier process with our pid, before the machine or container was restarted
+        return False  # the owner was an earlier process with the same pid, before the machine or container was restarted
     try:
         os.kill(pid, 0)
     except PermissionError:

@@ -14,7 +14,6 @@ from tfkit import __version__
 PACKAGES = ("torch", "tokenizers", "safetensors", "numpy", "datasets", "huggingface-hub", "codecarbon", "transformers")
 CPUINFO = Path("/proc/cpuinfo")  # Linux
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # x86 with tiles, x86, Arm
-_MAC_BF16 = "hw.optional.arm.FEAT_BF16"
 _TIMEOUT_SECONDS = 2  # the time-out of a program that is run, such as git
 
 
@@ -40,7 +39,7 @@ def version(package: str) -> str | None:
 
 
 def processor() -> dict[str, Any]:
-    """Return `name`, `cores` (the number of logical cores) and `bf16`: the instruction set for bfloat16, "" for none, None for unknown."""
+    """Return `name`, `cores` (logical cores) and `bf16` (instruction set for bfloat16; "": none, None: unknown) of the processor."""
     fields = _mac() if sys.platform == "darwin" else _cpuinfo()
     flags = (fields.get("flags") or fields.get("Features") or "").split()
     bf16 = next((flag for flag in _BF16_FLAGS if flag in flags), "") if flags else None
@@ -55,7 +54,7 @@ def machine_name() -> str:
 
 def threads() -> int:
     """Return the number of threads that torch will use by default: OMP_NUM_THREADS, or else the number of usable cores."""
-    setting = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2": for nested regions
+    setting = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2" sets the threads of nested parallel regions, too
     return int(setting) if setting.isdecimal() and int(setting) > 0 else usable_cores()
 
 
@@ -70,7 +69,7 @@ def checked_out_commit() -> str | None:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """Return the fields of the first processor in Linux's /proc/cpuinfo; empty on other systems."""
+    """Return the fields of the first processor in Linux's /proc/cpuinfo; {} on other systems."""
     try:
         text = CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -81,7 +80,7 @@ def _cpuinfo() -> dict[str, str]:
 
 def _mac() -> dict[str, str]:
     """Return the name of a Mac's processor and whether it has bf16, under the keys `model name` and `flags`, as in /proc/cpuinfo."""
-    bf16 = {"1": "bf16", "0": "none"}.get(_output(["sysctl", "-n", _MAC_BF16]) or "", "")
+    bf16 = {"1": "bf16", "0": "none"}.get(_output(["sysctl", "-n", "hw.optional.arm.FEAT_BF16"]) or "", "")
     return {"model name": _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or "", "flags": bf16}
 
 

@@ -3,8 +3,8 @@ complete.
 
     {"schema_version": 1, "files": {"model.safetensors": {"size": 497772344, "sha256": "9b1c..."}, "training_state/state.json": {...}}}
 
-Readers check every field, so that they detect any flipped bit. Files that are added later are not listed, nor is README.md, which may
-change.
+Readers check every field, so that they detect any flipped bit. Files that are added later are not listed, nor is README.md, which users may
+edit.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _LIMIT = 16 * MIB
 _NOT_COVERED = frozenset({NAME, "README.md"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BLOCK = 1 << 20  # bytes per read
-_SETTLED_NS = 2_000_000_000  # nanoseconds, at least the resolution of any file system's timestamps
+_SETTLED_NS = 2_000_000_000  # nanoseconds; no file system's timestamps have a coarser resolution
 
 Identity = tuple[int, ...]
 """The device, inode, size, mtime and ctime of a file, by which a change of its content is noticed without reading it."""
@@ -42,12 +42,14 @@ class Entry(TypedDict):
 
 
 def write_manifest(folder: Path) -> None:
-    """Write manifest.json for the files of `folder`; the caller syncs it. Raises OSError, and ModelError for a link, device or pipe."""
+    """Write manifest.json for the files below `folder`; the caller syncs it. Raises OSError, and ModelError for a link, device or pipe."""
     entries: dict[str, Entry] = {}
-    for path in regular_files(folder):
-        name = path.relative_to(folder).as_posix()
-        if name not in _NOT_COVERED:
-            entries[name] = {"size": path.stat().st_size, "sha256": sha256_of(path)[0]}
+    for path in sorted(folder.rglob("*")):
+        name, status = path.relative_to(folder).as_posix(), path.lstat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise ModelError(f"{path}: a checkpoint holds files and folders only, no links or devices")
+        if stat.S_ISREG(status.st_mode) and name not in _NOT_COVERED:
+            entries[name] = {"size": status.st_size, "sha256": sha256_of(path)[0]}
     (folder / NAME).write_text(manifest_text(entries), encoding="utf-8", newline="\n")
 
 
@@ -117,28 +119,13 @@ def verify(folder: Path, hashes: bool = True, advance: Callable[[int], object] =
 
 def extra_files(folder: Path) -> list[str]:
     """Return the files of a checkpoint that its manifest does not list, except the card. Raises ModelError for an invalid manifest."""
-    listed = read_manifest(folder).keys() | _NOT_COVERED
-    paths = (Path(parent, name) for parent, folders, files in os.walk(folder) for name in files)
-    return sorted(name for path in paths if (name := path.relative_to(folder).as_posix()) not in listed)
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    return sorted(present - read_manifest(folder).keys() - _NOT_COVERED)
 
 
 def is_complete(folder: Path) -> bool:
     """Return whether every file in the manifest exists and has the size that the manifest states."""
     return not verify(folder, hashes=False)
-
-
-def regular_files(folder: Path) -> list[Path]:
-    """Return all files below `folder`, sorted. Raises ModelError for a link, device or pipe, which a checkpoint may not contain."""
-    paths = []
-    for parent, folders, files in os.walk(folder):
-        for name in folders + files:
-            path = Path(parent, name)
-            mode = path.lstat().st_mode
-            if stat.S_ISREG(mode):
-                paths.append(path)
-            elif not stat.S_ISDIR(mode):
-                raise ModelError(f"{path}: a checkpoint holds files and folders only, no links or devices")
-    return sorted(paths)
 
 
 def identity_of(path: Path) -> Identity:

@@ -1,6 +1,4 @@
-"""metrics.jsonl: one line of strict JSON per record. A resume removes the records after the step of its checkpoint. A failed write never
-ends a run.
-"""
+"""metrics.jsonl: a line of strict JSON per record. A resume removes the records after its checkpoint. A failed write ends no run."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +18,7 @@ _LATEST_STEP = 1 << 53  # floats represent all integers up to this number exactl
 
 
 class MetricsLog:
-    """The writer of metrics.jsonl. Each record has an integer `step`; strict_json.py describes how numbers that are not finite are written.
+    """The writer of metrics.jsonl. Each record has an integer `step`. Numbers that are not finite are written as strict_json.py describes.
 
     Each line is passed to the kernel before `append` returns, so a killed process loses none. If writing fails (the disk is full or gone),
     `warn` is called once, no partial line is left, and the lines are kept in memory until the next append.
@@ -100,7 +98,7 @@ class MetricsLog:
 
 
 def parse_record(line: bytes) -> dict[str, Any] | None:
-    """Return the record in a line, with NaN and infinities restored; None for an incomplete line, or if it is no record of a training."""
+    """Return the record in a line, with NaN and infinities restored; None if the line is incomplete, or no record of a training."""
     try:
         record = strict_json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
@@ -121,7 +119,9 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
         return None
     for name, text in nonfinite.items():
         section, _, metric = name.partition(".")
-        (evaluation if section == "evaluation" else record)[metric or section] = float(text)
+        values, key = (evaluation, metric) if section == "evaluation" else (record, name)
+        if values.get(key, "") is None:  # a finite value or a missing field, as in a damaged line, is not replaced
+            values[key] = float(text)
     return record
 
 
@@ -145,7 +145,7 @@ def _open_after_last_line(path: Path) -> int:
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    """Append all of `data`, or nothing."""
+    """Append `data` to the file. If the disk accepts only a part of the data, remove that part and raise OSError."""
     size = os.fstat(descriptor).st_size
     try:
         while data:

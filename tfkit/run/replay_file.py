@@ -28,9 +28,7 @@ def write_replay(run_folder: Path, document: dict[str, Any]) -> None:
 
 
 def read_replay(run_folder: Path, step: int | None = None) -> dict[str, Any]:
-    """Return the replay file of a step; None: of the latest step that has one. Raises ModelError if it is missing, damaged, or of another
-    version.
-    """
+    """Return the replay file of `step`; None: of the latest step that has one. Raises ModelError if it is missing or cannot be read."""
     names = "step-*.json" if step is None else f"step-{step:06d}.json"
     paths = sorted((run_folder / FOLDER).glob(names), key=lambda path: (len(path.name), path.name))  # a later step may have more digits
     if not paths:

@@ -2,7 +2,7 @@
 
     schema_version  run_id  name  command  status
     attempts: [{number, status, started_utc, ended_utc, seconds, host, pid, resumed_from, from_step, to_step, error}]
-    versions  platform  processor  threads  commit          of the latest attempt that took steps, or else of the latest attempt
+    versions  platform  processor  threads  commit          of the latest attempt that took steps; if none did, of the latest attempt
     kind  planned_steps  before {...}  data  given {recipe, text, overrides}  result {...}  and the other fields of RunDocument
     totals {seconds, train_seconds, tokens, energy_kwh, energy_kwh_parts {cpu, gpu, ram}, emissions_g, carbon_status, place, rework_...}
 
@@ -43,7 +43,7 @@ SCHEMA_VERSION = 1
 CHAIN = "stages"  # the `kind` of a recipe with stages
 SWEEP = "sweep"
 _LIMIT = 64 * MIB
-SECONDS_BETWEEN_WRITES = 5.0  # the least time between writes of only the duration of a running attempt
+SECONDS_BETWEEN_WRITES = 5.0  # the least time between writes that change only the duration of the running attempt
 End = Literal["stopped", "finished", "failed"]
 _OWN_FIELDS = frozenset({"schema_version", "run_id", "status", "attempts"})
 _OBJECTS = ("totals", "result", "given", "processor", "versions")
@@ -64,7 +64,7 @@ class AttemptEntry:
 
 @dataclass(frozen=True)
 class RunDocument:
-    """The content of a run.json. None, or empty: not recorded, or of another type than tfkit writes."""
+    """The content of a run.json. A field that is missing in the file, or has another type than tfkit writes, is None or empty."""
 
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the whole document, as it is in the file
     run_id: str = ""
@@ -79,7 +79,7 @@ class RunDocument:
     data: dict[str, Any] = field(default_factory=dict)  # fingerprints of the data, and the SHA-256 of the code that the run executes
     held_out: list[str] = field(default_factory=list)  # a hash of each validation set; runs with equal hashes have comparable scores
     data_sizes: dict[str, Any] = field(default_factory=dict)  # `rows` or `documents`, and `tokens`, of `train` and `validation`
-    result: dict[str, Any] | None = None  # None: no attempt reached the last step, or a later one has continued the run
+    result: dict[str, Any] | None = None  # None: no attempt reached the last step, or a later attempt has continued the run
     rate_trial: dict[str, Any] | None = None  # the learning rates that were tried, and the chosen one (`lr`)
     before: dict[str, Any] = field(default_factory=dict)  # the scores before the first step
     predicted: dict[str, Any] = field(default_factory=dict)  # seconds, energy_kwh and emissions_g, each with low, likely and high
@@ -106,10 +106,7 @@ class RunDocument:
 
 
 def read_run_json(folder: Path) -> RunDocument:
-    """Return the content of the run.json of a run folder.
-
-    Raises OSError if it cannot be read, ValueError if it is damaged, and OtherVersionError if a later version of tfkit wrote it.
-    """
+    """Return the content of a run folder's run.json. Raises OSError, OtherVersionError, or ValueError for a damaged file."""
     return _parse(_load(folder / NAME))
 
 
@@ -118,11 +115,6 @@ def known_of(folder: Path) -> RunDocument:
     with suppress(OSError, ValueError):
         return read_run_json(folder)
     return RunDocument()
-
-
-def totals_in(document: Any) -> RunTotals:
-    """Return the object `totals` of a run.json, which may be of an older version or damaged."""
-    return fitting(RunTotals, document)
 
 
 def stage_folders(path: Path) -> dict[str, Path]:
@@ -174,15 +166,13 @@ def _parse(document: Mapping[str, Any]) -> RunDocument:
         document,
         fields=document,
         attempts=tuple(fitting(AttemptEntry, attempt) for attempt in document["attempts"]),
-        totals=totals_in(document.get("totals")),
+        totals=fitting(RunTotals, document.get("totals")),
         parents=parent_entries(document.get("parents")),
     )
 
 
 class Receipt:
-    """The document of run.json and the rules for its attempts. Methods that change the document, except `forget`, write the file, and raise
-    OSError if that fails.
-    """
+    """Writes run.json by the rules for its attempts. Methods that change the document, except `forget`, write the file or raise OSError."""
 
     def __init__(self, path: Path, document: dict[str, Any]):
         self.path = path

@@ -58,9 +58,7 @@ def read_header(path: Path) -> dict[str, Stored]:
 
 
 def _tensors(text: bytes) -> dict[str, Stored]:
-    """Return the tensors of a header that the library safetensors accepted, in file order. Raises ValueError for a name or entry that the
-    library should have refused.
-    """
+    """Return the tensors of a header that safetensors accepted, in file order. Raises ValueError if safetensors should have refused it."""
     header = strict_json.loads(text)
     header.pop("__metadata__", None)
     for name, entry in header.items():

@@ -43,7 +43,7 @@ def forwarded(forward: Callable[[int], None], numbers: Sequence[int] = (signal.S
 
 
 def ignore_signals() -> None:
-    """Ignore stop signals until the process has ended, since its exit code is decided and Python no longer calls handlers."""
+    """Ignore stop signals from now on. Call this when the exit code is final and Python, which is shutting down, calls no more handlers."""
     for name in _NAMES:
         signal.signal(signal.Signals[name], signal.SIG_IGN)
 
@@ -52,10 +52,9 @@ class StopSignals:
     """A context in which a first stop signal sets `requested`, a second is ignored, so that no save is torn, and a third kills the process.
 
     A signal that is ignored on entry stays ignored (nohup, a shell's background job). Outside the main thread, where Python allows no
-    handlers, the context does nothing. Within another StopSignals, the context replaces the outer one's handlers, and raises Stopped on
-    entry if the outer one has received a signal.
-
-    `acknowledge` is called immediately, in a separate thread, with a sentence for each signal.
+    handlers, the context does nothing. Within another StopSignals, it replaces the handlers of the outer context, and raises Stopped on
+    entry if the outer context has received a signal. `acknowledge` is called immediately, in a separate thread, with a sentence for each
+    signal.
     """
 
     def __init__(self, names: Sequence[str] = _NAMES, acknowledge: Callable[[str], None] | None = None) -> None:
@@ -92,7 +91,7 @@ class StopSignals:
         outer = self._at_once, self._message
         self._at_once, self._message = True, message
         try:
-            self.raise_if_requested(message)  # for a signal before the block; the handler raises for one within the block
+            self.raise_if_requested(message)  # a signal may have come before the block; for a signal within it, the handler raises
             yield
         except Exception as error:
             if self._requested is not None and not isinstance(error, Stopped):
@@ -100,7 +99,7 @@ class StopSignals:
             raise
         finally:
             self._at_once, self._message = outer
-        self.raise_if_requested(message)  # for a Stopped that a library has swallowed
+        self.raise_if_requested(message)  # a library may have swallowed the Stopped
 
     def end(self, *, for_good: bool) -> None:
         """Ignore the next signal while the command ends; the signal after that kills the process. `for_good`: keep these handlers after
@@ -148,7 +147,7 @@ class StopSignals:
             signal.signal(number, signal.SIG_DFL if previous is None else previous)  # None: a handler of C code, which cannot be restored
 
     def _report_unraisable(self, unraisable: Any) -> None:
-        """Report an exception that Python cannot raise, but not a Stopped, since `requested` is set, so the training loop stops anyway."""
+        """Report an exception that Python cannot raise, except Stopped: `requested` is set, so the training loop stops without it."""
         if not isinstance(unraisable.exc_value, Stopped) and self._outer_hook is not None:
             self._outer_hook(unraisable)
 
@@ -180,9 +179,9 @@ class StopSignals:
                         os._exit(128 + number)
 
     def _wait_for_handler(self, number: int) -> bool:
-        """Wait until Python's handler has run, and return whether the signal was sent again because it has not.
+        """Wait until Python's handler has run. If it does not run in time, send the signal again, and return True.
 
-        A system call that waits for input, and that began just after the signal, was not interrupted by it; the repeated signal does so.
+        A system call that began to wait for input just after the first signal was not interrupted; the second signal interrupts it.
         """
         if self._is_handled():
             return False
@@ -214,9 +213,7 @@ class StopSignals:
 
 
 class Interrupts(StopSignals):
-    """A stop request by Ctrl-C or by the callable `asked`. Ctrl-C is deferred until nothing is lost; a third Ctrl-C raises
-    KeyboardInterrupt immediately.
-    """
+    """A stop by the callable `asked` or by Ctrl-C, which waits until nothing is lost; a third Ctrl-C raises KeyboardInterrupt at once."""
 
     def __init__(self, asked: Callable[[], bool]):
         super().__init__(("SIGINT",))

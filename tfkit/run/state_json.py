@@ -1,6 +1,4 @@
-"""training_state/state.json of a checkpoint: the data that a resume needs in addition to the saved tensors. This module does not import
-torch.
-"""
+"""training_state/state.json of a checkpoint: what a resume needs besides the saved tensors. This module does not import torch."""
 
 import math
 from dataclasses import asdict, dataclass, field

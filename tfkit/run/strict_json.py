@@ -34,7 +34,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def is_number(value: object) -> bool:
-    """Return whether a value read from JSON is a number, or None, as which a number that is missing or not finite is written."""
+    """Return whether a value from JSON is a number or None, since a number that is missing or not finite is written as null."""
     return value is None or type(value) in (int, float)
 
 

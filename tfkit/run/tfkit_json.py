@@ -23,7 +23,7 @@ _LIMIT = 4 * MIB  # a thousand times the usual size
 
 @dataclass(frozen=True)
 class ModelDocument:
-    """The content of a tfkit.json. None, or empty: not recorded, or of another type than tfkit writes."""
+    """The content of a tfkit.json. A field that is missing in the file, or has another type than tfkit writes, is None or empty."""
 
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the whole document, as it is in the file
     parents: tuple[ParentEntry, ...] = ()  # the models from which the training started or learned
@@ -36,9 +36,7 @@ class ModelDocument:
 
 
 def read_tfkit_json(folder: Path) -> ModelDocument:
-    """Return the content of the tfkit.json of a checkpoint; an empty ModelDocument if there is no such file. Raises ModelError if the file
-    cannot be read.
-    """
+    """Return the content of a checkpoint's tfkit.json; an empty ModelDocument without that file. Raises ModelError if it is invalid."""
     path = find_named(folder, NAME)
     if path is None:
         return ModelDocument()

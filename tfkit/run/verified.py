@@ -70,8 +70,8 @@ def verified(folder: Path, *, weights: bool) -> Iterator[None]:
 
 
 def find_named(folder: Path, name: str) -> Path | None:
-    """Return the path of the file `name`; None if it does not exist, or if a manifest, which is being verified, does not list it. Raises
-    ModelError as `find_file` does, and for an invalid manifest.
+    """Return the path of the file `name`; None if it does not exist or, unless verification is disabled, if a manifest does not list it.
+    Raises ModelError as `find_file` does, and for an invalid manifest.
     """
     path = find_file(folder, name)
     if path is None or not _verifying.get() or find_file(folder, NAME) is None:
@@ -80,9 +80,7 @@ def find_named(folder: Path, name: str) -> Path | None:
 
 
 def check_files(folder: Path, names: Iterable[str]) -> None:
-    """Raise ModelError if a file in `names` exists and differs from its entry in manifest.json. The files should be small, since they are
-    hashed here.
-    """
+    """Hash the files in `names` that exist, and raise ModelError if one of them differs from its entry in manifest.json."""
     entries = _entries(folder)
     paths = {name: path for name in names if name in entries and (path := find_file(folder, name)) is not None}
     _compare(paths, entries, paths, threading.Event())

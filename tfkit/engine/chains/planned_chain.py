@@ -13,7 +13,7 @@ import torch
 from tfkit.engine.assembly.training_data import TrainingData
 from tfkit.engine.chains.chain_plan import of_stage
 from tfkit.engine.inference.session import Session
-from tfkit.engine.planning.cluster import copies_elsewhere, require_known_gpu, require_ranks, with_cluster
+from tfkit.engine.planning.cluster import require_known_gpu, require_ranks, with_cluster
 from tfkit.engine.planning.plan_request import PlanOptions, PlanRequest
 from tfkit.engine.planning.probe_steps import probe_run, with_probe
 from tfkit.engine.planning.run_forecaster import RunForecaster
@@ -64,7 +64,8 @@ def _prepare(request: TrainingRequest, session: Session, options: PlanOptions, b
     run = Run(decided.recipe, pick_device(options.device), session.listener, session.stop, session.meter, RunForecaster(), code=code)
     run.began = began
     is_here = options.gpu is None and options.ranks == 1
-    copies = None if is_here else copies_elsewhere(decided.recipe, options.gpu)
+    # Copies of the weights that this machine must hold: none if a GPU is planned, else the part of a copy that a rank holds.
+    copies = None if is_here else 0.0 if options.gpu is not None else 1 / decided.recipe.parallel.shard
     run.prepare(ranks=options.ranks, copies=copies)
     return run
 

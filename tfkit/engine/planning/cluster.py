@@ -43,7 +43,7 @@ _UTILIZATION = Range(0.5, 0.35, 0.15)  # the fractions of the peak FLOP/s for th
 _BOARD_LOAD = Range(0.6, 0.85, 1.0)  # power during the steps, as a fraction of the maximum power of the board
 _USABLE = 0.9  # fraction of a GPU's memory that tensors may use; the driver, the collectives and fragmentation take the rest
 _NETWORK_BYTES_PER_SECOND = 1.25e9  # between machines without a GPU: 10 Gbit/s Ethernet
-_UPDATE_BYTES = 32  # bytes per weight and optimizer step: it reads weight, gradient and 2 moments; writes weight, moments and working copy
+_UPDATE_BYTES = 32  # per weight: an optimizer step reads it, its gradient and 2 moments, and writes it, the moments and a working copy
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Cluster:
     traffic_bytes_per_step: dict[str, int]  # sent by a rank, by layout
     tensor_bytes: dict[str, dict[str, int]]  # by layout and kind of tensor, without libraries; `peak`: of all tensors together
     sent_bytes: dict[str, dict[str, int]]  # per step, by layout and kind of collective
-    gathered_units: dict[str, int]  # what a rank gathers of sharded weights: number of blocks, bytes of the largest, and of the rest
+    gathered_units: dict[str, int]  # of sharded weights: the number of blocks, the bytes of the largest block, and of all other weights
 
 
 def require_known_gpu(gpu: str | None, probe: int, ranks: int) -> None:
@@ -86,18 +86,12 @@ def require_ranks(recipe: Recipe, ranks: int) -> None:
         near = dict.fromkeys([max(count for count in divisors if count < ranks), min((n for n in divisors if n > ranks), default=size)])
         raise UsageError(
             f"{argument('ranks', ranks)}: a batch of {size:,} rows cannot be divided evenly among {ranks} ranks: use "
-            f"{' or '.join(map(str, near))} "
-            "ranks, or another training.batch_size"
+            f"{' or '.join(map(str, near))} ranks, or another training.batch_size"
         )
 
 
-def copies_elsewhere(recipe: Recipe, gpu: str | None) -> float:
-    """Return how many copies of the weights this machine must hold: 0 if a GPU is planned, else the part of a copy that a rank holds."""
-    return 0.0 if gpu is not None else 1 / recipe.parallel.shard
-
-
 def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int, gpu_name: str | None) -> Estimate:
-    """Return `plan`, changed to `ranks` ranks, each with the GPU `gpu_name`; None: each on a machine like this one.
+    """Return the plan for `ranks` ranks, each with the GPU `gpu_name` (None: each on a machine like this one), from that for one rank.
 
     Raises UsageError if the ranks cannot be divided as the recipe's `parallel` section asks.
     """
@@ -153,8 +147,8 @@ def _simulated_batch(recipe: Recipe, data: TrainingData, ranks: int, dtype: torc
 def _tensor_bytes(recipe: Recipe, objective: Objective, model: Transformer, mesh: "Mesh", step: "SimulatedStep") -> dict[str, int]:
     """Return the bytes of a rank's tensors by kind, and their peak: in a step or, if that is higher, while responses are sampled.
 
-    To sample and score responses, a rank with sharded weights gathers one whole model at a time: the trained model
-    or a companion, such as a reward model.
+    To sample and score responses, a rank with sharded weights gathers one whole model at a time: the trained model or a companion, such as
+    a reward model.
     """
     sums = sums_gradients(objective, mesh.micro_batches, 1, mesh.ranks)
     models = run_memory(recipe, objective, model, mesh.dtype, shards=mesh.shards, sums_gradients=sums)
@@ -170,9 +164,8 @@ def _tensor_bytes(recipe: Recipe, objective: Objective, model: Transformer, mesh
 def _plan_gpus(plan: Estimate, recipe: Recipe, ranks: int, gpu: Gpu, traffic: int, shards: int) -> Estimate:
     """Return the plan with time and energy from the data sheet of `gpu`.
 
-    FLOPs run at a fraction of the peak speed, and updates of weights at the memory bandwidth.
-
-    `traffic`: the bytes that a rank sends in a step; `shards`: the number of ranks that divide the updates of one copy of the weights.
+    FLOPs run at a fraction of the peak speed, and updates of weights at the memory bandwidth. `traffic`: the bytes that a rank sends in a
+    step; `shards`: the number of ranks that divide the updates of one copy of the weights.
     """
     sent = plan.steps * traffic / gpu.link_bytes_per_second
     update = plan.steps * plan.trained_parameters / shards * _UPDATE_BYTES / gpu.bytes_per_second

@@ -1,7 +1,7 @@
 """Estimate the size, memory, time, energy and emissions of a run before its first step, without its weights.
 
-The time is computed from the table of this machine's speeds (machine_speed.py), and corrected by earlier runs. The prediction and the
-outcome of a run are recorded in run.json, and also in the history (forecast_history.py), by which later forecasts are corrected.
+The time is computed from the table of this machine's speeds (machine_speed.py), and corrected by the history of earlier runs
+(forecast_history.py). The prediction and the outcome of each run are recorded in its run.json and in the history.
 """
 
 import math
@@ -17,7 +17,7 @@ from tfkit.data import Loader
 from tfkit.engine.assembly.components import batch_sizes, total_steps
 from tfkit.engine.assembly.memory_plan import disk_bytes, run_memory, sums_gradients, trained_numel
 from tfkit.engine.planning.forecast_history import TABLE_VERSION, PastRun, correction_for, remember
-from tfkit.engine.planning.hardware import gpu_of, machine_watts, memory_watts, processor_power
+from tfkit.engine.planning.hardware import ProcessorPower, gpu_of, machine_watts, memory_watts, processor_power
 from tfkit.engine.planning.machine_speed import device_name, machine_speed
 from tfkit.engine.planning.run_flops import RunWork, run_flops
 from tfkit.engine.training_run.contention import busy_neighbours
@@ -154,11 +154,17 @@ def modelled_power(device: torch.device, threads: float) -> Power:
     most = max(processor.watts + ram, likely)
     if device.type != "cuda":
         return Power(Range(min(likely, 0.1 * processor.watts + ram), likely, most), text)
+    board = _board_power(device)
+    which = f"{board.watts:g} W for the {board.name}" + (", a guess, since this GPU is unknown" if gpu_of(board.name) is None else "")
+    watts = Range(0.4 * board.watts + ram, 0.8 * board.watts + likely, board.watts + most)
+    return Power(watts, f"{text}, {which}, at a load of 40 to 100 %")
+
+
+def _board_power(device: torch.device) -> ProcessorPower:
+    """Return the name of a GPU and the maximum power of its board: a guess for a GPU that is not in the table GPUS."""
     name = torch.cuda.get_device_name(device)
     gpu = gpu_of(name)
-    board = gpu.watts if gpu is not None else _UNKNOWN_BOARD_WATTS
-    which = f"{board:g} W for the {name}" + ("" if gpu is not None else ", a guess, since this GPU is unknown")
-    return Power(Range(0.4 * board + ram, 0.8 * board + likely, board + most), f"{text}, {which}, at a load of 40 to 100 %")
+    return ProcessorPower(name, *((gpu.watts, gpu.source) if gpu is not None else (_UNKNOWN_BOARD_WATTS, "a guess: unknown GPU")))
 
 
 def size_class(flops: float) -> int:
@@ -168,12 +174,7 @@ def size_class(flops: float) -> int:
 
 def _full_power(hours: float, intensity: float, device: torch.device) -> FullPower:
     """Return the emissions of `hours` at the full power of the GPU or, without a GPU, of the processor, as ML CO2 Impact computes them."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        gpu = gpu_of(name)
-        watts, source = (gpu.watts, gpu.source) if gpu is not None else (_UNKNOWN_BOARD_WATTS, "a guess: unknown GPU")
-        return FullPower(name, watts, hours, watts * hours / 1000 * intensity, source)
-    power = processor_power()
+    power = _board_power(device) if device.type == "cuda" else processor_power()
     return FullPower(power.name, power.watts, hours, power.watts * hours / 1000 * intensity, power.source)
 
 

@@ -21,7 +21,7 @@ from tfkit.errors import TfkitError
 
 NAME = "forecasts.jsonl"
 TABLE_VERSION = 2  # of the table of speeds (machine_speed.py): only runs that were forecast with this version correct its forecasts
-_LATEST = 9  # number of latest runs whose median is used
+_LATEST = 9  # at most this number of the latest comparable runs is used for a correction
 _MAX_BYTES = 2**20  # size of the file beyond which its older half is dropped
 _MAX_DISTANCE = 2  # largest difference of `PastRun.size` at which two runs are comparable
 _SPREAD = 1.3  # the bounds of a range from one or two runs are its median divided and multiplied by this factor
@@ -61,7 +61,7 @@ _PAST_RUN = TypeAdapter(PastRun)
 
 @dataclass(frozen=True)
 class Correction:
-    """The correction of a forecast by earlier runs; a range is None if there are no such runs."""
+    """The correction of a forecast by earlier runs. A range is None if there are no comparable runs."""
 
     time_ratio: Range | None  # measured time divided by the time from the table of speeds
     watts: Range | None  # mean power of the machine, without PUE
@@ -85,25 +85,20 @@ def remember(run: PastRun) -> None:
 
 
 def past_runs() -> list[PastRun]:
-    """Return the runs of the history, oldest first."""
+    """Return the runs of the history, oldest first; [] if the file cannot be read. Invalid lines are skipped."""
+    runs = []
     with contextlib.suppress(TfkitError, OSError):
-        lines = (cache_folder() / NAME).read_bytes().splitlines()
-        return [run for line in lines if (run := _parse(line)) is not None]
-    return []
-
-
-def _parse(line: bytes) -> PastRun | None:
-    with contextlib.suppress(ValidationError):
-        run = _PAST_RUN.validate_json(line, strict=True)
-        return run if run.start_seconds < run.table_seconds else None
-    return None
+        for line in (cache_folder() / NAME).read_bytes().splitlines():
+            with contextlib.suppress(ValidationError):
+                runs.append(_PAST_RUN.validate_json(line, strict=True))
+    return [run for run in runs if run.start_seconds < run.table_seconds]
 
 
 def correction_for(machine: str, threads: int, kind: str, size: int) -> Correction:
     """Return the correction for a run of this `kind` of objective and `size`, from the latest runs on `machine` with `threads` threads.
 
-    The time ratio is that of runs of the same kind with the nearest size; without such runs, that of runs of another kind with the same
-    size. The power is that of runs of any kind and size, since it depends on the machine alone.
+    The time ratio is from runs of the same kind, with the nearest size; if there are none, from runs of any kind with the same size. The
+    power is from runs of any kind and size, since it depends on the machine alone.
     """
     local = [run for run in past_runs() if (run.machine, run.threads) == (machine, threads)]
     comparable = [run for run in local if run.table == TABLE_VERSION]

@@ -7,6 +7,7 @@ import csv
 import math
 import platform
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -64,7 +65,7 @@ class ProcessorPower:
 
 
 def processor_power() -> ProcessorPower:
-    """Return the power of this processor: the user's force_cpu_power for CodeCarbon, else from its table, else 4 W per thread."""
+    """Return the power of this processor: the user's force_cpu_power for CodeCarbon, or from CodeCarbon's table, or 4 W per thread."""
     facts = processor()
     name, cores = str(facts["name"]), int(facts["cores"] or 1)
     if (forced := _forced("force_cpu_power")) is not None:
@@ -83,9 +84,8 @@ def machine_watts(busy_threads: float) -> float:
 
 
 def memory_watts() -> float:
-    """Return the power of this machine's memory in watts: the user's force_ram_power for CodeCarbon, else a constant for each module.
-
-    From the fifth module on, the constant is smaller.
+    """Return the power of this machine's memory in watts: the user's force_ram_power for CodeCarbon, or else a constant for each module,
+    which is smaller from the fifth module on.
     """
     if (forced := _forced("force_ram_power")) is not None:
         return forced
@@ -105,29 +105,26 @@ def _count_modules(gigabytes: float) -> int:
 
 
 def _forced(name: str) -> float | None:
-    """Return the watts that the user has set in CodeCarbon's settings under `name`; None if they are not set, or not a number."""
-    try:
-        return float(codecarbon_settings()[name])
-    except (KeyError, ValueError):
-        return None
+    """Return the watts that the user has set in CodeCarbon's settings under `name`; None if they are not set, or not a valid number."""
+    with suppress(KeyError, ValueError):
+        if 0 <= (watts := float(codecarbon_settings()[name])) < math.inf:
+            return watts
+    return None
 
 
 def _memory_gb() -> float:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            return int(file.readline().split()[1]) / 2**20
-    except (OSError, ValueError, IndexError):
-        return 16.0
+    with suppress(OSError, ValueError, IndexError), open("/proc/meminfo", encoding="ascii") as file:
+        return int(file.readline().split()[1]) / 2**20
+    return 16.0
 
 
 @cache
 def _table() -> list[tuple[str, float]]:
-    try:
+    with suppress(OSError, ValueError, KeyError):
         path = codecarbon_folder() / "data" / "hardware" / "cpu_power.csv"
         with path.open(encoding="utf-8", newline="") as file:
             return [(row["Name"], float(row["TDP"])) for row in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError):
-        return []
+    return []
 
 
 def _words(name: str) -> frozenset[str]:

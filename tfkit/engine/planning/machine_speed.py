@@ -86,8 +86,11 @@ def _interpolate(sizes: Sequence[int], speeds: Sequence[float], size: int) -> fl
 
 @cache
 def machine_speed(device: torch.device, precision: torch.dtype, threads: int) -> MachineSpeed:
-    """Return the speeds from the cache; if it has no valid ones, measure and cache them. An unwritable cache is ignored."""
-    path = _path(device, precision, threads)
+    """Return the speeds from the cache; without valid ones there, measure and cache them. A cache that cannot be written is ignored."""
+    path = None
+    key = f"{device_name(device)}\0{precision}\0{threads}"
+    with contextlib.suppress(TfkitError, OSError):
+        path = cache_folder() / FOLDER / f"{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.json"
     if path is not None and (cached := _read(path)) is not None:
         return cached
     speed = measure(device, precision)
@@ -130,17 +133,10 @@ def device_name(device: torch.device) -> str:
     return machine_name() + ("" if device.type == "cpu" else f", {device.type}")
 
 
-def _path(device: torch.device, precision: torch.dtype, threads: int) -> Path | None:
-    key = f"{device_name(device)}\0{precision}\0{threads}"
-    with contextlib.suppress(TfkitError, OSError):
-        return cache_folder() / FOLDER / f"{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.json"
-    return None
-
-
 def _read(path: Path) -> MachineSpeed | None:
     """Return the speeds in a file; None if the file is missing, damaged or of another version.
 
-    Speeds that were measured under a load above 1 per core are also ignored, once the load is below 0.5: they will be measured again.
+    None also for speeds that were measured under a load above 1 per core, if the load is now below 0.5: they are then measured again.
     """
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         document = json.loads(path.read_bytes())
@@ -152,7 +148,6 @@ def _read(path: Path) -> MachineSpeed | None:
 
 def _load() -> float:
     """Return the system's load average per core; 0 if the system reports none."""
-    try:
+    with contextlib.suppress(OSError):
         return os.getloadavg()[0] / usable_cores()
-    except OSError:
-        return 0.0
+    return 0.0

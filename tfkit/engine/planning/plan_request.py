@@ -11,8 +11,7 @@ from tfkit.alignment.user_code import NO_CODE, CodePermission
 from tfkit.engine.request.training_request import TrainingRequest
 from tfkit.errors import UsageError, argument
 from tfkit.recipe import Chain, read_chain
-from tfkit.recipe.reading.overrides import Overrides, given_sections
-from tfkit.recipe.reading.problems import RecipeError
+from tfkit.recipe.reading.overrides import given_sections
 from tfkit.recipe.schema.carbon_section import CarbonSection
 
 
@@ -39,7 +38,7 @@ class PlanRequest:
 
 
 def check_plan_request(request: TrainingRequest, stages: Sequence[str] = ()) -> PlanRequest:
-    """Check the pretraining or fine-tuning to plan, and the names of the `stages` to plan. Raises UsageError."""
+    """Check the training to plan, and that the recipe has the `stages` to plan; no `stages`: all. Raises UsageError."""
     if request.source is not None and request.has_stages:
         chain = read_chain(request.source, request.overrides)
         if unknown := [name for name in stages if name not in chain.names]:
@@ -47,12 +46,9 @@ def check_plan_request(request: TrainingRequest, stages: Sequence[str] = ()) -> 
         return PlanRequest(request, chain, chain.stages[0].recipe.carbon)
     if stages:
         raise UsageError(f"{argument('stages', ','.join(stages))}: the recipe has no stages; leave it out")
-    recipe = request.check()
-    return PlanRequest(request, None, recipe.carbon if recipe is not None else _given_carbon(request.overrides))
-
-
-def _given_carbon(overrides: Overrides) -> CarbonSection:
-    """Return the `carbon` section of the overrides; the defaults if it is invalid, since errors are reported when the recipe is written."""
-    with suppress(ValueError, RecipeError):
-        return CarbonSection.model_validate(given_sections(overrides).get("carbon", {}))
-    return CarbonSection()
+    if (recipe := request.check()) is not None:
+        return PlanRequest(request, None, recipe.carbon)
+    carbon = CarbonSection()
+    with suppress(ValueError):  # an invalid section is reported when the recipe is made from the data
+        carbon = CarbonSection.model_validate(given_sections(request.overrides).get("carbon", {}))
+    return PlanRequest(request, None, carbon)

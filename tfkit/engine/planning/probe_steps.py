@@ -31,7 +31,7 @@ from tfkit.training.free_memory import resident_bytes
 from tfkit.training.health import UnhealthyStepError
 
 _START_PATIENCE_SECONDS = 30.0  # the longest wait for the first measurement of power by the energy meter
-_KERNELS_BYTES = 400_000_000  # most bytes of the 1,024 kernels that oneDNN caches: each new shape adds some of 0.1 to 0.6 MB
+_KERNELS_BYTES = 400_000_000  # the most bytes of the 1,024 kernels that oneDNN caches; each new shape adds several kernels of 0.1 to 0.6 MB
 _MIN_SECONDS = 2.0  # shortest duration of the steps for which their power is computed
 _SPREAD = 1.2  # the bounds of a time are at least this factor away from its likely value
 
@@ -80,9 +80,7 @@ class Probe:
 
 
 def probe_run(run: Run, count: int) -> Probe:
-    """Take the first `count` steps of a run, with its micro-batch size. Raises the errors that the run would raise in
-    these steps, and Stopped after a request to stop.
-    """
+    """Take the first `count` steps of a run, with its micro-batch size. Raises Stopped, and the errors of the run in these steps."""
     recipe, data, device, listener, stop, meter = run.recipe, run.data, run.device, run.listener, run.stop, run.meter
     start = time.perf_counter()
     make_deterministic(device)
@@ -141,8 +139,8 @@ def _first_reading(meter: Meter, stop: StopRequest) -> Reading:
 def extrapolate_growth(held: Sequence[int], steps: int) -> int:
     """Return by how many bytes the memory of a run will grow until it has taken `steps` steps, because of kernels for new tensor shapes.
 
-    `held`: the memory of the process after each step so far. Like the vocabulary of a text (Heaps 1978), the number of distinct shapes
-    grows roughly with the square root of the number of steps.
+    `held`: the memory of the process after each step so far, in bytes. Like the vocabulary of a text (Heaps 1978), the number of distinct
+    shapes grows roughly with the square root of the number of steps.
     """
     before, now = min(2, len(held)), len(held)
     if now <= before:

@@ -26,7 +26,7 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.flops import ForwardShape, forward_flops, products
 from tfkit.training.memory import has_logits
 
-_ASSEMBLY_SECONDS = 0.1  # of work before the first step in addition to reading or initializing weights; measured on two cores
+_ASSEMBLY_SECONDS = 0.1  # duration of all other work than reading or initializing weights before the first step, measured on two cores
 _BYTES_PER_SECOND = 2e8  # at which checkpoints are written, hashed and synced, and weights are initialized or are read, hashed and rounded
 Workload = Mapping[Operation, float]  # the amount of each operation in forward and backward passes, in the unit of its speed
 _ROLLOUT_MICRO_BATCHES = 8  # number of micro-batches whose responses are sampled in one batch, as in rollout_loader.py
@@ -136,7 +136,7 @@ def run_flops(
     }
     total = sum(parts.values())
     step_flops = (parts["forward"] + parts["backward"] + parts["companions"] + parts["recomputed"]) / max(1, steps)
-    distinct = 0 if recipe.training.trial_rates is None else len(np.unique(loader.rows.order(0)))  # a weighted source repeats rows
+    distinct = 0 if recipe.training.trial_rates is None else len(np.unique(loader.rows.order(0)))  # rows of a weighted source may repeat
     trial = plan_trial(recipe, distinct, steps, total, step_flops, forward.total / rows)
     parts["trial"] = trial.flops if isinstance(trial, RateTrialPlan) else 0.0
     total += parts["trial"]
@@ -144,7 +144,7 @@ def run_flops(
     trained = forward.total + backward.total
     work = RunWork(
         steps=step_workload(model, whole.shapes),
-        extra=(parts["companions"] + parts["recomputed"] + parts["rollouts"] / 2) / trained,  # the other half is decoding
+        extra=(parts["companions"] + parts["recomputed"] + parts["rollouts"] / 2) / trained,  # the other half of rollouts is decoding
         evaluation=parts["evaluation"] / trained,
         trial=parts["trial"] / trained,
         updates=float(steps * trained_numel(model)),

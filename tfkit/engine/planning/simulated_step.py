@@ -18,6 +18,7 @@ from types import MappingProxyType
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import debug
 
 from tfkit.engine.assembly.components import assemble_stepper, choose_trained
 from tfkit.engine.planning.tensor_meter import TensorMeter
@@ -68,26 +69,23 @@ def _is_substituted(objective: Objective) -> bool:
 
 
 def simulate(recipe: Recipe, config: ModelConfig, objective: Objective, batch: Batch, mesh: Mesh) -> SimulatedStep:
-    """Return the bytes of a step on rank 0 of the mesh, with `batch` as each of its micro-batches.
-
-    Raises UsageError if this process is already a member of a process group.
-    """
+    """Return the bytes of a step of rank 0, with `batch` as each micro-batch. Raises UsageError if this process is in a process group."""
     if dist.is_initialized():
         raise UsageError("plan: this process already belongs to a torch.distributed process group; plan from another process")
-    depth, period = min(_depths(config).values()), config.period
-    fewer = max(0, depth - MIN_BLOCKS) // period * period  # whole periods, so that windows alternate as in the full model
+    depths, period = {name: depth for name in ("encoder_layers", "decoder_layers") if (depth := getattr(config, name))}, config.period
+    fewer = max(0, min(depths.values()) - MIN_BLOCKS) // period * period  # whole periods, so that windows alternate as in the full model
     training = recipe.training
     if fewer < 2 * period or training.frozen or training.unfreeze_every is not None:
         return _to_result(_measure(recipe, config, objective, batch, mesh), objective)
-    small, larger = (_measure(recipe, _shallower(config, by), objective, batch, mesh) for by in (fewer, fewer - period))
+    shallower = ({name: depth - by for name, depth in depths.items()} for by in (fewer, fewer - period))
+    small, larger = (_measure(recipe, config.model_copy(update=layers), objective, batch, mesh) for layers in shallower)
     return _to_result({name: value + (larger[name] - value) * fewer // period for name, value in small.items()}, objective)
 
 
 def _measure(recipe: Recipe, config: ModelConfig, objective: Objective, batch: Batch, mesh: Mesh) -> dict[str, int]:
     """Return the activations, the traffic and the peak of each part of a step, in bytes, by name.
 
-    Each of these numbers grows linearly with the number of blocks. The peak of the whole step, the maximum over its
-    parts, does not.
+    Each of these numbers grows linearly with the number of blocks. The peak of the whole step, the maximum over its parts, does not.
     """
     with _fake_ranks(mesh.ranks) as group, TensorMeter(fake=True) as meter:
         stepper = _stepper(recipe, config, objective, mesh, group)
@@ -102,7 +100,7 @@ def _measure(recipe: Recipe, config: ModelConfig, objective: Objective, batch: B
             sizes |= {
                 f"sent/{kind}": size + further * (size - sizes[f"sent/{kind}"]) if count == 2 else size for kind, size in sent.items()
             }
-        gathered = 0  # bytes of weights that stay gathered until the backward pass; they do not count as activations
+        gathered = 0  # bytes of sharded weights that stay gathered until the backward pass, which do not count as activations
         if mesh.shards > 1:
             units = Units.of(dict(stepper.model.named_parameters()))
             further_roots = [Units.of(dict(one.model.named_parameters())).root for one in stepper.objective.companions]
@@ -117,10 +115,7 @@ def _to_result(sizes: Mapping[str, int], objective: Objective) -> SimulatedStep:
 
 
 class _PeakRecorder:
-    """Records the peak memory of each part of a step.
-
-    The parts are the forward pass with the head's backward pass, the backward passes of blocks (`_block_parts`), and the optimizer step.
-    """
+    """Records the peak memory of the forward pass with the head's backward pass, of the blocks' backward passes, and of the update."""
 
     def __init__(self, stepper: Stepper, meter: TensorMeter):
         self.peaks: dict[str, int] = {}
@@ -210,27 +205,10 @@ def _fake_ranks(size: int) -> Iterator[ProcessGroup]:
     finally:
         random.setstate(drawn)
         dist.destroy_process_group()
-        _clear_sharding_cache()
-
-
-def _clear_sharding_cache() -> None:
-    """Clear PyTorch's cache of shardings.
-
-    Otherwise this process, or a fork of it, would get the shards of rank 0 if it has another rank on a later mesh of the same shape.
-    """
-    from torch.distributed.tensor import debug
-
-    if clear := getattr(debug, "_clear_sharding_prop_cache", None):  # exists in PyTorch 2.13
-        clear()
-
-
-def _depths(config: ModelConfig) -> dict[str, int]:
-    """Return the number of blocks of each stack of a model."""
-    return {name: depth for name in ("encoder_layers", "decoder_layers") if (depth := getattr(config, name))}
-
-
-def _shallower(config: ModelConfig, by: int) -> ModelConfig:
-    return config.model_copy(update={name: depth - by for name, depth in _depths(config).items()})
+        # From its cache of shardings, PyTorch would give this process, or a fork of it, the shards of rank 0 also if it has another rank on
+        # a later mesh of the same shape.
+        if clear := getattr(debug, "_clear_sharding_prop_cache", None):  # exists in PyTorch 2.13
+            clear()
 
 
 def _block_parts(depth: int) -> list[str]:

@@ -74,14 +74,11 @@ class TensorMeter(TorchDispatchMode):
             result = func(*args, **kwargs)
         if func in collective_ops and func not in sync_ops:
             self._count_traffic(func, result, args)
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and not is_traceable_wrapper_subclass(leaf) and self._is_counted(leaf):
-                self._count(leaf.untyped_storage())
+        created = (leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and not is_traceable_wrapper_subclass(leaf))
+        for tensor in created:
+            if self._fake is not None or not (tensor.is_meta or isinstance(tensor, FakeTensor)):  # otherwise these have no memory to count
+                self._count(tensor.untyped_storage())
         return result
-
-    def _is_counted(self, tensor: Tensor) -> bool:
-        """Whether to count a tensor: if `fake` is not set, meta and fake tensors have no memory to count."""
-        return self._fake is not None or not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         counted = self._storages.get(storage._cdata)

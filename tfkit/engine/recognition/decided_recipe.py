@@ -98,15 +98,17 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
         rows["tagging"] = []
     answered = any(row.values["answers"] for row in rows["question_answering"])  # if no row has an answer, the texts may be choices
     rows["question_answering"] = [row for row in rows["question_answering"] if answered and _are_in_context(row)]
-    fitting = {kind: readable for kind, readable in rows.items() if 2 * len(readable) > len(records)}
+    fitting = {kind: of_kind for kind, of_kind in rows.items() if 2 * len(of_kind) > len(records)}
     readers = {kind: Columns(SECTIONS[kind].roles, given[kind]) for kind in fitting}
-    reads = {kind: columns.read_of(records[0].values) for kind, columns in readers.items()}
+    first = {kind: next(record for record in records if isinstance(columns.take(record), Row)) for kind, columns in readers.items()}
+    reads = {kind: columns.read_of(first[kind].values) for kind, columns in readers.items()}
     unpaired: Mapping[str, str] = {}
     if not {"chosen", "winner"} & reads.get("dpo", {}).keys():  # a text and a label do not show that the text is a completion
         unpaired = reads.pop("dpo", {})
     preferred = {kind for kind in reads if _has_preferred_names(kind, reads[kind], given[kind])}
-    if any(not SECTIONS[kind].reads_text for kind in preferred):  # names in Role.later count only if no labelled task has its main names
+    if any(not SECTIONS[kind].reads_text for kind in preferred):  # drop the objectives that found only names of Role.later
         reads = {kind: reads[kind] for kind in reads if kind in preferred}
+    are_flags = all(read_flag(str(row.values.get("label"))) is not None for row in fitting.get("dpo", ()))  # labels like good and bad
     of_classes = reads.get("classification", {})
     unclear = "text" not in named and "pair" not in of_classes
     return DataSummary(
@@ -121,13 +123,8 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
         label_sets=find_label_sets([row.values["labels"] for row in fitting["multi_label"]]) if "multi_label" in reads else None,
         named={kind: found[kind] for kind in reads if found.get(kind)},
         unanswerable="question_answering" in reads and any(not row.values["answers"] for row in fitting["question_answering"]),
-        flag=unpaired.get("label", "") if not named and _are_flags(fitting.get("dpo", ())) else "",
+        flag=unpaired.get("label", "") if not named and are_flags else "",
     )
-
-
-def _are_flags(rows: Iterable[Row]) -> bool:
-    """Whether the label of each row says that the row's completion is good or bad."""
-    return all(read_flag(str(row.values.get("label"))) is not None for row in rows)
 
 
 def _check_named(section: SourceSection, named: Named, records: Sequence[Record], held: Mapping[str, Sequence[Any]]) -> None:
@@ -177,9 +174,11 @@ def _are_in_context(row: Row) -> bool:
 
 def _column_names(records: Sequence[Record]) -> list[str]:
     """Return the names of the columns; for a column of objects that hold only texts, the paths to these texts instead."""
-    columns = {name: value for record in reversed(records) for name, value in record.values.items()}  # each column's first value
     names = dict.fromkeys(name for record in records for name in record.values)
-    return [path for name in names for path in ([f"{name}.{key}" for key in columns[name]] if _is_of_texts(columns[name]) else [name])]
+    first: dict[str, Any] = dict.fromkeys(names) | {
+        name: value for record in reversed(records) for name, value in record.values.items() if value is not None
+    }
+    return [path for name in names for path in ([f"{name}.{key}" for key in first[name]] if _is_of_texts(first[name]) else [name])]
 
 
 def _is_of_texts(value: Any) -> bool:
@@ -234,9 +233,7 @@ def _row_tokens(section: SourceSection, columns: Iterable[str], codec: Tokenizer
 
 
 def _inspect_model(start: str) -> tuple[ModelSummary, Tokenizer | None]:
-    """Return a summary of the checkpoint, without reading its weights, and its tokenizer. Raises ModelError if there is no
-    valid checkpoint.
-    """
+    """Return a summary of the checkpoint, without reading its weights, and its tokenizer. Raises ModelError for an invalid checkpoint."""
     described = describe(start)
     config, codec = described.config, described.codec
     has_chat_tokens = codec is not None
@@ -292,9 +289,7 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fitting_recipe(decided: dict[str, Any], overrides: Overrides, comment: str) -> ResolvedRecipe:
-    """Return the decided recipe with the overrides. Decided fields that contradict the overrides are removed, but none of
-    the objective.
-    """
+    """Return the decided recipe with the overrides. Decided fields that contradict them are removed, except those of the objective."""
     while True:
         try:
             return read_document(decided, _DECIDED, overrides, comment)

@@ -1,7 +1,6 @@
 """The size of a fine-tuning without a recipe: tokens of a row, rows of a step, epochs, learning rate, all weights or an adapter.
 
-The size is decided from the number of rows, the tokens of the first rows, the model and the free memory, and the reasons are shown to the
-user.
+It is decided from the number of rows, the tokens of the first rows, the model and the free memory. The user is shown the reasons.
 """
 
 import math
@@ -65,9 +64,7 @@ def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | Non
 
 
 def decide_size(counts: RowCounts, model: ModelSummary, kind: str, given: dict[str, Any], tokens: RowTokens | None) -> Size:
-    """Decide the size. `given`: the fields that the user sets, which are kept; `tokens`: those of the first rows; None: they are
-    estimated from the characters.
-    """
+    """Decide the size. `given`: the fields that the user sets, which stay as they are. `tokens` None: estimated from the characters."""
     training, reads_text = given.get("training", {}), SECTIONS[kind].reads_text
     adapter, adapter_reason = _adapter(model, kind, training)
     low_rank = training.get("adapter", adapter) is not None
@@ -142,10 +139,9 @@ def _length(model: ModelSummary, tokens: RowTokens, tokens_per_step: int, *, rea
 
 
 def _text_length(model: ModelSummary, context_length: int, texts: int, step: int) -> int:
-    """Return the number of tokens of a row of text: `texts`, the tokens that 95 % of the texts do not exceed, rounded up to a multiple of
-    64.
+    """Return the number of tokens of a row of text: `texts`, which 95 % of the texts do not exceed, rounded up to a multiple of 64.
 
-    It is at least 128, and at most 1,024, the context length, and a quarter of the tokens of a `step`; this number is halved, down
+    The number is limited to a quarter of the tokens of a `step`, but not below 128, and to 1,024 and the context length. It is halved, down
     to 128, until the activations of a row fit into the free memory.
     """
     length = min(context_length, _LONGEST_TEXT, max(_SHORTEST_TEXT, min(step // 4, texts + 63) // 64 * 64))
@@ -156,8 +152,7 @@ def _text_length(model: ModelSummary, context_length: int, texts: int, step: int
 
 
 def _adapter(model: ModelSummary, kind: str, training: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """Return an adapter and the reason for it if a training of all weights of a decoder would not fit into the free memory; else
-    None and an empty text.
+    """Return an adapter, with the reason, if the training of all weights of a decoder would not fit into the free memory; else None and "".
 
     There is no adapter for a chat if special tokens must be added to the tokenizer, because their embeddings must be trained.
     """

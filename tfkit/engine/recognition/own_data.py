@@ -1,8 +1,7 @@
 """Training on data that the command names: the fields that the user does not set are decided from the data.
 
-For a training from random weights, the decided fields are those that depend on the amount of text
-(recipe/pretraining_sizes.py), in the user's recipe or in that of a small decoder. For a training from a checkpoint without a recipe, all
-fields are decided.
+For a training from random weights, the decided fields are those that depend on the number of tokens (recipe/pretraining_sizes.py), in the
+user's recipe or in that of a small decoder. For a training from a checkpoint without a recipe, all fields are decided.
 """
 
 import json
@@ -103,7 +102,7 @@ def _source(values: Any, path: tree.Path) -> SourceSection:
 
 
 def _model_name(start: str) -> str:
-    """Return the last part of a checkpoint's name, without the revision; for a checkpoint in a run folder, the name of that folder."""
+    """Return the last part of a checkpoint's name, without its Hub revision; for a checkpoint in a run folder, the name of that folder."""
     path = Path(start.removeprefix("hub:").partition("@")[0])
     if path.parent.name == "checkpoints" and path in step_folders(path.parent):
         path = path.resolve().parent.parent
@@ -134,8 +133,8 @@ def tuning_overrides(
     """Return the overrides together with those for the checkpoint `start`, the `data`, their `columns` and the number of `rows` to draw. In
     a recipe with stages, the added overrides apply to the first stage.
 
-    A part of `data` is held out. It replaces the recipe's validation sources or, for a training from random weights, the part that the
-    recipe holds out.
+    A part of `data` is held out for validation. It replaces the recipe's validation sources or, for a training from random weights, the
+    part of the recipe's own data that is held out.
     """
     fields = source.fields() if source is not None and (start or data or columns or rows) else {}
     stage = f"{next(iter(fields), '').partition('.')[0]}." if source is not None and source.has_stages else ""
@@ -143,7 +142,8 @@ def tuning_overrides(
     named: dict[str, Any] = {} if data is None else {f"{stage}data.train": [{"path": data}]}
     is_new = source is not None and start is None and not {f"{stage}model.from", f"{stage}model"} & {*fields, *overrides}
     replaces = is_new or isinstance(fields.get(f"{stage}data.validation"), list)
-    if named and replaces and not {f"{stage}data", f"{stage}data.validation"} & overrides.keys():
+    has_own = any(name == f"{stage}data" or f"{name}.".startswith(f"{stage}data.validation.") for name in overrides)
+    if named and replaces and not has_own:
         named[f"{stage}data.validation"] = HELD_OUT
     named |= {f"{stage}data.train.0.columns": dict(columns)} if columns else {}
     named |= {} if rows is None else {f"{stage}data.rows": rows}
@@ -183,8 +183,7 @@ def training_request(
     minutes: float | None = None,
     rows: int | None = None,
 ) -> TrainingRequest:
-    """Return the request for a training. `start`, `data`, `columns` and `rows` are those of the command; `minutes`: the length
-    of the training as a time.
+    """Return the request for a training. `start`, `data`, `columns` and `rows`: as the user gave them; `minutes`: the training's length.
 
     Raises UsageError if a recipe that is to be completed from the data is invalid, or does not fit the overrides.
     """
@@ -219,8 +218,8 @@ class OwnData:
         return inputs_of([], self.named.sources, [])
 
     def decide(self, listener: Listener) -> ResolvedRecipe:
-        """Read the data, and return the recipe with the fields that follow from their amount. Raises UsageError if the
-        recipe is invalid, and DataError if the data cannot be read.
+        """Read the data, and return the recipe with the fields that follow from the number of rows and characters. Raises UsageError if
+        the recipe is invalid, and DataError if the data cannot be read.
         """
         source, overrides = self.source or RecipeText(Path("the recipe of a small decoder"), SMALL_DECODER), self.named.overrides
         text = _size_of(recipe := source.read(overrides))

@@ -16,10 +16,11 @@ from tfkit.recipe.reading.overrides import Overrides, assignment
 from tfkit.recipe.schema.objective_sections import HIGHER
 from tfkit.run.ancestors import read_lineage
 from tfkit.run.checkpoints import newest_checkpoint
+from tfkit.run.fitting_fields import fitting
 from tfkit.run.folder import RunFolder
 from tfkit.run.lineage import Ancestor, merge_ancestors, shifted, sum_inherited
 from tfkit.run.listing import read_run
-from tfkit.run.run_json import known_of, read_run_json, stage_folders, totals_in, trial_folders
+from tfkit.run.run_json import known_of, read_run_json, stage_folders, trial_folders
 from tfkit.run.state_json import read_state_json
 from tfkit.run.strict_json import is_number
 
@@ -90,7 +91,7 @@ def _inherited(folders: Iterable[Path]) -> dict[str, Any]:
 
 def summed_totals(runs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the sums of the totals of several runs. `runs`: the fields that `run_facts` returns for each run."""
-    return sum_totals([totals_in(run) for run in runs]).document(_TOTALS)
+    return sum_totals([fitting(RunTotals, run) for run in runs]).document(_TOTALS)
 
 
 @dataclass(frozen=True)
