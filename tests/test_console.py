@@ -14,6 +14,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Self
+from unittest import mock
 
 import pytest
 from hypothesis import example, given
@@ -354,7 +355,9 @@ OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  
 def test_nothing_that_is_printed_is_obeyed_by_a_terminal(text: str) -> None:
     """Names, labels and messages from other people's folders are shown with escape sequences by every function that prints."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    stdin = mock.patch("sys.stdin", io.TextIOWrapper(io.BytesIO()))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), stdin:
+        console.ask(text)
         console.result(text)
         console.result_parts([(text, "bold"), (text, "")])
         console.result(align_columns([[text, "1"], ["b", text]]))

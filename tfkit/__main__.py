@@ -16,7 +16,7 @@ atexit.register(gc.freeze)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code. `arguments`: None: those of this process, which then exits."""
+    """Run a command line and return its exit code. `arguments`: None for those of this process, which exits after the command."""
     is_process = arguments is None
     if is_process:
         atexit.register(ignore_signals)  # called after all later handlers, since it is registered before them

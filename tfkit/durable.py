@@ -23,7 +23,7 @@ _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})  # error
 
 
 def user_folder(variable: str, in_home: str) -> Path | None:
-    """Return a folder of the user: the value of the XDG variable `variable`, else `in_home` in the home folder; None without either."""
+    """Return the absolute path in the XDG variable `variable`, else the folder `in_home` in the user's home; None without a home folder."""
     xdg = os.environ.get(variable)
     if xdg and os.path.isabs(xdg):  # the XDG specification says to ignore relative paths
         return Path(xdg)
@@ -59,16 +59,16 @@ def with_retries(
 
 
 def write_atomically(path: Path, text: str | Callable[[], Iterable[str]]) -> None:
-    """Write `text` as UTF-8 to `path`, completely or not at all. A link is replaced, not followed. Raises OSError, which for a transient
-    error is that of the last attempt.
+    """Write `text` as UTF-8 to `path`, completely or not at all. A link is replaced, not followed. Raises OSError; after a transient error
+    only if the last retry has failed, too.
 
-    If the text is too long for the memory, `text` is a function that returns its parts, and is called in each attempt.
+    If the text is too long for the memory, `text` is a function that returns its parts. Each attempt calls this function.
     """
     with_retries(lambda: write_once(path, text))
 
 
 def write_once(path: Path, text: str | Callable[[], Iterable[str]]) -> None:
-    """Write a text as `write_atomically` does, but in a single attempt. Raises OSError."""
+    """Write a text as `write_atomically` does, but without retries. Raises OSError."""
     temporary = temporary_sibling(path)
     try:
         with open(temporary, "x", encoding="utf-8", newline="\n") as file:
@@ -91,8 +91,8 @@ def is_replaceable(path: Path) -> bool:
 def write_folder(final: Path, fill: Callable[[Path], object], take_name: Callable[[Path, Path], object] | None = None) -> None:
     """Create the folder `final`, completely or not at all, with the content that `fill` writes into an empty temporary folder.
 
-    Once the content is on disk, `take_name(temporary, final)` renames the folder; None: `rename` does, which raises OSError if `final`
-    exists and is not empty. After an error of `fill` or `take_name`, the temporary folder is removed, and the error is raised again.
+    Once the content is on disk, `take_name(temporary, final)` renames the folder. If `take_name` is None, `rename` is called, which raises
+    OSError if `final` exists and is not empty. After an error, the temporary folder is removed, and the error is raised again.
     """
     temporary = temporary_sibling(final)
     try:

@@ -83,7 +83,8 @@ class PeerLostError(TfkitError):
 class Stopped(Exception):
     """Raised if a signal or a request stopped a command, after saving what can be continued. The exit code is 128 + the signal's number."""
 
-    result: dict[str, object] | None = None  # the result of a training up to the stop; None: the training had not begun
+    reason = "request"  # as in the field `stopped_by` of a result: "request", or the recipe's field for the budget
+    result: dict[str, object] | None = None  # the result of a training up to the stop; None if the training had not begun
     runs_code = False  # whether the training runs the user's code, so that the command that resumes it needs --allow-code
 
     def __init__(self, message: str, signal_number: int = 2):
@@ -92,30 +93,24 @@ class Stopped(Exception):
 
 
 class BudgetReached(Stopped):
-    """Raised if a budget stopped a training, after a checkpoint was saved, unless no step was taken."""
+    """Raised if a budget stopped a training. A checkpoint was saved before, unless the training had taken no step."""
 
     def __init__(self, message: str, key: str, larger: str):
         super().__init__(message)
         self.exit_code = 7
-        self.key = key  # the recipe's field for the budget
+        self.reason = key
         self.larger = larger  # the key=value of a budget with which the run can continue
 
 
-def stop_reason(stopped: Stopped) -> str:
-    """Return the reason for a stop as it is in the result of a training: the key of the budget, or "request"."""
-    return stopped.key if isinstance(stopped, BudgetReached) else "request"
-
-
 def how_to_install(extra: str) -> str:
-    """Return the remedy for missing libraries of an extra."""
+    """Return the text of a message about missing libraries of the optional dependency group (extra) `extra`: how to install them."""
     return f"needs the extra {extra}: in the folder of tfkit, pip install -e '.[{extra}]'"
 
 
 # Error numbers of the operating system that are caused by a path or the machine, and not by a mistake in the program.
 _REFUSALS = {
-    getattr(errno, name)
-    for name in ("EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ELOOP", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ESTALE", "EMFILE", "ENFILE")
-    if hasattr(errno, name)
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC),
+    *(errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE),
 }
 
 
@@ -127,6 +122,15 @@ def refusal(error: BaseException) -> str | None:
         return None
     place = f"{error.filename}: " if error.filename is not None else ""
     return f"{place}{error.strerror}: check the path, its permissions and its disk"
+
+
+@contextmanager
+def writing(place: object, remedy: str) -> Iterator[None]:
+    """A context that writes `place`. Raises MachineError with the remedy in place of an OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(f"{place}: cannot be written ({error.strerror or error}); {remedy}") from error
 
 
 _OUT_OF_MEMORY = (
@@ -188,7 +192,7 @@ KINDS = {  # by exit code; any other code means "stopped"
     9: "peer",
 }
 _STAGE = re.compile(r"stage [A-Za-z][\w-]*: ")  # the beginning of a message about a recipe with stages; not part of the place
-_LONGEST_PLACE = 300  # characters; the beginning of a message that is longer is not a place
+_LONGEST_PLACE = 300  # characters; if more precede the first colon of a message, they are not taken for a place
 _SPACED_PLACE = re.compile(r"(?:--|/|\./|\.\./|~|command line$|hub data set |(?:step|prompt) \d+$)|[^;,]*\.\w{1,8}(?::\d+){0,2}$")
 _IMPERATIVES = (
     "add|average|check|choose|copy|continue|correct|delete|end|fetch|free|give|in the folder of tfkit, pip|leave|load|lower|make|"

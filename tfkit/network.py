@@ -26,38 +26,38 @@ def is_offline() -> bool:
 
 
 def with_retries(request: Callable[[], Result]) -> Result:
-    """Return the result of a request, which is retried up to twice after a transient error; other errors, and the last one, are raised."""
+    """Return the result of a request, which is retried up to twice after a transient error. Raises the error of the last attempt."""
     return durable.with_retries(request, _is_transient, _PAUSES)
 
 
 def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[Result], None] | None = None) -> Result:
     """Return the result of `download`, which writes its files into `repository`, a folder of the Hub's cache.
 
-    After a transient error (a server that is down, a time-out, an incomplete file, wrong content) there are two more attempts; then the
-    last error of `download` is raised, or WrongContentError. Files with wrong content are removed from the cache, and `discard` must remove
-    a result that was made from such files.
+    After a transient error (a server that is down, a time-out, an incomplete file, wrong content) the download is retried up to twice; the
+    error of the last attempt is raised, which is WrongContentError for wrong content. Files with wrong content are removed from the cache.
+    If `download` has returned a result that was made from such files, `discard` must remove the result.
     """
-    for pause in (*_PAUSES, None):
+    wrong: list[str] = []  # names of the files of the latest attempt that had wrong content
+
+    def attempt() -> Result:
         began = time.time()
         try:
             result = download()
-            if not (wrong := _remove_wrong_files(repository, began)):
-                return result
-            if discard is not None:
-                discard(result)
-            error: Exception = WrongContentError(f"{', '.join(wrong)} had other content than the hub's hash")
-        except Exception as raised:
-            error = raised
-            if not _remove_wrong_files(repository, began) and not _is_transient(raised):
-                raise
-        if pause is None:
-            raise error
-        time.sleep(pause)
-    raise AssertionError("the last attempt returns or raises")
+        except Exception:
+            wrong[:] = _remove_wrong_files(repository, began)
+            raise
+        wrong[:] = _remove_wrong_files(repository, began)
+        if wrong and discard is not None:
+            discard(result)
+        if wrong:
+            raise WrongContentError(f"{', '.join(wrong)} had other content than the hub's hash")
+        return result
+
+    return durable.with_retries(attempt, lambda error: bool(wrong) or _is_transient(error), _PAUSES)
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Whether a retry may help: never offline; else by the HTTP status of the response or, without one, by the type of the error."""
+    """Whether a retry may help: never offline; else depending on the HTTP status of the response or, without one, the type of the error."""
     from huggingface_hub import constants
 
     if is_offline() or constants.HF_HUB_OFFLINE:
@@ -70,7 +70,7 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status of the response that caused an error, or of the first of several responses; None: there was no response."""
+    """Return the HTTP status of the response that caused an error, or of the first of several responses; None without a response."""
     responses = [cause.response for cause in _causes(error) if getattr(cause, "response", None) is not None]  # type: ignore[attr-defined]
     return int(responses[-1].status_code) if responses else None
 
@@ -100,7 +100,7 @@ def _remove_wrong_files(repository: Path, since: float) -> list[str]:
 
 
 def has_hash(blob: Path, expected: str) -> bool:
-    """Whether the hash of a file is `expected`: a SHA-256 of 64 digits, or git's SHA-1 of 40 digits. True if it is neither."""
+    """Whether the hash of a file is `expected`: a SHA-256 of 64 digits, or git's SHA-1 of 40 digits. True if `expected` is no such hash."""
     if len(expected) not in (40, 64):
         return True
     digest = hashlib.sha256() if len(expected) == 64 else hashlib.sha1(b"blob %d\0" % blob.stat().st_size, usedforsecurity=False)

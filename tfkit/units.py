@@ -9,8 +9,8 @@ Value = TypeVar("Value")
 def format_fields(fields: Mapping[str, Any]) -> list[str]:
     """Format the fields of a training step: {"step": 120, "steps": 1000, "lr": 1e-3} gives `step 120/1000`, `lr 1.0e-3`.
 
-    The names step, steps, lr, tokens_per_second, eta_seconds, energy_wh, energy_kwh and emissions_g have formats of their own. Any other
-    field is formatted as its name and its value, a float with four significant digits. Values that are None are omitted.
+    The fields step, steps, lr, tokens_per_second, eta_seconds, energy_wh, energy_kwh and emissions_g have formats of their own. Any other
+    field is formatted as its name and its value, a float with four significant digits. Fields whose value is None are omitted.
     """
     shown = {name: value for name, value in fields.items() if value is not None and not (name == "steps" and "step" in fields)}
     return [_format_field(name, value, fields) for name, value in shown.items()]
@@ -77,11 +77,6 @@ def format_energy(watt_hours: float) -> str:
     return _scaled(watt_hours, {" MWh": 1e6, " kWh": 1e3, " Wh": 1, " mWh": 1e-3}) if watt_hours else "0 Wh"
 
 
-def format_footprint(watt_hours: float, grams: float, place: str) -> str:
-    """Format an energy and its emissions as 1.2 Wh, 195 mg CO2e (Germany, 344 g/kWh)."""
-    return f"{format_energy(watt_hours)}, {format_mass(grams)} CO2e ({place})"
-
-
 def format_range(low: float, high: float) -> str:
     """Format two energies in watt-hours as 0.4 to 1.1 Wh, or 380 mWh to 1.1 Wh."""
     (least, _, unit), most = format_energy(low).partition(" "), format_energy(high)
@@ -89,7 +84,7 @@ def format_range(low: float, high: float) -> str:
 
 
 def _scaled(value: float, units: Mapping[str, float]) -> str:
-    """Format a value in the largest unit in which it rounds to 1 or more, else in the smallest; below 100 with one decimal unless 0."""
+    """Format a value in the largest unit in which it rounds to 1 or more, else in the smallest. Below 100 it has a decimal, unless 0."""
     if not abs(value) < float("inf"):
         return "?"
     unit, size = next((item for item in units.items() if abs(value) >= 0.9995 * item[1]), list(units.items())[-1])
@@ -104,7 +99,7 @@ _COUNTS = ("target_tokens", "majority")  # metrics that are not shown, since the
 
 
 def shown_metrics(metrics: Mapping[str, Value]) -> dict[str, Value]:
-    """Return the metrics that are shown to people. An f1_micro that equals the accuracy, as with one class per row, is omitted."""
+    """Return the metrics that are shown to people: no counts, and no f1_micro that equals the accuracy (it does with one class per row)."""
 
     def same(name: str) -> bool:
         of_set, _, metric = name.rpartition(".")
@@ -114,13 +109,13 @@ def shown_metrics(metrics: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def format_metrics(metrics: Mapping[str, float | None]) -> str:
-    """Format the metrics of a model as a line: `loss 0.4817  accuracy 0.8109`. None is shown as `not finite`."""
+    """Format the metrics of a model as a line: `loss 0.4817  accuracy 0.8109`. The value None is shown as `not finite`."""
     shown = shown_metrics(metrics).items()
     return "  ".join(f"{name} {'not finite' if value is None else format(value, '.4g')}" for name, value in shown)
 
 
 def baseline_metric(baselines: Mapping[str, Mapping[str, float]], preferred: str | None = None) -> str | None:
-    """Return the metric by which baselines are compared: `preferred` if a baseline has it, else one that a baseline has; else None."""
+    """Return the metric by which baselines are compared: `preferred` or, if no baseline has it, another one; None if they have none."""
     names = (preferred, *_BASELINE_METRICS)
     return next((name for name in names if name and any(name in scores for scores in baselines.values())), None)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-from tfkit.units import format_footprint
+from tfkit.units import format_energy, format_mass
 
 Status = Literal["ok", "starting", "degraded", "off"]
 """ok: the last reading succeeded. starting: there is no reading yet. off: the run is not metered. degraded: CodeCarbon failed, or an
@@ -46,8 +46,8 @@ class Reading:
 
     @property
     def text(self) -> str:
-        """The energy, the emissions and the place as text."""
-        return format_footprint(self.energy_wh, self.emissions_g, self.place)
+        """The energy, the emissions and the place as text, such as `1.2 Wh, 195 mg CO2e (Germany, 344 g/kWh)`."""
+        return f"{format_energy(self.energy_wh)}, {format_mass(self.emissions_g)} CO2e ({self.place})"
 
 
 def add_readings(own: Reading, others: Iterable[Reading]) -> Reading:

@@ -37,7 +37,7 @@ COMMANDS = {
 
 
 def examples(name: str) -> tuple[str, ...]:
-    """Return the complete command lines that are shown as examples at the end of a command's --help."""
+    """Return the examples at the end of a command's --help, which are complete command lines."""
     lines: tuple[str, ...] = importlib.import_module(f"tfkit.cli.{name}").EXAMPLES
     return lines
 
@@ -46,7 +46,6 @@ class _Command(TyperCommand):
     """A command whose help ends with examples."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the command's examples below its options."""
         self.epilog = "\n".join(["Examples:", "", "\b", *(f"  {line}" for line in examples(str(self.name)))])
         super().format_epilog(ctx, formatter)
 
@@ -75,7 +74,7 @@ class LazyGroup(TyperGroup):
         return typer.main.get_command(single)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the options of `tfkit` itself, with a help text for --install-completion that names the files that it changes."""
+        """Return the options of `tfkit` itself. The help text of --install-completion is replaced by one that names the changed files."""
         params: list[Any] = super().get_params(ctx)
         for param in params:
             if param.name == "install_completion":

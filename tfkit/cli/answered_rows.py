@@ -66,9 +66,9 @@ def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path 
 
 
 def _interruptible(answers: "RowAnswers", windows: Iterator[list[dict[str, Any]]], session: "Session") -> Iterator[list[dict[str, Any]]]:
-    """Yield the lines of each window as soon as the window is answered; a signal ends the wait for the next window."""
+    """Yield the answers of each window of rows as soon as they are known. A signal ends the wait for the next window."""
     while True:
-        with session.stop.at_once(f"{answers.counts.rows:,} rows were answered"):  # `next` may wait for a row
+        with session.stop.at_once(f"{answers.counts.rows:,} rows were answered"):  # `next` may wait for a row from stdin
             lines = next(windows, None)
         if lines is None:
             return
@@ -76,7 +76,7 @@ def _interruptible(answers: "RowAnswers", windows: Iterator[list[dict[str, Any]]
 
 
 def _print_rows(lines: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows as JSON lines. Raises ReaderGone if the reader of stdout has closed it."""
+    """Print rows as JSON lines. Raises ReaderGone if the process that reads stdout has exited."""
     from tfkit.engine.inference.predictions_file import json_line
 
     for line in lines:
@@ -84,7 +84,7 @@ def _print_rows(lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _show(result: dict[str, Any], reading: "Reading", answers: str, *, as_json: bool) -> None:
-    """Show a summary, on stderr if stdout has the rows. `answers`: the name of the answers, such as predictions."""
+    """Show a summary, on stderr if the rows are on stdout. `answers`: what the rows have, such as predictions."""
     if "out" not in result:
         if reading.status == "ok":
             console.say(f"{format_number_of(result['rows'], 'row')}, {reading.text}")

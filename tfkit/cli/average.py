@@ -30,16 +30,11 @@ def average(
         done = average_checkpoints(chosen, out, console)
         seconds = time.monotonic() - began
         reading = session.own(session.meter.stop())
-    document = {"run": str(run), "model": str(out), "checkpoints": done.checkpoints, "step": done.step}
-    document |= {"reward_shift": done.reward_shift} if done.reward_shift is not None else {}
+    document: dict[str, Any] = {"run": str(run), "model": str(out), "checkpoints": done.checkpoints, "step": done.step}
+    text = f"{out}: the mean of {', '.join(done.checkpoints)}"
+    if (shift := done.reward_shift) is not None:
+        document["reward_shift"] = shift
+        text += f"\nreward_shift is {shift:.4g}, the mean of the checkpoints' shifts, so that the scores of good completions "
+        text += "average about 0"
     document |= {"seconds": round(seconds, 3), **vars(Footprint.from_reading(reading))}
-    show(document, _text, as_json=json)
-
-
-def _text(document: dict[str, Any]) -> str:
-    text = f"{document['model']}: the mean of {', '.join(document['checkpoints'])}"
-    if (shift := document.get("reward_shift")) is None:
-        return text
-    return (
-        f"{text}\nreward_shift is {shift:.4g}, the mean of the checkpoints' shifts, so that the scores of good completions average about 0"
-    )
+    show(document, lambda _: text, as_json=json)

@@ -8,7 +8,6 @@ from tfkit import console
 from tfkit.cli import inspect
 from tfkit.cli.session import command_session
 from tfkit.engine.chains.chain_plan import ChainPlan, plan_chain
-from tfkit.engine.inference.session import Session
 from tfkit.engine.listener import Silent
 from tfkit.engine.request.training_request import TrainingRequest
 from tfkit.engine.training_run.attempt import RunOptions
@@ -25,7 +24,7 @@ _ROWS_SHOWN, _LINES_OF_A_ROW = 2, 12
 
 
 class OnlyWarnings(Silent):
-    """A listener that shows only warnings, no automatic decisions, because these are in the recipe that a dry run prints."""
+    """A listener that shows only warnings. Automatic decisions are not shown, because the recipe that a dry run prints has them."""
 
     def warn(self, text: str) -> None:
         """Show a warning."""
@@ -35,7 +34,7 @@ class OnlyWarnings(Silent):
 def show_dry_run(request: TrainingRequest, options: RunOptions, json: bool, sweep: "SweepPlan | None" = None) -> None:
     """Show the plan of a training: the recipe on stdout, everything else on stderr; with --json, everything in one document on stdout.
 
-    `sweep`: the sweep of which this training is the first trial; None: the training is not part of a sweep.
+    `sweep`: the sweep of which this training is the first trial; None for a training outside a sweep.
     """
     if options.resume:
         raise UsageError("--dry-run plans a new run; leave --resume out")
@@ -43,7 +42,9 @@ def show_dry_run(request: TrainingRequest, options: RunOptions, json: bool, swee
         return _show_chain(plan_chain(request.given, request.kind, replace(options, resume=True)), options, json, sweep)
     request.check()
     with command_session("plan", CarbonSection(enabled=False)) as session:
-        plan = _plan(request, session, options)
+        from tfkit.engine.tools.dry_run import dry_run
+
+        plan = dry_run(request, session, rows=_ROWS_SHOWN, options=options)
     if json:
         console.json(_document(plan) | _sweep_document(sweep))
         return
@@ -55,7 +56,9 @@ def show_dry_run(request: TrainingRequest, options: RunOptions, json: bool, swee
 
 
 def _show_chain(chain: ChainPlan, options: RunOptions, json: bool, sweep: "SweepPlan | None") -> None:
-    """Show the plan of each stage of a chain, except of stages that need the model of an earlier stage that has not been trained yet."""
+    """Show the plan of each stage of a chain. A stage that needs the model of an untrained one is not planned, and the reason is shown."""
+    from tfkit.engine.tools.dry_run import dry_run
+
     documents: dict[str, Any] = {}
     with command_session("plan", CarbonSection(enabled=False)) as session:
         for stage in chain.todo:
@@ -67,7 +70,7 @@ def _show_chain(chain: ChainPlan, options: RunOptions, json: bool, sweep: "Sweep
                 continue
             request = stage.request
             request.check()
-            plan = _plan(request, session, options)
+            plan = dry_run(request, session, rows=_ROWS_SHOWN, options=options)
             documents[stage.name] = _document(plan)
             if not json:
                 _show(plan)
@@ -88,15 +91,8 @@ def _trials_text(sweep: "SweepPlan") -> str:
     return f"{format_number_of(sweep.search.count, 'trial')} of {axes}, of which this is the one with the first values"
 
 
-def _plan(request: TrainingRequest, session: Session, options: RunOptions) -> "DryRun":
-    from tfkit.engine.tools.dry_run import dry_run
-
-    return dry_run(request, session, rows=_ROWS_SHOWN, options=options)
-
-
 def _document(plan: "DryRun") -> dict[str, Any]:
-    rows = plan.inspection.to_dict()
-    return {"schema_version": rows.pop("schema_version"), **plan.to_dict(), **rows}
+    return {"schema_version": 1, **plan.to_dict(), **plan.inspection.to_dict()}
 
 
 def _show(plan: "DryRun") -> None:

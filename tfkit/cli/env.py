@@ -25,7 +25,7 @@ def _forecasts(history: dict[str, Any]) -> str:
 
 
 def text(document: dict[str, Any]) -> str:
-    """Return the document as lines of text, each with a name and a value."""
+    """Return the document of --json as lines of text, each with a name and a value."""
     bf16 = {True: "bf16", False: "no bf16", None: "bf16 unknown"}[document["processor"]["bf16"]]
     cache = document["cache"]
     size = cache["error"] if cache["bytes"] is None else f"{cache['folder']} ({format_bytes(cache['bytes'])})"

@@ -24,8 +24,8 @@ EXAMPLES = (
     'tfkit evaluate --from runs/demo --fail-if "perplexity > 20" --json',
 )
 
-_MAX_CLASSES = 20  # maximum number of classes in a table; of more, the table has only the _WORST classes, those with the lowest F1
-_WORST = 10
+_MAX_CLASSES = 20  # maximum number of classes in a table; if there are more, the table has only those with the lowest F1
+_WORST = 10  # number of classes with the lowest F1
 _MAX_PAIRS = 10  # maximum number of rows in the table of confused classes
 _MAX_NAME = 32  # maximum number of characters of a class's name
 _WIDTH = 100  # maximum number of characters of a line if stdout is not a terminal
@@ -89,7 +89,6 @@ def evaluate(
 
 
 def _table(result: dict[str, Any], reading: "Reading") -> str:
-    """Return the result as text."""
     metrics, units = dict(result["metrics"]), {}
     scored = format_number_of(result["examples"], "row")
     if result["examples"] > result.get("inputs", result["examples"]):
@@ -117,7 +116,7 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
 
 
 def class_tables(result: Mapping[str, Any]) -> str:
-    """Return the tables about the classes of a result, each after a blank line; empty for a result without classes."""
+    """Return the tables of the classes in a result, each after a blank line; empty for a result without classes."""
     classes, entities, confusion = (result.get(name) for name in ("classes", "entities", "confusion"))
     tables = [_metrics(rows, noun) for rows, noun in ((entities, "entity"), (None if entities else classes, "class")) if rows]
     tables += [_confusion_matrix(confusion, list(classes)) or _most_confused(confusion)] if classes and confusion else []
@@ -125,7 +124,7 @@ def class_tables(result: Mapping[str, Any]) -> str:
 
 
 def _metrics(classes: Mapping[str, Mapping[str, float]], noun: str) -> str:
-    """Return a table of the precision, recall and F1 of each class; if there are many classes, only of those with the lowest F1."""
+    """Return a table of the precision, recall and F1 of each class or, of many classes, only of those with the lowest F1."""
     shown, header = list(classes), noun
     if len(classes) > _MAX_CLASSES:
         shown = sorted((name for name in classes if classes[name]["support"]), key=lambda name: classes[name]["f1"])[:_WORST]
@@ -136,7 +135,7 @@ def _metrics(classes: Mapping[str, Mapping[str, float]], noun: str) -> str:
 
 
 def _confusion_matrix(confusion: Mapping[str, Mapping[str, int]], labels: Sequence[str]) -> str:
-    """Return the table of how often each class was predicted for each label; empty if it is too large or too wide for the terminal."""
+    """Return the table of how often each class was predicted for each label; empty if the table is too large for the terminal."""
     if len(labels) > _MAX_CLASSES:
         return ""
     rows = [[_cut(label), *(f"{confusion[label].get(other, 0):,}" for other in labels)] for label in labels if label in confusion]

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -30,7 +30,7 @@ def export(
     """
     began = time.monotonic()
     done = export_gguf(checkpoint, gguf, kind, console)
-    document: dict[str, Any] = {"checkpoint": checkpoint, "gguf": str(gguf), "type": kind, "architecture": done.architecture}
-    document |= {"tensors": done.tensors, "bytes": done.bytes, "kl": done.kl, "seconds": round(time.monotonic() - began, 3)}
-    text = f"{gguf}: {format_bytes(done.bytes)}, {kind}, {done.architecture} of llama.cpp; mean KL divergence {done.kl:.2g} nats"
+    document = {"checkpoint": checkpoint, "gguf": str(gguf), "type": kind, **done, "seconds": round(time.monotonic() - began, 3)}
+    size, architecture = format_bytes(done["bytes"]), done["architecture"]
+    text = f"{gguf}: {size}, {kind}, {architecture} of llama.cpp; mean KL divergence {done['kl']:.2g} nats"
     show(document, lambda _: text, as_json=json)

@@ -123,8 +123,8 @@ def _read_prompts(
 ) -> Iterator[list[Prompt]] | None:
     """Return the prompts in batches, which are read lazily; None if --chat is given alone on a terminal, which begins a conversation.
 
-    A file is opened in this call, and closed by `stack`. A batch from a pipe has the lines that have arrived: none waits for later lines.
-    Raises UsageError or DataError; an error in a line is raised after the batch of the lines before it.
+    A file is opened in this call, and closed by `stack`. A batch from a pipe has the lines that have arrived, so that no prompt waits for
+    later ones. Raises UsageError or DataError; an error in a line is raised after the batch of the lines before it.
     """
     unknown = [word for word in words if word != "-"]
     if unknown:
@@ -152,7 +152,7 @@ def _read_prompts(
 
 
 def _write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], text: str | None) -> tuple[int, int]:
-    """Answer the prompts, and return their number and that of new tokens. `text`: the only prompt, answered as text; None: JSON lines."""
+    """Answer the prompts, and return the numbers of prompts and of new tokens. `text`: the only prompt, answered as text; else None."""
     count = tokens = 0
     with ExitStack() as stack:
         with generator.session.stop.at_once():
@@ -205,7 +205,7 @@ def _converse(generator: "TextGenerator", as_json: bool) -> int:
 
 
 def _read_message(session: "Session") -> str | None:
-    """Return the user's next line that is not empty; None at the end of the input."""
+    """Return the next line of the user that is not empty; None at the end of the input."""
     with session.stop.at_once("the conversation is over"):
         while (line := console.ask("> ")) is not None:
             if line.strip():

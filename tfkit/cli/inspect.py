@@ -26,11 +26,10 @@ EXAMPLES = (
 
 _GUTTER = {"loss": "loss  ", "no loss": "      ", "padding": "pad   "}
 _STYLE = {"loss": "green", "no loss": "", "padding": "dim"}
-# The texts for values of the facts of a row (`ShownRow.facts`). The fact `row` is hidden, because the row's place already contains it.
+# Texts for the values of a row's facts (`ShownRow.facts`), by the fact's name.
 _VALUES: dict[str, dict[int, str]] = {"next_sentence": {0: "follows", 1: "does not follow"}, "right": {True: "yes", False: "no"}}
-_HIDDEN = ("row",)
 _DRAWN = {"#": "█"}  # how the characters of a mask are drawn; characters that are not here stay the same
-_PARTLY = "▒"
+_PARTLY = "▒"  # a block of cells of which some are seen
 
 
 def inspect(
@@ -84,11 +83,11 @@ def inspect(
 
 
 def lines(inspection: "Inspection", width: int, most: int | None = None) -> Iterator[list[Part]]:
-    """Yield the output line by line; `most`: the number of lines of a row that are shown, from its beginning and end; None: all."""
+    """Yield the output line by line. Of a row with more than `most` lines, only the first and the last ones are shown; None: no limit."""
     for place, row in inspection.rows:
         real = sum(token.kind != "padding" for token in (*row.tokens, *(row.target or ())))
-        words = {name: _in_words(name, value) for name, value in row.facts.items() if name not in _HIDDEN}
-        facts = "".join(f", {name.replace('_', ' ')}: {value}" for name, value in words.items())
+        texts = {name: _fact_text(name, value) for name, value in row.facts.items() if name != "row"}  # the row's place has its number
+        facts = "".join(f", {name.replace('_', ' ')}: {text}" for name, text in texts.items())
         with_loss = f", {row.targets:,} with a loss" if row.targets or not {"label", "labels"} & row.facts.keys() else ""
         yield [(f"{place}: {real:,} tokens{with_loss}{facts}", "bold")]
         yield from _shorten(list(_token_lines(row.tokens, width)), most)
@@ -106,13 +105,12 @@ def lines(inspection: "Inspection", width: int, most: int | None = None) -> Iter
         yield [(note, "")]
 
 
-def _in_words(name: str, value: Any) -> Any:
-    """Return the text for the value of a fact, or the value itself."""
+def _fact_text(name: str, value: Any) -> Any:
     return ", ".join(value) or "none" if isinstance(value, list) else _VALUES.get(name, {}).get(value, value)
 
 
 def _token_lines(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]:
-    """Yield the lines of a row, with a separator line between documents. Each line begins with the kind of its tokens."""
+    """Yield the lines of a row, with a separator line between documents. All tokens of a line have the same kind, which begins the line."""
     for index, (_, document) in enumerate(groupby(tokens, key=lambda token: token.document)):
         if index:
             yield [("  ---", "bold")]
@@ -124,19 +122,16 @@ def _token_lines(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]
                 yield [(f"  {_GUTTER[kind]}", _STYLE[kind]), (line, _STYLE[kind])]
 
 
-def _shorten(lines: list[list[Part]], most: int | None) -> Iterator[list[Part]]:
-    """Yield the lines of a row; if there are more than `most`, only the first and the last lines."""
+def _shorten(lines: list[list[Part]], most: int | None) -> list[list[Part]]:
+    """Return the lines of a row; if there are more than `most`, only the first and the last lines."""
     if most is None or len(lines) <= most:
-        yield from lines
-        return
-    first, last = most - most // 2, most // 2
-    yield from lines[:first]
-    yield [(f"  ... {len(lines) - most:,} lines; `tfkit inspect` shows all", "bold")]
-    yield from lines[-last:]
+        return lines
+    omitted = [(f"  ... {len(lines) - most:,} lines; `tfkit inspect` shows all", "bold")]
+    return [*lines[: most - most // 2], omitted, *lines[-(most // 2) :]]
 
 
 def _mask_lines(masks: "Sequence[ShownMask]", width: int) -> Iterator[list[Part]]:
-    """Yield the masks line by line: a line for each query token, with a character for each key token; in long texts, for several tokens."""
+    """Yield a line for each query token of each mask, with a character for each key token or, if the mask is too wide, several tokens."""
     from tfkit.engine.tools.inspection import MEANINGS
 
     seen: set[str] = set()
@@ -168,6 +163,6 @@ def _title(mask: "ShownMask") -> str:
 
 
 def _drawn(rows: Sequence[str], column: int, together: int) -> str:
-    """Return the character of a block of cells: if they differ, _PARTLY if some are seen, else the most frequent character."""
+    """Return the character for a block of cells: that of all cells or, if they differ, _PARTLY if some are seen, else the most frequent."""
     cells = Counter("".join(row[column : column + together] for row in rows))
     return next(iter(cells)) if len(cells) == 1 else _PARTLY if "#" in cells else max(cells, key=lambda one: cells[one])

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Part = tuple[str, str]  # a text and its style
 _SHADES = ((0.75, "█"), (0.5, "▓"), (0.25, "▒"), (0.05, "░"), (0.0, "."))  # each after the smallest weight for which it is drawn
-_UNSEEN = " "
-_LETTERS = {  # of the kinds of heads
+_UNSEEN = " "  # for a key that the query may not attend to
+_LETTERS = {  # the letter for each kind of heads
     "previous token": "P",
     "next token": "N",
     "itself": "I",
@@ -42,7 +42,7 @@ LABEL = 14  # maximum number of characters of a token in the first column
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
-    """The option --attention and those that belong to it: texts, the layer and head to show, and the form of the output."""
+    """The option --attention and the options that need it: texts, the layer and head to show, and the form of the output."""
 
     attention: Annotated[str | None, typer.Option(metavar="TEXT", help="Show what each head of --from attends to in TEXT.")] = None
     target: Annotated[
@@ -103,7 +103,7 @@ def show_attention(checkpoint: str, looked: Looked, *, as_json: bool, width: int
 
 
 def lines(attended: "AttendedText", looked: Looked, width: int) -> Iterator[list[Part]]:
-    """Yield the output line by line."""
+    """Yield the lines that the terminal shows: the next tokens, the kinds of the heads, or the weights of one head, as requested."""
     if attended.next_tokens is not None:
         yield from _next_lines(attended, width)
     for name, maps in attended.maps.items():
@@ -167,7 +167,7 @@ def _summary_lines(patterns: "Sequence[HeadPattern]", heads: int, width: int) ->
 
 
 def _head_lines(attended: "AttendedText", name: str, layer: int, head: int, width: int) -> Iterator[list[Part]]:
-    """Yield a line for each query token: the head's weights on all keys as shades, if there is room for them, and the strongest keys."""
+    """Yield a line for each query token: the head's weights on all keys as shades, if the line has room, and the keys of largest weight."""
     pattern = next(one for one in attended.patterns(name) if (one.layer, one.head) == (layer, head))
     weights, visible = attended.maps[name][layer, head], attended.visible[name][layer]
     queries, keys = ([console.result_token(token) for token in tokens] for tokens in attended.axes(name))
@@ -188,7 +188,7 @@ def _head_lines(attended: "AttendedText", name: str, layer: int, head: int, widt
 
 
 def _strongest(weights: "NDArray[np.float32]", keys: Sequence[str], room: int, label: int) -> Iterator[Part]:
-    """Yield the keys with the largest weights, of at least 5 %, as many as fit into `room` characters, but always the first key."""
+    """Yield the keys of largest weight, if that is 5 % or more, as many as fit into `room` characters, but always the first one."""
     for index, place in enumerate(weights.argsort()[::-1][:_STRONGEST].tolist()):
         weight = float(weights[place])
         text = f" {_shade(weight)} {console.cut(keys[place], label)} {weight:.0%}"

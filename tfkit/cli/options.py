@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def _skip_verification(context: typer.Context, no_verify: bool) -> bool:
     if no_verify:
-        context.with_resource(unverified())  # a context that is closed when the command ends
+        context.with_resource(unverified())  # entered now, and left when the command ends
     return no_verify
 
 
@@ -74,7 +74,7 @@ AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Run the code that the recipe of a run names, also if you have not trained with it before.")
 ]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 or mps; by default the best one available.")]
-_MAX_THREADS = 1024  # as many as the largest machines have cores; PyTorch would start even more threads at once
+_MAX_THREADS = 1024  # as many as the largest machines have cores; PyTorch would start any number of threads at once
 Threads = Annotated[int | None, typer.Option(min=1, max=_MAX_THREADS, metavar="N", help="CPU threads; by default one per core.")]
 RankCount = Annotated[
     int | None, typer.Option(min=1, max=1024, metavar="N", help="Use N processes on this machine; --threads applies to each.")
@@ -129,7 +129,7 @@ class Tuned:
     rows: Rows = None
 
     def request(self, kind: "TrainingKind | None", recipe: str | None, changes: Sequence[str]) -> "TrainingRequest":
-        """Return the request for a training with these options; `changes`: key=value arguments; `recipe`: None if there is none."""
+        """Return the request for a training with these options. `changes`: key=value arguments; `recipe`: None without a recipe."""
         from tfkit.engine.recognition.own_data import training_request
         from tfkit.recipe import open_recipe
         from tfkit.recipe.reading.overrides import parse_overrides
@@ -152,7 +152,7 @@ class Tuned:
         return tuning_overrides(overrides, source, self.checkpoint, self.data, named_columns(self.columns), self.rows)
 
     def words(self) -> list[str]:
-        """Return the command-line arguments for those of these options that are set."""
+        """Return the options that are set, as command-line arguments."""
         return option_words(("from", self.checkpoint), ("data", self.data), ("columns", self.columns), ("rows", self.rows))
 
 
@@ -183,7 +183,7 @@ class Training:
 
 
 def flatten_options(command: Callable[..., object]) -> Callable[..., object]:
-    """Return a command with the signature that Typer needs: each dataclass of options is replaced by its fields, and --quiet is added."""
+    """Return a command with the signature that Typer needs: without dataclasses, whose fields become parameters, and with --quiet."""
 
     @wraps(command)
     def flat(**given: Any) -> None:
@@ -195,20 +195,20 @@ def flatten_options(command: Callable[..., object]) -> Callable[..., object]:
 
 
 def _flat(function: Any) -> Iterator[inspect.Parameter]:
-    """Yield the parameters of a command; each parameter that is a dataclass of options is replaced by the dataclass's own fields."""
+    """Yield the parameters of a command, and in place of each parameter that is a dataclass, the fields of this dataclass."""
     for one in inspect.signature(function).parameters.values():
         yield from _flat(one.annotation) if is_dataclass(one.annotation) else [one.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
 
 
 def _call(function: Any, given: Mapping[str, Any]) -> Any:
-    """Call a command, or construct a dataclass of options, with those of the options in `given` that are its parameters."""
+    """Call a command, or construct a dataclass of options, with the values in `given` for its own parameters."""
     parameters = inspect.signature(function).parameters
     values = {name: _call(one.annotation, given) if is_dataclass(one.annotation) else given[name] for name, one in parameters.items()}
     return function(**values)
 
 
 def named_columns(columns: str | None) -> dict[str, Any]:
-    """Return the column for each role in --columns; empty if the option is not set. Raises UsageError for a part that is not ROLE=COLUMN.
+    """Return the column of each role, such as text or label, in --columns; empty without that option. Raises UsageError for an invalid one.
 
     A comma begins a new part only if `role=` follows it. `choices=[a, b]` names several columns, one for each item of the list. Quotes
     preserve spaces at the beginning or end of a name: `label='topic '`.
@@ -225,12 +225,12 @@ def named_columns(columns: str | None) -> dict[str, Any]:
 
 
 def option_words(*given: tuple[str, str | float | None]) -> list[str]:
-    """Return the command-line arguments for the options given as (name, value), except those whose value is None."""
+    """Return options, given as pairs of name and value, as command-line arguments. Options whose value is None are omitted."""
     return [word for name, value in given if value is not None for word in (f"--{name}", str(value))]
 
 
 def stage_names(stages: str | None) -> tuple[str, ...]:
-    """Return the names of stages in the value of --stages; for None, an empty tuple, which means all stages."""
+    """Return the names of stages in the value of --stages; without that option, an empty tuple, which means all stages."""
     return tuple(name.strip() for name in stages.split(",")) if stages is not None else ()
 
 

@@ -20,8 +20,8 @@ EXAMPLES = (
     "tfkit plan --from hub:sentence-transformers/all-MiniLM-L6-v2 --data reviews.csv",
 )
 
-_MIN_TRAFFIC = 0.001  # smallest fraction of the traffic for which a kind of collective is shown; some exchange only a few numbers
-_PARTS_OF_STEPS = ("attention", "head")  # parts of the FLOPs that `forward` and `backward` include
+_MIN_TRAFFIC = 0.001  # collective operations with a smaller fraction of the traffic are not shown: some exchange only a few numbers
+_PARTS_OF_STEPS = ("attention", "head")  # parts of the FLOPs that `forward` and `backward` already include
 
 
 def plan(
@@ -70,7 +70,7 @@ def plan(
 
 
 def lines(plan: "Estimate") -> list[str]:
-    """Return a plan as lines of text: a table; for a chain, a table for each stage and one for their sum."""
+    """Return a plan as a table; for a chain, a table for each stage and one for their sum, each below a heading."""
     tables: list[str] = []
     for name, stage in plan.stages.items():
         tables += [f"stage {name}", _table(stage), ""]
@@ -106,7 +106,7 @@ def _table(plan: "Estimate") -> str:
 
 
 def _rank_rows(cluster: dict[str, Any]) -> dict[str, str]:
-    """Return the rows on ranks in the table of a plan: memory and traffic in each layout, with their parts in the planned layout."""
+    """Return the rows on ranks in the table of a plan: memory and traffic in each layout of the weights, with parts for the planned one."""
     layout, units = cluster["layout"], cluster["gathered_units"]
     fits = "" if cluster["fits"] else ": DOES NOT FIT the memory"
     memory, traffic = cluster["memory_bytes"], cluster["traffic_bytes_per_step"]

@@ -70,7 +70,6 @@ def predict(
 
 @contextmanager
 def _lines_file(out: Path, answers: "RowAnswers", session: "Session") -> Iterator[WriteRows]:
-    """Open the file of --out: a table, or JSON lines."""
     from tfkit.engine.inference.predictions_file import DELIMITERS, lines_file
 
     extra_fields = ("error",) if answers.on_bad_row == "skip" else ()

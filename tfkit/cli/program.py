@@ -21,8 +21,8 @@ from tfkit.run.signals import StopSignals
 # The exception for an invalid command line: newer versions of Typer contain a copy of click, older versions depend on the package click.
 _ClickException: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
-COMPLETION = "_TFKIT_COMPLETE"  # an environment variable, set by the script that --install-completion installs
-_TEXTS = ("--prompt", "--stop", "--attention", "--target")  # options whose value may be empty
+COMPLETION = "_TFKIT_COMPLETE"  # the environment variable that the script of --install-completion sets to ask for completions
+_TEXTS = ("--prompt", "--stop", "--attention", "--target")  # options whose value is any text, also an empty one
 
 words_of_command: list[str] = []  # the command-line arguments
 _crash_folder: Path | None = None
@@ -37,7 +37,7 @@ class AlreadyReportedError(Exception):
 
 
 def run(words: list[str], signals: StopSignals) -> int:
-    """Run a command line and return the exit code. After a signal, raises Stopped, KeyboardInterrupt, or a library's error for it."""
+    """Run a command line, and return the exit code. After a signal, raises Stopped, KeyboardInterrupt or the error that it caused."""
     console.begin("--json" in words)
     set_crash_folder(None)
     words_of_command[:] = words
@@ -64,7 +64,7 @@ def _column(column: str | list[str]) -> str:
 
 
 def _option(name: str, value: object) -> str:
-    """Return an argument of the engine in the form of a command-line option, such as --from CKPT, --resume or --no-verify."""
+    """Return an argument of a function of the engine as a command-line option, such as --from CKPT, --resume or --no-verify."""
     if name == "overrides":
         return "command line"
     if isinstance(value, Mapping):
@@ -74,12 +74,10 @@ def _option(name: str, value: object) -> str:
 
 
 def _report(error: Exception) -> int:
-    """Report an exception, unless it is a normal end or was reported already, and return the exit code."""
+    """Return the exit code for an exception, and report the exception unless it is a normal end or another process has reported it."""
     if isinstance(error, TfkitError):
         return console.fail(str(error), error.exit_code)
-    if isinstance(error, console.ReaderGone):
-        return 0
-    if isinstance(error, AlreadyReportedError):
+    if isinstance(error, console.ReaderGone | AlreadyReportedError):
         return error.exit_code
     if isinstance(error, typer.Abort):
         return console.fail("interrupted", 130)
@@ -105,7 +103,7 @@ def _report(error: Exception) -> int:
 
 
 def _report_bug(error: BaseException) -> int:
-    """Report a bug in one line, write its traceback to crash.log or, without a crash folder, to stderr, and return the exit code."""
+    """Report a bug in one line, write its traceback to crash.log or, if that is not possible, to stderr, and return the exit code."""
     trace = "".join(traceback.format_exception(error))
     first = str(error).strip().partition("\n")[0]
     line = f"tfkit: a bug: {type(error).__name__}" + (f": {first}" if first else "")

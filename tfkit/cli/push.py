@@ -38,6 +38,6 @@ def push(
         sent = f"{format_bytes(sum(sizes.values())):>10}  for {repository}, {'public' if public else 'private'}; nothing was sent"
         return show(document, lambda _: "\n".join([*lines, sent]), as_json=json)
     done = publish(publication, public, console)
-    show({**document, "url": done.url, "commit": done.commit, "changed": done.changed}, lambda _: done.url, as_json=json)
-    if not (done.changed or json):
+    show(document | done, lambda _: done["url"], as_json=json)
+    if not (done["changed"] or json):
         console.say(f"{repository} already had the same files")

@@ -22,7 +22,7 @@ def join_training(attempt: Attempt, request: "Callable[[], TrainingRequest] | No
     With --ranks N, a process that is not a rank starts N processes of the same command and waits for them; it raises AlreadyReportedError
     with their exit code if one of them fails. Ranks other than rank 0 train to the end before they return None; they warn if the recipe of
     their own command line, which `request` reads, differs from that of rank 0. `planned`: the training is only planned, so no process is
-    started, and rank 0 gets the ranks that the training would have.
+    started, and rank 0 gets the `Ranks` that it would have in the training.
     """
     if planned:
         ranks = find_ranks()
@@ -36,7 +36,7 @@ def join_training(attempt: Attempt, request: "Callable[[], TrainingRequest] | No
 
 
 def start_ranks(requested: int | None, again: str | None = None) -> Ranks | None:
-    """Return the ranks as this process sees them; None if this process has started them, and all of them succeeded.
+    """Return the place of this process among the ranks; None if this process has started the ranks, and all of them have succeeded.
 
     Raises AlreadyReportedError if one of them failed. `again`: the command that continues the training after the loss of a rank.
     """
@@ -49,14 +49,14 @@ def start_ranks(requested: int | None, again: str | None = None) -> Ranks | None
 
 
 def _follow(ranks: Ranks, threads: int | None, request: "Callable[[], TrainingRequest] | None") -> None:
-    """Train as a rank that follows rank 0, until the training ends. `request` returns the training of its own command."""
+    """Train as a rank that follows rank 0, until the training ends. `request` reads the training that this rank's command line names."""
     from tfkit.engine.request.rank_checks import rank_threads
     from tfkit.engine.training_run.coordinator import follow
 
     set_crash_folder(None)
     own = None
     if request is not None:
-        with contextlib.suppress(UsageError):  # the commands of these ranks need not name a recipe
+        with contextlib.suppress(UsageError):  # the command lines of ranks other than rank 0 need not name a recipe
             own = request().given
     with StopSignals(acknowledge=console.acknowledge) as signals:
         try:

@@ -23,7 +23,7 @@ EXAMPLES = (
 )
 
 
-# The function of each format, as MODULE:FUNCTION in tfkit.reporting. Its arguments are a RunSet (or the RunFacts of one run) and `full`.
+# For each format, MODULE:FUNCTION in tfkit.reporting: a function of a RunSet (or the RunFacts of one run) that returns a text or JSON.
 _OF_RUNS = {"json": "report_document:report_document", "csv": "report_document:report_csv"}
 _OF_ONE_RUN = {"card": "finished_card:finished_card", "eu-gpai": "formats.eu_gpai:eu_gpai"}
 _OF_ONE_RUN |= {name: f"formats.{name}:{name}" for name in ("cyclonedx", "spdx", "sci", "boamps")}
@@ -55,7 +55,10 @@ def report(
     if html is not None:
         _write_page(html, run_set, full)
     if json or form is not None:
-        _write(form or "json", run_set, full)
+        module, _, name = FORMATS[form or "json"].partition(":")
+        function: Callable[..., Any] = getattr(importlib.import_module(f"tfkit.reporting.{module}"), name)
+        written = function(run_set.of_one_model() if form in _OF_ONE_RUN else run_set, full=full)
+        console.piece(written) if isinstance(written, str) else console.json(written)
     elif html is None:
         from tfkit.reporting.terminal_report import terminal_report
 
@@ -64,7 +67,6 @@ def report(
 
 
 def _write_page(path: Path, runs: "RunSet", full: bool) -> None:
-    """Write the HTML page, and report its path on stderr."""
     from tfkit.engine.request.inputs import Inputs
     from tfkit.reporting.html_page import GENERATOR, check_page_path, html_page, write_page
 
@@ -72,14 +74,3 @@ def _write_page(path: Path, runs: "RunSet", full: bool) -> None:
     Inputs(models=tuple(entry.run.path for entry in runs.entries)).refuse_output(path, "--html")
     write_page(path, html_page(runs, full=full, today=datetime.date.today()))
     console.decided(f"wrote {path}")
-
-
-def _write(form: str, runs: "RunSet", full: bool) -> None:
-    """Write the report to stdout in the format `form`, one of FORMATS, whose function returns a text or a document for JSON."""
-    module, _, name = FORMATS[form].partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(f"tfkit.reporting.{module}"), name)
-    report = function(runs if form in _OF_RUNS else runs.of_one_model(), full=full)
-    if isinstance(report, str):
-        console.piece(report)
-    else:
-        console.json(report)

@@ -30,22 +30,21 @@ _IN_WORDS = {  # descriptions of baselines, by name
 }
 
 
-def align_columns(rows: Sequence[Sequence[str]], left: int | None = 1) -> str:
-    """Return a table, with columns two spaces apart; the first `left` columns are left-aligned (None: all), the others right-aligned."""
+def align_columns(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return a table, with two spaces between columns. The first `left` columns are left-aligned, the others right-aligned."""
     rows = [[console.escaped_line(cell) for cell in row] for row in rows]
     widths = [max(map(console.columns_of, column)) for column in zip(*rows, strict=True)]
-    left = len(widths) if left is None else left
     return "\n".join("  ".join(_pad(cell, widths[index], index < left) for index, cell in enumerate(row)).rstrip() for row in rows)
 
 
 def align_facts(facts: Mapping[str, str]) -> str:
-    """Return a line with the name and the value of each fact whose value is not empty, in two columns."""
+    """Return facts as lines with two columns, name and value. Facts whose value is empty are omitted."""
     width = max(len(name) for name, value in facts.items() if value)
     return "\n".join(f"{name:<{width}}  {console.escaped_line(value)}" for name, value in facts.items() if value)
 
 
 def format_amounts(seconds: float | None, energy_kwh: float | None, emissions_g: float | None) -> tuple[str, str, str]:
-    """Return the texts of a time, an energy and emissions for the cells of a table; the text of None is empty."""
+    """Return a time, an energy and emissions as texts for the cells of a table. The text is empty for None."""
     return (
         "" if seconds is None else format_seconds(seconds),
         "" if energy_kwh is None else format_energy(1000 * energy_kwh),
@@ -70,7 +69,7 @@ def show(
 
 
 def training_text(result: dict[str, Any]) -> str:
-    """Return the result of a training as text; of a chain, the results of its stages and totals; of a sweep, a table of its trials."""
+    """Return the result of a training as text: for a chain, the result of each stage and the totals; for a sweep, a table of its trials."""
     if "trials" in result:
         return _sweep(result)
     if "stages" in result:
@@ -92,7 +91,6 @@ def _footprint(result: dict[str, Any]) -> str:
 
 
 def _sweep(result: dict[str, Any]) -> str:
-    """Return the table of a sweep's trials, the best trial, and the totals."""
     keys = list(result["trials"][0]["values"]) if result["trials"] else []
     rows = [("trial", *keys, "status", result["metric"] or "score", "time", "energy", "CO2e")]
     for trial in result["trials"]:
@@ -110,7 +108,7 @@ def _sweep(result: dict[str, Any]) -> str:
 
 
 def _lineage(result: dict[str, Any]) -> str:
-    """Return the emissions of the run alone and together with those of its ancestors, as text; empty if the run has no ancestors."""
+    """Return the emissions of the run alone, and with those of the models from which it was made, as text; empty without such models."""
     own, inherited = result.get("emissions_g"), result.get("inherited_g")
     if inherited is None:
         is_unknown = result.get("inherited_is_lower_bound")
@@ -127,6 +125,8 @@ def _lines(result: dict[str, Any]) -> str:
     # A result of version 0.1.0 has no `train_seconds`; there, `seconds` is the time of the training loop alone.
     seconds = format_seconds(result.get("train_seconds") or result["seconds"])
     place = f" ({result['place']})" if result.get("place") else ""  # the result of an older version has no place
+    length = result.get("sequence_length")  # the scores of a language model depend on the length of the pieces of the texts
+    pieces = f"  in pieces of at most {length:,} tokens" if length and "target_tokens" in evaluation else ""
     earlier = best["step"] if best and best["step"] != result["steps"] else None
     before = format_metrics(result.get("before") or {})
     rows = {
@@ -134,7 +134,7 @@ def _lines(result: dict[str, Any]) -> str:
         "best": f"step {earlier:,}, the checkpoint that --from RUN takes" if earlier is not None else "",
         "trained": f"{steps}, {tokens} tokens in {seconds}",
         "loss": f"{loss:.4f} on training rows" if loss is not None else "",
-        "validation": format_metrics(evaluation) + _pieces(result) + (", at the last step" if evaluation and earlier is not None else ""),
+        "validation": format_metrics(evaluation) + pieces + (", at the last step" if evaluation and earlier is not None else ""),
         "before": before + (", with a head of random weights" if before and result.get("new_head") else ""),
         "energy": used and f"{used}{place}",
         "measured": _measured(result),
@@ -146,12 +146,6 @@ def _lines(result: dict[str, Any]) -> str:
     rows["baselines"] = format_baselines(result.get("baselines") or {}, best["metric"] if best else None)
     rows["result"] = "; ".join(part for part in (beside_baseline(result), _since_before(result)) if part)
     return align_facts(rows)
-
-
-def _pieces(result: dict[str, Any]) -> str:
-    """Return a text about the length of pieces in which a language model scored the validation texts; the scores depend on this length."""
-    length = result.get("sequence_length")
-    return f"  in pieces of at most {length:,} tokens" if length and "target_tokens" in result["evaluation"] else ""
 
 
 def beside_baseline(result: dict[str, Any]) -> str:
@@ -172,7 +166,7 @@ def beside_baseline(result: dict[str, Any]) -> str:
 
 
 def _since_before(result: dict[str, Any]) -> str:
-    """Return a text that compares the best checkpoint with the model before the first step, unless that had a random head or no score."""
+    """Return a text that compares the best checkpoint with the model before the first step; empty if that model has no score."""
     gain, best, shown = result.get("improvement"), result.get("best"), result.get("best_baseline")
     if gain is None or not best:
         return ""
@@ -185,7 +179,7 @@ def _since_before(result: dict[str, Any]) -> str:
 
 
 def _measured(result: dict[str, Any]) -> str:
-    """Return a text about how the energy was measured, and about its bounds; empty if they are unknown."""
+    """Return a text on how the energy was measured, and on its bounds; empty without bounds."""
     energy, seconds = result["energy_kwh"], result["seconds"]
     low, high = result.get("energy_kwh_low"), result.get("energy_kwh_high")
     if not energy or not seconds or low is None or high is None:
@@ -198,5 +192,5 @@ def _measured(result: dict[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Format a value of a result; None means that the value was not finite, and therefore not representable in JSON."""
+    """Format a score, which is None if it was not finite, because JSON cannot represent such numbers."""
     return "not finite" if value is None else f"{value:.4g}"

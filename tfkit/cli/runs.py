@@ -56,7 +56,7 @@ def runs(
 
 
 def _delete(unfinished: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
-    """Delete runs, and return their folders. Unless `yes` is set, ask the user first; raises UsageError if stdin is no terminal then."""
+    """Delete runs, and return their folders. Unless `yes` is set, the user is asked first, or UsageError is raised without a terminal."""
     from tfkit.run.folder import delete_run
 
     if not unfinished:
@@ -77,15 +77,15 @@ def _delete(unfinished: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
 
 
 def _table(listed: "Sequence[ListedRun]") -> str:
-    """Return the runs as a table that fits the terminal (80 characters without one). A note below it names the columns that are omitted."""
+    """Return the runs as a table of at most the terminal's width (80 characters without one). A note names the columns that are omitted."""
     names, rows, width = [*_HEAD], [_HEAD, *map(_row, listed)], shutil.get_terminal_size().columns
-    table, left_out = align_columns(rows, None), list[str]()
+    table, left_out = align_columns(rows, len(names)), list[str]()
     for name in _LEFT_OUT:
         if max(map(console.columns_of, table.splitlines())) <= width:
             break
         names.remove(name)
         left_out.append(name)
-        table = align_columns([[row[_HEAD.index(name)] for name in names] for row in rows], None)
+        table = align_columns([[row[_HEAD.index(name)] for name in names] for row in rows], len(names))
     notes = [f"{entry.run}: {entry.problem}" for entry in listed if entry.problem]
     notes += [f"no room for {', '.join(left_out)}: --json has all"] if left_out else []
     return "\n".join([table, *([""] if notes else []), *notes])

@@ -43,8 +43,8 @@ def open_as_leader(
     """Open a checkpoint and return it, if this process leads the command (as rank 0); None if this process has nothing left to do.
 
     Ranks other than rank 0 call `follow` before they return None. `refuse_ranks`: the reason why the command cannot have several ranks;
-    empty: it can. Before anything is loaded, raises UsageError or MachineError for a run folder or a file `out` that cannot be written or
-    is among the inputs; `option`: the option that names `out`.
+    empty if it can. Before the model is loaded, raises UsageError or MachineError for a run folder or a file `out` that cannot be written
+    or is among the inputs; `option`: the command's option for `out`.
     """
     size, place = execution.ranks or find_ranks().size, (execution.device, execution.threads)
     if refuse_ranks and size > 1:
@@ -74,11 +74,10 @@ def command_session(command: str, carbon: "CarbonSection", execution: Execution 
     """
     ranks, options = (ONE_PROCESS, Execution()) if execution is None else (find_ranks(), execution)
     set_crash_folder(options.run)
-    device, threads = options.device, options.threads
     with (
         StopSignals(acknowledge=console.acknowledge) as signals,
         open_session(
-            command, carbon, options.run, console, signals, device=device, threads=threads, words=sys.argv, ranks=ranks
+            command, carbon, options.run, console, signals, device=options.device, threads=options.threads, words=sys.argv, ranks=ranks
         ) as session,
     ):
         yield session

@@ -1,4 +1,4 @@
-"""Code of all training commands: start the training, handle stop signals, show the result, or the command that resumes a stopped run."""
+"""Code of all training commands: start the training, handle stop signals, and show the result or, after a stop, the resuming command."""
 
 import shlex
 import sys
@@ -24,8 +24,8 @@ from tfkit.run.signals import StopSignals
 def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions, words: Sequence[str], *, as_json: bool) -> None:
     """Run an attempt and show its result. If a signal or a budget stops it, the last line of the output is the command that resumes it.
 
-    That command is `tfkit resume`. If the attempt was stopped before its training began, that command is `words`, the original one,
-    because the run folder does not have the recipe and the changes of the attempt yet.
+    That command is `tfkit resume`. If the attempt was stopped before its training began, the command is instead `words`, the original one,
+    because the run folder does not have the recipe and its changes yet.
     """
     set_crash_folder(options.run)
     with StopSignals(acknowledge=console.acknowledge) as signals:
@@ -37,13 +37,13 @@ def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunO
             if isinstance(stopped, BudgetReached):
                 key = stopped.larger.partition("=")[0]
                 resume_words = [*(word for word in resume_words if not word.startswith(f"{key}=")), stopped.larger]
+            elif signals.requested is not None:  # otherwise another rank received the signal, and the exit code is that for it already
+                stopped.exit_code = 128 + signals.requested
             command = shlex.join(["tfkit", *resume_words, *_flags(options, as_json, runs_code=stopped.runs_code)])
-            error = Stopped(f"{stopped}\n{command}", signals.requested or stopped.exit_code - 128)  # or the signal to another rank
-            if isinstance(stopped, BudgetReached):
-                error = BudgetReached(f"{stopped}\n{command}", stopped.key, stopped.larger)
-            if stopped.result is not None and (as_json or isinstance(error, BudgetReached)):
-                show(stopped.result, training_text, error, as_json=as_json)
-            raise error from None
+            stopped.args = (f"{stopped}\n{command}",)
+            if stopped.result is not None and (as_json or isinstance(stopped, BudgetReached)):
+                show(stopped.result, training_text, stopped, as_json=as_json)
+            raise
         failed = failed_gates(result["gates"])
         show(result, training_text, failed, as_json=as_json)
     if failed is not None:
@@ -57,7 +57,7 @@ def start_training(
     if (ranks := join_training(training.attempt, open_request, planned=training.dry_run)) is None:
         return
     request = open_request()
-    is_named = request.source is not None or not training.dry_run  # otherwise the run is named after the data, which are not checked yet
+    is_named = request.source is not None or not training.dry_run  # else the name is that of the data, which may still turn out invalid
     folder = training.run or Path("runs") / (request.run_name if is_named else "")
     options = to_run_options(training, ranks, folder, request, minutes)
     if training.dry_run:
@@ -99,7 +99,7 @@ def to_run_options(
 
 
 def _flags(options: RunOptions, as_json: bool, *, runs_code: bool) -> list[str]:
-    code = runs_code or options.code.every_file  # also if this user has allowed the code: the command may be run on another machine
+    code = runs_code or options.code.every_file  # even if the user has allowed the code: the command may be run on another machine
     unverified = "--no-verify" in words_of_command
     given = {"exact": options.exact, "force": options.force, "allow-code": code, "no-verify": unverified, "json": as_json}
     flags = [f"--{name}" for name, is_given in given.items() if is_given]

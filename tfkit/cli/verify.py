@@ -35,16 +35,16 @@ def verify(
 
 
 def _carbon_lines(audit: "Audit") -> list[str]:
-    if not audit.ledgers and audit.good:
+    if not audit.ledgers and not audit.problems:
         return [*audit.notes]
     states = ", ".join(f"{name} {state}" for name, state in audit.ledgers.items())
     source = f"the ledgers ({states}; {audit.lines:,} lines)" if audit.ledgers else "the files in the folder"
-    first = f"{audit.run}: the energy {'follows' if audit.good else 'does not follow'} from {source}"
+    first = f"{audit.run}: the energy {'does not follow' if audit.problems else 'follows'} from {source}"
     return [first, *(f"  {line}" for line in (*audit.problems, *audit.notes))]
 
 
 def _verdict_lines(verdict: "Verdict") -> list[str]:
-    """Return a verdict as lines of text: a summary, and a line for each problem and for each file that is not in the manifest."""
+    """Return a verdict on a checkpoint as lines: a summary, each problem, and each file that the manifest does not list."""
     size = f" ({verdict.files} files, {verdict.bytes:,} bytes)" if verdict.files else ""
     extra = (f"{verdict.path}/{name}: is not in the manifest, and is ignored" for name in verdict.extra)
     wrong = [*verdict.problems, *extra]

@@ -40,16 +40,14 @@ class ReaderGone(Exception):
 
 
 def begin(as_json: bool) -> None:
-    """Reset the state for a new command: not quiet, and no result written yet. `as_json`: write the command's error as JSON, too."""
+    """Reset the state for a new command: not quiet, and no result written yet. `as_json`: also write an error of the command as JSON."""
     global _json_wanted, _json_written
     set_quiet(False)
     _json_wanted, _json_written = as_json, False
 
 
 def set_quiet(quiet: bool) -> None:
-    """Set whether `say` is silent, and `progress` and `live` write only a line per minute; results, decisions and warnings are always
-    written.
-    """
+    """Set whether `say` writes nothing, and `progress` and `live` only a line per minute. Other output is not affected."""
     global _quiet
     _quiet = quiet
 
@@ -58,7 +56,7 @@ def set_quiet(quiet: bool) -> None:
 
 
 def result(text: str) -> None:
-    """Write a line of the result, for people. Raises ReaderGone for a broken pipe, and MachineError for a failed write (a full disk)."""
+    """Write a line of the result, for people. Raises ReaderGone for a broken pipe, and MachineError for another failure (a full disk)."""
     _write_result(escaped(text) + "\n")
 
 
@@ -75,13 +73,13 @@ def result_parts(parts: Sequence[tuple[str, str]]) -> None:
 
 
 def result_text(text: str) -> str:
-    """Return a text as `result_parts` writes it: escaped, and in ASCII unless stdout supports Unicode. Escapes may make it wider."""
+    """Return a text in the form that `result_parts` writes: escaped, so possibly wider, and in ASCII unless stdout supports Unicode."""
     line = escaped_line(text)
     return line if supports_unicode(sys.stdout) else ascii_only(line)
 
 
 def result_token(token: str) -> str:
-    """Return `result_text` of a vocabulary entry. If stdout cannot show the entry as it is, the marks for a space (Ġ, ▁) become "_"."""
+    """Return `result_text` of a vocabulary entry. If stdout cannot show all its characters, the marks for a space (Ġ, ▁) become "_"."""
     shown = result_text(token)
     return shown if shown == token else result_text(token.replace("Ġ", "_").replace("▁", "_"))
 
@@ -102,7 +100,7 @@ def json(document: Any, error: TfkitError | Stopped | None = None) -> None:
 
 
 def error_result(text: str, code: int) -> None:
-    """With --json, write an error as a JSON document, unless the command has written its result, which may already contain the error."""
+    """With --json, write an error as a JSON document, unless the command has already written a document, which may have the error."""
     if _json_wanted and not _json_written:
         with contextlib.suppress(ReaderGone, MachineError):  # stdout is closed or full: the error is still reported on stderr
             json(error_document(code, text))
@@ -148,7 +146,7 @@ def warn(text: str) -> None:
 
 
 def error(text: str) -> None:
-    """Write an error message, without a prefix, so that the line begins with its `file:line:column:`, if it has one."""
+    """Write an error message, without a prefix, so that the line begins with the message's `file:line:column:`, if any."""
     _write_line(text, _RED)
 
 
@@ -160,7 +158,7 @@ def fail(text: str, code: int) -> int:
 
 
 def acknowledge(text: str) -> None:
-    """Write the acknowledgement of a signal, in any thread, at any time: it bypasses `sys.stderr`, which another thread may be using."""
+    """Write the acknowledgement of a signal. To be safe at any time and in any thread, it bypasses `sys.stderr`, which may be in use."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         before = "\r\x1b[K" if is_terminal(sys.stderr) else ""  # erases the live line
         os.write(sys.stderr.fileno(), f"{before}{ascii_only(text)}\n".encode())
@@ -169,7 +167,7 @@ def acknowledge(text: str) -> None:
 def ask(prompt: str) -> str | None:
     """Return the line that the user types after a prompt, without its line break; None at the end of the input (Ctrl-D)."""
     if sys.stderr is not None:
-        sys.stderr.write(prompt)
+        sys.stderr.write(escaped(prompt))
         sys.stderr.flush()
     line = sys.stdin.buffer.readline()
     return line.decode(sys.stdin.encoding, "replace").rstrip("\r\n") if line else None
@@ -195,7 +193,7 @@ def _write_line(text: str, colour: str = "") -> None:
 @contextlib.contextmanager
 def progress(description: str, total: int | None = None, unit: str = "") -> Iterator[Counter]:
     """A context with a counter that shows its progress: on a terminal as a live line; elsewhere as a plain line every ten seconds (with
-    --quiet, every minute), and a last line at the end if there was an earlier one.
+    --quiet, every minute). After such lines, the final count is written, too.
 
     `total`: the count at the end; None: unknown. `unit`: the name of the counted things, in the plural.
     """
@@ -207,7 +205,7 @@ def progress(description: str, total: int | None = None, unit: str = "") -> Iter
 @contextlib.contextmanager
 def live() -> Iterator[LiveLine]:
     """A context with the progress line of a training: on a terminal a live line, cut to the terminal's width; elsewhere a plain line for
-    each update. With --quiet there is one plain line a minute.
+    each update. With --quiet, at most one plain line is written per minute.
     """
     with line_display(_quiet, _write_line) as show:
         yield LiveLine(show)

@@ -42,11 +42,9 @@ def ascii_only(text: str) -> str:
 
 def supports_unicode(stream: "IO[str] | TextIO | None") -> bool:
     """Return whether the stream and the locale support every character. The C locale does not, although Python's encoding is UTF-8."""
-    if os.name == "posix":
-        locale = next((value for name in ("LC_ALL", "LC_CTYPE", "LANG") if (value := os.environ.get(name))), "C")
-        if locale in ("C", "POSIX"):
-            return False
-    return (getattr(stream, "encoding", None) or "").lower().replace("-", "") in ("utf8", "utf16", "utf32")
+    locale = next((value for name in ("LC_ALL", "LC_CTYPE", "LANG") if (value := os.environ.get(name))), "C")
+    encoding = (getattr(stream, "encoding", None) or "").lower().replace("-", "")
+    return locale not in ("C", "POSIX") and encoding in ("utf8", "utf16", "utf32")
 
 
 def is_terminal(stream: "TextIO | None") -> bool:
@@ -55,7 +53,7 @@ def is_terminal(stream: "TextIO | None") -> bool:
 
 
 def columns_of(text: str) -> int:
-    """Return the width of a text on a terminal, in columns: some characters take two, some none, as those that control it."""
+    """Return the width of a text on a terminal, in columns: some characters take two columns, and control characters none."""
     if text.isascii() and text.isprintable():
         return len(text)
     from rich.cells import cell_len
@@ -91,7 +89,7 @@ def fit(parts: list[str], width: int, fraction: float | None = None, *, unicode:
     """Return a line of at most `width` characters: as many of the parts, from the first on, as fit. If none fits, the first one is cut.
 
     If all parts fit and leave room for two spaces and ten characters, the line ends with a progress bar for `fraction` (None: no bar).
-    `unicode` False: only ASCII.
+    If `unicode` is False, the line has only ASCII characters.
     """
     parts = parts if unicode else [ascii_only(part) for part in parts]
     line = ""

@@ -9,28 +9,30 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
+from typing import Any, TextIO, cast
 
 from tfkit.console.characters import escaped_line, fit, is_terminal, supports_unicode
 from tfkit.units import format_count, format_fields, format_seconds
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-_PLAIN_SECONDS = 10.0  # between plain lines of a counter
-_QUIET_SECONDS = 60.0  # between any plain lines with --quiet
+_LIVE_SECONDS, _PLAIN_SECONDS = 0.1, 10.0  # between two live or plain lines of a counter
+_QUIET_SECONDS = 60.0  # between two plain lines with --quiet
 _NOTEBOOK_SECONDS = 0.1  # between live lines in a notebook, since each is a message to the browser
-Write = Callable[[str], None]
 
 
-class LineDisplay(Protocol):
-    """Shows a line of progress: in place of the previous line, or as a plain line."""
+class LineDisplay:
+    """Shows lines of progress: on a terminal and in a notebook (`terminal`) each in place of the previous one, elsewhere as plain lines."""
 
-    terminal: bool  # whether a line replaces the previous one
-    seconds: float  # the least time between two lines; for plain lines without --quiet, only a counter observes it
+    def __init__(self, draw: Callable[[list[str], float | None], None], *, terminal: bool = False, pause: float = 0.0, due: float = 0.0):
+        self.draw, self.terminal = draw, terminal
+        self.pause, self.due = pause, due  # the least time between two lines, and the time before which none is shown
 
     def __call__(self, parts: list[str], fraction: float | None) -> None:
         """Show the parts in one line, on a terminal with a bar for the completed fraction (None: no bar)."""
+        if self.pause:
+            if (now := time.monotonic()) < self.due:
+                return
+            self.due = now + self.pause
+        self.draw(parts, fraction)
 
 
 class Counter:
@@ -41,13 +43,13 @@ class Counter:
         self.done = 0
         self.started = time.monotonic()
         self.shown = False
-        self.due = self.started + (0.2 if show.terminal else show.seconds)
+        self.due = self.started + (2 * _LIVE_SECONDS if show.terminal else _PLAIN_SECONDS)
 
     def advance(self, count: int = 1) -> None:
         """Add to the count, and show the line if the last one is old enough (`due`)."""
         self.done += count
         if (now := time.monotonic()) >= self.due:
-            self.due = now + (0.1 if self.show.terminal else self.show.seconds)
+            self.due = now + (_LIVE_SECONDS if self.show.terminal else _PLAIN_SECONDS)
             self._draw(now)
 
     def finish(self) -> None:
@@ -80,38 +82,6 @@ class LiveLine:
         self.show(format_fields(fields), fraction)
 
 
-class _PlainLines:
-    terminal = False
-
-    def __init__(self, write: Write, *, quiet: bool):
-        self.write, self.seconds = write, _QUIET_SECONDS if quiet else _PLAIN_SECONDS
-        self.due = time.monotonic() + self.seconds if quiet else None  # None: every line is written
-
-    def __call__(self, parts: list[str], fraction: float | None) -> None:
-        if self.due is not None:
-            if (now := time.monotonic()) < self.due:
-                return
-            self.due = now + self.seconds
-        self.write("  ".join(parts))
-
-
-class _RichLine:
-    terminal = True
-
-    def __init__(self, console: "Console", draw: Callable[[str], None]):
-        self.console, self.draw = console, draw
-        self.seconds = _NOTEBOOK_SECONDS if console.is_jupyter else 0.0
-        self.due = 0.0
-
-    def __call__(self, parts: list[str], fraction: float | None) -> None:
-        if (now := time.monotonic()) < self.due:
-            return
-        self.due = now + self.seconds
-        # One column stays empty: some terminals wrap when the last column is filled.
-        line = fit([*map(escaped_line, parts)], self.console.width - 1, fraction, unicode=supports_unicode(self.console.file))
-        self.draw(line)
-
-
 def discard_buffer(stream: TextIO) -> None:
     """Redirect a stream to the null device, since the interpreter flushes the stream's buffer at exit, which would fail again."""
     with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as null:
@@ -142,11 +112,12 @@ class _Unfailing:
 
 
 @contextlib.contextmanager
-def line_display(quiet: bool, write: Write) -> Iterator[LineDisplay]:
-    """A context with a display of lines on stderr. Outside a terminal or notebook, and with `quiet`, plain lines are passed to `write`."""
+def line_display(quiet: bool, write: Callable[[str], None]) -> Iterator[LineDisplay]:
+    """A context with a display of lines on stderr. If stderr is no terminal or notebook, or `quiet` is set, `write` gets plain lines."""
     stream = sys.stderr
     if quiet or not (is_terminal(stream) or _is_notebook()):
-        yield _PlainLines(write, quiet=quiet)
+        pause = _QUIET_SECONDS if quiet else 0.0
+        yield LineDisplay(lambda parts, _: write("  ".join(parts)), pause=pause, due=time.monotonic() + pause if quiet else 0.0)
     else:
         from rich.console import Console
         from rich.live import Live as RichLive
@@ -155,13 +126,19 @@ def line_display(quiet: bool, write: Write) -> Iterator[LineDisplay]:
         console = Console(file=cast(TextIO, _Unfailing(stream)), highlight=False)
         # While the line is shown, rich prints messages on stderr above the line. At the end, rich erases the line.
         with RichLive(console=console, auto_refresh=False, transient=True, redirect_stdout=False) as line:
-            yield _RichLine(console, lambda text: line.update(Text(text, no_wrap=True, overflow="crop"), refresh=True))
+
+            def draw(parts: list[str], fraction: float | None) -> None:
+                # The last column stays empty, because some terminals begin a new line when it is filled.
+                text = fit([*map(escaped_line, parts)], console.width - 1, fraction, unicode=supports_unicode(console.file))
+                line.update(Text(text, no_wrap=True, overflow="crop"), refresh=True)
+
+            yield LineDisplay(draw, terminal=True, pause=_NOTEBOOK_SECONDS if console.is_jupyter else 0.0)
 
 
 def _is_notebook() -> bool:
     """Return whether the output goes to a Jupyter notebook with ipywidgets, in which rich can redraw a line."""
     if not hasattr(builtins, "get_ipython") or importlib.util.find_spec("ipywidgets") is None:
-        return False  # known without importing rich
+        return False  # before rich is imported, which takes time
     from rich.console import Console
 
     return Console().is_jupyter

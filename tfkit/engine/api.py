@@ -29,7 +29,7 @@ from tfkit.engine.request.call_arguments import (
 from tfkit.engine.request.rank_checks import require_count
 from tfkit.engine.request.training_request import TrainingKind, TrainingRequest
 from tfkit.engine.results import Completion, EvaluationResult, SweepResult, TrainingResult
-from tfkit.errors import Stopped, UsageError, stop_reason
+from tfkit.errors import Stopped, UsageError
 from tfkit.recipe.reading.overrides import Overrides, scored_overrides
 from tfkit.recipe.search_space import SearchSpace
 from tfkit.run.signals import interrupts
@@ -442,7 +442,7 @@ def _until_stopped(
 def _train(train: Train, options: "RunOptions", ranks: int, should_stop: ShouldStop, listener: Listener | None) -> TrainingResult:
     result = _until_stopped(train, options, ranks, should_stop, listener)
     if isinstance(result, Stopped):
-        reason = {"status": "stopped", "stopped_early": True, "stopped_by": stop_reason(result)}
+        reason = {"status": "stopped", "stopped_early": True, "stopped_by": result.reason}
         result = {"run": str(options.run.resolve()), **reason, "steps": 0, "tokens": 0, "evaluation": {}, "gates": []}
     return TrainingResult.of_training(result)
 

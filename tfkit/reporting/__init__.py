@@ -1,8 +1,8 @@
-"""Reports on run folders: their facts, sums and comparisons, as text, JSON, CSV, Markdown and HTML. This package does not import torch.
+"""Reports on runs: their facts, sums and comparisons, as text, JSON, CSV, Markdown and HTML. This package does not import torch.
 
     run folders -> read_facts -> RunFacts     (run_facts.py; metric_lines.py reads metrics.jsonl)
     RunFacts -> sums over runs, comparison at equal scores -> terminal table, documents, an HTML page (page.html.jinja)
 
-No report writes into a run folder. Any folder can be read, also that of a run in progress, of a killed or damaged run, or one with a file
-of 10 GB: reading takes limited memory, and `RunFacts.problems` lists what was skipped.
+No report writes into a run folder. The folder of any run can be read, also of a run in progress, of a killed or damaged run, or with a
+file of 10 GB: reading takes limited memory, and `RunFacts.problems` lists the parts that were skipped.
 """

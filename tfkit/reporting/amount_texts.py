@@ -19,7 +19,7 @@ def format_field(name: str, value: float) -> str:
 
 
 def format_amount(amounts: RunTotals, name: str, is_lower_bound: bool) -> str:
-    """Return a text such as `12 g (9.1 g to 15 g)`, or `12 g` without a known range, or `>= 12 g` for a lower bound; empty if unknown."""
+    """Return a text such as `12 g (9.1 g to 15 g)`, or `12 g` without a range, with `>= ` before a lower bound; empty without a value."""
     value, low, high = (getattr(amounts, f"{name}{end}") for end in ("", "_low", "_high"))
     if value is None:
         return ""
@@ -29,7 +29,8 @@ def format_amount(amounts: RunTotals, name: str, is_lower_bound: bool) -> str:
 
 
 def run_figures(entry: Entry, least: str) -> dict[str, str]:
-    """Return texts about the steps, score, cost and forecast of a run, by name; `inherited`, `rework` and `forecast` are emissions.
+    """Return texts on the steps, score, cost and forecast of a run, by name. `inherited`, `rework` and `forecast` are emissions: those of
+    the models from which the run was made, those of repeated steps, and those that were expected of the run.
 
     `least`: the text before inherited emissions that are a lower bound, such as `at least `.
     """
@@ -55,7 +56,7 @@ def forecast_of(run: RunFacts, name: str) -> tuple[float | None, float | None, f
 
 
 def format_forecast(run: RunFacts, name: str, *, measured: bool = False) -> str:
-    """Return a text about the forecast of a field with its range and, if `measured`, also the measured value; empty without a forecast."""
+    """Return the forecast of a field with its range and, if `measured`, the measured value, as text; empty without a forecast."""
     likely, low, high = forecast_of(run, name)
     if likely is None:
         return ""
@@ -77,7 +78,7 @@ def steps(run: ListedRun) -> str:
 
 
 def score(run: ListedRun) -> str:
-    """Return a text about the best score or, without one, the first metric of the latest evaluation; empty if nothing was evaluated."""
+    """Return the best score or, without one, the first metric of the latest evaluation, as text; empty if nothing was evaluated."""
     if run.best is not None:
         return f"{visible(run.best['metric'])} {run.best['value']:.4g}"
     name = next(iter(run.metrics), "")
@@ -85,18 +86,22 @@ def score(run: ListedRun) -> str:
     return "" if value is None else f"{visible(name)} {value:.4g}"
 
 
-def format_statuses(runs: RunSet) -> str:
-    """Return the number of runs of each status, with their emissions: `2 finished 12 g, 1 failed`."""
-    return ", ".join(
+def format_sums(runs: RunSet) -> str:
+    """Return the energy and emissions of all runs, also by status: `at least 3.4 Wh, 12 g CO2e (2 finished 12 g, 1 failed)`."""
+    statuses = ", ".join(
         f"{count} {status}" + (f" {format_mass(amounts.emissions_g)}" if amounts.emissions_g is not None else "")
         for status, (count, amounts) in runs.by_status().items()
     )
+    energy, grams = runs.amounts.energy_kwh, runs.amounts.emissions_g
+    if energy is None or grams is None:
+        return f"no energy was measured ({statuses})"
+    return f"{'at least ' if runs.is_lower_bound else ''}{format_energy(1000 * energy)}, {format_mass(grams)} CO2e ({statuses})"
 
 
 def format_cost(comparison: Comparison, label: str, cost: Cost | None) -> str:
-    """Return a text about what a run had cost when it reached a score, and, if known, that cost plus its ancestors' in brackets.
+    """Return a text on the `cost` of a run up to a score and, in brackets, that cost plus the cost of the run's ancestors, if known.
 
-    The text is `never reached` if `cost` is None, and names the step if the compared field of `cost` is None.
+    If `cost` is None, the text is `never reached`; if the compared field of `cost` is None, the text is the step.
     """
     if cost is None:
         return "never reached"

@@ -1,7 +1,7 @@
 """The attention of a model in a text as one static HTML page: small pictures of all heads, and one enlarged, with lines between tokens.
 
 The template attention.html.jinja has the text of the page. The script attention.js draws the pictures from the weights, each of which is
-stored in a byte. The page loads nothing, and can run no other script, because its content security policy has the hash of attention.js.
+stored in a byte. The page loads nothing, and can run only this script, because its content security policy has the hash of attention.js.
 """
 
 import base64
@@ -29,7 +29,7 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class KindRow:
-    """A kind of heads."""
+    """A kind of attention heads, such as those that attend to the previous token, and the heads of this kind."""
 
     letter: str
     name: str
@@ -99,9 +99,11 @@ def attention_page(
 
 
 def _section(map_: ShownMap) -> Mapping[str, object]:
-    """Return the values of the template for the section of the page on a map."""
+    """Return the values with which the template makes the section on a map."""
     title, explanation = _TITLES[map_.name]
     layers, heads = map_.weights.shape[:2]
+    steps = np.rint(map_.weights * _FULL).clip(0, _FULL).astype(np.uint8)
+    stored = np.where(map_.visible[:, None], steps, np.uint8(_UNSEEN))
     return {
         "name": map_.name,
         "title": title,
@@ -112,15 +114,10 @@ def _section(map_: ShownMap) -> Mapping[str, object]:
         "head": map_.enlarged[1],
         "to": [visible(token) for token in map_.to],
         "from_": [visible(token) for token in map_.from_],
-        "weights": base64.b64encode(_quantized(map_).tobytes()).decode(),
+        "weights": base64.b64encode(stored.tobytes()).decode(),
         "kinds": map_.kinds,
         "letters": [map_.letters[first : first + heads] for first in range(0, len(map_.letters), heads)],
     }
-
-
-def _quantized(map_: ShownMap) -> NDArray[np.uint8]:
-    steps = np.rint(map_.weights * _FULL).clip(0, _FULL).astype(np.uint8)
-    return np.where(map_.visible[:, None], steps, np.uint8(_UNSEEN))
 
 
 def _has_window(map_: ShownMap) -> bool:

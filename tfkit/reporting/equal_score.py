@@ -64,7 +64,7 @@ class Comparison:
 
     @cached_property
     def field(self) -> str:
-        """The compared field of `Cost`: emissions_g if all runs have the same place, else energy_kwh; seconds if a cost lacks them."""
+        """The compared field of `Cost`: emissions_g if all runs have the same place, else energy_kwh; or seconds if that is not known."""
         costs = [cost for level in self.levels for cost in level.reached.values() if cost is not None]
         fields = ("emissions_g", "energy_kwh") if len({entry.run.place for entry in self.entries}) == 1 else ("energy_kwh",)
         return next((name for name in fields if all(getattr(cost, name) is not None for cost in costs)), "seconds")
@@ -101,18 +101,19 @@ def compare_runs(runs: RunSet) -> list[Comparison]:
     for entry in runs.trained:
         if entry.run.metrics.evaluations:
             groups.setdefault(entry.evaluation_key, []).append(entry)
-    comparisons = [_compare(group) for group in groups.values() if len(group) > 1]
-    return [comparison for comparison in comparisons if comparison is not None]
+    return [comparison for group in groups.values() if len(group) > 1 and (comparison := _compare(group)) is not None]
 
 
 def _compare(group: Sequence[Entry]) -> Comparison | None:
+    """Return the comparison of runs that were evaluated in the same way; None if fewer than two have a score by the same metric."""
     metric, notes = _metric(group)
     if metric is None:
         return None
     is_higher = metric in HIGHER
     curves = {entry.label: score_curve(entry.run, metric) for entry in group}
-    best = {label: _best([point.value for point in curve], is_higher) for label, curve in curves.items()}
-    ranked = sorted((entry for entry in group if math.isfinite(best[entry.label])), key=lambda entry: best[entry.label], reverse=is_higher)
+    values = {label: [point.value for point in curve if math.isfinite(point.value)] for label, curve in curves.items()}
+    best = {label: max(scores) if is_higher else min(scores) for label, scores in values.items() if scores}
+    ranked = sorted((entry for entry in group if entry.label in best), key=lambda entry: best[entry.label], reverse=is_higher)
     chosen = [entry for entry in group if entry in ranked[:MOST_RUNS]]
     if len(chosen) < 2:
         return None
@@ -151,13 +152,8 @@ def _metric(group: Sequence[Entry]) -> tuple[str | None, list[str]]:
     return (best.pop(), notes) if len(best) == 1 and best <= common else (None, notes)
 
 
-def _best(values: Sequence[float], is_higher: bool) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return (max(finite) if is_higher else min(finite)) if finite else math.nan
-
-
 def _differences(entries: Sequence[Entry]) -> list[str]:
-    """Return notes on differences in how the costs and the scores of the runs were measured."""
+    """Return notes on what makes the costs or the scores of the runs less comparable."""
     notes = []
     if len({entry.run.place for entry in entries if entry.run.amounts.energy_kwh is not None}) > 1:
         notes.append("the runs have different places or carbon intensities: compare the energy, not the grams")
@@ -171,7 +167,7 @@ def _differences(entries: Sequence[Entry]) -> list[str]:
 
 
 def score_curve(run: RunFacts, metric: str) -> list[CurvePoint]:
-    """Return the evaluations of a run that have this metric, in order, from the one before the first step, if any, at a cost of 0."""
+    """Return a run's evaluations with this metric, in order. The one before the first step, if any, has a cost of 0."""
     costs = _costs(run)
     curve = [CurvePoint(values[metric], _cost_at(costs, step)) for step, values in run.metrics.evaluations if metric in values]
     before = number_of(run.recorded.before, metric)
@@ -197,7 +193,7 @@ def cost_until(curve: Sequence[CurvePoint], level: float, *, higher_is_better: b
 
 
 def _costs(run: RunFacts) -> list[Cost]:
-    """Return the cost of a run at each of its records of training steps, in order."""
+    """Return the cost of a run at each training step that metrics.jsonl has, in order."""
     costs: list[Cost] = []
     seconds: float | None = 0.0
     tokens = 0.0

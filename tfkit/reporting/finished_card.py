@@ -1,4 +1,4 @@
-"""The model card of a checkpoint with the energy and emissions of the whole run. The saved README.md has only those until it was saved."""
+"""The model card of a checkpoint with the energy and emissions of the whole run; the saved README.md has only those until it was saved."""
 
 from dataclasses import replace
 
@@ -26,8 +26,7 @@ def finished_card(run: RunFacts, *, full: bool) -> str:
         raise UsageError(f"{error}; no card can be made from it") from None
     if not card:
         raise UsageError(f"{run.checkpoint.path}: has no README.md to which the cost of the run could be added; save the model again")
-    training = run.checkpoint.document.training or "pre-training"
-    return with_impact(card, _impact(run), training)
+    return with_impact(card, _impact(run), run.checkpoint.document.training or "pre-training")
 
 
 def _impact(run: RunFacts) -> CardImpact:

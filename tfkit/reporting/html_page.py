@@ -4,7 +4,6 @@ The template page.html.jinja has the text of the page, and this module provides 
 style.css.jinja, `environment` and `write_page`.
 """
 
-from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tfkit import __version__
 from tfkit.durable import is_replaceable, write_atomically
-from tfkit.errors import MachineError, UsageError, argument
+from tfkit.errors import UsageError, argument, writing
 from tfkit.regular_files import open_regular
 from tfkit.reporting import page_charts, page_facts, page_tables
-from tfkit.reporting.amount_texts import format_statuses
-from tfkit.reporting.equal_score import Comparison, compare_runs
-from tfkit.reporting.run_set import Entry, RunSet
+from tfkit.reporting.amount_texts import format_sums
+from tfkit.reporting.equal_score import compare_runs
+from tfkit.reporting.run_set import RunSet
 from tfkit.reporting.visible_text import shareable, visible
-from tfkit.units import format_energy, format_mass
 
 GENERATOR = "tfkit report"
 _LONGEST_RECIPE = 40_000  # maximum number of characters of a recipe that are shown
@@ -30,7 +28,9 @@ _MOST_CONFUSIONS = 4  # maximum number of confusion matrices
 def html_page(runs: RunSet, *, full: bool, today: date) -> str:
     """Return the page as HTML. `full`: include paths, host names and command lines, which should not be published."""
     comparisons = compare_runs(runs)
-    drawn = _entries_to_draw(runs, comparisons)
+    compared = [entry for comparison in comparisons for entry in comparison.entries]
+    # The charts have a run for each colour: first the compared runs, then other trainings, then all other runs.
+    drawn = [*{entry.label: entry for entry in (*compared, *runs.trained, *runs.single)}.values()][: page_charts.COLOURS]
     texts = [(entry.label, entry.run.recipe_text) for entry in drawn if entry.run.recipe_text]
     headline, remarks = page_facts.answer(runs)
     classified = [*page_facts.best_entries(runs.trained), *(entry for entry in drawn if entry.run.kind == "evaluate")]
@@ -79,16 +79,10 @@ def environment() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Return the text of a value before escaping: a float rounded to one decimal, the output of a macro unchanged, others `visible`."""
+    """Return the text of a value before HTML escaping: a float with one decimal, a macro's output unchanged, other values `visible`."""
     if hasattr(value, "__html__"):
         return value
     return f"{round(value, 1):g}" if isinstance(value, float) else visible(str(value), lines=True)
-
-
-def _entries_to_draw(runs: RunSet, comparisons: Sequence[Comparison]) -> list[Entry]:
-    """Return the runs for the charts, at most one for each colour: first compared runs, then other trainings, then all other runs."""
-    compared = [entry for comparison in comparisons for entry in comparison.entries]
-    return list({entry.label: entry for entry in (*compared, *runs.trained, *runs.single)}.values())[: page_charts.COLOURS]
 
 
 def _name(runs: RunSet) -> str:
@@ -101,13 +95,10 @@ def _name(runs: RunSet) -> str:
 
 def _sums(runs: RunSet) -> str:
     """Return a sentence on the energy and CO2e of all runs, by status and relative to the best run; empty for one run, or if unknown."""
-    total = runs.amounts
-    if len(runs.entries) < 2 or total.energy_kwh is None or total.emissions_g is None:
+    if len(runs.entries) < 2 or runs.amounts.energy_kwh is None or runs.amounts.emissions_g is None:
         return ""
-    least = "at least " if runs.is_lower_bound else ""
-    energy, grams = format_energy(1000 * total.energy_kwh), format_mass(total.emissions_g)
     factor = "" if runs.selection_factor is None else f", {runs.selection_factor:.3g} times as much as the best run"
-    return f"All runs: {least}{energy} and {grams} CO2e ({format_statuses(runs)}){factor}."
+    return f"All runs: {format_sums(runs)}{factor}."
 
 
 def check_page_path(path: Path, generator: str) -> None:
@@ -122,15 +113,11 @@ def check_page_path(path: Path, generator: str) -> None:
 
 def write_page(path: Path, text: str) -> None:
     """Write a page: atomically, unless `path` is a device, a pipe or a link. Raises MachineError if it cannot be written."""
-    try:
+    with writing(argument("html", path), "give another path, or check the disk"):
         if is_replaceable(path):
             write_atomically(path, text)
         else:
             path.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise MachineError(
-            f"{argument('html', path)}: cannot be written ({error.strerror}); give another path, or check the disk"
-        ) from error
 
 
 def _is_page(path: Path, generator: str) -> bool:

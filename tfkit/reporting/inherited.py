@@ -37,8 +37,8 @@ def ancestry_of(run: RunFacts, others: Iterable[RunFacts] = ()) -> Ancestry:
 
 
 def _collect(run: RunFacts, by_id: Mapping[str, RunFacts], ancestors: list[Ancestor], descendants: Collection[str]) -> list[int]:
-    """Append a run's ancestors to `ancestors`, some twice, and return its parents' indices. `descendants`: the ids of runs made from it,
-    which are not followed again, so that a cycle ends.
+    """Append a run's ancestors to `ancestors`, some twice, and return its parents' indices. The runs whose ids are in `descendants` were
+    made from this run. They are not followed again, because a cycle, possible in an edited file, would never end.
     """
     recorded = None
     with suppress(ValueError):  # an invalid lineage raises ValueError

@@ -55,18 +55,15 @@ class Sample:
     @property
     def caption(self) -> str:
         """A caption with the step and, if prompt or completion are truncated, their full lengths."""
-        lengths = (("prompt", self.prompt_characters), ("text", self.completion_characters))
-        truncated = [
-            f"{name} of {length:,} characters, of which {MOST_CHARACTERS:,} are shown"
-            for name, length in lengths
-            if length > MOST_CHARACTERS
-        ]
-        return f"step {self.step:,}" + (f": {'; '.join(truncated)}" if truncated else "")
+        lengths = {"prompt": self.prompt_characters, "text": self.completion_characters}
+        truncated = {name: length for name, length in lengths.items() if length > MOST_CHARACTERS}
+        notes = (f"{name} of {length:,} characters, of which {MOST_CHARACTERS:,} are shown" for name, length in truncated.items())
+        return f"step {self.step:,}" + (f": {'; '.join(notes)}" if truncated else "")
 
 
 @dataclass(frozen=True)
 class MetricLines:
-    """The records of a run, in order: numbers of training steps (`loss`, `lr`, ...), numbers of evaluations, and samples of a few steps."""
+    """The records of a run, in order: the values of training steps (`loss`, `lr`, ...), the metrics of evaluations, and some samples."""
 
     steps: tuple[dict[str, float], ...] = ()  # each has "step"; values may be NaN or infinite
     evaluations: tuple[tuple[int, dict[str, float]], ...] = ()  # each a step, and the metrics of the evaluation at this step

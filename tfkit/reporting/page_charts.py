@@ -1,4 +1,4 @@
-"""The charts of the HTML report as data: positions in an SVG, drawn by the macro of page.html.jinja that the field `kind` names.
+"""The charts of the HTML report as data: positions in an SVG. The macro of page.html.jinja that a chart's field `kind` names draws it.
 
 The axes have ticks at round numbers. Long series are thinned out, but keep their minima and maxima.
 """
@@ -20,7 +20,7 @@ _WIDTH, _HEIGHT, _RIGHT, _TOP, _BOTTOM = 380, 230, 366, 12, 190  # size of a cha
 _CHARACTER = 8  # width of a character in a label of an axis, in SVG units
 _BUCKETS = 150  # intervals of x into which a long series is divided
 _BOX_WIDTH, _BOX_HEIGHT, _GAP, _DOWN = 164, 62, 16, 44  # sizes of the boxes of a lineage, and distances, in SVG units
-_MOST_SCORES = 5  # maximum number of charts of metrics that are neither the loss nor choose checkpoints
+_MOST_SCORES = 5  # maximum number of charts of metrics other than the loss and those that choose checkpoints
 _MOST_DOTS = 60  # a line with more points is drawn without dots
 _MOST_TICKS = 5  # maximum number of intervals between ticks
 # Distances between ticks of an axis of time, in seconds.
@@ -37,23 +37,18 @@ def learning_charts(entries: Sequence[Entry]) -> tuple[list[Chart], list[Chart]]
     """Return two lists of charts over the steps. The first has metrics that choose checkpoints, losses and learning rates, the second
     other metrics (at most _MOST_SCORES for each objective), gradient norms and speeds.
 
-    There is a chart of each metric and loss for each objective, with the runs of this objective; all other charts have all runs.
+    A chart of a metric or a loss has the runs with the same objective; all other charts have all runs.
     """
     groups: dict[str, list[tuple[int, Entry]]] = {}
     for colour, entry in enumerate(entries):
         if entry.run.metrics.steps or entry.run.metrics.evaluations:
             groups.setdefault(str(entry.run.recipe.get("objective.kind", "")), []).append((colour, entry))
-    first: list[Chart | None] = []
-    rest: list[Chart | None] = []
-    for objective, coloured in groups.items():
-        suffix = f" ({objective})" if len(groups) > 1 and objective else ""
-        ours, more = _learning(coloured, suffix)
-        first += ours
-        rest += more
+    suffixes = {name: f" ({name})" if len(groups) > 1 and name else "" for name in groups}
+    charts = [_learning(coloured, suffixes[name]) for name, coloured in groups.items()]
     everything = [*enumerate(entries)]
-    first.append(_of_steps(everything, "lr", "learning rate"))
-    rest.append(_of_steps(everything, "grad_norm", "gradient norm"))
-    rest.append(_of_steps(everything, "tokens_per_second", "tokens per second", format_count))
+    first = [*(chart for ours, _ in charts for chart in ours), _of_steps(everything, "lr", "learning rate")]
+    speed = _of_steps(everything, "tokens_per_second", "tokens per second", format_count)
+    rest = [*(chart for _, more in charts for chart in more), _of_steps(everything, "grad_norm", "gradient norm"), speed]
     return [chart for chart in first if chart], [chart for chart in rest if chart]
 
 
@@ -102,12 +97,12 @@ def spending_charts(entries: Sequence[Entry]) -> list[Chart]:
     charts = []
     for axis, (name, write) in enumerate(formats.items(), 1):
         series = [(colour, label, [(point[0], point[axis]) for point in curve]) for colour, label, curve in curves]
-        charts.append(_lines(name, "time", series, write, format_seconds))
-    return [chart for chart in charts if chart]
+        charts += [chart] if (chart := _lines(name, "time", series, write, format_seconds)) else []
+    return charts
 
 
 def _spent(ledgers: Sequence[Attempt]) -> list[tuple[float, float, float, float]]:
-    """Return points (seconds, watts, Wh, g), summed over the nodes of a run, for its attempts one after the other."""
+    """Return points (seconds, watts, Wh, g) of a run: sums over its nodes, with the seconds, Wh and g of earlier attempts added."""
     curve: list[tuple[float, float, float, float]] = []
     start = energy = grams = 0.0
     for attempt in dict.fromkeys(ledger.header["attempt"] for ledger in ledgers):
@@ -122,7 +117,7 @@ def _spent(ledgers: Sequence[Attempt]) -> list[tuple[float, float, float, float]
 
 
 def comparison_charts(comparison: Comparison, drawn: Sequence[Entry]) -> list[Chart]:
-    """Return a chart of the score of each run over its cost, or [] if it cannot be drawn. `drawn`: the runs in the order of colours."""
+    """Return a chart of the score of each run over its cost, or [] if no line can be drawn. `drawn`: the runs in the order of colours."""
     name, labels = comparison.field, [entry.label for entry in drawn]
     series = []
     for index, (label, curve) in enumerate(comparison.curves.items()):
@@ -150,10 +145,9 @@ def _lines(
     legend: bool = False,
     marks: Mapping[str, float | None] | None = None,
 ) -> Chart | None:
-    """Return a chart with a line for each series; None without two points with different x.
+    """Return a chart with a line for each series; None unless two points differ in x.
 
-    `dotted`: draw a dot at each point; `marks`: the x of the point to mark, by the label of its series; `legend`: draw a legend in the
-    chart.
+    `dotted`: draw a dot at each point; `marks`: the x of the point to mark, by the label of its series; `legend`: add a legend.
     """
     drawn = [(colour % COLOURS, label, drawable(points)) for colour, label, points in series]
     drawn = [(colour, label, points) for colour, label, points in drawn if len(points) > 1 or (points and dotted)]
@@ -191,7 +185,7 @@ def lineage_charts(entries: Sequence[Entry]) -> list[Chart]:
 
 def _lineage(entry: Entry) -> Chart:
     ancestors = entry.inherited.ancestors
-    parents = [*(ancestor.parents for ancestor in ancestors), entry.inherited.parents]  # last, those of the run itself
+    parents = [*(ancestor.parents for ancestor in ancestors), entry.inherited.parents]  # the last ones are those of the run itself
     rows = _generations(parents)
     width = max(len(row) for row in rows) * (_BOX_WIDTH + _GAP)
     corners: dict[int, tuple[float, float]] = {}
@@ -243,7 +237,7 @@ def ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
 
 
 def time_ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
-    """Return ticks as `ticks` does, for a time in seconds, at distances of round numbers of seconds, minutes, hours or days."""
+    """Return ticks that cover the range, as `ticks` does, for times in seconds: at round numbers of seconds, minutes, hours or days."""
     step = next((size for size in _CLOCK if (high - low) / size <= most), None)
     if step is None or not high > low:
         return ticks(low, high, most)

@@ -1,13 +1,13 @@
-"""The parts of the HTML report that a reader needs first: which model was trained on which data, its scores, and scores to compare."""
+"""The parts of the HTML report that a reader needs first: which models were trained on which data, and their scores beside others."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tfkit.recipe.schema.objective_sections import HIGHER
+from tfkit.reporting.formats.model_facts import data_sources
 from tfkit.reporting.page_tables import Table, truncated, value_text
 from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of, text_of
 from tfkit.reporting.run_set import Entry, RunSet
-from tfkit.reporting.visible_text import shareable
 from tfkit.run.card_facts import last_name
 from tfkit.units import format_count, format_epochs, format_number_of, shown_metrics
 
@@ -29,7 +29,7 @@ class _Score(NamedTuple):
 
 
 def answer(runs: RunSet) -> tuple[str, list[str]]:
-    """Return the best score (or a status, if nothing was evaluated) and remarks on it; both are empty if the runs are not comparable."""
+    """Return the best score (or the run's status, if nothing was evaluated) and remarks on it; both are empty if no run is the best."""
     several = len(runs.entries) > 1
     entry = runs.best if several and len(runs.trained) != 1 else [*runs.trained, *runs.entries][0]
     if entry is None:
@@ -50,10 +50,9 @@ def answer(runs: RunSet) -> tuple[str, list[str]]:
 
 
 def score_tables(entries: Sequence[Entry], full: bool) -> list[tuple[str, Table]]:
-    """Return a title and a table for each group of runs that were evaluated in the same way.
+    """Return a title and a table for each group of runs that were evaluated in the same way, except tables with a single row.
 
-    A table has the scores of the runs, of their baselines and of their models before training, from the best to the worst. A table
-    with a single row is left out.
+    A table has the scores of the runs, of their baselines and of their models before training, from the best to the worst.
     """
     tables = []
     for metric, scored in _groups(entries):
@@ -65,9 +64,9 @@ def score_tables(entries: Sequence[Entry], full: bool) -> list[tuple[str, Table]
         texts = [[f"{row.name} ({row.kind})", f"{row.value:.4g}"] for row in rows]
         bars = [(abs(row.value) / most, row.colour) for row in rows]
         recipes = [entry.run.recipe for _, entry in scored]
-        learned = {_data_text(recipe.get("data.train")) for recipe in recipes}
-        data = learned.pop() if len(learned) == 1 else _data_text(recipes[0].get("data.validation"))
-        task = [value_text(recipes[0], "objective.kind"), shareable(data, full=full)]
+        learned = {_data(recipe, "data.train", full) for recipe in recipes}
+        data = learned.pop() if len(learned) == 1 else _data(recipes[0], "data.validation", full)
+        task = [value_text(recipes[0], "objective.kind"), data]
         title = f"{_plain(metric)} ({'higher' if metric in HIGHER else 'lower'} is better)"
         tables += [(": ".join([title, *([" of ".join(task)] if all(task) else [])]), Table(["model", _plain(metric)], texts, bars))]
     return [(title, table) for title, table in tables if len(table.rows) > 1]
@@ -118,7 +117,7 @@ def _trained(run: RunFacts, full: bool) -> list[str]:
     recipe, sizes = run.recipe, run.recorded.data_sizes
     start, rank, held_out = recipe.get("model.from"), recipe.get("training.adapter.rank"), recipe.get("data.validation")
     source = "random weights" if start is None else truncated(str(start) if full else last_name(str(start)))
-    train, validation = shareable(_data_text(recipe.get("data.train")), full=full), shareable(_data_text(held_out), full=full)
+    train, validation = _data(recipe, "data.train", full), _data(recipe, "data.validation", full)
     names = ("optimizer.lr", "training.batch_size", "data.sequence_length", "training.epochs")
     rate, rows, length, epochs = (number_of(recipe, name) for name in names)
     steps, processor = run.recorded.planned_steps, text_of(run.recorded.processor, "name")
@@ -138,7 +137,7 @@ def _trained(run: RunFacts, full: bool) -> list[str]:
 
 
 def _model(run: RunFacts) -> tuple[str, str]:
-    """Return two texts about the model, such as `bert, 22.7M parameters` and `6 encoder, of width 384` (its layers)."""
+    """Return the family and size of the model, and its layers, as texts such as `bert, 22.7M parameters` and `6 encoder, of width 384`."""
     recipe, checkpoint = run.recipe, run.checkpoint
     kind, count = (text_of(checkpoint.config, "model_type"), checkpoint.parameters) if checkpoint else (None, None)
     size = count and f"{format_count(count)} parameters{' in the adapter' if checkpoint and checkpoint.is_adapter else ''}"
@@ -149,7 +148,7 @@ def _model(run: RunFacts) -> tuple[str, str]:
 
 
 def _with_size(name: str, size: Mapping[str, Any]) -> str:
-    """Return the name of data with their number of rows or documents and of tokens: `train.csv: 720 rows, 18k tokens`."""
+    """Return the name of data with the numbers of their rows, documents and tokens, if known: `train.csv: 720 rows, 18k tokens`."""
     counts = [format_number_of(int(count), noun[:-1]) for noun in ("rows", "documents") if (count := number_of(size, noun)) is not None]
     tokens = number_of(size, "tokens")
     return ": ".join(filter(None, (name, _joined(*counts, tokens and f"{format_count(tokens)} tokens"))))
@@ -160,7 +159,7 @@ def _joined(*parts: str | float | None) -> str:
 
 
 def _schedule(recipe: Mapping[str, Any]) -> str:
-    """Return a text about the learning rate schedule: its kind, warm-up and final rate, such as `linear, 10% warm-up`."""
+    """Return the learning rate schedule as text: its kind, warm-up and final rate, such as `linear, 10% warm-up, to 10%`."""
     ratio, steps, final = (number_of(recipe, f"schedule.{name}") for name in ("warmup_ratio", "warmup_steps", "final_ratio"))
     warmup = f"{steps:,.0f} steps of warm-up" if steps else ratio and f"{_percent(ratio)} warm-up"
     return _joined(value_text(recipe, "schedule.kind"), warmup, final and f"to {_percent(final)}")
@@ -170,13 +169,6 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.3g}%"
 
 
-def _data_text(sources: object) -> str:
-    """Return the names of files and data sets in a recipe's list of sources; paths are written in a form that `shareable` recognizes."""
-    named = [one for one in sources if isinstance(one, Mapping)] if isinstance(sources, list) else []
-    names = (f"./{one['path']}" if one.get("path") else str(one.get("hub") or _library(one.get("stdlib"))) for one in named)
-    return truncated(", ".join(names))
-
-
-def _library(task: object) -> str:
-    """Return a text about the source `stdlib`: Python's standard library, with the task made from it; none for plain text (True)."""
-    return f"Python's standard library{'' if task is True else f' ({task})'}"
+def _data(recipe: Mapping[str, Any], name: str, full: bool) -> str:
+    """Return the names of the sources of data in a field of a recipe or, if `full`, the paths of those that have one."""
+    return truncated(", ".join(source.path or source.name for source in data_sources(recipe.get(name), full=full)))

@@ -1,4 +1,4 @@
-"""The tables of the HTML report, as rows of texts: runs, confusion matrices, phases, forecasts, how energy was measured, and recipes."""
+"""The tables of the HTML report, as rows of texts: runs, confusion matrices, phases, forecasts, sources of the energy, and recipes."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,13 +32,12 @@ class Table:
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
-    bars: Sequence[
-        tuple[float, int]
-    ] = ()  # for each row, a bar in its last cell: its length as a fraction of the cell, and the index of its colour
+    # A bar in the last cell of each row: its length as a fraction of the cell, and the index of its colour.
+    bars: Sequence[tuple[float, int]] = ()
 
     @property
     def columns(self) -> list[tuple[str, dict[str, str]]]:
-        """The name of each column, and the HTML attributes of its cells: a class for numbers if all cells are numbers."""
+        """The name of each column, and the HTML attributes of its cells: the CSS class `number` if all its texts are numbers."""
         cells = [[row[column] for row in self.rows if row[column]] for column in range(len(self.head))]
         has_numbers = [column > 0 and all(map(_NUMERIC.fullmatch, texts)) for column, texts in enumerate(cells)]
         return [(name, {"class": "number"} if numeric else {}) for name, numeric in zip(self.head, has_numbers, strict=True)]
@@ -48,7 +47,7 @@ class Table:
         return self._of([column for column in range(len(self.head)) if any(row[column] for row in self.rows)])
 
     def of_one_run(self) -> "Table":
-        """Return the table without its first column, if all rows are about the same run."""
+        """Return the table without its first column, which names the run, if all rows are about the same run."""
         if len({row[0] for row in self.rows}) != 1:
             return self
         return replace(self, head=self.head[1:], rows=[row[1:] for row in self.rows])
@@ -74,13 +73,6 @@ def runs_table(entries: Sequence[Entry]) -> Table:
     return Table(head, rows).without_empty_columns()
 
 
-def _most_confused(confusion: Confusion) -> Table:
-    errors = [(count, right, other) for right, row in confusion.items() for other, count in row.items() if count and other != right]
-    most = sorted(errors, key=lambda error: -error[0])[:_MOST_CONFUSED]
-    rows = [[truncated(right), truncated(other), f"{count:,}"] for count, right, other in most]
-    return Table(["right class", "predicted", "how often"], rows, [(count / most[0][0], 0) for count, *_ in most])
-
-
 @dataclass(frozen=True)
 class Matrix:
     """A confusion matrix. A row has the right class, its recall, and a cell for each predicted class."""
@@ -93,7 +85,10 @@ def confusion_table(confusion: Confusion) -> Matrix | Table:
     """Return the confusion matrix or, if there are many classes, a table of the pairs that are confused most often."""
     labels = list(dict.fromkeys([*confusion, *(other for row in confusion.values() for other in row)]))
     if len(labels) > _MOST_CLASSES:
-        return _most_confused(confusion)
+        errors = [(count, right, other) for right, row in confusion.items() for other, count in row.items() if count and other != right]
+        most = sorted(errors, key=lambda error: -error[0])[:_MOST_CONFUSED]
+        texts = [[truncated(right), truncated(other), f"{count:,}"] for count, right, other in most]
+        return Table(["right class", "predicted", "how often"], texts, [(count / most[0][0], 0) for count, *_ in most])
     rows = []
     for right, row in confusion.items():
         total = sum(row.values()) or 1
@@ -125,7 +120,7 @@ def phases_table(entries: Sequence[Entry]) -> Table:
 
 
 def forecast_table(entries: Sequence[Entry]) -> Table:
-    """Return the table of the forecasts with their ranges, the measured values, and the ratios of measured value and forecast."""
+    """Return the table of the forecasts with their ranges, the measured values, and the quotients measured value / forecast."""
     rows = []
     for entry in entries:
         for words, text, likely, measured, write in _forecasts(entry.run):
@@ -144,7 +139,7 @@ def _forecasts(run: RunFacts) -> Iterator[tuple[str, str, float | None, float | 
 
 
 def provenance_table(entries: Sequence[Entry]) -> Table:
-    """Return the table of how each run's energy was measured, for which fraction of the run's time, and the carbon intensity."""
+    """Return the table of each run's carbon intensity, and of how the run's energy was measured, for which fraction of its time."""
     rows = []
     for entry in entries:
         run, facts = entry.run, entry.run.measurement

@@ -22,7 +22,7 @@ _FORMULA = re.compile(r"[=+@\t\r\n＝＋－＠]|-(?!\d+(\.\d+)?\Z)")
 
 
 def report_document(runs: RunSet, *, full: bool) -> dict[str, Any]:
-    """Return the report as a JSON document. `full`: include paths, host names and command lines; else a run has its label."""
+    """Return the report as a JSON document. `full`: include paths, host names and command lines; otherwise a run is named by its label."""
     best = runs.best
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -42,7 +42,7 @@ def report_document(runs: RunSet, *, full: bool) -> dict[str, Any]:
 
 
 def report_csv(runs: RunSet, *, full: bool) -> str:
-    """Return the runs as CSV with a header; the cell of an unknown value is empty."""
+    """Return the runs as CSV with a header; cells are empty where a value is unknown."""
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, _COLUMNS, extrasaction="ignore")  # its line end is \r\n, so that cells with \r or with \n are quoted
     writer.writeheader()

@@ -1,7 +1,7 @@
 """RunFacts: all facts about a run that a report may need. They are read once from the run's folder, and every report is a function of them.
 
 Reading never raises an error: a damaged folder is read as far as possible, and its problems are listed, with paths relative to the folder.
-The amounts (time, energy and emissions) of a run that is in progress or was killed come from its ledgers, the readings of its meter.
+The time, energy and emissions of a run that is in progress or was killed come from its ledgers, the files with the meter's readings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ class RunFacts:
 
     path: Path
     listed: ListedRun
-    recorded: RunDocument = field(default_factory=RunDocument)  # run.json; empty if it cannot be read
+    recorded: RunDocument = field(default_factory=RunDocument)  # run.json; without values if it cannot be read
     recipe_text: str = ""  # recipe.yaml, the resolved recipe
     recipe: Mapping[str, Any] = field(default_factory=dict)  # the values of recipe.yaml by dotted name, such as optimizer.lr
     metrics: MetricLines = field(default_factory=MetricLines)
@@ -80,9 +80,10 @@ class RunFacts:
 
     @cached_property
     def amounts(self) -> RunTotals:
-        """The time, energy and emissions until now: the sums over stages or trials, else as run.json has them, else from the ledgers.
+        """The time, energy and emissions until now: the sums over stages or trials, else those in run.json, else those in the ledgers.
 
-        While an attempt is in progress, or if one was killed, run.json is used only if ledgers are missing or have less energy than it.
+        While an attempt is in progress, or if the last one was killed, those in run.json are used only if there are no ledgers, or if the
+        ledgers have less energy.
         """
         if self.is_group and self.members:
             return sum_totals([member.amounts for member in self.members])
@@ -98,7 +99,7 @@ class RunFacts:
 
     @cached_property
     def measurement(self) -> RunTotals:
-        """How the energy was measured (coverage, provenance, pue, ...), from the totals in run.json or else from the ledgers."""
+        """How the energy was measured (coverage, provenance, pue, ...): each field from the totals in run.json, else from the ledgers."""
         return self._of_ledgers if self.status in ("running", "killed") else self.recorded.totals.filled_from(self._of_ledgers)
 
     @cached_property
@@ -122,7 +123,7 @@ class RunFacts:
     def score(self) -> tuple[str, float] | None:
         """The metric and the score of the best checkpoint or else of the latest evaluation; None if nothing was evaluated.
 
-        The metric is the one by which the baselines are compared or, if it was not computed, the one that chooses the best checkpoint.
+        The metric is the one by which the baselines are compared or, if the model has no value of it, the one that chooses checkpoints.
         """
         best = self.listed.best or {}
         chosen = str(best.get("metric") or next(iter(self.listed.metrics), ""))
@@ -164,10 +165,8 @@ class RunFacts:
                 sums = phases.setdefault(name, {"seconds": 0.0, "energy_wh": 0.0, "emissions_g": 0.0})
                 for key in sums:
                     sums[key] += phase.sums[key]
-        for member in self.members if self.is_group else ():
-            for name, sums in member.phases.items():
-                phases[f"{member.name}: {name}"] = dict(sums)
-        return phases
+        members = self.members if self.is_group else ()
+        return phases | {f"{member.name}: {name}": sums for member in members for name, sums in member.phases.items()}
 
     @property
     def parents(self) -> Sequence[ParentEntry]:
@@ -186,21 +185,17 @@ def read_facts(path: Path) -> RunFacts:
     attempts, ledger_problems = _read_ledgers(path / "carbon", recorded.run_id or None)
     checkpoint = read_checkpoint(path / "checkpoints")
     recipe_text, recipe, recipe_problems = _read_recipe(path / "recipe.yaml")
-    members = tuple(read_facts(member) for member in _members(path)) if recorded.run_id else ()
+    # Links, and names in run.json that lead out of the run folder, are not followed.
+    inside = [member for name, member in member_folders(path).items() if Path(name).name == name] if recorded.run_id else []
+    members = tuple(read_facts(member) for member in inside if member.is_dir() and not member.is_symlink())
     damage = [listed.problem] if listed.status == "damaged" and listed.problem else []
     problems = [*damage, *metrics.problems, *ledger_problems, *recipe_problems, *(checkpoint.problems if checkpoint else ())]
     shown = tuple(problem.replace(f"{path}/", "") for problem in problems)
     return RunFacts(path, listed, recorded, recipe_text, recipe, metrics, attempts, checkpoint, members, shown)
 
 
-def _members(path: Path) -> list[Path]:
-    """Return the existing folders of the stages or trials. Links, and names that lead out of the run folder, are ignored."""
-    inside = [member for name, member in member_folders(path).items() if Path(name).name == name]
-    return [member for member in inside if member.is_dir() and not member.is_symlink()]
-
-
 def _read_ledgers(folder: Path, run_id: str | None) -> tuple[tuple[Attempt, ...], list[str]]:
-    """Return the ledgers of the run, and their problems. `run_id`: None if run.json cannot be read: any ledger counts."""
+    """Return the ledgers of the run, and their problems. If `run_id` is None (run.json cannot be read), ledgers of any run are used."""
     try:
         paths = sorted(folder.glob("*.jsonl"))
         if sum(path.stat().st_size for path in paths) > _MOST_BYTES or not all(path.is_file() for path in paths):

@@ -1,4 +1,4 @@
-"""The runs of a report, and their total cost, which includes failed and killed runs, trials of sweeps, evaluations and probes."""
+"""The runs of a report, and their total cost, including that of failed and killed runs, trials of sweeps, evaluations and probes."""
 
 import json
 import os
@@ -55,11 +55,11 @@ class RunSet:
 
     @cached_property
     def amounts(self) -> RunTotals:
-        """The sums of the amounts of all runs; stages and trials are counted instead of the chain or sweep to which they belong."""
+        """The time, energy and emissions of all runs together. A chain or a sweep is not counted, since its stages or trials are."""
         return sum_totals([entry.run.amounts for entry in self.single])
 
     def by_status(self) -> dict[str, tuple[int, RunTotals]]:
-        """Return the number of runs of each status, and the sums of their amounts."""
+        """Return the number of runs of each status, and their time, energy and emissions together."""
         amounts: dict[str, list[RunTotals]] = {}
         for entry in self.single:
             amounts.setdefault(entry.run.status, []).append(entry.run.amounts)
@@ -95,10 +95,9 @@ class RunSet:
     @cached_property
     def all_problems(self) -> list[str]:
         """Notes on the errors of failed runs, on parts of runs that could not be read, and the `problems` of this set."""
-        errors = [(entry, one) for entry in self.entries if (one := entry.run.listed.problem)]
-        others = [(entry, one) for entry in self.entries for one in entry.run.problems if one != entry.run.listed.problem]
-        lines = [f"{entry.label}: {entry.run.status}: {one}" for entry, one in errors]
-        return [*lines, *(f"{entry.label}: {one}" for entry, one in others), *self.problems]
+        errors = [f"{entry.label}: {entry.run.status}: {one}" for entry in self.entries if (one := entry.run.listed.problem)]
+        others = [f"{entry.label}: {one}" for entry in self.entries for one in entry.run.problems if one != entry.run.listed.problem]
+        return [*errors, *others, *self.problems]
 
     def of_one_model(self) -> RunFacts:
         """Return the only run that trained a model; of a chain its last stage, of a sweep its best trial.
@@ -159,35 +158,29 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
 def _runs_below(folder: Path) -> tuple[list[Path], list[str]]:
     """Return the run folders at or below `folder`, sorted by path, and notes on folders that cannot be read. Links are not followed."""
     runs: list[Path] = []
-    closed: list[str] = []
-
-    def leave_out(error: OSError) -> None:
-        closed.append(f"{error.filename}: cannot be read, and left out ({error.strerror})")
-
-    for parent, names, files in os.walk(folder, onerror=leave_out):
+    errors: list[OSError] = []
+    for parent, names, files in os.walk(folder, onerror=errors.append):
         if "run.json" in files or lost_receipt(Path(parent)):
             runs.append(Path(parent))
             names[:] = [name for name in names if name not in _INSIDE_A_RUN]
         names[:] = sorted(name for name in names if not name.startswith("."))
-    return runs, closed
+    return runs, [f"{error.filename}: cannot be read, and left out ({error.strerror})" for error in errors]
 
 
 def _copies(runs: Mapping[str, RunFacts]) -> list[str]:
-    """Return a note on each run folder that has the same run id as an earlier one: it is a copy, whose energy was used only once."""
+    """Return a note on each run folder with the run id of an earlier one. It is a copy, so that the sums count the same run twice."""
     first: dict[str, str] = {}
     notes = []
     for label, run in runs.items():
-        if run.run_id is not None and first.setdefault(run.run_id, label) != label:
-            original = first[run.run_id]
+        if run.run_id is not None and (original := first.setdefault(run.run_id, label)) != label:
             notes.append(f"{label}: is a copy of {original} (they have one run id), and the sums count both; leave one of them out")
     return notes
 
 
 def _labels(runs: Sequence[RunFacts]) -> list[str]:
-    """Return the shortest unique end of each run's path, such as `small` or `sweep/small`; of a stage or trial, at least two parts."""
-    paths = [run.path for run in runs]
+    """Return the shortest unique end of each run's path, such as `small` or `sweep/small`; for a stage or trial, at least two parts."""
     members = {member.path.resolve() for run in runs for member in run.members}
-    parts = [path.resolve().parts for path in paths]
+    parts = [run.path.resolve().parts for run in runs]
     ends = Counter(own[-size:] for own in parts for size in range(1, len(own) + 1))
     labels = []
     for own in parts:
@@ -200,7 +193,7 @@ def _labels(runs: Sequence[RunFacts]) -> list[str]:
 def _owners(runs: Mapping[str, RunFacts]) -> dict[str, str]:
     """Return, for the label of each run that evaluated or used a checkpoint, the label of the run that trained this checkpoint.
 
-    The trained run is found by its path or, if the path is from another machine, by the name of its folder if that name is unique.
+    The training is found by its path or, if no run has this path (it may be from another machine), by its folder's name if that is unique.
     """
     folders = {label: run.path.resolve() for label, run in runs.items()}
     owners: dict[str, str] = {}

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from tfkit.recipe.schema.objective_sections import HIGHER
-from tfkit.reporting.amount_texts import format_cost, format_forecast, format_statuses, run_figures, score
+from tfkit.reporting.amount_texts import format_cost, format_forecast, format_sums, run_figures, score
 from tfkit.reporting.equal_score import Comparison, compare_runs
 from tfkit.reporting.page_charts import Points, drawable
 from tfkit.reporting.run_facts import RunFacts, number_of
@@ -19,25 +19,20 @@ Width = Callable[[str], int]
 
 
 def terminal_report(runs: RunSet, columns: int | None, width_of: Width = len) -> list[str]:
-    """Return the lines of the report. `columns`: the terminal's width, None without a terminal; `width_of`: returns the width of a text."""
-    lines = _table(runs.entries, columns, width_of)
+    """Return the lines of the report. `columns`: the terminal's width, None without a terminal; `width_of` measures the width of a text."""
     if len(runs.entries) == 1:
         lines = [*_details(runs.entries[0]), *_curve(runs.entries[0].run, columns)]
+    else:
+        states = [(entry, entry.run.status + (f" (for {entry.served})" if entry.served else "")) for entry in runs.entries]
+        rows = [{"run": entry.label, "status": state, **run_figures(entry, ">= ")} for entry, state in states]
+        shown = [name for name in rows[0] if name not in _OPTIONAL or any(row[name] for row in rows)]
+        lines = _aligned(rows, shown, columns, width_of)
     compared = [line for comparison in compare_runs(runs) for line in _comparison(comparison, columns, width_of)]
     return [*map(visible, [*lines, *_sums(runs), *compared, *([""] if runs.all_problems else []), *runs.all_problems])]
 
 
-def _table(entries: Sequence[Entry], columns: int | None, width_of: Width) -> list[str]:
-    """Return a table with a line for each run, or a block of lines for each run if the table is too wide for the terminal."""
-    rows = []
-    for entry in entries:
-        status = entry.run.status + (f" (for {entry.served})" if entry.served else "")
-        rows.append({"run": entry.label, "status": status, **run_figures(entry, ">= ")})
-    return _aligned(rows, [name for name in rows[0] if name not in _OPTIONAL or any(row[name] for row in rows)], columns, width_of)
-
-
 def _aligned(rows: Sequence[Mapping[str, str]], head: Sequence[str], columns: int | None, width_of: Width) -> list[str]:
-    """Return rows, given as cells by column, as a table with a header, or as blocks of lines if the table is too wide."""
+    """Return rows, given as cells by column, as a table with a header or, if the terminal is too narrow, as a block of lines for each."""
     rows = [{name: visible(row[name]) for name in head} for row in rows]
     table = [{name: visible(name) for name in head}, *rows]
     widths = {name: max(width_of(row[name]) for row in table) for name in head}
@@ -47,7 +42,6 @@ def _aligned(rows: Sequence[Mapping[str, str]], head: Sequence[str], columns: in
 
 
 def _details(entry: Entry) -> list[str]:
-    """Return the facts about a single run, one in each line."""
     run, amounts, metrics = entry.run, entry.run.amounts, entry.run.listed.metrics
     figures = run_figures(entry, "")
     scores = (f"{name} {value:.4g}" for name in metrics if (value := number_of(metrics, name)) is not None)
@@ -70,7 +64,7 @@ def _details(entry: Entry) -> list[str]:
 
 
 def _inherited(entry: Entry) -> str:
-    """Return a text about the emissions of the ancestors, and the sum of these and the run's own."""
+    """Return a text on the emissions of the ancestors, alone and together with the run's own."""
     inherited, own = entry.inherited.sums, entry.run.amounts.emissions_g
     names = ", ".join(ancestor.name for ancestor in entry.inherited.ancestors)
     if inherited.emissions_g is None:
@@ -90,10 +84,9 @@ def _curve(run: RunFacts, columns: int | None) -> list[str]:
 
 
 def text_curve(series: Mapping[str, Points], columns: int | None) -> list[str]:
-    """Return the lines of a plot in which each series has its own character; no lines unless two points differ in x.
+    """Return the lines of a plot of several series, by the character with which each is drawn; no lines unless two points differ in x.
 
-    Later series are drawn over earlier ones, and points that are not finite are omitted. `columns`: the width of the terminal; None: no
-    limit.
+    Later series are drawn over earlier ones, and points that are not finite are omitted. `columns`: the terminal's width; None: no limit.
     """
     drawn = {mark: drawable(points) for mark, points in series.items()}
     every = [point for points in drawn.values() for point in points]
@@ -117,23 +110,18 @@ def text_curve(series: Mapping[str, Points], columns: int | None) -> list[str]:
 
 
 def _sums(runs: RunSet) -> list[str]:
-    """Return lines on the sums over all runs, in total and by status, and on the emissions of the best run."""
+    """Return lines on the energy and emissions of all runs, also by status, and on the emissions of the best run; none for a single run."""
     if len(runs.entries) < 2:
         return []
-    total = runs.amounts
-    least = "at least " if runs.is_lower_bound else ""
-    sums = "no energy was measured"
-    if total.energy_kwh is not None and total.emissions_g is not None:
-        sums = f"{least}{format_energy(1000 * total.energy_kwh)}, {format_mass(total.emissions_g)} CO2e"
-    lines = ["", f"all runs: {sums} ({format_statuses(runs)})"]
+    lines = ["", f"all runs: {format_sums(runs)}"]
     if runs.best is not None and (own := runs.best_g) is not None and runs.selection_factor is not None:
         best = f"best run: {runs.best.label}, {score(runs.best.run.listed)}: {format_mass(own)}"
+        least = "at least " if runs.is_lower_bound else ""
         lines.append(f"{best}; all runs emitted {least}{runs.selection_factor:.3g} times as much")
     return lines
 
 
 def _comparison(comparison: Comparison, columns: int | None, width_of: Width) -> list[str]:
-    """Return a table of what each run had cost when it reached the best score of another run."""
     first = f"{comparison.metric} {'>=' if comparison.metric in HIGHER else '<='}"
     costs = [{label: format_cost(comparison, label, cost) for label, cost in level.reached.items()} for level in comparison.levels]
     rows = [{first: f"{level.value:.4g}", **reached} for level, reached in zip(comparison.levels, costs, strict=True)]

@@ -31,5 +31,5 @@ def _visible(character: str, lines: bool) -> str:
 
 
 def shareable(text: str, *, full: bool) -> str:
-    """Return a text; unless `full`, each path is replaced by its last part, so that `/home/ada/x: missing` becomes `x: missing`."""
+    """Return a text, if `full` as it is, else with each path replaced by its last part: `/home/ada/x: missing` becomes `x: missing`."""
     return text if full else _PATH.sub(lambda match: last_name(match[0]), text)

@@ -1,10 +1,9 @@
-"""Plan a recipe with stages: check all stages, and choose those to run, before the first one starts. This module does not import torch."""
+"""Plan a recipe with stages (a chain): check all stages, and choose those to run, before one starts. This module does not import torch."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.gate import Gate, parse_gate, training_gates
@@ -13,7 +12,7 @@ from tfkit.engine.request.rank_checks import require_divisible
 from tfkit.engine.request.resuming import is_training_result, merged, resolve_resumption
 from tfkit.engine.request.training_request import RequestRecord, TrainingKind, TrainingRequest, kind_of
 from tfkit.engine.training_run.attempt import RunOptions
-from tfkit.errors import BudgetReached, ModelError, SpentBudgetError, TfkitError, UsageError, argument
+from tfkit.errors import BudgetReached, ModelError, SpentBudgetError, Stopped, TfkitError, UsageError, argument
 from tfkit.recipe import Chain, RecipeError, RecipeText, Stage, open_recipe, read_chain
 from tfkit.recipe.reading.overrides import NO_OVERRIDES
 from tfkit.run.best_json import best_checkpoint
@@ -45,12 +44,12 @@ class PlannedStage:
         return TrainingRequest(kind_of(self.stage.recipe), self.source)
 
     def missing_stage(self) -> str | None:
-        """Return the name of an earlier stage that this one uses and that has no checkpoint yet; None if all have one."""
+        """Return the name of an earlier stage whose model this stage uses, and which has no checkpoint yet; None if there is none."""
         return next((name for name in self.stage.uses if not is_begun(self.options.run.parent / name)), None)
 
     def require_intact_stages(self) -> None:
-        """Raise ModelError if this stage uses an earlier one whose result names a checkpoint that is missing or damaged, since otherwise
-        the stage would start from another checkpoint. A finished stage does not use earlier stages again, so nothing is checked for it.
+        """Raise ModelError if the result of an earlier stage that this one uses names a checkpoint that is missing or damaged, because
+        otherwise this stage would start from another checkpoint. A finished stage is not checked, since it does not start again.
         """
         if read_run(self.options.run).status == "finished":
             return
@@ -70,20 +69,15 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class ChainPlan:
-    """A chain to run, with the stages that this command runs."""
+    """A chain to run."""
 
     chain: Chain
     given: RequestRecord  # the request, as recorded in run.json
     folder: str  # the path of the chain's folder in the recipes of its stages
     stages: tuple[PlannedStage, ...]
-    selected: tuple[str, ...]  # the names of the stages that this command runs
-    gates: tuple[Gate, ...]  # comparisons of the totals of all stages that must not be true
-    continues: bool  # an earlier command has started the chain, and recorded its request in the folder's run.json
-
-    @property
-    def todo(self) -> list[PlannedStage]:
-        """The stages that this command runs, in order."""
-        return [stage for stage in self.stages if stage.name in self.selected]
+    todo: tuple[PlannedStage, ...]  # the stages that this command runs, in order
+    gates: tuple[Gate, ...]  # the comparisons in --fail-if (gates) of the totals of all stages, which must not be true
+    continues: bool  # whether an earlier command has started the chain, and recorded its request in the folder's run.json
 
 
 def is_chain(folder: Path) -> bool:
@@ -97,10 +91,10 @@ def is_chain(folder: Path) -> bool:
 def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOptions) -> ChainPlan:
     """Check a chain, all of its stages and the gates, and return its plan. Raises UsageError for a mistake in any of them.
 
-    `now`: the request of this command; without a recipe, the chain in the folder continues. `kind`: the kind of training that the command
-    starts; None: any.
+    `now`: the request of this command; if it has no recipe, the chain in the run folder continues. `kind`: the kind of training with which
+    the chain must begin; None: any.
     """
-    recorded = known_of(options.run) if stage_folders(options.run) else None  # a damaged run.json counts as none
+    recorded = known_of(options.run) if stage_folders(options.run) else None  # a damaged run.json is treated as a missing one
     begun = recorded is not None and any(map(is_begun, stage_folders(options.run).values()))
     before = RequestRecord.from_document(recorded.given) if recorded is not None and (begun or now.recipe is None) else None
     given = merged(before, now) if before is not None else now  # recorded overrides apply until the user changes them or the recipe file
@@ -112,20 +106,20 @@ def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOption
     selected = _selected(chain, options)
     texts, gates = _split_gates(options.fail_if, chain, selected)
     place = (recorded.folder if recorded is not None else None) or str(options.run)
-    moved = Path(place).resolve() != options.run.resolve()
+    now_at = place if Path(place).resolve() == options.run.resolve() else str(options.run)  # another path, if the folder was moved
     stages = []
     for stage in chain.stages:
         stage_options = replace(options, run=options.run / stage.name, fail_if=tuple(texts[stage.name]), stages=())
-        new_folder = options.run if moved else Path(place)
-        folder = _folder_of_begun(stage, stage_options.run) or Path(place) if is_begun(stage_options.run) else new_folder
+        folder = _folder_of_begun(stage, stage_options.run) or Path(place) if is_begun(stage_options.run) else Path(now_at)
         stages.append(PlannedStage(stage, stage.placed(chain.source.path, folder), stage_options))
-    plan = ChainPlan(chain, given, str(options.run) if moved else place, tuple(stages), selected, tuple(gates), before is not None)
+    todo = tuple(stage for stage in stages if stage.name in selected)
+    plan = ChainPlan(chain, given, now_at, tuple(stages), todo, tuple(gates), before is not None)
     _check(plan, options)
     return plan
 
 
 def _folder_of_begun(stage: Stage, run: Path) -> Path | None:
-    """Return the path of the chain's folder that the run of a stage recorded when it began; None if it recorded none.
+    """Return the path that the chain's folder had when the run of a stage began, as its recipe has it; None if the recipe has no path.
 
     A stage that was begun keeps this path in its recipe even if the chain's folder is moved, so that the recipe does not seem changed.
     """
@@ -137,12 +131,10 @@ def _folder_of_begun(stage: Stage, run: Path) -> Path | None:
 
 
 def _require_kind(chain: Chain, kind: TrainingKind | None) -> None:
-    first = chain.stages[0]
-    first_kind = kind_of(first.recipe)
-    if kind in (None, first_kind):
+    first, path = chain.stages[0], chain.source.path
+    if kind in (None, kind_of(first.recipe)):
         return
-    path = chain.source.path
-    if first_kind == "pre-training":
+    if kind == "fine-tuning":
         raise UsageError(
             f"{path}: the first stage, {first.name}, starts from random weights: use `tfkit pretrain`, or give {first.name} a checkpoint "
             "with model.from in place of its model"
@@ -165,17 +157,16 @@ def _selected(chain: Chain, options: RunOptions) -> tuple[str, ...]:
                 state = "is not there" if found.status in ("foreign", "new") else f"is {found.status}"
                 together = ",".join(name for name in chain.names if name in (*selected, earlier))
                 raise UsageError(
-                    f"{argument('stages')}: {stage.name} needs the stage {earlier}, whose run {options.run / earlier} {state}: run "
-                    "both, with "
-                    f"{argument('stages', together)}"
+                    f"{argument('stages')}: {stage.name} needs the stage {earlier}, whose run {options.run / earlier} {state}: run both, "
+                    f"with {argument('stages', together)}"
                 )
     return selected
 
 
 def _split_gates(texts: Sequence[str], chain: Chain, selected: Sequence[str]) -> tuple[dict[str, list[str]], list[Gate]]:
-    """Return the gates (comparisons that must not be true) of each stage, without the stage's name, and those on the totals.
+    """Return the gates of each stage, without the stage's name, and the gates on the totals.
 
-    Raises UsageError, also for a gate of a stage that is not `selected`, since it would never be checked.
+    Raises UsageError for an invalid gate, and for a gate of a stage that is not `selected`, since that gate would never be checked.
     """
     metered = all(stage.recipe.carbon.enabled for stage in chain.stages)
     known = TOTALS if metered else TOTALS[:1]
@@ -186,22 +177,20 @@ def _split_gates(texts: Sequence[str], chain: Chain, selected: Sequence[str]) ->
         if dot and name in selected:
             of_stages[name].append(rest)
             continue
-        try:
+        with suppress(UsageError):
             gate = parse_gate(text, known)
-        except UsageError:
-            gate = None
-        if gate is None or gate.metric not in known:
-            raise UsageError(
-                f"{argument('fail_if', repr(text))}: for a recipe with stages name STAGE.METRIC, where STAGE is one of "
-                f"{', '.join(selected)}, as in "
-                f"'{selected[0]}.loss > 3'; or of all stages together {', '.join(known)}"
-            )
-        gates.append(gate)
+            if gate.metric in known:
+                gates.append(gate)
+                continue
+        raise UsageError(
+            f"{argument('fail_if', repr(text))}: for a recipe with stages name STAGE.METRIC, where STAGE is one of "
+            f"{', '.join(selected)}, as in '{selected[0]}.loss > 3'; or of all stages together {', '.join(known)}"
+        )
     return of_stages, gates
 
 
 def _check(plan: ChainPlan, options: RunOptions) -> None:
-    """Check each stage to run as its own command would, so that a mistake in the last stage is found before the first one starts."""
+    """Check each stage to run as a command that trains only this stage would, so that mistakes are found before the first one starts."""
     inputs_of([plan.chain.source.path], [], []).refuse_folder(options.run, argument("run"))
     for name, run in stage_folders(options.run).items():
         if name not in plan.chain.names and is_begun(run):
@@ -217,22 +206,20 @@ def _check(plan: ChainPlan, options: RunOptions) -> None:
                     f"give another {argument('run')}"
                 )
             continue
-        try:
+        with in_stage(planned.name):
             request = planned.request
             recipe = request.check()
             assert recipe is not None
             training_gates(planned.options.fail_if, recipe)
             require_divisible(recipe, options.ranks.size)
             request.inputs.refuse_folder(planned.options.run, argument("run"))
-        except UsageError as error:
-            raise of_stage(planned.name, error) from None
     _require_files(plan)
 
 
 def _require_files(plan: ChainPlan) -> None:
     """Raise RecipeError for missing files that a later stage reads, since that stage would report them only after hours of earlier stages.
 
-    Missing files of the first stage are reported when it starts.
+    Missing files of the first stage are reported when that stage starts.
     """
     waiting = {planned.name for planned in plan.todo[1:] if not is_begun(planned.options.run)}
     try:
@@ -243,17 +230,14 @@ def _require_files(plan: ChainPlan) -> None:
 
 
 def check_begun(plan: ChainPlan, listener: Listener) -> None:
-    """Check that stages that have checkpoints can continue with their recipes. Raise UsageError if a stage has a new
-    length, and a later stage has started from its result.
+    """Check that the stages with checkpoints can continue with their recipes. Raises UsageError, also if the length of a stage has changed
+    after a later stage has started from its result.
     """
     for planned in plan.stages:
         if not is_begun(planned.options.run):
             continue
-        try:
-            with RunFolder.open(planned.options.run, resume=True, command=None, warn=listener.warn) as folder:
-                resumption = resolve_resumption(folder, RequestRecord(planned.source, NO_OVERRIDES))
-        except TfkitError as error:
-            raise of_stage(planned.name, error) from None
+        with in_stage(planned.name), RunFolder.open(planned.options.run, resume=True, command=None, warn=listener.warn) as folder:
+            resumption = resolve_resumption(folder, RequestRecord(planned.source, NO_OVERRIDES))
         later = next((other.name for other in plan.stages if planned.name in other.stage.uses and is_begun(other.options.run)), None)
         if later is not None and not resumption.same_end:
             lines = "\n  ".join(resumption.changes.values())
@@ -263,9 +247,16 @@ def check_begun(plan: ChainPlan, listener: Listener) -> None:
             )
 
 
-def of_stage(name: str, error: Any) -> Any:
-    """Return the error, changed to name its stage, also in the override that it suggests."""
-    error.args = (f"stage {name}: {error.args[0]}", *error.args[1:])
-    if isinstance(error, BudgetReached | SpentBudgetError):
-        error.larger = f"{name}.{error.larger}"
-    return error
+@contextmanager
+def in_stage(name: str) -> Iterator[None]:
+    """A context that adds the name of a stage to the message of an error, and to the override that the message suggests."""
+    try:
+        yield
+    except (Stopped, TfkitError) as error:
+        error.args = (f"stage {name}: {error.args[0]}", *error.args[1:])
+        if isinstance(error, BudgetReached | SpentBudgetError):
+            error.larger = f"{name}.{error.larger}"
+        raise
+    except Exception as error:
+        error.add_note(f"in the stage {name}")
+        raise

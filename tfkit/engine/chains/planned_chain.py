@@ -1,4 +1,4 @@
-"""Estimate a run for `tfkit plan`, or each stage of a chain and their sum. The data are prepared as for the run; no run folder is made."""
+"""Estimate a run for `tfkit plan`, or each stage of a chain and their sum. The data are prepared as for training; no run folder is made."""
 
 import tempfile
 import time
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tfkit.engine.assembly.training_data import TrainingData
-from tfkit.engine.chains.chain_plan import of_stage
+from tfkit.engine.chains.chain_plan import in_stage
 from tfkit.engine.inference.session import Session
 from tfkit.engine.planning.cluster import require_known_gpu, require_ranks, with_cluster
 from tfkit.engine.planning.plan_request import PlanOptions, PlanRequest
@@ -21,7 +21,6 @@ from tfkit.engine.request.training_request import TrainingRequest, kind_of, requ
 from tfkit.engine.training_run.checkpointing import family_name
 from tfkit.engine.training_run.estimate import Estimate
 from tfkit.engine.training_run.run import Run
-from tfkit.errors import TfkitError
 from tfkit.hub import save_model
 from tfkit.hub.names import expected_shapes
 from tfkit.hub.tensor_files import TensorFile
@@ -35,7 +34,7 @@ _SUMMED = ("tokens", "steps", "disk_bytes", "seconds", "energy_kwh", "emissions_
 
 
 def make_plan(request: PlanRequest, session: Session, options: PlanOptions) -> Estimate:
-    """Estimate the requested run, or every stage and their sum. Raises the errors that a training would raise before its first step."""
+    """Estimate the requested run or chain. Raises the errors that its training would raise before the first step."""
     require_known_gpu(options.gpu, options.probe, options.ranks)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -55,7 +54,7 @@ def _plan_prepared(run: Run, options: PlanOptions) -> Estimate:
 
 
 def _prepare(request: TrainingRequest, session: Session, options: PlanOptions, began: float) -> Run:
-    """Return a run with its data prepared. `began`: the monotonic time from which the run's seconds are counted."""
+    """Return the run of a request, with its data prepared. `began`: the monotonic time from which the run's seconds are counted."""
     with session.stop.at_once():
         decided = request.decide(session.listener)
     require_trainable(decided.recipe)
@@ -71,10 +70,10 @@ def _prepare(request: TrainingRequest, session: Session, options: PlanOptions, b
 
 
 def _plan_chain(chain: Chain, session: Session, options: PlanOptions) -> Estimate:
-    """Plan the stages in order. For each stage that a later one uses, a placeholder of its checkpoint is written to a temporary folder."""
+    """Plan the stages in order. For each stage whose model a later one uses, a placeholder of its checkpoint is written temporarily."""
     wanted = [*(options.stages or chain.names)]
     used = {name for stage in chain.stages for name in stage.uses if stage.name in wanted}
-    for stage in reversed(chain.stages):  # add the stages on which used stages depend
+    for stage in reversed(chain.stages):  # add the stages whose models used stages use
         used |= {*stage.uses} if stage.name in used else set()
     estimates: dict[str, Estimate] = {}
     with tempfile.TemporaryDirectory(prefix="tfkit-plan-") as folder:
@@ -84,12 +83,10 @@ def _plan_chain(chain: Chain, session: Session, options: PlanOptions) -> Estimat
                 continue
             session.listener.say(f"stage {stage.name}")
             source = stage.placed(chain.source.path, Path(folder))
-            try:
+            with in_stage(stage.name):
                 request = TrainingRequest(kind_of(stage.recipe), source)
                 request.check()
                 run = _prepare(request, session, options, began)
-            except TfkitError as error:
-                raise of_stage(stage.name, error) from None
             if stage.name in wanted:
                 estimates[stage.name] = _plan_prepared(run, options)
             if stage.name in used:
@@ -99,7 +96,7 @@ def _plan_chain(chain: Chain, session: Session, options: PlanOptions) -> Estimat
 
 
 def _write_placeholder(folder: Path, recipe: Recipe, data: TrainingData) -> None:
-    """Write a model folder that later stages read as the checkpoint of a stage that is only planned. Its weights are a sparse file."""
+    """Write a model folder that later stages read as the checkpoint of a planned stage. Its weights are zeros, in a sparse file."""
     folder.mkdir(parents=True)
     family = save_model(
         folder,
@@ -119,7 +116,7 @@ def _write_placeholder(folder: Path, recipe: Recipe, data: TrainingData) -> None
 
 
 def _sum_stages(stages: dict[str, Estimate]) -> Estimate:
-    """Return the estimate of a chain: sums over the stages, but the memory of the stage that needs most, and the last one's parameters."""
+    """Return the estimate of a chain: sums over the stages, except the memory, which is the largest, and the parameters of the last one."""
     estimates = [*stages.values()]
     last = estimates[-1]
     full = [stage.full_power for stage in estimates if stage.full_power is not None]
@@ -142,6 +139,6 @@ def _sum_stages(stages: dict[str, Estimate]) -> Estimate:
 
 
 def _join_assumptions(stages: dict[str, Estimate], name: str) -> str:
-    """Return the text on how a number was obtained: one text if it is the same for all stages, otherwise that of each stage."""
+    """Return how the number `name` was obtained: the text of all stages if they have the same, else the text of each stage."""
     texts = {stage: estimate.assumptions.get(name, "") for stage, estimate in stages.items()}
     return texts.popitem()[1] if len({*texts.values()}) == 1 else "; ".join(f"{stage}: {text}" for stage, text in texts.items())

@@ -1,46 +1,45 @@
-"""Run a recipe with stages: a chain of runs, whose folders lie in one folder; its run.json has their totals.
+"""Run a recipe with stages: a chain of runs, whose folders are in the chain's folder, which also has a run.json with their totals.
 
 Each stage is an ordinary run, which is recorded, resumed and refused like any other.
 """
 
 import gc
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
-from tfkit.engine.chains.chain_plan import TOTALS, ChainPlan, PlannedStage, check_begun, is_chain, of_stage, plan_chain
+from tfkit.engine.chains.chain_plan import TOTALS, ChainPlan, PlannedStage, check_begun, in_stage, is_chain, plan_chain
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.request.gate import judge
 from tfkit.engine.request.run_totals import chain_result, stage_facts
 from tfkit.engine.request.training_request import RequestRecord, TrainingRequest
 from tfkit.engine.training_run import attempt
 from tfkit.engine.training_run.attempt import RunOptions
-from tfkit.errors import BudgetReached, Stopped, TfkitError, stop_reason
+from tfkit.errors import BudgetReached, Stopped
 from tfkit.recipe.reading.overrides import Overrides
 from tfkit.run.folder import RunFolder
-from tfkit.run.run_json import CHAIN
+from tfkit.run.run_json import CHAIN, End
 from tfkit.training.isolation import isolated
 
 
 def run_stages(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Run the stages of a recipe, and return the result (docs/cli.md). The first stage must be of the requested kind of training."""
     plan = plan_chain(request.given, request.kind, options)
-    if request.is_named and not plan.continues:  # allow the code of all stages, also of those that only a later command starts
+    if request.is_named and not plan.continues:  # the user has named this recipe: allow the code of all its stages, also of later ones
         paths = [path for stage in plan.chain.stages for path in stage.recipe.objective.code_files.values()]
         options = replace(options, code=options.code.with_named(paths, listener.warn))
     return _run(plan, options, listener, stop)
 
 
 def resume_folder(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Continue the run or the chain in a folder. In a chain, finished stages return their results again, and later ones start."""
+    """Continue the run or the chain in a folder. In a chain, finished stages return their results again, and missing ones start."""
     if is_chain(options.run):
         return _run(plan_chain(RequestRecord(None, overrides), None, options), options, listener, stop)
     return attempt.resume_run(overrides, options, listener, stop)
 
 
 def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Run the stages in their folders. Raises Stopped, whose `result` is set, and errors of a stage with the name of the stage."""
-    command = [*options.command]
-    with RunFolder.open(options.run, resume=options.resume, command=command, warn=listener.warn, group=CHAIN) as folder:
+    """Run the stages in their folders. Raises Stopped with the chain's result, and errors of a stage with the stage's name."""
+    with RunFolder.open(options.run, resume=options.resume, command=[*options.command], warn=listener.warn, group=CHAIN) as folder:
         check_begun(plan, listener)
         if folder.is_held:
             folder.begin_attempt(options.threads, kind=CHAIN, given=plan.given.document(), folder=plan.folder, **_facts(plan))
@@ -58,7 +57,7 @@ def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopReq
                 results[plan.todo[len(results)].name] = stopped.result
             if isinstance(stopped, BudgetReached):
                 folder.record(larger_budget=stopped.larger)
-            stopped.result = _finish(folder, plan, results, "stopped") | {"stopped_by": stop_reason(stopped)}
+            stopped.result = _finish(folder, plan, results, "stopped") | {"stopped_by": stopped.reason}
             raise
         finally:
             folder.record(**_facts(plan))
@@ -69,19 +68,15 @@ def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopReq
 def _run_stage(
     planned: PlannedStage, done: int, plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopRequest
 ) -> dict[str, Any]:
-    """Start or continue the run of a stage, and return its result; `done`: the number of stages before it."""
+    """Start or continue the run of a stage, and return its result. `done`: the number of stages that this command has run before."""
     todo = len(plan.todo)
     try:
-        stop.raise_if_requested(f"{done} of {todo} stages are done, and {planned.name} was not started")
-        listener.say(f"stage {planned.name}, {done + 1} of {todo}")
-        planned.require_intact_stages()
-        with isolated():
-            return attempt.start_run(planned.request, replace(planned.options, code=options.code), listener, stop)
-    except (Stopped, TfkitError) as error:
-        raise of_stage(planned.name, error) from None
-    except Exception as error:
-        error.add_note(f"in the stage {planned.name}")
-        raise
+        with in_stage(planned.name):
+            stop.raise_if_requested(f"{done} of {todo} stages are done, and {planned.name} was not started")
+            listener.say(f"stage {planned.name}, {done + 1} of {todo}")
+            planned.require_intact_stages()
+            with isolated():
+                return attempt.start_run(planned.request, replace(planned.options, code=options.code), listener, stop)
     finally:
         gc.collect()  # the next stage chooses its micro-batch size by the free memory
 
@@ -91,10 +86,7 @@ def _facts(plan: ChainPlan) -> dict[str, Any]:
     return stage_facts({stage.name: stage.options.run for stage in plan.stages})
 
 
-def _finish(
-    folder: RunFolder, plan: ChainPlan, results: dict[str, dict[str, Any]], status: Literal["finished", "stopped"]
-) -> dict[str, Any]:
-    """Record how the chain ended, and return its result."""
+def _finish(folder: RunFolder, plan: ChainPlan, results: dict[str, dict[str, Any]], status: End) -> dict[str, Any]:
     facts = _facts(plan)
     result = chain_result(folder.path, status, results, facts)
     if status == "finished":

@@ -1,4 +1,4 @@
-"""Plan a sweep: before its first trial, determine its varied fields, the order of its trials and the metric that compares them."""
+"""Plan a sweep: determine its varied fields, the order of its trials and the metric that compares the trials, before the first one."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tfkit.engine.chains.chain_plan import of_stage
+from tfkit.engine.chains.chain_plan import in_stage
 from tfkit.engine.listener import Listener
 from tfkit.engine.recognition.own_data import UnwrittenRecipe
 from tfkit.engine.request.inputs import inputs_of
@@ -18,7 +18,7 @@ from tfkit.engine.request.training_request import RequestRecord, TrainingRequest
 from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.engine.training_run.budget import require_unspent
 from tfkit.engine.training_run.usage import spent_in
-from tfkit.errors import MachineError, SpentBudgetError, UsageError, argument, how_to_install
+from tfkit.errors import MachineError, UsageError, argument, how_to_install
 from tfkit.recipe import Chain, Recipe, RecipeText, open_recipe, read_chain
 from tfkit.recipe.reading.overrides import NO_OVERRIDES, Overrides, assignment, followed_by
 from tfkit.recipe.schema.objective_sections import HIGHER
@@ -26,12 +26,12 @@ from tfkit.recipe.scoring_fields import scoring_fields
 from tfkit.recipe.search_space import Axis, SearchSpace
 from tfkit.run.run_json import read_run_json, trial_folders
 
-MOST_TRIALS = 1000  # the most combinations that are tried without a requested number of trials; more are taken for a mistake
+MOST_TRIALS = 1000  # maximum number of combinations if the user does not request a number of trials; more are probably a mistake
 _DECIDED = Path("the inferred recipe")  # in messages, in place of the path of a recipe file
 _MAY_CHANGE = "carbon"  # the section of a recipe or stage that may differ when a sweep continues: the place and the budget
-_RETRIES = 50  # the most draws of the sampler to find a combination that was not tried
+_RETRIES = 50  # maximum number of draws of the sampler to find a combination that was not tried
 
-Done = Sequence[tuple[Trial, float | None]]  # the trials so far, each with its score; None: it failed, or has no score
+Done = Sequence[tuple[Trial, float | None]]  # the trials so far, each with its score, which is None if it failed or has no score
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class OptunaSearch:
     higher_is_better: bool
 
     def propose(self, done: Done) -> dict[str, Any] | None:
-        """Return the values of the next trial; None after the last one. Redraw combinations that were tried: 50 draws at most."""
+        """Return the values of the next trial; None after the last one. Up to _RETRIES draws look for a combination that was not tried."""
         if len(done) >= self.count:
             return None
         tried = [trial.values for trial, _ in done]
@@ -84,8 +84,9 @@ class OptunaSearch:
         distributions = {axis.key: _distribution(optuna, axis) for axis in self.axes}
         for trial, score in done:
             state = optuna.trial.TrialState.FAIL if score is None else optuna.trial.TrialState.COMPLETE
-            values = {axis.key: _drawn(axis, trial.values[axis.key]) for axis in self.axes}
-            study.add_trial(optuna.trial.create_trial(params=values, distributions=distributions, value=score, state=state))
+            # As parameters, Optuna has numbers in the range of an axis, and indices in its list of values.
+            params = {axis.key: trial.values[axis.key] if axis.ends else axis.values.index(trial.values[axis.key]) for axis in self.axes}
+            study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=score, state=state))
         drawn = study.ask(distributions).params
         return {axis.key: _rounded(axis, drawn[axis.key]) for axis in self.axes}
 
@@ -103,17 +104,13 @@ class SweepPlan:
     search: Search
     trials: tuple[Trial, ...]
     asked: int | None  # the number of trials that the user requested; None: all combinations
-    continues: bool  # an earlier command has started the sweep
-    runs_code: bool  # the recipe has reward functions
-    changes: tuple[str, ...]  # of the request since the sweep was started, for messages
-
-    def overrides(self, trial: Trial) -> dict[str, Any]:
-        """Return the changes to the recipe that make a trial."""
-        return followed_by(self.space.fixed, trial.values)
+    continues: bool  # whether an earlier command has started the sweep
+    runs_code: bool  # whether the recipe has reward functions, which are the user's code
+    changes: tuple[str, ...]  # what has changed in the request since the sweep was started, for messages
 
     def request(self, trial: Trial) -> TrainingRequest:
-        """Return the request for the training of a trial. Raise UsageError if its recipe is not valid."""
-        overrides = self.overrides(trial)
+        """Return the request for the training of a trial. Raises UsageError if its recipe is not valid."""
+        overrides = followed_by(self.space.fixed, trial.values)
         recipe = read_trial(self.source, overrides)
         kind = kind_of(recipe if isinstance(recipe, Recipe) else recipe.stages[0].recipe)
         return TrainingRequest(kind, self.source, overrides, is_named=not self.continues)
@@ -125,16 +122,16 @@ def is_sweep(folder: Path) -> bool:
 
 
 def decide_source(overrides: Overrides, listener: Listener) -> RecipeText:
-    """Infer the recipe of a fine-tuning from the data and the checkpoint that the overrides name. Raise TfkitError if that fails."""
+    """Infer the recipe of a fine-tuning from the data and the checkpoint that the overrides name. Raises TfkitError if that fails."""
     request = TrainingRequest("fine-tuning", None, overrides, unwritten=UnwrittenRecipe(overrides))
     request.check()
     return RecipeText(_DECIDED, request.decide(listener).text)
 
 
 def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None, options: RunOptions, listener: Listener) -> SweepPlan:
-    """Plan a sweep, and check it; if it is a grid, check every trial. Raise UsageError, also if the folder has another sweep.
+    """Plan a sweep, and check it; if it is a grid, check every trial. Raises UsageError, also if the folder has another sweep.
 
-    `source`: the recipe; None: the sweep in the folder continues with its own recipe, or a new sweep gets one that is inferred with the
+    `source`: the recipe; None: the sweep in the folder continues with its own recipe, or the recipe of a new sweep is inferred with the
     first value of each varied field. `asked`: the number of trials; None: the number with which the sweep was started, or all combinations.
     """
     before = read_run_json(options.run) if is_sweep(options.run) else None
@@ -163,7 +160,7 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
     source = given.recipe
     if source is None:
         source = _decided(options.run, followed_by(space.fixed, space.first), listener, continues=before is not None)
-        space = replace(space, fixed={name: value for name, value in space.fixed.items() if is_free(name)})  # `source` has the others
+        space = replace(space, fixed={name: value for name, value in space.fixed.items() if is_free(name)})  # the recipe has the others
     first = Trial("", space.first)
     with _of_trial(first):
         read = read_trial(source, followed_by(space.fixed, first.values))
@@ -188,14 +185,12 @@ def _require_unspent(read: Recipe | Chain, folder: Path) -> None:
     if isinstance(read, Recipe):
         return require_unspent(read.carbon, folder, spent)
     for stage in read.stages:
-        try:
+        with in_stage(stage.name):
             require_unspent(stage.recipe.carbon, folder, spent)
-        except SpentBudgetError as error:
-            raise of_stage(stage.name, error) from None
 
 
 def _decided(folder: Path, overrides: Overrides, listener: Listener, *, continues: bool) -> RecipeText:
-    """Return the recipe of a sweep whose command names none: that in its folder if the sweep continues, else an inferred one."""
+    """Return the recipe of a sweep whose command names none: the recipe in its folder if the sweep continues, else an inferred one."""
     if continues and (folder / "recipe.yaml").exists():
         return RecipeText(_DECIDED, open_recipe(str(folder / "recipe.yaml")).text)
     source = decide_source(overrides, listener)
@@ -204,7 +199,7 @@ def _decided(folder: Path, overrides: Overrides, listener: Listener, *, continue
 
 
 def read_trial(source: RecipeText, overrides: Overrides) -> Recipe | Chain:
-    """Return the recipe of a trial, checked. Raise UsageError if it is not valid."""
+    """Return the recipe or the chain that a trial trains. Raises UsageError if it is not valid."""
     return read_chain(source, overrides) if source.has_stages else source.read(overrides)
 
 
@@ -242,8 +237,8 @@ def _of_trial(trial: Trial) -> Iterator[None]:
 
 
 def check_trial(plan: SweepPlan, trial: Trial, options: RunOptions) -> None:
-    """Check the recipe of a trial as a command that trains it would. Raise UsageError if it is not valid."""
-    overrides = plan.overrides(trial)
+    """Check the recipe of a trial as a command that trains it would. Raises UsageError if it is not valid."""
+    overrides = followed_by(plan.space.fixed, trial.values)
     recipe = read_trial(plan.source, overrides)
     for stage_recipe in [recipe] if isinstance(recipe, Recipe) else [stage.recipe for stage in recipe.stages]:
         require_divisible(stage_recipe, options.ranks.size)
@@ -254,7 +249,7 @@ def check_trial(plan: SweepPlan, trial: Trial, options: RunOptions) -> None:
 
 
 def choose_search(space: SearchSpace, trials: int | None, seed: int, *, higher_is_better: bool) -> Search:
-    """Return the grid if all combinations are wanted, else Optuna's search. Raise MachineError if Optuna is not installed."""
+    """Return the grid if all combinations are requested, else Optuna's search. Raises MachineError if Optuna is not installed."""
     if space.size is not None and (trials is None or trials >= space.size):
         return Grid(space.axes)
     _optuna()
@@ -271,13 +266,8 @@ def _distribution(optuna: Any, axis: Axis) -> Any:
     return optuna.distributions.FloatDistribution(low, high, log=axis.is_logarithmic)
 
 
-def _drawn(axis: Axis, value: Any) -> Any:
-    """Return a trial's value as Optuna draws it: the index in the axis's list of values, or a number in its range."""
-    return axis.values.index(value) if axis.ends is None else value
-
-
 def _rounded(axis: Axis, value: Any) -> Any:
-    """Return the trial's value for the index or number that Optuna drew. In a range of real numbers, it has three significant digits."""
+    """Return a trial's value for the index or number that Optuna drew. A value from a range of reals has three significant digits."""
     if axis.ends is None:
         return axis.values[value]
     return axis.number(value if axis.whole else min(max(float(f"{value:.3g}"), axis.ends[0]), axis.ends[1]))

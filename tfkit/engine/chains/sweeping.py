@@ -1,8 +1,8 @@
-"""Run a sweep: trials of one recipe with different values. Each is an ordinary run; their common folder has the totals."""
+"""Run a sweep: trials of one recipe with different values. Each trial is an ordinary run; the sweep's folder has their totals."""
 
 import gc
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from tfkit.engine.chains import stages
 from tfkit.engine.chains.sweep_plan import SweepPlan, check_trial, is_free, is_sweep, plan_sweep
@@ -11,12 +11,12 @@ from tfkit.engine.request.resuming import warn_without_effect
 from tfkit.engine.request.run_totals import Trial, sweep_facts, sweep_result
 from tfkit.engine.training_run import attempt
 from tfkit.engine.training_run.attempt import RunOptions
-from tfkit.errors import BudgetReached, InsufficientMemoryError, Stopped, UnhealthyError, UsageError, is_out_of_memory, stop_reason
+from tfkit.errors import BudgetReached, InsufficientMemoryError, Stopped, UnhealthyError, UsageError, is_out_of_memory
 from tfkit.recipe import RecipeText
 from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.search_space import SearchSpace
 from tfkit.run.folder import RunFolder, is_begun
-from tfkit.run.run_json import SWEEP
+from tfkit.run.run_json import SWEEP, End
 from tfkit.training.isolation import isolated
 
 
@@ -26,7 +26,7 @@ def run_sweep(
     """Run a trial for each combination of the values in `space`; return the result (docs/cli.md).
 
     `source`: the recipe; None: that of the sweep in the folder or, for a new sweep, one that is inferred from the data and the checkpoint
-    in `space`. `trials`: how many combinations to try, chosen by Optuna; None: all of them.
+    in `space`. `trials`: the number of combinations to try, which Optuna chooses; None: all.
     """
     with stop.at_once():
         plan = plan_sweep(source, space, trials, options, listener)
@@ -43,10 +43,9 @@ def resume(overrides: Overrides, options: RunOptions, listener: Listener, stop: 
 def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Run the remaining trials. A trial whose values make the training fail is recorded as failed, and the next one follows.
 
-    Raise Stopped, whose `result` is set.
+    Raises Stopped with the sweep's result.
     """
-    command = [*options.command]
-    with RunFolder.open(options.run, resume=options.resume, command=command, warn=listener.warn, group=SWEEP) as folder:
+    with RunFolder.open(options.run, resume=options.resume, command=[*options.command], warn=listener.warn, group=SWEEP) as folder:
         trials = [*plan.trials]
         facts = sweep_facts(folder.path, trials)
         asked = {"given": plan.given.document(), "space": plan.space.document(), "asked": plan.asked}
@@ -58,14 +57,17 @@ def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopReq
                 warn_without_effect(folder.path, plan.changes, listener)
             while number is not None:
                 trials[number] = _run_trial(plan, trials[number], options, listener, stop)
-                folder.record(**sweep_facts(folder.path, trials))
-                _report(folder, trials[number], listener)
+                facts = sweep_facts(folder.path, trials)
+                folder.record(**facts)
+                own = facts["trials"][trials[number].name]
+                if own["score"] is not None:
+                    listener.say(f"{trials[number].name}: {own['metric']} {own['score']:.4g}")
                 number = _next(plan, folder, trials)
         except Stopped as stopped:
             stopped.runs_code |= plan.runs_code
             if isinstance(stopped, BudgetReached):
                 folder.record(larger_budget=stopped.larger)
-            stopped.result = _finish(folder, plan, trials, "stopped") | {"stopped_by": stop_reason(stopped)}
+            stopped.result = _finish(folder, plan, trials, "stopped") | {"stopped_by": stopped.reason}
             raise
         finally:
             folder.record(**sweep_facts(folder.path, trials))
@@ -73,7 +75,7 @@ def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopReq
 
 
 def _next(plan: SweepPlan, folder: RunFolder, trials: list[Trial]) -> int | None:
-    """Return the index of the next trial to run; None: all are done. A new trial is added to `trials`, and recorded."""
+    """Return the index of the next trial to run; None if all are done. A new trial is added to `trials`, and recorded."""
     facts = sweep_facts(folder.path, trials)["trials"]
     for number, trial in enumerate(trials):
         if trial.error is None and facts[trial.name]["status"] != "finished":
@@ -117,7 +119,7 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
 
 
 def _problem(plan: SweepPlan, trial: Trial, options: RunOptions) -> str | None:
-    """Return why the recipe of a trial is not valid; None if it is. The trials of a grid were checked before the first one already."""
+    """Return why the recipe of a trial is not valid; None if it is valid, as in a grid, whose trials were all checked before the first."""
     try:
         check_trial(plan, trial, options)
     except UsageError as error:
@@ -130,14 +132,7 @@ def _failed(trial: Trial, reason: str, listener: Listener) -> Trial:
     return Trial(trial.name, trial.values, reason)
 
 
-def _report(folder: RunFolder, trial: Trial, listener: Listener) -> None:
-    """Report the score of a trial."""
-    facts = sweep_facts(folder.path, [trial])["trials"][trial.name]
-    if facts["score"] is not None:
-        listener.say(f"{trial.name}: {facts['metric']} {facts['score']:.4g}")
-
-
-def _finish(folder: RunFolder, plan: SweepPlan, trials: list[Trial], status: Literal["finished", "stopped"]) -> dict[str, Any]:
+def _finish(folder: RunFolder, plan: SweepPlan, trials: list[Trial], status: End) -> dict[str, Any]:
     facts = sweep_facts(folder.path, trials)
     result = sweep_result(folder.path, status, plan.search.count, facts)
     if status == "finished":

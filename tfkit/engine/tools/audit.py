@@ -1,4 +1,4 @@
-"""The audit of a run's energy: recompute it from the ledgers (the meter's readings, carbon/*.jsonl), and compare the derived files.
+"""The audit of a run's energy: recompute it from the ledgers (carbon/*.jsonl, the meter's readings), and compare the files made from them.
 
 emissions.csv, the totals in run.json and the card of a finished run's last checkpoint must agree with the ledgers. The card of an earlier
 checkpoint must not state more than the ledgers. If a run is in progress or was killed, each of these files may state less, but never more.
@@ -21,24 +21,19 @@ from tfkit.run.run_json import RunDocument, member_folders, read_run_json
 from tfkit.run.strict_json import is_number
 
 _SAME = 1e-9  # relative tolerance, because sums may have been computed in another order
-_NOT_COMPARED = ("timestamp",)  # columns of emissions.csv: the local time in the time zone of the machine that wrote it
+_NOT_COMPARED = ("timestamp",)  # columns of emissions.csv: this one is in the time zone of the machine that wrote the file
 _SUMMED = ("seconds", "energy_kwh", "emissions_g")
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The findings on one run."""
+    """The result of the audit of one run."""
 
     run: str
     ledgers: dict[str, str] = field(default_factory=dict)  # the state of the hash chain of each ledger, by the ledger's name
     lines: int = 0  # number of lines of all ledgers
     problems: list[str] = field(default_factory=list)  # differences from the ledgers, and damage to the ledgers
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def good(self) -> bool:
-        """Whether there are no problems."""
-        return not self.problems
+    notes: list[str] = field(default_factory=list)  # on parts that were not compared, and on missing readings
 
 
 def audit_runs(folder: Path) -> list[Audit]:
@@ -86,7 +81,7 @@ def _document(folder: Path, notes: list[str]) -> RunDocument | None:
 
 
 def _chains(folder: Path, attempts: list[Attempt]) -> Iterator[str]:
-    """Yield a problem for each ledger that has no header or a broken hash chain, or continues a line that no other ledger has."""
+    """Yield a problem for each ledger without a header, with a broken hash chain, or with a chain that begins with an unknown hash."""
     texts = {attempt.name: (folder / "carbon" / f"{attempt.name}.jsonl").read_bytes().split(b"\n") for attempt in attempts}
     hashes = {name: {line_hash(text) for text in lines} for name, lines in texts.items()}
     for attempt in attempts:
@@ -101,9 +96,7 @@ def _chains(folder: Path, attempts: list[Attempt]) -> Iterator[str]:
 
 
 def _rows(folder: Path, attempts: list[Attempt], behind: bool) -> Iterator[str]:
-    """Yield the differences of emissions.csv from the ledgers. `behind`: the file may be older than the ledgers, so that its rows may be
-    missing or have smaller numbers.
-    """
+    """Yield the differences of emissions.csv from the ledgers; if `behind` (the file may be older), only rows that no ledger has."""
     path, ours = folder / NAME, {attempt.header["run_id"] for attempt in attempts}
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -153,13 +146,13 @@ def _totals(folder: Path, document: RunDocument, attempts: list[Attempt], behind
 
 
 def _recorded(document: RunDocument, name: str) -> Any:
-    """Return a field of the totals in run.json; a value that is not of the field's type is returned as text."""
+    """Return a field of the totals in run.json, as text if its value is not of the field's type."""
     value, written = document.totals.document([name])[name], (document.fields.get("totals") or {}).get(name)
     return str(written) if value is None and written is not None else value
 
 
 def _cards(folder: Path, document: RunDocument, attempts: list[Attempt], behind: bool) -> Iterator[str]:
-    """Yield a problem for each card that states more emissions than the whole run has, or, on the last checkpoint, other emissions."""
+    """Yield a problem for each card with more emissions than those of the whole run; for the last checkpoint's card, also with fewer."""
     of_run = [attempt for attempt in attempts if attempt.header["run_id"] == document.run_id]
     grams, result = reading_of(of_run).emissions_g, document.result or {}
     last = Path(str(result.get("checkpoint", ""))).name if document.status == "finished" else ""
@@ -177,7 +170,7 @@ def _cards(folder: Path, document: RunDocument, attempts: list[Attempt], behind:
 
 
 def _differences(path: Path, name: str, expected: Any, recorded: Any) -> Iterator[str]:
-    """Yield a problem if a field differs from its expected value; of two objects, a problem for each field that differs."""
+    """Yield a problem if a field differs from its expected value; if both are JSON objects, for each of their fields that differs."""
     if isinstance(expected, dict) and isinstance(recorded, dict):
         for key in {**expected, **recorded}:
             yield from _differences(path, f"{name}.{key}", expected.get(key), recorded.get(key))

@@ -1,7 +1,4 @@
-"""Choose checkpoints of a run, and write a model folder with the mean of their weights (`mean_weights` of hub/weights.py).
-
-This module does not import torch before the checkpoints have been found.
-"""
+"""Choose checkpoints of a run, and write a model folder with the mean of their weights. Choosing them does not import torch."""
 
 import shutil
 from collections.abc import Sequence
@@ -41,8 +38,8 @@ class Averaged:
 def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
     """Return the newest `last` checkpoints of a run, by rising step.
 
-    Raises UsageError if `out` exists or is in a run or model folder, or if `last` is less than 1; ModelError if the run
-    has fewer complete checkpoints.
+    Raises UsageError if `out`, the model folder to write, exists or is in a run or model folder, or if `last` is less than 1; ModelError
+    if the run has fewer complete checkpoints.
     """
     require_count("last", last)
     if out.exists() or out.is_symlink():
@@ -55,9 +52,8 @@ def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
         raise ModelError(f"{run}: {problem}")
     saved = checkpoints(run / "checkpoints")
     if len(saved) < last:
-        kept = (
-            f"complete checkpoints here are {', '.join(path.name for path in saved)}" if saved else "there is no complete checkpoint here"
-        )
+        names = ", ".join(path.name for path in saved)
+        kept = f"complete checkpoints here are {names}" if saved else "there is no complete checkpoint here"
         raise ModelError(
             f"{run}: {argument('last', last)} of its checkpoints, but {kept}. Average fewer, or raise checkpoint.keep, the number of "
             f"checkpoints that a run keeps: that is also possible for a run that is continued with {argument('resume', True)}"
@@ -99,9 +95,8 @@ def average_checkpoints(chosen: Sequence[Path], out: Path, listener: Listener) -
 def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, Any]:
     """Return the fields of tfkit.json of the newest checkpoint, after verifying the files of all checkpoints.
 
-    The shift of a reward model's scores becomes the mean of the checkpoints' shifts, because to first order mean weights give mean scores;
-    to recompute it would need the training data. Raises ModelError for checkpoints that are damaged, LoRA adapters or of different
-    runs.
+    The shift of a reward model's scores becomes the mean of the checkpoints' shifts, because to first order mean weights give mean scores,
+    and an exact shift would need the training data. Raises ModelError for checkpoints that are damaged, LoRA adapters or of different runs.
     """
     from tfkit.adapters import is_adapter
     from tfkit.objectives.reward import read_shift

@@ -34,7 +34,7 @@ class DryRun:
     inspection: Inspection
     estimate: Estimate
     batch_size: int
-    rows_read: int  # number of rows in all steps together, repetitions included
+    rows_read: int  # number of rows in all steps together; a row that several epochs read is counted each time
     baselines: Baselines
 
     def describe(self) -> list[str]:
@@ -42,24 +42,23 @@ class DryRun:
         plan, tokens = self.estimate, round(self.estimate.tokens * self.batch_size / self.rows_read)
         epochs = self.rows_read / (self.inspection.totals["rows_an_epoch"] * self.inspection.readings)
         trained = "all" if plan.trained_parameters == plan.parameters else f"{plan.trained_parameters:,}"
-        free, of_ranks = available_bytes(), plan.cluster
+        free, cluster, baselines = available_bytes(), plan.cluster, format_baselines(self.baselines)
         of = "" if free is None else f", of {format_bytes(free)} that are free"
-        return [
+        lines = [
             f"{format_number_of(plan.steps, 'step')} of {self.batch_size:,} rows, about {tokens:,} tokens each, {format_epochs(epochs)}; "
             f"micro-batches of {format_number_of(plan.micro_batch_size, 'row')}",
             f"{plan.parameters:,} parameters, of which {trained} are trained; about {format_bytes(plan.memory_bytes)} of "
             f"memory{of}; {format_bytes(plan.disk_bytes)} of checkpoints",
-            *(
-                [f"each of {of_ranks['ranks']:,} ranks needs this memory, and takes {of_ranks['rows_per_rank']:,} rows of a step"]
-                if of_ranks
-                else []
-            ),
+            f"each of {cluster['ranks']:,} ranks needs this memory, and takes {cluster['rows_per_rank']:,} rows of a step"
+            if cluster
+            else "",
             f"roughly {format_seconds(plan.seconds.likely)} ({format_seconds(plan.seconds.low)} to {format_seconds(plan.seconds.high)}), "
             f"{format_energy(1000 * plan.energy_kwh.likely)}",
-            *([f"before the first step, {plan.rate_trial.describe(plan.flops['total'])}"] if plan.rate_trial is not None else []),
-            *([f"no learning rates are tried: {plan.no_rate_trial}"] if plan.no_rate_trial is not None else []),
-            *([f"baselines of the validation rows: {baselines}"] if (baselines := format_baselines(self.baselines)) else []),
+            f"before the first step, {plan.rate_trial.describe(plan.flops['total'])}" if plan.rate_trial is not None else "",
+            f"no learning rates are tried: {plan.no_rate_trial}" if plan.no_rate_trial is not None else "",
+            f"baselines of the validation rows: {baselines}" if baselines else "",
         ]
+        return [line for line in lines if line]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the document of --json without the fields on the first rows, which `Inspection.to_dict` returns."""
@@ -72,7 +71,7 @@ class DryRun:
 
 
 def dry_run(request: TrainingRequest, session: Session, *, rows: int, options: RunOptions) -> DryRun:
-    """Plan a checked training, with its first `rows` rows. Raises the errors that the training would raise before its first step."""
+    """Plan a training that was checked, with its first `rows` rows. Raises the errors that a start would raise before its first step."""
     ranks = options.ranks.size
     with session.stop.at_once():
         decided = request.decide(session.listener)
@@ -87,7 +86,7 @@ def dry_run(request: TrainingRequest, session: Session, *, rows: int, options: R
         decided = read_document(decided.document, str(decided.path), fields, decided.source.comment)
     estimate = run.forecast(ahead=True)
     require_long_series(run.recipe.carbon, estimate.seconds.low)
-    if ranks > 1:  # all ranks run on this machine, so that the estimated time and energy stay the same
+    if ranks > 1:  # all ranks run on this machine and share its speed, so the estimated time and energy stay the same
         of_ranks = with_cluster(estimate, run.recipe, run.data, ranks, None)
         estimate = replace(
             estimate, micro_batch_size=of_ranks.micro_batch_size, memory_bytes=of_ranks.memory_bytes, cluster=of_ranks.cluster

@@ -1,7 +1,6 @@
 """Describe the environment: versions, processor, threads, devices and the cache. This also works if torch is not installed."""
 
 import platform
-from pathlib import Path
 from typing import Any
 
 from tfkit import __version__
@@ -16,10 +15,16 @@ LIBRARIES = (
 
 def describe_environment() -> dict[str, Any]:
     """Return the document of `tfkit env --json`, which includes the median errors of this machine's forecasts of time and energy."""
+    from tfkit.data.store.folder_cache import cache_folder, cache_size
     from tfkit.engine.planning.forecast_history import NAME, median_errors
 
-    cpu, cache, machine, devices = processor(), _cache(), machine_name(), _devices()
-    file = None if cache["folder"] is None else str(Path(cache["folder"], NAME))  # for None, `cache.error` has the reason
+    cpu, machine, devices = processor(), machine_name(), _devices()
+    try:
+        folder = cache_folder()
+        cache: dict[str, Any] = {"folder": str(folder), "bytes": cache_size(), "error": None}
+        file: str | None = str(folder / NAME)
+    except TfkitError as error:  # the error is part of the report
+        cache, file = {"folder": None, "bytes": None, "error": str(error)}, None
     return {
         "schema_version": 1,
         "tfkit": __version__,
@@ -35,7 +40,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def _devices() -> dict[str, str]:
-    """Return the devices, each with its name in forecasts.jsonl, the history of forecast runs; empty if torch is not installed."""
+    """Return the devices, each with its name in forecasts.jsonl, the history of forecasts; empty if torch is not installed."""
     try:
         import torch
     except ImportError:
@@ -48,12 +53,3 @@ def _devices() -> dict[str, str]:
     if torch.backends.mps.is_available():
         devices["mps"] = device_name(torch.device("mps"))
     return devices
-
-
-def _cache() -> dict[str, Any]:
-    from tfkit.data.store.folder_cache import cache_folder, cache_size
-
-    try:
-        return {"folder": str(cache_folder()), "bytes": cache_size(), "error": None}
-    except TfkitError as error:  # the error is part of the report
-        return {"folder": None, "bytes": None, "error": str(error)}

@@ -1,7 +1,7 @@
 """Fetch the public data of bundled recipes to the paths from which the recipes read them.
 
-A file gets its name only when it is complete, is synced to the disk, and has the content with which the recipe was tested. A broken
-connection leaves a hidden partial file; the next try, or the next command, continues the download from the end of this file.
+A file gets its name only when it is complete, flushed to the disk, and has the content with which the recipe was tested. A broken
+connection leaves a hidden partial file. The next attempt, or the next command, continues the download from the end of this file.
 """
 
 import csv
@@ -19,22 +19,23 @@ from pathlib import Path
 from tfkit.durable import rename, sync_file, with_retries, write_atomically
 from tfkit.engine.listener import Listener, ProgressBar
 from tfkit.engine.request.inputs import sections_of
-from tfkit.errors import DataError, MachineError
+from tfkit.errors import DataError, writing
 from tfkit.network import has_hash, is_offline
 from tfkit.recipe import open_recipe, read_recipes
 from tfkit.recipe.bundled import BundledRecipe, DataFile, DataSet, data_sets
 
-_PAUSES = (1.0, 4.0)  # seconds between tries
+_PAUSES = (1.0, 4.0)  # seconds between attempts
 _TIME_OUT = 30.0  # seconds without receiving a byte
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes after which a request is repeated
 _ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)  # errors of a connection
 _CHUNK = 1 << 16  # bytes
+_UNWRITABLE = "make room there, or run the command in another folder"  # the remedy if a file cannot be written
 # Repairs text in Windows-1252 that was decoded as Latin-1: maps each resulting control character to the intended punctuation mark.
 _WINDOWS = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(0x80, 0xA0)}
 
 
 def sets_of(recipe: BundledRecipe) -> list[DataSet]:
-    """Return the data sets that a recipe reads, each after the set from which it is made, if any. Raises DataError for other files."""
+    """Return the data sets that a recipe reads, each after the set from which it is made, if any. Raises DataError for a file of no set."""
     sections = [section for one in read_recipes(open_recipe(str(recipe.path))) for section in sections_of(one.data)]
     paths = [path for section in sections if section.path is not None for path in (section.path, *section.beside.values())]
     known, used = data_sets(), dict[str, DataSet]()
@@ -85,11 +86,9 @@ def _derive(data_set: DataSet, origin: Path, files: list[DataFile]) -> None:
     texts = _DERIVED[data_set.name](origin)
     for file in files:
         path = Path(file.path)
-        try:
+        with writing(path, _UNWRITABLE):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, texts[path.name])
-        except OSError as error:
-            raise _unwritable(path, error) from error
         if not has_hash(path, file.hash):
             path.unlink()
             raise DataError(
@@ -102,11 +101,11 @@ def _fetch(file: DataFile, listener: Listener) -> None:
     if is_offline():
         raise DataError(f"{path}: TFKIT_OFFLINE is set; unset it, or put the file of {file.url} there")
     part = path.with_name(f".{path.name}.part")
-    try:
+    with writing(path, _UNWRITABLE):
         path.parent.mkdir(parents=True, exist_ok=True)
         with listener.progress(f"fetching {file.url.rpartition('/')[2]}", file.bytes, "bytes") as bar:
-            position = _Position(bar)
-            _with_retries(file.url, lambda: _download(file.url, part, position))
+            bar.advance(part.stat().st_size if part.exists() else 0)
+            _with_retries(file.url, lambda: _download(file.url, part, bar))
         if not has_hash(part, file.hash):
             part.unlink()
             raise DataError(
@@ -114,23 +113,6 @@ def _fetch(file: DataFile, listener: Listener) -> None:
             )
         sync_file(part)
         rename(part, path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> MachineError:
-    return MachineError(f"{path}: cannot be written ({error.strerror}); make room there, or run the command in another folder")
-
-
-class _Position:
-    """Moves a progress bar to a position in bytes, also backwards, if a download starts from the beginning again."""
-
-    def __init__(self, bar: ProgressBar):
-        self.bar, self.shown = bar, 0
-
-    def __call__(self, position: int) -> None:
-        self.bar.advance(position - self.shown)
-        self.shown = position
 
 
 def _with_retries(url: str, download: Callable[[], None]) -> None:
@@ -146,10 +128,10 @@ def _with_retries(url: str, download: Callable[[], None]) -> None:
         ) from None
 
 
-def _download(url: str, part: Path, show: Callable[[int], object]) -> None:
+def _download(url: str, part: Path, bar: ProgressBar) -> None:
     """Append the missing bytes to the file `part`, or overwrite the file if the server sends only whole files.
 
-    `show` is called with the position in bytes. Raises urllib's errors and OSError.
+    `bar` shows the size of `part`. Raises urllib's errors and OSError.
     """
     done = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "tfkit", **({"Range": f"bytes={done}-"} if done else {})})
@@ -159,20 +141,20 @@ def _download(url: str, part: Path, show: Callable[[int], object]) -> None:
         if error.code == 416:  # the partial file is complete, or too long: its hash will be checked
             return
         raise
-    with response, part.open("ab" if response.status == 206 else "wb") as out:
-        begin = done = done if response.status == 206 else 0
-        length = response.length
+    continues = response.status == 206
+    with response, part.open("ab" if continues else "wb") as out:
+        bar.advance(0 if continues else -done)
         while chunk := response.read(_CHUNK):
             out.write(chunk)
-            show(done := done + len(chunk))
-    if length is not None and done - begin < length:
+            bar.advance(len(chunk))
+    if response.length:  # the number of bytes that did not arrive; None if the server did not announce their number
         raise ConnectionError("the connection broke off")
 
 
 def _sentence_polarity(archive: Path) -> dict[str, str]:
     """Return the csv files of Sentence Polarity v1.0 (Pang and Lee 2005), by name, from nltk's archive.
 
-    The lines of the two classes alternate. Of every ten pairs of lines, the first pair goes to test.csv, the second to valid.csv.
+    The lines of the classes alternate. Of ten pairs of lines, the first goes to test.csv, the second to valid.csv, the rest to train.csv.
     """
     with zipfile.ZipFile(archive) as source:
         texts = [source.read(f"sentence_polarity/rt-polarity.{side}").decode().translate(_WINDOWS) for side in ("neg", "pos")]
@@ -202,5 +184,5 @@ def _beginnings(path: Path) -> dict[str, None]:
         return dict.fromkeys(" ".join(row["text"].split()[:3]) for row in csv.DictReader(file))
 
 
-# Functions by the name of a data set in recipes/data.json. Each takes the set's archive, or the folder of the set from which it is derived.
+# Functions that derive a data set of recipes/data.json, by its name. The argument is the set's archive, or the folder of another set.
 _DERIVED: dict[str, Callable[[Path], dict[str, str]]] = {"sentence_polarity": _sentence_polarity, "reviews": _reviews}

@@ -1,16 +1,15 @@
-"""Export a language model to a GGUF file, for llama.cpp and related programs.
+"""Export a language model to a GGUF file, for llama.cpp and programs that use it.
 
 Before the file gets its name, it is read again, and its predictions are compared with those of the model.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfkit.durable import rename, sync_file, temporary_sibling
 from tfkit.engine.listener import Listener
 from tfkit.engine.request.inputs import Inputs
-from tfkit.errors import MachineError, ModelError, QualityGateError, UsageError, argument, how_to_install
+from tfkit.errors import MachineError, ModelError, QualityGateError, UsageError, argument, how_to_install, writing
 from tfkit.families import GGUF_ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 FAMILIES = tuple(GGUF_ARCHITECTURES)
 # Each type of tensors, with the largest accepted mean KL divergence, in nats, of the file's predictions from the model's.
 TYPES = {"f16": 1e-3, "q8_0": 3e-2}
-_BLOCK = 32  # number of values in a row that share a scale in q8_0
+_BLOCK = 32  # number of consecutive values in a row of a matrix that share a scale in q8_0
 _TEXTS = (
     "The cat sat on the mat, and looked at 3 dogs: 1,024 of them!",
     "def read_lines(path):\n    with open(path) as file:\n        return [line.strip() for line in file]\n",
@@ -33,22 +32,13 @@ _TEXTS = (
 )
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The facts of a GGUF file."""
-
-    architecture: str  # the name of the model's architecture in llama.cpp
-    tensors: int  # number of tensors
-    bytes: int
-    kl: float  # mean KL divergence of the file's predictions from the model's, in nats
-
-
-def export_gguf(checkpoint: str, out: Path, kind: str, listener: Listener) -> Exported:
+def export_gguf(checkpoint: str, out: Path, kind: str, listener: Listener) -> dict[str, Any]:
     """Write a checkpoint to the file `out`, with matrices of the type `kind`: f16, or q8_0 (8 bits, in blocks of 32 with a scale).
 
-    Raises UsageError for an existing file or an unknown type; ModelError for a model or tokenizer that llama.cpp does not support or
-    computes differently, or for weights beyond the range of the type; QualityGateError if the file's predictions differ from the model's by
-    more than TYPES allows; MachineError if the package gguf is not installed, or if the file cannot be written.
+    Returns llama.cpp's name of the `architecture`, the number of `tensors`, the file's size in `bytes`, and `kl`, the mean KL divergence of
+    the file's predictions from the model's, in nats. Raises UsageError for an existing file or an unknown type; ModelError for a model or
+    tokenizer that llama.cpp does not support or computes differently, or for weights beyond the range of the type; QualityGateError if `kl`
+    is more than TYPES allows; MachineError if the package gguf is not installed, or if the file cannot be written.
     """
     if kind not in TYPES:
         raise UsageError(f"{argument('type', kind)}: there is no such type; {' and '.join(TYPES)} are known")
@@ -77,21 +67,17 @@ def export_gguf(checkpoint: str, out: Path, kind: str, listener: Listener) -> Ex
     loaded = adapters.load(folder)
     temporary = temporary_sibling(out)
     try:
-        count = _write(temporary, loaded, layout, vocabulary, kind, listener)
-        kl = _compare(temporary, loaded, layout, listener)
-        if not kl <= TYPES[kind]:
-            raise QualityGateError(
-                f"{folder}: as {kind}, its predictions differ by a mean KL divergence of {kl:.3g} nats; at most {TYPES[kind]:g} is allowed"
-            )
-        sync_file(temporary)
-        rename(temporary, out)
-    except OSError as error:
-        raise MachineError(
-            f"{out}: cannot be written ({error.strerror or error}); make room there, or give another {argument('gguf')}"
-        ) from error
+        with writing(out, f"make room there, or give another {argument('gguf')}"):
+            count = _write(temporary, loaded, layout, vocabulary, kind, listener)
+            kl = _compare(temporary, loaded, layout, listener)
+            if not kl <= TYPES[kind]:
+                differ = f"its predictions differ by a mean KL divergence of {kl:.3g} nats; at most {TYPES[kind]:g} is allowed"
+                raise QualityGateError(f"{folder}: as {kind}, {differ}")
+            sync_file(temporary)
+            rename(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
-    return Exported(layout.architecture, count, out.stat().st_size, kl)
+    return {"architecture": layout.architecture, "tensors": count, "bytes": out.stat().st_size, "kl": kl}
 
 
 def _write(path: Path, loaded: "Loaded", layout: "GgufLayout", vocabulary: "GgufVocabulary", kind: str, listener: Listener) -> int:
@@ -154,16 +140,17 @@ def _compare(path: Path, loaded: "Loaded", layout: "GgufLayout", listener: Liste
         return torch.from_numpy(values.copy()).reshape(*map(int, tensor.shape[::-1]))
 
     with torch.inference_mode(), listener.progress("comparing", 2 * len(rows)) as bar:
+
+        def log_probs(row: torch.Tensor) -> torch.Tensor:
+            bar.advance(1)
+            computed: torch.Tensor = loaded.model(row).logits.float().log_softmax(-1)  # (1, T, V)
+            return computed
+
         loaded.model.eval()
-        expected = []
-        for row in rows:
-            expected.append(loaded.model(row).logits.float().log_softmax(-1))  # (1, T, V)
-            bar.advance(1)
+        expected = [log_probs(row) for row in rows]
         loaded.model.load_state_dict(layout.ours(read))
-        total, count = 0.0, 0
-        for row, log_probs in zip(rows, expected, strict=True):
-            stored_log_probs = loaded.model(row).logits.float().log_softmax(-1)
-            total += float((log_probs.exp() * (log_probs - stored_log_probs)).sum())
-            count += row.numel()
-            bar.advance(1)
-    return max(total / count, 0.0)  # rounding may make it negative; NaN stays NaN, since max(0.0, nan) would be 0.0
+        total = 0.0
+        for row, ours in zip(rows, expected, strict=True):
+            total += float((ours.exp() * (ours - log_probs(row))).sum())
+    mean = total / sum(row.numel() for row in rows)
+    return max(mean, 0.0)  # rounding may make the mean negative; NaN stays NaN here, while max(0.0, nan) would be 0.0

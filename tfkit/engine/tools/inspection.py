@@ -32,7 +32,7 @@ Kind = Literal["loss", "no loss", "padding"]
 
 @dataclass(frozen=True)
 class ShownToken:
-    """The token at a position. `label`: the target at this position; None if the target is the next token, or if there is no loss here."""
+    """The token at a position. `label`: the target at this position; None if this position has no loss, or the target is the next token."""
 
     id: int
     token: str  # the entry of the vocabulary
@@ -43,7 +43,7 @@ class ShownToken:
 
 @dataclass
 class ShownRow:
-    """A sequence of a batch. `target`: the target tokens of an encoder-decoder; `facts`: values of the whole row, such as `label`."""
+    """A sequence of a batch. `target`: the tokens that an encoder-decoder learns to write; `facts`: values of the row, such as `label`."""
 
     tokens: list[ShownToken]
     target: list[ShownToken] | None = None
@@ -56,38 +56,39 @@ class ShownRow:
 
 
 class Reader:
-    """Converts batches into shown rows, with a tokenizer, the kind of the model's head, and the names of the classes or tags."""
+    """Converts batches into `ShownRow`s, with a tokenizer, the kind of the model's head, and the names of the classes or tags."""
 
     def __init__(self, tokenizer: Tokenizer, head: str, labels: Sequence[str]):
         self.tokenizer, self.head, self.labels = tokenizer, head, labels
 
-    def rows(self, batch: Batch) -> list[ShownRow]:
-        """Return a row for each sequence of the batch; in multiple choice, each answer is a separate sequence."""
-        return [self._row(batch, index) for index in range(len(batch.input_ids))]
-
-    def _row(self, batch: Batch, index: int) -> ShownRow:
+    def row(self, batch: Batch, index: int) -> ShownRow:
+        """Return a sequence of the batch; in multiple choice, each answer is a separate sequence."""
         ids = batch.input_ids[index].tolist()
         real = [True] * len(ids) if batch.padding_mask is None else batch.padding_mask[index].tolist()
         documents = [0] * len(ids) if batch.document_ids is None else batch.document_ids[index].tolist()
         has_labels = batch.labels.dim() == 2 and not self._is_multi_label(batch) and len(batch.labels) > index
         labels = batch.labels[index].tolist() if has_labels else None
-        places = zip(ids, real, documents, strict=True)
-        row = ShownRow([self._token(token, "no loss" if is_real else "padding", document) for token, is_real, document in places])
+        read = zip(ids, real, documents, strict=True)
+        row = ShownRow([self._token(token, "no loss" if is_real else "padding", document) for token, is_real, document in read])
         if batch.decoder_input_ids is not None and labels is not None:
             row.target = [self._token(label, "padding" if label == IGNORED else "loss") for label in labels]
         elif labels is not None and self.head == "lm":
             row.tokens = self._shifted(row.tokens, labels)
         elif labels is not None and self.head == "spans":
-            row.tokens = self._marked(row.tokens, *labels)
+            (first, last), answer = labels, "answer" if labels[1] else "no answer"  # without an answer, the first token is the span
+            places = enumerate(row.tokens)
+            row.tokens = [replace(token, kind="loss", label=answer) if first <= n <= last else token for n, token in places]
         elif labels is not None:
-            row.tokens = [self._labelled(token, label) for token, label in zip(row.tokens, labels, strict=True)]
+            name = self._entry if self.head == "masked_lm" else self._label
+            pairs = zip(row.tokens, labels, strict=True)
+            row.tokens = [token if label == IGNORED else replace(token, kind="loss", label=name(label)) for token, label in pairs]
         row.facts = self._facts(batch, index)
         return row
 
     def _shifted(self, tokens: list[ShownToken], labels: list[int]) -> list[ShownToken]:
         """Return the tokens of a language model's row, where a token has a loss if it is the label of the position before it.
 
-        The label of the last position, if there is one, is appended, since the row does not contain it as a token.
+        The label of the last position, if any, is appended, since the row does not have this token.
         """
         shown = tokens[:1]
         for token, label in zip(tokens[1:], labels, strict=False):
@@ -96,18 +97,6 @@ class Reader:
         if labels[-1] != IGNORED:
             shown.append(self._token(labels[-1], "loss", tokens[-1].document))
         return shown
-
-    def _labelled(self, token: ShownToken, label: int) -> ShownToken:
-        """Return a token with the label at its own position, which is an entry of the vocabulary or a tag."""
-        if label == IGNORED:
-            return token
-        name = self._entry(label) if self.head == "masked_lm" else self._label(label)
-        return ShownToken(token.id, token.token, "loss", name, token.document)
-
-    def _marked(self, tokens: list[ShownToken], first: int, last: int) -> list[ShownToken]:
-        """Return the tokens with the labelled span marked as the answer; in a row without an answer, the first token is marked."""
-        label = "answer" if last else "no answer"
-        return [replace(token, kind="loss", label=label) if first <= place <= last else token for place, token in enumerate(tokens)]
 
     def _facts(self, batch: Batch, index: int) -> dict[str, Any]:
         facts: dict[str, Any] = {}
@@ -122,7 +111,7 @@ class Reader:
         return facts
 
     def _is_multi_label(self, batch: Batch) -> bool:
-        """Whether each row of `batch.labels` has a 0 or 1 for every class, of which several may apply to a text."""
+        """Whether each row of `batch.labels` has a 0 or a 1 for every class, because several classes may apply to a text."""
         return batch.labels.dim() == 2 and batch.labels.is_floating_point()
 
     def _label(self, index: int) -> str:
@@ -145,7 +134,7 @@ class ShownMask:
     window: int | None  # in tokens; None: no window
     queries: list[str]  # tokens
     keys: list[str]  # tokens
-    cells: list[str]  # for each query, a string that has, for each key, a character of MEANINGS
+    cells: list[str]  # a string for each query, with a character for each key, whose meaning is in MEANINGS
 
 
 def _masks_of_row(batch: Batch, config: ModelConfig, index: int, place: str, row: ShownRow) -> Iterator[ShownMask]:
@@ -182,7 +171,7 @@ def _self_attention(
 
 
 def _cells(mask: Mask) -> list[str]:
-    """Return the model's mask, with a reason for each hidden key: padding, else another document, else a later place, else the window."""
+    """Return a mask as `ShownMask.cells`. The reason for a hidden key is the first that applies of padding, document, order and window."""
     length, padding, documents = mask.positions.length, mask.positions.padding_mask, mask.positions.document_ids
     cells = np.full((length, length), BEYOND)
     if mask.causal:
@@ -197,17 +186,14 @@ def _cells(mask: Mask) -> list[str]:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The first rows of the first step, and the totals of that step.
-
-    For an objective that samples responses, the rows are the prompts of the first iteration.
-    """
+    """The first rows of the first step, and the totals of that step. If responses are sampled, the rows are the prompts that come first."""
 
     objective: str
     labels: list[str]
     legend: list[str]  # notes on how to read the rows
     rows: list[tuple[str, ShownRow]]  # each with its place, such as the file and line that it is from
     totals: dict[str, Any]  # of the whole step: rows, tokens, targets (positions with a loss, by term) and rows_an_epoch
-    readings: int = 1  # how often an epoch trains on each row or, if responses are sampled, on responses to it
+    readings: int = 1  # how often an epoch trains on each row or, if responses are sampled, on responses to each prompt
     masks: list[ShownMask] | None = None  # the masks of the rows; None if they were not requested
 
     def to_dict(self) -> dict[str, Any]:
@@ -242,7 +228,7 @@ def inspect_first_step(recipe: Recipe, count: int, session: Session, *, masks: b
         if not isinstance(recipe.data.validation, float):
             raise
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": None})})
-        data = _prepared(recipe, session)  # raises the error again, unless the cause was that rows were to be held out
+        data = _prepared(recipe, session)  # raises the error again if its cause was another one than too few rows to hold out
         session.listener.warn(f"{error}; here all rows are shown")
     with session.stop.at_once():
         return first_rows(recipe, data, count, masks=masks)
@@ -261,7 +247,8 @@ def first_rows(recipe: Recipe, data: TrainingData, count: int, *, masks: bool = 
     count = min(count, size)
     places = [rows.place(index) if isinstance(rows, ExampleRows) else f"row {index}" for index in loader.numbers(0).tolist()[:count]]
     batch = data.objective.collate(rows.gather(loader.epochs(0)[:count], loader.numbers(0)[:count]))
-    shown = Reader(data.tokenizer, data.config.head.kind, data.labels).rows(batch)
+    reader = Reader(data.tokenizer, data.config.head.kind, data.labels)
+    shown = [reader.row(batch, index) for index in range(len(batch.input_ids))]
     owners = batch.extras["row"].tolist() if "row" in batch.extras else [place * count // len(shown) for place in range(len(shown))]
     sequence_name = "window" if data.config.head.kind == "spans" else "choice"  # how a sequence is called if a row has several
     named = []

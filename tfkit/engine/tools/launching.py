@@ -17,7 +17,7 @@ from tfkit.recipe import open_recipe, read_recipes
 from tfkit.recipe.reading.overrides import Overrides
 
 _PORT = 29500  # the default port of torchrun
-_STOP_SECONDS = 300  # from the signal to stop to the end of a Slurm job: time to finish the step and save a checkpoint
+_STOP_SECONDS = 300  # from the signal to stop until Slurm ends the job: the time to finish the step and save a checkpoint
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class LaunchedTraining:
 
     @property
     def command(self) -> str:
-        """The arguments of torchrun from -m on, quoted for a shell. Without --, torchrun would read --run as its own option --run-path."""
+        """The last arguments of torchrun, from -m on, quoted for a shell. Without --, it would read --run as its own option --run-path."""
         return shlex.join(["-m", "--", "tfkit", *self.words])
 
     @property
     def slug(self) -> str:
-        """The name, changed so that Kubernetes and Slurm accept it."""
+        """The name of the recipe, changed so that Kubernetes and Slurm accept it as the name of a job."""
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")[:50].strip("-") or "tfkit"
 
     @property

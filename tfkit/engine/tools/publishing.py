@@ -1,4 +1,4 @@
-"""Publish a model folder on the Hugging Face Hub: choose its files, and upload them in one commit. A model can be pushed again."""
+"""Publish a model folder on the Hugging Face Hub: choose its files, and upload them in one commit."""
 
 import hashlib
 from collections.abc import Callable
@@ -39,20 +39,11 @@ class Publication:
         return {name: len(content) if isinstance(content, bytes) else content.stat().st_size for name, content in self.files.items()}
 
 
-@dataclass(frozen=True)
-class Published:
-    """The address of the repository, and the hash of its latest commit; `changed`: whether this push changed the repository."""
-
-    url: str
-    commit: str
-    changed: bool
-
-
 def prepare(checkpoint: str, repository: str, listener: Listener) -> Publication:
     """Choose the files of a checkpoint to publish: the model, its card and the emissions of its run.
 
     The training state is not published, and local paths are removed from the files. Raises UsageError for an invalid repository name, and
-    ModelError for a checkpoint that is missing or damaged, or is an adapter of a local model.
+    ModelError for a checkpoint that is missing or damaged, or is an adapter whose base model is a local folder.
     """
     _check_name(repository)
     folder = find_checkpoint(checkpoint).resolve()
@@ -124,12 +115,12 @@ def _refuse_local_base(folder: Path) -> None:
         )
 
 
-def publish(publication: Publication, public: bool, listener: Listener) -> Published:
+def publish(publication: Publication, public: bool, listener: Listener) -> dict[str, Any]:
     """Upload the files in one commit. A missing repository is created: private, unless `public` is set.
 
-    Obsolete weights of an earlier push are removed. Files that were uploaded before a connection broke are not uploaded again. Raises
-    UsageError if an existing repository is public and `public` is not set, or the reverse; MachineError without a network, or without a
-    token that may write.
+    Returns the `url` of the repository, the hash of its latest `commit`, and whether this push `changed` it. Obsolete weights of
+    an earlier push are removed. Files that were uploaded before a connection broke are not uploaded again. Raises UsageError if an existing
+    repository is public and `public` is not set, or the reverse; MachineError without a network, or without a token that may write.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
@@ -152,11 +143,11 @@ def publish(publication: Publication, public: bool, listener: Listener) -> Publi
             bar.advance(sizes[addition.path_in_repo])
     operations = [*additions, *map(CommitOperationDelete, stale)]
     commit = _ask(name, partial(api.create_commit, name, operations, commit_message=f"{publication.folder.name}, by tfkit push"))
-    return Published(f"{api.endpoint}/{name}", commit.oid, commit.oid != before.sha)
+    return {"url": f"{api.endpoint}/{name}", "commit": commit.oid, "changed": commit.oid != before.sha}
 
 
 def _repository(api: "HfApi", name: str, public: bool) -> "ModelInfo":
-    """Return the repository, which is created if it is missing. Raises UsageError if it is private and `public` is set, or the reverse."""
+    """Return the repository, which is created if it is missing. Raises UsageError if an existing one is not public or private as asked."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
@@ -172,7 +163,7 @@ def _repository(api: "HfApi", name: str, public: bool) -> "ModelInfo":
 
 
 def _ask(name: str, request: Callable[[], Result]) -> Result:
-    """Return the Hub's response; repeat the request after a transient error. Raises MachineError for any other error."""
+    """Return the Hub's response to a request, which is repeated after a transient error. Raises MachineError for the last error."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:

@@ -19,18 +19,13 @@ from tfkit.training.replay import batch_sha256, find_first_bad, take_steps, weig
 
 
 def replay_step(
-    run: Path,
-    recipe: Recipe,
-    document: dict[str, Any],
-    session: Session,
-    code: CodePermission,
-    device: str | None = None,
-    threads: int | None = None,
+    run: Path, recipe: Recipe, document: dict[str, Any], session: Session, code: CodePermission, device: str | None, threads: int | None
 ) -> dict[str, Any]:
     """Repeat the step that a replay file (`document`) describes, and return the document of --json.
 
-    Its field `first_bad` names the first module whose numbers are not finite; None: there is none. No file of the run is changed. `code`:
-    which reward functions may be run. Raises MachineError if this machine does not compute the same numbers as the run.
+    The field `first_bad` of the returned document names the first module whose numbers are not finite; None if all are. No file of the run
+    is changed. `code`: which reward functions may be run; `device` and `threads`: None for those of the run. Raises MachineError if this
+    machine does not compute the same numbers as the run.
     """
     torch.set_num_threads(threads or document["threads"])
     place = pick_device(device or document["device"])
@@ -52,7 +47,7 @@ def replay_step(
 def _state_before(
     run: Path, recipe: Recipe, data: TrainingData, document: dict[str, Any], device: torch.device, listener: Listener
 ) -> Components:
-    """Return the components before the step: from the newest undamaged checkpoint, or else the start, trained up to the step."""
+    """Return the components in their state before the step: those of the newest undamaged checkpoint, or of the start, trained further."""
     make_deterministic(device)
     keep_freed_memory()
     model = first_model(recipe, data, listener)

@@ -1,4 +1,4 @@
-"""Send the recorded metrics of a run to a tracker, under the names under which a training with a tracker sends them."""
+"""Send the recorded metrics of a run to a tracker, with the names that they would have if the training itself had sent them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Tracked:
 
 
 def track_run(run: Path, to: str, project: str, listener: Listener) -> list[Tracked]:
-    """Send the metrics of a run, or of each of its stages or trials, to a tracker. A tracker that has the run gets only later values.
+    """Send the metrics of a run, or of each of its stages or trials, to a tracker. A tracker that has the run gets only the later values.
 
     Raises UsageError for an unknown tracker and for a folder without metrics; MachineError if the tracker is not installed or fails.
     """
@@ -54,7 +54,7 @@ def _section(to: str, project: str) -> TrackerSection:
 
 
 def _points(folder: Path) -> Iterator[tuple[int, Mapping[str, float]]]:
-    """Yield the step and the values of each record of a run, under the names that training_log.py gives to trackers."""
+    """Yield the step and the values of each record of a run, with the names that training_log.py uses for trackers."""
     before: Mapping[str, Any] = known_of(folder).before
     if before:
         yield 0, _numbers(before, "evaluation/")

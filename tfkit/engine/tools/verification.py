@@ -1,4 +1,4 @@
-"""Compare the files of checkpoints with their checksums, and the recorded energy of runs with their ledgers. No file is changed."""
+"""Compare the files of checkpoints with their checksums, and the energy recorded for runs with the runs' ledgers. No file is changed."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -31,7 +31,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Verification:
-    """The findings at a path: the verdict on each checkpoint, notes on other files, and the audits of the runs."""
+    """The findings at a path: a verdict on each checkpoint, notes on other files, and an audit of the energy of each run."""
 
     path: Path
     verdicts: list[Verdict]
@@ -42,15 +42,14 @@ class Verification:
     def error(self) -> ModelError | None:
         """The error for the first problem; None if there is no problem."""
         bad = [verdict.problems for verdict in self.verdicts if verdict.problems]
-        problems = [problem for audit in self.audits for problem in audit.problems]
+        problems = [problem for one in bad or [audit.problems for audit in self.audits] for problem in one]
+        if not problems:
+            return None
+        first = problems[0] + (" (and more)" if len(problems) > 1 else "")
         if bad:
-            first = bad[0][0] + (" (and more)" if len(bad) > 1 or len(bad[0]) > 1 else "")
             count = f"{len(bad)} of {len(self.verdicts)} checkpoints did not pass"
             return ModelError(f"{count}: {first}. Restore the files, or use another checkpoint")
-        if all(audit.good for audit in self.audits):
-            return None
-        more = " (and more)" if len(problems) > 1 else ""
-        return ModelError(f"{problems[0]}{more}. Restore the file; ledgers whose hash chain is intact have the right numbers")
+        return ModelError(f"{first}. Restore the file; ledgers whose hash chain is intact have the right numbers")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the document of --json."""
@@ -60,7 +59,7 @@ class Verification:
             "good": self.error is None,
             "checkpoints": [asdict(verdict) for verdict in self.verdicts],
             "notes": self.notes,
-            "carbon": [{**asdict(audit), "good": audit.good} for audit in self.audits],
+            "carbon": [{**asdict(audit), "good": not audit.problems} for audit in self.audits],
         }
 
 
@@ -75,7 +74,7 @@ def verify_path(path: Path, listener: Listener) -> Verification:
 
 
 def _runs(path: Path) -> list[Path]:
-    """Return the runs in a folder of runs; an empty list if the folder itself is a run, a chain, a sweep or a model."""
+    """Return the runs in a folder of runs, without the stages and trials of others; [] if the folder itself is a run or a model."""
     if any((path / name).exists() for name in ("run.json", "manifest.json", "config.json", "checkpoints")):
         return []
     runs = [Path(entry.run) for entry in list_runs(path) if entry.status != "foreign"]
@@ -120,16 +119,13 @@ def _judge(folder: Path, advance: Callable[[int], object]) -> Verdict:
         unsure = "" if (folder / "manifest.json").exists() else ": there is nothing to check its files against"
         return Verdict(str(folder), "incomplete", problems=[f"{error}{unsure}", *_unreadable(folder)])
     problems = verify(folder, advance=advance)
-    verdict = "damaged" if problems else "good"
-    return Verdict(str(folder), verdict, files, recorded_bytes(folder), problems, extra_files(folder))
+    return Verdict(str(folder), "damaged" if problems else "good", files, recorded_bytes(folder), problems, extra_files(folder))
 
 
 def _unreadable(folder: Path) -> list[str]:
     """Return the problems that can be found without checksums: invalid JSON, and safetensors files whose header is wrong."""
     problems = []
-    for path in sorted((*folder.glob("*.json"), *folder.glob("*.safetensors"))):
-        if path.name == "manifest.json":
-            continue
+    for path in sorted({*folder.glob("*.json"), *folder.glob("*.safetensors")} - {folder / "manifest.json"}):
         try:
             read_object(path, 512 * MIB) if path.suffix == ".json" else read_header(path)
         except ModelError as error:

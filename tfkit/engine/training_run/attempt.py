@@ -29,7 +29,7 @@ from tfkit.engine.training_run.budget import Budget, with_latest_end
 from tfkit.engine.training_run.estimate import Forecaster, fit_length
 from tfkit.engine.training_run.ranks_of_command import RankConnection
 from tfkit.engine.training_run.usage import spent_in
-from tfkit.errors import BudgetReached, Stopped, UsageError, argument, stop_reason
+from tfkit.errors import BudgetReached, Stopped, UsageError, argument
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.reading.overrides import Overrides
 from tfkit.recipe.schema.optimizer_sections import ParallelSection
@@ -215,7 +215,7 @@ class _Attempt:
                     self.listener.warn(f"the energy is a lower bound: {silent}")
         if stopped is not None:
             if assembled is not None and assembled.progress.step:
-                stopped.result = assembled.result("stopped") | {"stopped_by": stop_reason(stopped)}
+                stopped.result = assembled.result("stopped") | {"stopped_by": stopped.reason}
             raise stopped
         assert assembled is not None
         return assembled.finish()

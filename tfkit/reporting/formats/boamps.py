@@ -33,6 +33,8 @@ def boamps(run: RunFacts, *, full: bool) -> dict[str, Any]:
     place = {"country": model.country, "powerSourceCarbonIntensity": model.intensity.g_per_kwh}
     time, status = _time(model.ended or model.started), "final" if run.status == "finished" else "draft"
     header = {"reportId": run.run_id, "reportDatetime": time, "reportStatus": status}
+    kinds = {"public" if source.is_public else "private" for source in model.data}
+    origin = kinds.pop() if len(kinds) == 1 else "other" if kinds else None
     document: dict[str, Any] = {
         **({"header": _known(header)} if time else {}),
         "task": {
@@ -40,7 +42,7 @@ def boamps(run: RunFacts, *, full: bool) -> dict[str, Any]:
             "taskFamily": _FAMILIES.get(model.objective, "textGeneration"),
             "nbRequest": 0,
             "algorithms": [_algorithm(model)],
-            "dataset": [_known({"dataUsage": "input", "dataType": "token", "dataQuantity": model.tokens, "source": _source(model)})],
+            "dataset": [_known({"dataUsage": "input", "dataType": "token", "dataQuantity": model.tokens, "source": origin})],
             **({"measuredAccuracy": accuracy} if 0 <= accuracy <= 1 else {}),
             "taskDescription": "; ".join([*(f"{name}: {value}" for name, value in model.places.items()), *model.gaps()]),
         },
@@ -99,17 +101,12 @@ def _components(model: ModelFacts) -> list[dict[str, Any]]:
 
 
 def _quality(model: ModelFacts) -> str | None:
-    """Return the quality of the measurement of the energy, from the relative distance of the further bound; None without a range."""
+    """Return the quality of the energy's measurement, by the relative distance of the bound that is further away; None without a range."""
     energy, low, high = (getattr(model.run.amounts, name) for name in ("energy_kwh", "energy_kwh_low", "energy_kwh_high"))
     if not energy or low is None or high is None:
         return None
     error = max(energy - low, high - energy) / energy
     return "high" if error <= _HIGH else "medium" if error <= _MEDIUM else "low"
-
-
-def _source(model: ModelFacts) -> str | None:
-    kinds = {"public" if source.is_public else "private" for source in model.data}
-    return kinds.pop() if len(kinds) == 1 else "other" if kinds else None
 
 
 def _fraction(percent: float | None) -> float | None:

@@ -44,7 +44,13 @@ def _component(model: ModelFacts) -> dict[str, Any]:
         "name": model.run.name,
         "version": model.version or "no checkpoint",
         "modelCard": {
-            "modelParameters": _parameters(model),
+            "modelParameters": {
+                "approach": {"type": model.approach},
+                "task": model.objective or "unknown",
+                "architectureFamily": "Transformer",
+                "modelArchitecture": model.architecture or "unknown",
+                "datasets": [{"type": "dataset", "name": source.name} for source in model.data],
+            },
             "quantitativeAnalysis": {
                 "performanceMetrics": [{"type": name, "value": f"{value:.6g}"} for name, value in model.metrics.items()]
             },
@@ -67,21 +73,10 @@ def _ancestor(ancestor: Ancestor) -> dict[str, Any]:
     return {"type": "machine-learning-model", "name": ancestor.name, "properties": _properties(facts)}
 
 
-def _parameters(model: ModelFacts) -> dict[str, Any]:
-    return {
-        "approach": {"type": model.approach},
-        "task": model.objective or "unknown",
-        "architectureFamily": "Transformer",
-        "modelArchitecture": model.architecture or "unknown",
-        "datasets": [{"type": "dataset", "name": source.name} for source in model.data],
-    }
-
-
 def _energy(model: ModelFacts) -> list[dict[str, Any]]:
-    """Return the energy of each activity; an empty list if the energy was not measured."""
-    training = "training" if model.training == "pre-training" else "fine-tuning"
     if model.run.amounts.energy_kwh is None:
         return []
+    training = "training" if model.training == "pre-training" else "fine-tuning"
     sums: dict[str, tuple[float, float]] = {}
     for name, (kwh, grams) in model.phases.items():
         activity = _ACTIVITIES.get(name, training)
@@ -104,7 +99,7 @@ def _consumption(activity: str, energy_kwh: float, grams: float, model: ModelFac
 
 
 def _footprint(model: ModelFacts) -> dict[str, Any]:
-    """Return the facts for which CycloneDX has no field, by the names of its properties, without the prefix tfkit."""
+    """Return the facts for which CycloneDX has no field, by the name of the property that gets them, without the prefix `tfkit:`."""
     amounts = model.run.amounts
     devices = {f"device seconds: {name}": f"{seconds:.0f}" for name, seconds in (model.run.measurement.device_seconds or {}).items()}
     return {

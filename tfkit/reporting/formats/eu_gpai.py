@@ -24,11 +24,11 @@ _MONTHS = ((30.4, "less than 1 month"), (91.3, "1-3 months"), (182.6, "3-6 month
 _DAY = 86400.0
 _MISSING = "NOT KNOWN"
 _PROVIDER = "TO BE STATED BY THE PROVIDER"
-_BENCHMARK_TOKENS = 100_000  # read or written in the inference whose computation is stated
+_BENCHMARK_TOKENS = 100_000  # number of tokens, read or written, in the inference whose computation is stated
 
 
 def eu_gpai(run: RunFacts, *, full: bool) -> str:
-    """Return the part of the form that the facts about a run answer. Raises UsageError for a run that is not the training of one model."""
+    """Return the part of the form that can be filled in from a run. Raises UsageError for a run that is not the training of one model."""
     model = describe_model(run, full=full)
     lines = ["Model Documentation Form for general-purpose AI models: model, compute and energy", ""]
     for title, fields in (
@@ -77,9 +77,8 @@ def _data(model: ModelFacts) -> Iterator[tuple[str, str]]:
 
 def _compute(model: ModelFacts) -> Iterator[tuple[str, str]]:
     seconds = model.run.amounts.seconds
-    hardware = "; ".join(
-        f"{_power(device_seconds / _DAY, 1)} {name} days" for name, device_seconds in (model.run.measurement.device_seconds or {}).items()
-    )
+    by_device = model.run.measurement.device_seconds or {}
+    hardware = "; ".join(f"{_power(device_seconds / _DAY, 1)} {name} days" for name, device_seconds in by_device.items())
     days = f"{_power(seconds / _DAY, 1)} days ({seconds:,.0f} s)" if seconds is not None else ""
     yield "Training time, wall-clock days (AI Office)", days
     yield "Training time, hardware days (AI Office)", hardware
@@ -92,11 +91,10 @@ def _compute(model: ModelFacts) -> Iterator[tuple[str, str]]:
         f"{model.flops_basis}; all operations count alike, whatever their precision; evaluations, failed and repeated work are not included"
     )
     yield "Measurement methodology of the computation", method if model.flops else ""
-    if model.flops and model.run.recorded.totals.hardware_flops_bound:
+    if model.flops and (bound := model.run.recorded.totals.hardware_flops_bound):
         peak = "the time of the steps at the device's peak (of a GPU by its data sheet, else measured)"
-        bound = f"at most {_power(model.run.recorded.totals.hardware_flops_bound)} FLOP, {peak}"
-        count = f"the count by the architecture is {model.flops / model.run.recorded.totals.hardware_flops_bound:.2%} of it"
-        yield "Computation according to the hardware, for comparison", f"{bound}; {count}"
+        count = f"the count by the architecture is {model.flops / bound:.2%} of it"
+        yield "Computation according to the hardware, for comparison", f"at most {_power(bound)} FLOP, {peak}; {count}"
 
 
 def _energy(model: ModelFacts) -> Iterator[tuple[str, str]]:
@@ -116,17 +114,16 @@ def _energy(model: ModelFacts) -> Iterator[tuple[str, str]]:
 
 
 def _energy_method(model: ModelFacts) -> str:
-    if model.run.amounts.energy_kwh is None:
+    amounts, measured = model.run.amounts, model.run.measurement
+    if amounts.energy_kwh is None:
         return ""
     parts = [
         f"measured with CodeCarbon {model.versions.get('codecarbon', '')}".strip(),
         model.measured,
-        f"{model.run.measurement.coverage:.1%} of the time measured, the rest at the same power"
-        if model.run.measurement.coverage is not None
-        else "",
-        f"PUE {model.run.measurement.pue:g}, included" if model.run.measurement.pue is not None else "no PUE stated",
+        f"{measured.coverage:.1%} of the time measured, the rest at the same power" if measured.coverage is not None else "",
+        f"PUE {measured.pue:g}, included" if measured.pue is not None else "no PUE stated",
         f"within: {BOUNDARY}",
-        f"repeated work of {_power(model.run.amounts.rework_kwh / 1000)} MWh included" if model.run.amounts.rework_kwh else "",
+        f"repeated work of {_power(amounts.rework_kwh / 1000)} MWh included" if amounts.rework_kwh else "",
     ]
     return "; ".join(part for part in parts if part)
 
@@ -135,17 +132,16 @@ def _emissions(model: ModelFacts) -> str:
     grams, intensity = model.run.amounts.emissions_g, model.intensity.g_per_kwh
     if grams is None:
         return ""
-    source = model.intensity.origin
     inherited, sums = "", model.ancestry.sums
     if model.ancestry.ancestors:
         least = "at least " if sums.is_lower_bound else ""
         amount = "not known" if sums.emissions_g is None else f"{least}{_power(sums.emissions_g)} g CO2e"
         inherited = f"; of the models from which it was made: {amount}"
-    return f"{_power(grams)} g CO2e at {intensity} g/kWh ({source or 'source not recorded'}){inherited}"
+    return f"{_power(grams)} g CO2e at {intensity} g/kWh ({model.intensity.origin or 'source not recorded'}){inherited}"
 
 
 def _open_fields(model: ModelFacts) -> Iterator[str]:
-    """Yield the fields of the form that the facts about a run do not answer."""
+    """Yield the fields of the form that cannot be filled in from a run."""
     for field in (
         "legal name of the provider",
         "date of the placing on the market, in the Union and elsewhere",

@@ -1,4 +1,4 @@
-"""The facts about a trained model that the formats need, from the facts about its run, and the gaps: required facts that are unknown."""
+"""The facts about a trained model that the formats of reports need, and the gaps: facts that these formats require and that are unknown."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,11 +22,11 @@ BOUNDARY = (
 
 @dataclass(frozen=True)
 class DataSource:
-    """A source of the training data."""
+    """A source of data."""
 
     name: str  # without the folders of a path
     is_public: bool  # whether it is a data set of the Hub or Python's standard library
-    path: str = ""  # empty unless `full`
+    path: str = ""  # empty unless paths are requested
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ModelFacts:
     settings: Mapping[str, str] = field(default_factory=dict)  # fields of the recipe's sections optimizer, schedule and training
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)  # CodeCarbon's description of the machine
-    places: Mapping[str, str] = field(default_factory=dict)  # hosts, command and folder of the run; empty unless `full`
+    places: Mapping[str, str] = field(default_factory=dict)  # hosts, command and folder of the run; empty unless paths are requested
 
     @property
     def parents(self) -> list[Ancestor]:
@@ -70,7 +70,7 @@ class ModelFacts:
 
     @property
     def phases(self) -> dict[str, tuple[float, float]]:
-        """The kWh and grams of each phase; if the phases do not add up to the total, as after a loss of ledgers, all as `train`."""
+        """The kWh and grams of each phase. If they do not add up to the total, as after a loss of ledgers, `train` gets the whole total."""
         total, grams = self.run.amounts.energy_kwh or 0.0, self.run.amounts.emissions_g or 0.0
         phases = {name: (sums["energy_wh"] / 1000, sums["emissions_g"]) for name, sums in self.run.phases.items()}
         return phases if abs(sum(energy for energy, _ in phases.values()) - total) <= 0.001 * total else {"train": (total, grams)}
@@ -90,11 +90,8 @@ class ModelFacts:
         """The carbon intensity of the energy, and its source."""
         return self.run.measurement.intensity or Intensity()
 
-    def gaps(self) -> list[str]:
-        """Return notes on the facts that are unknown or incomplete."""
-        return [*self._gaps_of_the_run(), *self._gaps_of_the_energy(), "embodied emissions: not included"]
-
-    def _gaps_of_the_run(self) -> Iterator[str]:
+    def gaps(self) -> Iterator[str]:
+        """Yield notes on the facts that are unknown or incomplete."""
         if self.run.status != "finished":
             yield f"the run is {self.run.status}: its numbers are those until now"
         if self.adapter_parameters is not None:
@@ -105,11 +102,10 @@ class ModelFacts:
             yield "computation: neither counted nor computable without parameters and tokens"
         if self.ancestry.sums.is_lower_bound:
             yield "inherited emissions: a lower bound, because those of some ancestors are unknown"
+        yield from ["energy and emissions: not measured"] if self.run.amounts.energy_kwh is None else self._energy_gaps()
+        yield "embodied emissions: not included"
 
-    def _gaps_of_the_energy(self) -> Iterator[str]:
-        if self.run.amounts.energy_kwh is None:
-            yield "energy and emissions: not measured"
-            return
+    def _energy_gaps(self) -> Iterator[str]:
         if self.run.is_lower_bound:
             yield "energy and emissions: a lower bound, because a part of the run was not measured"
         if self.country is None and self.intensity.kind != "user":
@@ -123,7 +119,10 @@ class ModelFacts:
 
 
 def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
-    """Return the facts about the model that a run trained. Raises UsageError for a run that is not the training of one model."""
+    """Return the facts about the model that a run trained; if `full` is set, with paths, host names and the command line.
+
+    Raises UsageError for a run that is not the training of one model.
+    """
     training = _TRAININGS.get(run.kind or "")
     if training is None:
         kind = f"of kind {run.kind}" if run.kind else "not readable"
@@ -153,7 +152,7 @@ def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
         flops=flops,
         flops_basis=basis,
         country=country if country not in ("", "WLD") else None,
-        data=tuple(_sources(run, full)),
+        data=tuple(source for name in ("data.train", "data.pretraining") for source in data_sources(run.recipe.get(name), full=full)),
         weights={name: file["sha256"] for name, file in checkpoint.weights.items()} if checkpoint else {},
         metrics={name: value for name, value in run.listed.metrics.items() if value is not None and name != "target_tokens"},
         settings={name: str(value) for name in settings if (value := run.recipe.get(name)) is not None},
@@ -172,16 +171,15 @@ def _flops(run: RunFacts, parameters: int | None) -> tuple[float | None, str]:
     return 6.0 * parameters * run.recorded.totals.tokens, "6 operations for each parameter and token (C ~ 6 P D)"
 
 
-def _sources(run: RunFacts, full: bool) -> Iterator[DataSource]:
-    for section in ("data.train", "data.pretraining"):
-        sources = run.recipe.get(section)
-        for source in sources if isinstance(sources, list) else ():
-            if isinstance(source, dict):
-                path, hub = text_of(source, "path"), text_of(source, "hub")
-                stdlib: Any = text_of(source, "stdlib") or source.get("stdlib") is True
-                name = source_name(SourceSection.model_construct(path=path, hub=hub, stdlib=stdlib))
-                is_public = bool(stdlib) or (hub is not None and is_repository(hub))
-                yield DataSource(name, is_public, (path or hub or "") if full else "")
+def data_sources(sources: object, *, full: bool) -> Iterator[DataSource]:
+    """Yield the sources in the value of a recipe's field, such as data.train; none for a value that is no list of sources."""
+    for source in sources if isinstance(sources, list) else ():
+        if isinstance(source, dict):
+            path, hub = text_of(source, "path"), text_of(source, "hub")
+            stdlib: Any = text_of(source, "stdlib") or source.get("stdlib") is True
+            name = source_name(SourceSection.model_construct(path=path, hub=hub, stdlib=stdlib))
+            is_public = bool(stdlib) or (hub is not None and is_repository(hub))
+            yield DataSource(name, is_public, (path or hub or "") if full else "")
 
 
 def decimal(value: float, digits: int = 4) -> str:
