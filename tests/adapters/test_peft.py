@@ -20,7 +20,7 @@ from tiny_runs import Before
 from torch import Tensor, nn
 
 import tfkit
-from tfkit.adapters import Base, add_lora, merged, save_adapter
+from tfkit.adapters import Base, Merged, add_lora, save_adapter
 from tfkit.adapters.lora import LoraLinear, layers_of
 from tfkit.adapters.peft_config import find_base, how_to_merge, read_peft_config
 from tfkit.errors import ModelError, UsageError
@@ -150,7 +150,7 @@ def test_peft_opens_an_adapter_with_the_same_logits_and_transformers_the_merged_
     whole = kind.from_pretrained(tmp_path / "whole")
     whole.config.pad_token_id = 0
     assert_same_logits(whole, ours, config)
-    torch.testing.assert_close(merged(model, model.state_dict()), load(tmp_path / "whole").model.state_dict(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(Merged(model, model.state_dict()), load(tmp_path / "whole").model.state_dict(), atol=1e-5, rtol=0)
 
 
 def _head(config: ModelConfig, head: dict[str, Any]) -> Any:
@@ -265,7 +265,7 @@ def test_a_target_that_is_not_there_is_refused_with_what_there_is() -> None:
     ):
         add_lora(build(described("bert"), seed=1), LoraSection(targets=["c_attn"]), seed=1)
     for section in (LoraSection(), LoraSection(merge=True)):  # for both, a reason that holds
-        with pytest.raises(UsageError, match=r"the last 3 entries .* with an adapter only updates of matrices and a head are"):
+        with pytest.raises(UsageError, match=r"the last 3 entries .* with an adapter only updates of matrices and a head can be"):
             add_lora(build(described("bert"), seed=1), section, seed=1, new=["the last 3 entries of the vocabulary"])
 
 
@@ -298,6 +298,7 @@ def _edited(adapter: Path, to: Path, **fields: Any) -> Path:
         ({"base_model_name_or_path": None}, "does not name the adapter's base model"),
         ({"base_model_name_or_path": "/nowhere/at/all"}, "its base /nowhere/at/all does not exist"),
         ({"lora_alpha": "8"}, "must hold numbers"),
+        ({"lora_alpha": 10**400}, "must hold numbers below 1e300"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights 'pissa_niter_4': updates of this kind are not supported"),
         ({"init_lora_weights": "olora"}, "init_lora_weights 'olora'"),
         ({"alpha_pattern": {"(a+)+$": 3}}, "not the name of a module"),
@@ -384,7 +385,7 @@ def test_what_is_trained_beside_the_matrix_it_was_tied_to_is_merged_with_peft(
     write_base(tmp_path / "base", "llama")
     model = _saved_by_peft(tmp_path, trained)
     with pytest.raises(
-        ModelError, match="input and output no longer share a matrix, as in the base; merge the adapter with peft"
+        ModelError, match="input and output no longer share a matrix as they do in the base; merge the adapter with peft"
     ) as caught:
         tfkit.load(tmp_path / "adapter")
     loaded = _merged(str(caught.value).rpartition("load the result: ")[2], tmp_path, monkeypatch)
@@ -411,7 +412,7 @@ def test_tensors_stay_what_they_were(adapter: Path) -> None:
     add_lora(model, LoraSection(), seed=1)
     random_updates(model)
     before = copy.deepcopy(model.state_dict())
-    assert merged(model, model.state_dict()).keys() == build(described("llama"), seed=1).state_dict().keys()
+    assert Merged(model, model.state_dict()).keys() == build(described("llama"), seed=1).state_dict().keys()
     torch.testing.assert_close(model.state_dict(), before, atol=0, rtol=0)
 
 

@@ -69,12 +69,12 @@ def test_scores_are_those_of_a_plain_loop_whatever_the_batch(stream, tokenizer, 
         score = score_texts(model, stream, CONTEXT, size)
         np.testing.assert_allclose(score.losses, expected, rtol=1e-5)
         assert score.targets.tolist() == [len(one) - 1 for one in ids]
-        assert score.text_bytes == sum(len(text.encode()) for text in TEXTS)  # the template puts a bos first: every byte counts
+        assert score.bytes.sum() == sum(len(text.encode()) for text in TEXTS)  # the template puts a bos first: every byte counts
         metrics = score.metrics()
         assert tuple(metrics) == CausalLMSection.metrics
         assert metrics["loss"] == pytest.approx(sum(expected) / score.target_tokens, rel=1e-6)
         assert metrics["perplexity"] == pytest.approx(math.exp(metrics["loss"]))
-        assert metrics["bits_per_byte"] == pytest.approx(sum(expected) / math.log(2) / score.text_bytes, rel=1e-6)
+        assert metrics["bits_per_byte"] == pytest.approx(sum(expected) / math.log(2) / score.bytes.sum(), rel=1e-6)
     assert model.training  # as before
 
 

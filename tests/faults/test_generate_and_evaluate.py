@@ -81,7 +81,7 @@ def whole(base: Path) -> list[str]:
 @pytest.mark.parametrize("number", STOPS)
 def test_f06_generate_leaves_whole_lines_in_order(base: Path, whole: list[str], number: int) -> None:
     """In the middle of the second batch: the lines of the first are there, and whatever began the second."""
-    done = generate(base, before=Before(tfkit.generation.decoding, "_choose", kill(number), 11))
+    done = generate(base, before=Before(tfkit.generation.decoding, "_extend", kill(number), 11))
     assert_stopped(done, number)
     assert done.out == "".join(f"{line}\n" for line in whole[:16])
     assert "16 prompts were continued" in done.err
@@ -93,7 +93,7 @@ def test_f06_generate_keeps_what_was_finished_in_a_batch(base: Path, whole: list
     stopped = generate(base, "--stop", stop).out.splitlines()
     ended = [json.loads(line)["tokens"] < 7 for line in stopped]
     assert ended[0]
-    done = generate(base, "--stop", stop, before=Before(tfkit.generation.decoding, "_choose", kill(signal.SIGINT), 7))
+    done = generate(base, "--stop", stop, before=Before(tfkit.generation.decoding, "_extend", kill(signal.SIGINT), 7))
     assert_stopped(done, signal.SIGINT)
     assert done.out.splitlines() == stopped[: ended.index(False)]
 

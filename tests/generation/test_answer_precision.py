@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
 from tiny_files import parse_rows, read_rows
 from tiny_runs import run_here
@@ -17,9 +18,11 @@ from tfkit.generation.answer_precision import open_in_precision
 from tfkit.model import answering_linear
 from tfkit.model.answering_linear import can_pack, has_int8
 from tfkit.model.config import ClassesHeadConfig, NoHeadConfig
+from tfkit.tokenizer import Tokenizer
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "v0.1.0"
 WRITER, CLASSIFIER = FIXTURES / "finished", FIXTURES / "classes"
+NO_LETTERS = tokenizers.Tokenizer(tokenizers.models.BPE({"\u20ac": 0}, []))  # it drops all characters of the sample texts
 int8 = pytest.mark.skipif(not has_int8(torch.device("cpu")), reason="this processor has no products of 8 bits")
 
 
@@ -72,6 +75,7 @@ def test_auto_is_float32_where_answers_change(any_size):
         {"has_bf16": False},
         {"agree": lambda allowed: False},
         {"change": lambda loaded: replace(loaded, codec=None)},
+        {"change": lambda loaded: replace(loaded, codec=Tokenizer.from_backend(NO_LETTERS, NO_LETTERS.to_str(), {}))},
         with_head(NoHeadConfig(kind="none")),
         with_head(ClassesHeadConfig(kind="classes", count=1, pool="first")),
     ],

@@ -5,7 +5,7 @@ import torch
 from tiny_training import GPT2, adapted, batches, fresh, stepper
 from torch import Tensor
 
-from tfkit.adapters import freeze, merged
+from tfkit.adapters import Merged, freeze
 from tfkit.adapters.lora import layers_of
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
@@ -38,7 +38,7 @@ def test_the_factors_gradients_follow_from_that_of_the_matrix(micro_batch_size: 
     """W' = W + s B A, so the gradient of B is s G A^T and that of A is s B^T G, G being the merged model's: of 1 x 8, 8 x 1 and 4 x 2."""
     model = trained()
     whole = fresh()
-    whole.load_state_dict(merged(model, model.state_dict()))
+    whole.load_state_dict(Merged(model, model.state_dict()))
     expected = gradients(stepper(whole), 8)
     found = gradients(stepper(model), micro_batch_size)
     assert found.keys() == {f"{name}.lora_{part}" for name in layers_of(model) for part in "ab"}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_training import batches, fresh, stepper, stream
 
-from tfkit.adapters import add_lora, freeze, merged
+from tfkit.adapters import Merged, add_lora, freeze
 from tfkit.adapters.peft_files import to_peft
 from tfkit.data import PackedRows
 from tfkit.engine.assembly import memory_plan
@@ -81,7 +81,7 @@ def test_of_an_adapter_only_what_is_trained_takes_room(decay: float | None, merg
     saved = state_tensors(taking.weights, taking.optimizer, factors=True)
     numbers = sum(tensor.numel() for tensor in saved.values())
     if merge:
-        numbers += sum(tensor.numel() for tensor in merged(model, taking.weights.result).values()) + trained_numel(model)
+        numbers += sum(tensor.numel() for tensor in Merged(model, taking.weights.result).values()) + trained_numel(model)
     else:
         peft = to_peft({name: taking.weights.result[name] for name in taking.weights.trained}, "gpt2", model.config)
         numbers += sum(tensor.numel() for tensor in peft.tensors.values())

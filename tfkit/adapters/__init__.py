@@ -8,8 +8,8 @@ from tfkit.adapters.adapter_folders import load as load
 from tfkit.adapters.adapter_folders import save_adapter as save_adapter
 from tfkit.adapters.lora import LORA_PARAMETERS as LORA_PARAMETERS
 from tfkit.adapters.lora import FrozenReference as FrozenReference
+from tfkit.adapters.lora import Merged as Merged
 from tfkit.adapters.lora import add_lora as add_lora
 from tfkit.adapters.lora import freeze as freeze
-from tfkit.adapters.lora import merged as merged
 from tfkit.adapters.lora import needs_copy as needs_copy
 from tfkit.adapters.peft_config import how_to_merge as how_to_merge

@@ -33,7 +33,7 @@ from tfkit.tokenizer import Tokenizer
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a model folder holds an adapter. Raise ModelError if its adapter_config.json is a link out of it, or no regular file."""
+    """Whether a model folder holds an adapter. Raise ModelError if adapter_config.json is no regular file, or a link out of the folder."""
     return find_named(folder, ADAPTER) is not None
 
 
@@ -100,8 +100,9 @@ def _load(
     updates = read_updates(folder, opened.peft, opened.family, opened.config)
     wanted_head = head or opened.config.head
     changes = merge(opened.config.model_dump(include=TRAINING_ONLY_FIELDS), changes)
-    # If the numbers of labels differ, the head's rows are drawn here, and those of the adapter replace them below.
-    redraw = other_labels or _has_other_count(wanted_head, opened.base.config.head)
+    # If adapter and base have different numbers of labels, the head's rows are drawn here, and those of the adapter replace them below.
+    of_base = opened.base.config.head
+    redraw = other_labels or (wanted_head.kind == of_base.kind and getattr(wanted_head, "count", None) != getattr(of_base, "count", None))
     base = hub.load(opened.base.folder, head=wanted_head, other_labels=redraw, changes=changes, seed=seed, defer_blocks=defer_blocks)
     has_own_head = wanted_head == opened.config.head and not other_labels
     redrawn = label_tensors(None, base.config) if other_labels else frozenset()  # tfkit's names, as in `updates`
@@ -118,9 +119,7 @@ def _load(
     new = tuple(name for name in base.new_parameters if name not in replaced)
     if has_own_head and new:
         raise ModelError(f"{folder}: lacks {', '.join(new)}, which its base {opened.base.folder} lacks too; save the adapter with its head")
-    labels, problem = base.labels, base.problem_type
-    if has_own_head and opened.hf:
-        labels, problem = described.labels, described.problem_type
+    labelled = described if has_own_head and opened.hf else base
     model = base.model if defer_blocks else base.model.to(device=device, dtype=dtype)
     return replace(
         base,
@@ -128,8 +127,8 @@ def _load(
         codec=described.codec,
         folder=folder,
         special_ids=described.special_ids,
-        labels=labels,
-        problem_type=problem,
+        labels=labelled.labels,
+        problem_type=labelled.problem_type,
         new_parameters=new,
         generation=described.generation,
     )
@@ -151,15 +150,8 @@ class _Opened:
     peft: PeftConfig
     base: Described
     hf: dict[str, Any]  # the adapter's config.json; empty if it has none
-    family: str  # the family by whose Hugging Face names the adapter's tensors are stored
+    family: str  # the family whose Hugging Face names the adapter's tensors have
     config: ModelConfig  # the base's configuration with the adapter's head
-
-
-def _has_other_count(head: HeadConfig, base: HeadConfig) -> bool:
-    """Whether both heads are of the same kind, classes or tags, but have different numbers of labels."""
-    if not isinstance(base, ClassesHeadConfig | TagsHeadConfig) or not isinstance(head, ClassesHeadConfig | TagsHeadConfig):
-        return False
-    return head.kind == base.kind and head.count != base.count
 
 
 def _open(folder: Path) -> _Opened:

@@ -62,8 +62,8 @@ def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[
     """
     if foreign := [name for name in new if not name.startswith("head.")]:
         raise UsageError(
-            f"training.adapter: {', '.join(foreign)} would be trained, but with an adapter only updates of matrices and a head are: train "
-            "all weights, or use entries that the vocabulary has"
+            f"training.adapter: {', '.join(foreign)} would be trained, but with an adapter only updates of matrices and a head can be: "
+            "train all weights, or use only tokens that the vocabulary has"
         )
     model.requires_grad_(False)
     has_task_head = model.config.head.kind in OWN_HEADS
@@ -107,12 +107,9 @@ def without_updates(model: nn.Module) -> Iterator[None]:
             layer.has_update = has_update
 
 
-def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return the parameters in `tensors` with the model's updates merged, W + alpha / rank * B A; each is computed when it is looked up."""
-    return _Merged(model, tensors)
+class Merged(Mapping[str, Tensor]):
+    """The parameters in `tensors` with the model's updates merged, W + alpha / rank * B A; each is computed when it is looked up."""
 
-
-class _Merged(Mapping[str, Tensor]):
     def __init__(self, model: nn.Module, tensors: Mapping[str, Tensor]):
         self._tensors = tensors
         self._updates = {f"{name}.weight": (layer.scale, f"{name}.{A}", f"{name}.{B}") for name, layer in layers_of(model).items()}

@@ -64,23 +64,19 @@ def read_peft_config(folder: Path) -> PeftConfig:
     if not isinstance(base, str) or not base or not isinstance(revision, str | None):
         raise ModelError(f"{path}: base_model_name_or_path does not name the adapter's base model")
     alphas = [fields.get("lora_alpha", 8), *(patterns.values() if isinstance(patterns, dict) else [None])]
-    if not all(isinstance(alpha, int | float) and not isinstance(alpha, bool) for alpha in alphas):
-        raise ModelError(f"{path}: lora_alpha and alpha_pattern must hold numbers")
+    if not all(type(alpha) in (int, float) and abs(alpha) < 1e300 for alpha in alphas):
+        raise ModelError(f"{path}: lora_alpha and alpha_pattern must hold numbers below 1e300")
     for pattern in patterns:
-        _check_pattern(pattern, path)
+        # Only word characters and . \ ^ $ are accepted, because other regular expressions may take exponential time.
+        if not re.fullmatch(r"[\w.\\^$]{1,500}", pattern):
+            raise ModelError(f"{path}: alpha_pattern {pattern[:80]!r} is not the name of a module; write its name out")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ModelError(f"{path}: alpha_pattern {pattern[:80]!r} is not a regular expression ({error})") from None
     task = fields.get("task_type")
     by_root, keeps_ties = bool(fields.get("use_rslora")), bool(fields.get("ensure_weight_tying"))
     return PeftConfig(base, revision, float(alphas[0]), patterns, by_root, task if isinstance(task, str) else None, keeps_ties)
-
-
-def _check_pattern(pattern: str, path: Path) -> None:
-    r"""Raise ModelError unless the pattern has only word characters and . \ ^ $: other regular expressions may take exponential time."""
-    if not re.fullmatch(r"[\w.\\^$]{1,500}", pattern):
-        raise ModelError(f"{path}: alpha_pattern {pattern[:80]!r} is not the name of a module; write its name out")
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ModelError(f"{path}: alpha_pattern {pattern[:80]!r} is not a regular expression ({error})") from None
 
 
 def peft_settings(
@@ -93,6 +89,8 @@ def peft_settings(
     """
     most_common = max({*ranks.values()}, key=list(ranks.values()).count)
     other_ranks = {name: rank for name, rank in ranks.items() if rank != most_common}
+    ends = sorted({name.rpartition(".")[2] for name in ranks})  # such as q or c_attn; peft updates all modules whose names end with these
+    is_clear = {name for name in modules if name.rpartition(".")[2] in ends} == ranks.keys()
     language = ("SEQ_2_SEQ_LM" if config.stacks == "both" else "CAUSAL_LM") if config.head.kind == "lm" else None
     return {
         "peft_type": "LORA",
@@ -102,7 +100,7 @@ def peft_settings(
         "rank_pattern": other_ranks,
         "alpha_pattern": {name: _plain(section.alpha * rank / section.rank) for name, rank in other_ranks.items()},
         "lora_dropout": section.dropout,
-        "target_modules": _short_names(list(ranks), modules),
+        "target_modules": ends if is_clear else list(ranks),
         "modules_to_save": list(saved) or None,
         "fan_in_fan_out": transposed,
         "bias": "none",
@@ -115,13 +113,6 @@ def peft_settings(
 
 def _plain(number: float) -> float:
     return int(number) if number == int(number) else number
-
-
-def _short_names(targets: Sequence[str], modules: Sequence[str]) -> list[str]:
-    """Return the ends of the targets' names (q, c_attn), which peft finds in every layer; full names if the ends match other modules."""
-    ends = sorted({name.rpartition(".")[2] for name in targets})
-    matching = {name for name in modules if name.rpartition(".")[2] in ends}
-    return ends if matching == {*targets} else list(targets)
 
 
 def find_base(folder: Path, config: PeftConfig) -> Path:

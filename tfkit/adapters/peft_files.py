@@ -132,8 +132,8 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
         whole = [name for name, weight in weights.items() if weight.stored.shape == shapes[_TOKENS] and not name.endswith((_A, _B))]
         if untied := [name for name in whole if name not in rules or rules[name].ours == (_TOKENS,)]:
             raise ModelError(
-                f"{folder / NAME}: {', '.join(untied)}: trained in full, so that input and output no longer share a matrix, as in the base;"
-                f" merge the adapter with peft, and load the result: {how_to_merge_in_peft(folder, config)}"
+                f"{folder / NAME}: {', '.join(untied)}: trained in full, so that input and output no longer share a matrix as they do in "
+                f"the base; merge the adapter with peft, and load the result: {how_to_merge_in_peft(folder, config)}"
             )
     problems = [f"mistyped: {name} {weight.stored.dtype}" for name, weight in weights.items() if weight.stored.dtype not in _FLOATS]
     for name, weight in weights.items():
@@ -156,7 +156,7 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
             problems.append(f"misshapen: {name} {weight.stored.shape} instead of {shape}")
     if problems or not updated:
         more = [f"and {len(problems) - _MAX_LISTED:,} more"] if len(problems) > _MAX_LISTED else []
-        lines = "\n  ".join([*problems[:_MAX_LISTED], *more]) or "no update in it"
+        lines = "\n  ".join([*problems[:_MAX_LISTED], *more]) or "it holds no update"
         raise ModelError(f"{folder / NAME}: does not fit its base:\n  {lines}")
     tensors = {name: tensor.float() for name, tensor in read_weights(weights).items()}
     factors: dict[str, tuple[float, Tensor, Tensor]] = {}

@@ -20,7 +20,7 @@ from tfkit.evaluation.preference_baselines import preference_baselines
 from tfkit.objectives.metrics import Numbers, unit_weights
 from tfkit.objectives.metrics.classes import classification_metrics, label_set_metrics
 from tfkit.objectives.metrics.entities import entity_metrics, mark_spans
-from tfkit.objectives.metrics.texts import answer_scores
+from tfkit.objectives.metrics.texts import answer_scores, reference_metrics
 from tfkit.objectives.multiple_choice import right_choice
 from tfkit.objectives.text_regression import label_value, regression_metrics
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
@@ -80,7 +80,7 @@ class LabelNaiveBayes:
     """
 
     def __init__(self, labels: int) -> None:
-        self._rows, self._words = np.zeros(labels), np.zeros(labels)  # the rows with each label, and the number of their words
+        self._rows, self._words = np.zeros(labels), np.zeros(labels)  # the number of rows with each label, and of words in them
         self._all_rows, self._totals = 0, Counter[str]()  # the number of rows, and the counts of each word
         self._counts: defaultdict[str, Counter[int]] = defaultdict(Counter)  # each word's counts by label
         self._gains: dict[str, tuple[Numbers | slice, Numbers]] = {}
@@ -118,7 +118,7 @@ class LabelNaiveBayes:
             yield np.flatnonzero(scores > 0).tolist()
 
     def _gain(self, word: str) -> tuple[Numbers | slice, Numbers]:
-        """Return the labels of the rows that have a word, and how much more it adds to their scores than to those of others."""
+        """Return the labels with which a word occurs, and how much more it adds to their scores than to those of the other labels."""
         if word not in self._gains:
             labels, counts = (np.array([*part], np.int64) for part in (self._counts[word], self._counts[word].values()))
             total = self._totals[word]
@@ -174,16 +174,16 @@ def _label_sets(section: ObjectiveSection, train: Iterable[Row] | None, scored: 
     constant = _set_scores([labels for _, labels in rows], [frequent] * len(rows))
     if train is None:
         return {"most_frequent_labels_of_scored_rows": constant}
+    found = {"most_frequent_labels": constant}
     names = sorted(set[str]().union(*(labels for _, labels in known)))
     numbers, bayes, texts = {name: number for number, name in enumerate(names)}, LabelNaiveBayes(len(names)), [words for words, _ in rows]
-    if not _is_affordable(sum(len(words) * len(labels) for words, labels in known)):
-        return {"most_frequent_labels": constant}
-    for words, labels in known:
-        bayes.learn(words, [numbers[label] for label in labels])
-    if not _is_affordable(bayes.operations(texts)):
-        return {"most_frequent_labels": constant}
-    predictions = [{names[number] for number in labels} for labels in bayes.classify(texts)]
-    return {"most_frequent_labels": constant, "naive_bayes": _set_scores([labels for _, labels in rows], predictions)}
+    if _is_affordable(sum(len(words) * len(labels) for words, labels in known)):
+        for words, labels in known:
+            bayes.learn(words, [numbers[label] for label in labels])
+        if _is_affordable(bayes.operations(texts)):
+            predictions = [{names[number] for number in labels} for labels in bayes.classify(texts)]
+            found["naive_bayes"] = _set_scores([labels for _, labels in rows], predictions)
+    return found
 
 
 def _tags(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
@@ -249,10 +249,9 @@ def _answers(_: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
 
 
 def _source(scored: Iterable[Row], text_metrics: Sequence[str]) -> Baselines:
-    """Score the source itself as the generated text."""
-    from tfkit.objectives.metrics.texts import reference_metrics
-
-    pairs = [(row.values["source"], right) for row in scored if (right := _references(row.values["target"]))]
+    """Score the source itself as the generated text. Blank references are left out, and so are rows that have no other references."""
+    targets = ((row, [row.values["target"]] if isinstance(row.values["target"], str) else row.values["target"]) for row in scored)
+    pairs = [(row.values["source"], right) for row, texts in targets if (right := [text for text in texts if text.strip()])]
     return {"source": reference_metrics([text for text, _ in pairs], [right for _, right in pairs], text_metrics)(unit_weights(len(pairs)))}
 
 
@@ -310,11 +309,6 @@ def _tagged(rows: Iterable[Row]) -> Iterator[tuple[list[str], list[str]]]:
         words, tags = row.values["tokens"], [str(tag) for tag in row.values["tags"]]
         if len(words) == len(tags):
             yield words, tags
-
-
-def _references(target: str | Sequence[str]) -> list[str]:
-    """Return the references that are not blank."""
-    return [text for text in ([target] if isinstance(target, str) else target) if text.strip()]
 
 
 def _most_frequent(counts: Counter[str], times: int) -> list[str]:

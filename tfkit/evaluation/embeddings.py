@@ -24,7 +24,7 @@ def embed(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], batch_
     """
     ids = [text.ids for text in encode_texts(tokenizer, [(text, None) for text in texts], model.config.context_length)]
     if (empty := next((number for number, row in enumerate(ids, 1) if not row), None)) is not None:
-        raise DataError(f"text {empty}: gives no token, and has no vector; leave it out")
+        raise DataError(f"text {empty} gives no token, so it has no vector; leave it out")
     return torch.from_numpy(embed_ids(model, tokenizer, ids, batch_size))
 
 

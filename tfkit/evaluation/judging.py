@@ -133,8 +133,7 @@ class FewShot:
         row, unless `on_bad_row` is "skip".
         """
         self.section = section
-        before, _, self._between = section.template.removesuffix("{answer}").partition("{context}")
-        self._before = before
+        self._before, _, self._between = section.template.removesuffix("{answer}").partition("{context}")
         self._alone = self._between.lstrip() or self._between  # spaces alone are not stripped, since they belong to the answer
         self._examples: list[tuple[bytes, str]] = []  # the hash of each example's row, and the formatted example
         for row in examples if section.shots else ():

@@ -4,7 +4,7 @@
 transformers can read, the harness' `--model hf` gives the same numbers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lm_eval.models  # noqa: F401  # registers the harness' own models; the harness itself does this only if no model is registered yet
@@ -73,7 +73,11 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Continue each context up to one of the strings in the task's `until`, greedily unless the task configures sampling."""
         completions: dict[int, str] = {}
-        for settings, numbers in self._by_settings(requests):
+        kinds: dict[str, tuple[GenerationSection, list[int]]] = {}  # each distinct set of settings, and the indices of its requests
+        for number, request in enumerate(requests):
+            settings = self._settings(dict(request.args[1]))
+            kinds.setdefault(settings.model_dump_json(), (settings, []))[1].append(number)
+        for settings, numbers in kinds.values():
             for begin in range(0, len(numbers), self.batch_size):
                 batch = numbers[begin : begin + self.batch_size]
                 texts = self._continued([requests[number].args[0] for number in batch], settings, begin)
@@ -81,14 +85,6 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         for number, request in enumerate(requests):
             self.cache_hook.add_partial("generate_until", request.args, completions[number])
         return [completions[number] for number in range(len(requests))]
-
-    def _by_settings(self, requests: Sequence[Instance]) -> Iterator[tuple[GenerationSection, list[int]]]:
-        """Yield each distinct set of settings with the indices of its requests."""
-        kinds: dict[str, tuple[GenerationSection, list[int]]] = {}
-        for number, request in enumerate(requests):
-            settings = self._settings(dict(request.args[1]))
-            kinds.setdefault(settings.model_dump_json(), (settings, []))[1].append(number)
-        yield from kinds.values()
 
     def _settings(self, kwargs: dict[str, Any]) -> GenerationSection:
         """Convert a task's `generation_kwargs` to tfkit's settings. Raises UsageError for an unknown key."""

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from tfkit.data import ExampleSet, Row, Source, example_set
 from tfkit.data.columns.rows import BadRow, OnBadRow
 from tfkit.errors import DataError
@@ -74,7 +72,7 @@ def wrong_answers(objective: LabelledObjective, lost: Sequence[LostRow], first: 
 
 
 def completed(objective: LabelledObjective, source: Source, stored: ExampleSet, judged: Sequence[RowPrediction]) -> list[RowPrediction]:
-    """Return the results `judged`, changed so that parts of right answers that were cut off from the examples count as wrong."""
+    """Return the results `judged`, changed so that parts of right answers that encoding cut off count as wrong."""
     if not (objective.cuts_answers and stored.truncated):
         return list(judged)
     by_number = {result.number: result for result in judged}
@@ -99,8 +97,3 @@ def describe_lost(name: str, lost: Sequence[LostRow], *, by_loss: bool = False) 
     be, count = ("is", "counts") if len(lost) == 1 else ("are", "count")
     effect = f"{be} in no loss, and {count} as wrong where texts are compared" if by_loss else f"{count} as wrong"
     return f"{name}: {len(lost):,} row{'s' * (len(lost) > 1)} that the model cannot process {effect}: {kinds}"
-
-
-def only_class(labels: Sequence[str]) -> str:
-    """Return the label that all rows share; empty if they differ, or for a single row."""
-    return labels[0] if len(labels) > 1 and len(np.unique(labels)) == 1 else ""

@@ -82,8 +82,7 @@ def _by_words(train: Sequence[Pair], scored: Sequence[Pair]) -> Numbers:
         with torch.no_grad():  # in its functional form, since importing the class Adam imports PyTorch's compiler
             adam([weights], [*gradients], [mean], [square], [], [step], amsgrad=False, maximize=False, **settings)
     scored_features = Features.of([(_words(pair.better), _words(pair.worse)) for pair in scored], columns)
-    margins: Numbers = scored_features.margins(weights).detach().double().numpy()
-    return margins
+    return scored_features.margins(weights).detach().double().numpy()
 
 
 class Features(NamedTuple):

@@ -47,33 +47,21 @@ class TextScore:
         )
 
     @property
-    def loss_sum(self) -> float:
-        """The loss in nats, summed over all targets: a correctly rounded float64, which does not depend on the order of texts."""
-        return math.fsum(self.losses)
-
-    @property
     def target_tokens(self) -> int:
         """The number of targets of all texts."""
         return int(self.targets.sum())
 
-    @property
-    def text_bytes(self) -> int:
-        """The number of UTF-8 bytes that the targets of all texts cover."""
-        return int(self.bytes.sum())
-
     def metrics(self) -> dict[str, float]:
         """Return `loss` (nats per target), `perplexity`, `bits_per_byte` (NaN without bytes) and `target_tokens`."""
-        return text_metrics(self.loss_sum, self.target_tokens, self.text_bytes) | {"target_tokens": self.target_tokens}
+        loss_sum = math.fsum(self.losses)  # correctly rounded, and so independent of the order of the texts
+        return text_metrics(loss_sum, self.target_tokens, int(self.bytes.sum())) | {"target_tokens": self.target_tokens}
 
 
 def text_metrics(loss_sum: float, target_tokens: float, text_bytes: float) -> dict[str, float]:
     """Return `loss`, `perplexity` and `bits_per_byte` from sums over texts; a metric is NaN if its divisor (targets or bytes) is 0."""
     loss = loss_sum / target_tokens if target_tokens else math.nan
-    return {
-        "loss": loss,
-        "perplexity": perplexity(loss),
-        "bits_per_byte": loss_sum / math.log(2) / text_bytes if text_bytes else math.nan,
-    }
+    bits_per_byte = loss_sum / math.log(2) / text_bytes if text_bytes else math.nan
+    return {"loss": loss, "perplexity": perplexity(loss), "bits_per_byte": bits_per_byte}
 
 
 @dataclass(frozen=True)
@@ -184,9 +172,7 @@ def _score(model: Transformer, pieces: list[Numbers]) -> list[float]:
     hidden = model(inputs, padding_mask=None if bool(scored.all()) else scored).hidden  # (B, T, D)
     log_probs = token_log_probs(head, hidden[scored], labels[scored]).cpu().double()  # (N,); an Apple GPU has no float64
     rows = scored.nonzero()[:, 0].cpu()  # (N,)
-    sums = torch.zeros(len(pieces), dtype=torch.float64).index_add_(0, rows, -log_probs)
-    losses: list[float] = sums.tolist()
-    return losses
+    return torch.zeros(len(pieces), dtype=torch.float64).index_add_(0, rows, -log_probs).tolist()
 
 
 def text_score_metrics(score: TextScore) -> Scores:

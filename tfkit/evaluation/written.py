@@ -56,7 +56,7 @@ def write_texts(
 def rows_of(source: Source, stored: ExampleSet) -> Iterator[Row]:
     """Yield the row of each example, read from the source again. Examples have the order of the rows; bad rows have no example.
 
-    The source's files may have been moved to another folder since the examples were stored.
+    The source's files may have been moved to another folder since the examples were stored, so folders are not compared.
     """
     rows = source.rows({})
     for number in range(len(stored)):
@@ -65,9 +65,7 @@ def rows_of(source: Source, stored: ExampleSet) -> Iterator[Row]:
 
 def is_row_of(row: Row, stored: ExampleSet, number: int) -> bool:
     """Whether example `number` was made from a row: both have the same file name, line and text."""
-    return _name(row) == PurePath(stored.place(number)).name and text_hash(row.text) == np.asarray(stored.texts[number], "<u8").tobytes()
-
-
-def _name(row: Row) -> str:
-    """Return a row's place without the folder, as in `rows.jsonl:17`, in the encoding of stored examples."""
-    return PurePath(row.place.encode(errors="replace").decode()).name
+    place = row.place.encode(errors="replace").decode()  # as in the stored examples
+    if PurePath(place).name != PurePath(stored.place(number)).name:
+        return False
+    return text_hash(row.text) == np.asarray(stored.texts[number], "<u8").tobytes()

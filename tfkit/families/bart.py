@@ -9,7 +9,6 @@ from typing import Any
 
 from tfkit.families import transformer_2017
 from tfkit.families.rules import Architectures, Family, Rule, module_rules
-from tfkit.model.config import ModelConfig
 
 _OFFSET = 2  # fairseq reserves the rows up to its padding id, 1; Hugging Face's class always adds 2 to the position
 BASE: dict[str, Any] = transformer_2017.PRESETS["transformer-2017-base"] | {
@@ -60,9 +59,6 @@ def family(name: str, prefix: str, presets: dict[str, dict[str, Any]], placement
             "dropout": values["dropout"] | {"head": hf.get("classifier_dropout", 0.0)},
         }
 
-    def to_hf(config: ModelConfig) -> dict[str, Any]:
-        return transformer_2017.to_hf(config) | {"classifier_dropout": config.dropout.head}
-
     return Family(
         name=name,
         model_type=name,
@@ -72,7 +68,7 @@ def family(name: str, prefix: str, presets: dict[str, dict[str, Any]], placement
         prefix="model.",
         ignored=(r"(model\.)?(encoder|decoder)\.version",),  # a buffer in old files
         from_hf=from_hf,
-        to_hf=to_hf,
+        to_hf=lambda config: transformer_2017.to_hf(config) | {"classifier_dropout": config.dropout.head},
         renamed=transformer_2017.FAMILY.renamed,
         aliases=transformer_2017.FAMILY.aliases,
     )

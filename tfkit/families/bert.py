@@ -58,16 +58,9 @@ def encoder_classes(name: str, dense: str, pretraining: Architectures = MappingP
 
 ARCHITECTURES = encoder_classes("Bert", "tanh", {"BertForPreTraining": {"kind": "masked_lm", "next_sentence": True}})
 _OURS, _THEIRS = "encoder.blocks.{i}", "bert.encoder.layer.{i}"
-
-
-def is_tagger(config: ModelConfig) -> bool:
-    """Whether the model has a head for tags."""
-    return config.head.kind == "tags"
-
-
 CLASSIFIERS = (  # Hugging Face has one name for the output layer of classes and of tags
-    *module_rules({"classifier": "head.classes"}, when=lambda config: not is_tagger(config)),
-    *module_rules({"classifier": "head.tags"}, when=is_tagger),
+    *module_rules({"classifier": "head.classes"}, when=lambda config: config.head.kind != "tags"),
+    *module_rules({"classifier": "head.tags"}, when=lambda config: config.head.kind == "tags"),
     *module_rules({"qa_outputs": "head.spans"}),
 )
 _BLOCKS = {

@@ -45,39 +45,20 @@ USUAL_FIELDS: Mapping[str, tuple[Any, ...]] = {  # names that many of transforme
     "init.std": ("initializer_range", 0.02),
 }
 
-
 # Keys of config.json that change the computation in every class of transformers, or in classes of other architectures whose files may claim
 # a known model_type -> the values that do not change it. Null does not change it either, unless noted.
 FOREIGN_KEYS: Mapping[str, tuple[Any, ...]] = {
-    "quantization_config": (),
-    "per_layer_config": (),
+    **dict.fromkeys(("quantization_config", "per_layer_config"), ()),
     "is_causal": (True,),  # null means false
-    "qk_norm": (False,),
-    "use_qk_norm": (False,),
-    "qk_layernorm": (False,),
-    "clip_qkv": (),
-    "query_pre_attn_scalar": (),
-    "attn_logit_softcapping": (),
-    "final_logit_softcapping": (),
-    "attention_multiplier": (),
-    "embedding_multiplier": (1,),
-    "residual_multiplier": (1,),
-    "logits_scaling": (1,),
-    "logit_scale": (1,),
-    "scale_emb": (1,),
-    "scale_depth": (),
+    **dict.fromkeys(
+        ("qk_norm", "use_qk_norm", "qk_layernorm", "rope_interleaved", "alibi", "parallel_attn", "use_parallel_residual"), (False,)
+    ),
+    **dict.fromkeys(("clip_qkv", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping", "attention_multiplier"), ()),
+    **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "scale_emb"), (1,)),
+    **dict.fromkeys(("partial_rotary_factor", "rotary_pct"), (1,)),
+    **dict.fromkeys(("scale_depth", "no_rope_layer_interval", "attention_chunk_size"), ()),
     "no_rope_layers": ([],),
-    "no_rope_layer_interval": (),
-    "rope_interleaved": (False,),
-    "partial_rotary_factor": (1,),
-    "rotary_pct": (1,),
-    "alibi": (False,),
-    "parallel_attn": (False,),
-    "use_parallel_residual": (False,),
-    "attention_chunk_size": (),
-    "num_local_experts": (0, 1),
-    "num_experts": (0, 1),
-    "n_routed_experts": (0, 1),
+    **dict.fromkeys(("num_local_experts", "num_experts", "n_routed_experts"), (0, 1)),
 }
 
 # Keys of config.json from which some families compute the windows and rotations of the layers -> the values that are valid.
@@ -100,16 +81,18 @@ def normalize_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
         fields = {**text, **{name: hf[name] for name in _OF_THE_FOLDER if name in hf}}
     for alias, name in family.aliases.items():
         if alias in fields and fields.setdefault(name, fields[alias]) != fields[alias]:
-            raise UnsupportedError(f"{alias} {fields[alias]!r} and {name} {fields[name]!r} differ, but are two names of one number")
+            raise UnsupportedError(f"{alias} {fields[alias]!r} and {name} {fields[name]!r} differ, but are two names of one field")
     for name, values in {**FOREIGN_KEYS, **family.fixed}.items():
-        if name not in fields or name in family.own_keys:
+        value = fields.get(name)
+        if name not in fields or name in family.own_keys or (value is None and name != "is_causal"):
             continue
-        value = fields[name]
-        if value is not None and name == "quantization_config":
+        if name == "no_rope_layers" and isinstance(value, list) and all(flag == 1 for flag in value):
+            continue  # every layer has rotary positions
+        if name == "quantization_config":
             raise UnsupportedError(
                 f"{name}: tfkit does not read quantized weights; use the model from before the quantization, in bf16 or fp16"
             )
-        if value not in values and (value is not None or name == "is_causal") and not (name == "no_rope_layers" and _all_one(value)):
+        if value not in values:
             wanted = f", only {' or '.join(map(repr, values))} is" if values else "; remove it if the model does not have it"
             raise UnsupportedError(f"{name} {str(value)[:80]} is not supported for model_type {family.model_type}{wanted}")
     for name, allowed in _COUNTS.items():
@@ -119,11 +102,6 @@ def normalize_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
         elif type(value) is not int or value not in allowed:
             raise UnsupportedError(f"{name} {value!r:.80} is not a whole number from {allowed[0]} to {allowed[-1]:,}")
     return fields
-
-
-def _all_one(value: Any) -> bool:
-    """Whether a value of no_rope_layers is a list that gives every layer rotary positions."""
-    return isinstance(value, list) and all(flag == 1 for flag in value)
 
 
 def check_heads(config: ModelConfig) -> None:
@@ -136,8 +114,8 @@ LAYER_TYPES = ("sliding_attention", "full_attention")
 
 
 def windows_from_hf(hf: Mapping[str, Any], window: Any, default: Callable[[int], bool]) -> list[Any]:
-    """Return the shortest list that, repeated, gives every layer its window or null. `window`: in tokens; `default`: which layers have it
-    if layer_types is null.
+    """Return the shortest list that, repeated, gives every layer its window or null. `window`: in tokens; `default`: whether a layer has
+    this window if layer_types is null.
     """
     kinds, layers = hf.get("layer_types"), hf["num_hidden_layers"]
     local, full = LAYER_TYPES
@@ -168,17 +146,17 @@ def first_window(config: ModelConfig) -> int | None:
 
 # tfkit's activations -> Hugging Face's names; files may also have the synonyms that _FROM_ACTIVATIONS adds.
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new", "silu": "silu"}
-
-
 _FROM_ACTIVATIONS = dict(zip(ACTIVATIONS.values(), ACTIVATIONS, strict=True)) | {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 
 
-def activation_from_hf(hf: Mapping[str, Any], field: str, default: str) -> str:
-    """Return our name of the activation in this field of a config.json. Raise UnsupportedError for one that tfkit does not have."""
+def activation_from_hf(hf: Mapping[str, Any], field: str, default: str, known: Mapping[str, str] = _FROM_ACTIVATIONS) -> str:
+    """Return our name of the activation in this field of a config.json. `known`: Hugging Face's names -> ours. Raise UnsupportedError for a
+    name that is not in `known`.
+    """
     name = hf.get(field, default)
-    if not isinstance(name, str) or name not in _FROM_ACTIVATIONS:
-        raise UnsupportedError(f"{field} {name!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
-    return _FROM_ACTIVATIONS[name]
+    if not isinstance(name, str) or name not in known:
+        raise UnsupportedError(f"{field} {name!r} is not one of {', '.join(known)}")
+    return known[name]
 
 
 def class_from_hf(hf: Mapping[str, Any], architectures: Architectures) -> str:

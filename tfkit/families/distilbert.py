@@ -86,7 +86,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "sinusoidal_pos_embds": False,
         "activation": ACTIVATIONS[config.mlp.activation],
         "qa_dropout": 0.1,
-        "seq_classif_dropout": 0.2 if bert.is_tagger(config) else config.dropout.head,
+        "seq_classif_dropout": 0.2 if config.head.kind == "tags" else config.dropout.head,
         "tie_word_embeddings": config.tied,
     }
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from tfkit.families import bert
 from tfkit.families.rules import Architectures, Family, Rule, module_rules
-from tfkit.model.config import ModelConfig
 
 # Table 6. The released small generator has its discriminator's width, base and large generators 1/3 and 1/4 of their discriminators' width.
 _BASE: dict[str, Any] = bert.PRESETS["bert-base"] | {"head": {"kind": "masked_lm", "tied": True}}
@@ -57,10 +56,6 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     return values | {"embedding": values["embedding"] | {"dim": None if width == hf["hidden_size"] else width}}
 
 
-def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    return bert.to_hf(config) | {"embedding_size": config.embedding_dim}
-
-
 FAMILY = Family(
     name="electra",
     model_type="electra",
@@ -70,7 +65,7 @@ FAMILY = Family(
     prefix="electra.",
     ignored=(*bert.FAMILY.ignored, r"discriminator_predictions\..*"),
     from_hf=_from_hf,
-    to_hf=_to_hf,
+    to_hf=lambda config: bert.to_hf(config) | {"embedding_size": config.embedding_dim},
     renamed=bert.OLD_NORMS,
     fixed={**bert.FAMILY.fixed, "hidden_act": ("gelu",)},  # two of Hugging Face's heads have this activation, whatever the field says
 )

@@ -10,7 +10,6 @@ from typing import Any
 
 from tfkit.families import llama
 from tfkit.families.rules import decoder_classes
-from tfkit.model.config import ModelConfig
 
 BASE: dict[str, Any] = {  # Gemma 2 and 3 use it, too
     "vocab_size": 256000,
@@ -45,10 +44,6 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    return llama.to_hf(config, ("mlp_bias",))
-
-
 FAMILY = replace(
     llama.FAMILY,
     name="gemma",
@@ -56,6 +51,6 @@ FAMILY = replace(
     architectures=ARCHITECTURES,
     presets=PRESETS,
     from_hf=_from_hf,
-    to_hf=_to_hf,
+    to_hf=lambda config: llama.to_hf(config, ("mlp_bias",)),
     fixed={**llama.FAMILY.fixed, "use_bidirectional_attention": (False,)},
 )

@@ -75,20 +75,16 @@ def scale_from_hf(hf: dict[str, Any]) -> float | None:
     return None if scalar == hf["head_dim"] else scalar**-0.5
 
 
-def _scalar(scale: float) -> int:
-    """Return the query_pre_attn_scalar that gives this scale. Raise UnsupportedError if no number does."""
-    try:
-        return round(scale**-2)
-    except OverflowError:
-        raise UnsupportedError(f"Gemma 2 has no query_pre_attn_scalar for the scale {scale}") from None
-
-
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     check_heads(config)
     scale, head = config.attention.scale, config.head
+    try:
+        scalar = config.head_dim if scale is None else round(scale**-2)
+    except OverflowError:
+        raise UnsupportedError(f"Gemma 2 has no query_pre_attn_scalar for the scale {scale}") from None
     return llama.to_hf(config, ("hidden_act", "mlp_bias")) | {
         "hidden_activation": llama.LLAMA_ACTIVATIONS[config.mlp.activation],
-        "query_pre_attn_scalar": config.head_dim if scale is None else _scalar(scale),
+        "query_pre_attn_scalar": scalar,
         "attn_logit_softcapping": config.attention.softcap,
         "final_logit_softcapping": head.softcap if head.kind == "lm" else None,
         # transformers requires a window even if no layer uses it

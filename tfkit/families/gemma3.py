@@ -13,7 +13,6 @@ from tfkit.families.config_fields import windows_from_hf
 from tfkit.families.qwen3 import QK_NORMS
 from tfkit.families.rotary import position_by_layer
 from tfkit.families.rules import Architectures, decoder_classes
-from tfkit.model.config import ModelConfig
 
 _PERIOD = 6
 
@@ -77,11 +76,6 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    fields = gemma2.FAMILY.to_hf(config)
-    return fields | {"rope_local_base_freq": getattr(config.position, "local_theta", None)}
-
-
 FAMILY = replace(
     gemma2.FAMILY,
     name="gemma3",
@@ -90,7 +84,7 @@ FAMILY = replace(
     presets=PRESETS,
     rules=gemma2.RULES + QK_NORMS,
     from_hf=_from_hf,
-    to_hf=_to_hf,
+    to_hf=lambda config: gemma2.FAMILY.to_hf(config) | {"rope_local_base_freq": getattr(config.position, "local_theta", None)},
     # Names in the files of models that also read images; older and newer files order the parts of a name differently.
     renamed=((r"^language_model\.lm_head\.", "lm_head."), (r"^(?:model\.)?language_model\.(?:model\.)?", "model.")),
     container="gemma3",

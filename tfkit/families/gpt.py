@@ -9,7 +9,7 @@ separate tables, and applies dropout to their sum. One size was released, with 1
 
 from typing import Any
 
-from tfkit.families.config_fields import Fields, UnsupportedError, head_from_hf
+from tfkit.families.config_fields import Fields, UnsupportedError, activation_from_hf, head_from_hf
 from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
@@ -101,16 +101,13 @@ def check_summary(hf: dict[str, Any], head: dict[str, Any]) -> None:
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
-    activation = hf.get("afn", "gelu")
-    if str(activation) not in _FROM_ACTIVATIONS:
-        raise UnsupportedError(f"afn {activation!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
     head = head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True))
     check_summary(hf, head)
     return {
         **FIELDS.read(hf, norm={"kind": "layer", "placement": "post"}, dropout={"head": hf.get("summary_first_dropout", 0.1)}),
         "position": {"kind": "learned"},
         "attention": {"qkv_bias": True, "out_bias": True},
-        "mlp": {"activation": _FROM_ACTIVATIONS[activation], "bias": True},
+        "mlp": {"activation": activation_from_hf(hf, "afn", "gelu", _FROM_ACTIVATIONS), "bias": True},
         "head": head,
     }
 

@@ -44,8 +44,6 @@ RELEASES: dict[str, str] = {  # repository -> preset
         f"EleutherAI/pythia-{size}": f"pythia-{size}" for size in ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
     },
     **{f"facebook/opt-{size}": f"opt-{size}" for size in ("125m", "1.3b", "2.7b", "6.7b", "13b", "30b", "66b")},
-}
-RELEASES |= {
     **{f"FacebookAI/{name}": name for name in ("roberta-base", "roberta-large", "xlm-roberta-base", "xlm-roberta-large")},
     "almanach/camembert-base": "camembert-base",
     "almanach/camembert-large": "camembert-large",

@@ -10,7 +10,6 @@ from typing import Any
 
 from tfkit.families import llama
 from tfkit.families.rules import decoder_classes
-from tfkit.model.config import ModelConfig
 
 # The context is that of training (table 1); thanks to the window, the model also works on longer texts.
 _V1 = llama.size(4096, 32, 32, 8, 14336, vocab_size=32000, context_length=8192, attention={"windows": [4096]})
@@ -32,10 +31,6 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    return llama.to_hf(config, llama.NO_BIAS) | {"sliding_window": config.attention.windows[0]}
-
-
 FAMILY = replace(
     llama.FAMILY,
     name="mistral",
@@ -43,6 +38,6 @@ FAMILY = replace(
     architectures=ARCHITECTURES,
     presets=PRESETS,
     from_hf=_from_hf,
-    to_hf=_to_hf,
+    to_hf=lambda config: llama.to_hf(config, llama.NO_BIAS) | {"sliding_window": config.attention.windows[0]},
     prefixes={},
 )

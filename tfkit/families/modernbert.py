@@ -96,7 +96,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     activation = activation_from_hf(hf, "hidden_activation", "gelu")
     if head["kind"] != "none" and activation_from_hf(hf, "classifier_activation", "gelu") != activation:
         raise UnsupportedError(
-            f"classifier_activation {hf.get('classifier_activation')!r} is not hidden_activation, but tfkit has one for both"
+            f"classifier_activation {hf.get('classifier_activation')!r} is not hidden_activation, but tfkit has one activation for both"
         )
     if head["kind"] == "classes":
         if (pooling := hf.get("classifier_pooling", "cls")) not in ("cls", "mean"):
@@ -142,7 +142,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "local_attention": 2 * ((first_window(config) or _WINDOW) - 1),
         "global_rope_theta": getattr(position, "theta", None),
         "local_rope_theta": getattr(position, "local_theta", None),
-        "cls_token_id": None,  # nothing reads these two, and the class default may be beyond the vocabulary
+        "cls_token_id": None,  # nothing reads these two ids, and the class's defaults may be beyond the vocabulary
         "sep_token_id": None,
         "tie_word_embeddings": config.tied,
     }

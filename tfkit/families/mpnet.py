@@ -5,11 +5,12 @@ learned positions, which are counted as in RoBERTa, one bias of relative positio
 are no segments.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from tfkit.families import bert, roberta
 from tfkit.families.config_fields import UnsupportedError
-from tfkit.families.rules import Family, Rule, module_rules
+from tfkit.families.rules import Rule, module_rules
 from tfkit.model.config import EmbeddingConfig, ModelConfig
 
 _POSITION: dict[str, Any] = {"kind": "learned", "offset": 2, "relative": {"kind": "relative", "buckets": 32, "max_distance": 128}}
@@ -34,28 +35,23 @@ RULES = (
 )
 
 
-def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
-    return roberta.from_hf(hf, ARCHITECTURES) | {"embedding": {"norm": True}, "position": _POSITION}
-
-
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     if config.embedding.segments is not None:
         raise UnsupportedError("MPNet has no segment vectors, but embedding.segments is not null")
     fields = roberta.to_hf(config.model_copy(update={"embedding": EmbeddingConfig(norm=True, segments=1)}))
-    foreign = ("type_vocab_size", "classifier_dropout")  # MPNet lacks them; its heads have hidden_dropout_prob
+    foreign = ("type_vocab_size", "classifier_dropout")  # MPNet's config lacks them; the dropout of its heads is hidden_dropout_prob
     return {name: value for name, value in fields.items() if name not in foreign} | {"relative_attention_num_buckets": 32}
 
 
-FAMILY = Family(
+FAMILY = replace(
+    roberta.FAMILY,
     name="mpnet",
     model_type="mpnet",
     architectures=ARCHITECTURES,
     presets=PRESETS,
     rules=RULES,
     prefix="mpnet.",
-    ignored=roberta.FAMILY.ignored,
-    from_hf=_from_hf,
+    from_hf=lambda hf: roberta.from_hf(hf, ARCHITECTURES) | {"embedding": {"norm": True}, "position": _POSITION},
     to_hf=_to_hf,
-    renamed=roberta.RENAMED,
     fixed={"hidden_act": ("gelu",), "pad_token_id": (1,), "relative_attention_num_buckets": (32,), "is_causal": (True, False)},
 )

@@ -25,10 +25,6 @@ ARCHITECTURES, ENCODER_ARCHITECTURES = (
 _CLASS_DEFAULTS = {"feed_forward_proj": "gated-gelu", "n_positions": 1024, "scale_decoder_outputs": False}
 
 
-def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
-    return t5.from_hf(_CLASS_DEFAULTS | hf, ARCHITECTURES, ENCODER_ARCHITECTURES)
-
-
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     if config.head.kind == "lm" and config.head.scale is not None:
         raise UnsupportedError("mT5 does not scale the hidden states before the output matrix")
@@ -42,7 +38,7 @@ FAMILY = replace(
     architectures=ARCHITECTURES,
     encoder_architectures=ENCODER_ARCHITECTURES,
     presets=PRESETS,
-    from_hf=_from_hf,
+    from_hf=lambda hf: t5.from_hf(_CLASS_DEFAULTS | hf, ARCHITECTURES, ENCODER_ARCHITECTURES),
     to_hf=_to_hf,
     fixed={"scale_decoder_outputs": (False,)},
 )

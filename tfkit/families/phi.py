@@ -37,7 +37,7 @@ _CLASS_DEFAULTS: dict[str, Any] = {"max_position_embeddings": 4096, "original_ma
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     hf = _CLASS_DEFAULTS | hf | llama.NO_BIAS
     position = position_from_hf(hf, partial=1.0)
-    if (kind := position.get("scaling", {}).get("kind", "longrope")) != "longrope":  # transformers reads yarn as longrope here
+    if (kind := position.get("scaling", {}).get("kind", "longrope")) != "longrope":  # transformers' Phi-3 reads yarn as longrope
         raise UnsupportedError(f"rope_scaling of type {kind!r} is not supported for model_type phi3, only default and longrope are")
     values = llama.from_hf(hf, ARCHITECTURES, position=position)
     values["attention"] |= {"windows": [hf.get("sliding_window")]}
@@ -53,7 +53,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         raise UnsupportedError(f"Phi-3 with longrope has heads of hidden_size / num_attention_heads, not of {config.head_dim}")
     return fields | {
         **({"partial_rotary_factor": part} if part != 1 else {}),
-        **({"original_max_position_embeddings": original} if original else {}),  # transformers prefers it to that in rope_scaling
+        **({"original_max_position_embeddings": original} if original else {}),  # transformers prefers it to the one in rope_scaling
         "sliding_window": first_window(config),
         "resid_pdrop": config.dropout.residual,
         "embd_pdrop": config.dropout.embedding,

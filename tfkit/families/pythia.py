@@ -120,7 +120,7 @@ FAMILY = Family(
     ignored=(r".*\.attention\.(masked_)?bias", r".*\.rotary_emb\.inv_freq"),  # buffers of old files
     from_hf=_from_hf,
     to_hf=_to_hf,
-    renamed=((r"^embed_out\.", "lm_head."),),  # in files of transformers before 5.24
+    renamed=((r"^embed_out\.", "lm_head."),),  # the output matrix, in files of transformers before 5.24
     fixed={"is_decoder": (False,)},
     own_keys=frozenset({"use_parallel_residual", "rotary_pct"}),
 )

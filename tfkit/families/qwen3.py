@@ -9,7 +9,6 @@ from typing import Any
 
 from tfkit.families import llama, qwen2
 from tfkit.families.rules import Rule, decoder_classes
-from tfkit.model.config import ModelConfig
 
 
 def _size(dim: int, layers: int, heads: int, hidden_dim: int, context: int = 32768) -> dict[str, Any]:
@@ -48,10 +47,6 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    return llama.to_hf(config, ("mlp_bias",)) | qwen2.window_fields(config)
-
-
 FAMILY = replace(
     qwen2.FAMILY,
     name="qwen3",
@@ -60,5 +55,5 @@ FAMILY = replace(
     presets=PRESETS,
     rules=llama.RULES + QK_NORMS,
     from_hf=_from_hf,
-    to_hf=_to_hf,
+    to_hf=lambda config: llama.to_hf(config, ("mlp_bias",)) | qwen2.window_fields(config),
 )

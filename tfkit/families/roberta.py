@@ -23,10 +23,6 @@ BASE: dict[str, Any] = bert.PRESETS["bert-base"] | {
 LARGE = BASE | {"encoder_layers": 24, "dim": 1024, "num_heads": 16}
 
 
-def _has_classes(config: ModelConfig) -> bool:
-    return config.head.kind == "classes"
-
-
 _HEADS = {
     "lm_head.dense": "head.transform",
     "lm_head.layer_norm": "head.norm",
@@ -44,8 +40,8 @@ def heads(body: str) -> tuple[Rule, ...]:
         Rule("lm_head.bias", ("head.bias",)),
         # If untied, Hugging Face's class has two biases and uses this one.
         Rule("lm_head.decoder.bias", ("head.bias",), when=lambda config: not config.tied),
-        *module_rules({f"{body}.pooler.dense": "head.pooler"}, when=lambda config: not _has_classes(config)),
-        *module_rules({"classifier.dense": "head.pooler"}, when=_has_classes),
+        *module_rules({f"{body}.pooler.dense": "head.pooler"}, when=lambda config: config.head.kind != "classes"),
+        *module_rules({"classifier.dense": "head.pooler"}, when=lambda config: config.head.kind == "classes"),
     )
 
 
@@ -68,11 +64,8 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     return bert.to_hf_with_pooler(config) | {"max_position_embeddings": config.position_rows, "pad_token_id": config.position.offset - 1}
 
 
-RENAMED = (*bert.OLD_NORMS, (r"^lm_head\.decoder\.bias$", "lm_head.bias"))
-FIXED = {
-    **bert.FAMILY.fixed,
-    "hidden_act": ("gelu",),
-}  # the output layer of Hugging Face's class has this activation, whatever the field says
+# The dense layer of Hugging Face's head for masked tokens has this activation, whatever the field says.
+FIXED = {**bert.FAMILY.fixed, "hidden_act": ("gelu",)}
 
 
 def family(name: str, model_type: str, prefix: str, presets: dict[str, dict[str, Any]]) -> Family:
@@ -88,7 +81,7 @@ def family(name: str, model_type: str, prefix: str, presets: dict[str, dict[str,
         ignored=bert.FAMILY.ignored,
         from_hf=lambda hf: from_hf(hf, classes),
         to_hf=to_hf,
-        renamed=RENAMED,
+        renamed=(*bert.OLD_NORMS, (r"^lm_head\.decoder\.bias$", "lm_head.bias")),
         fixed=FIXED,
     )
 

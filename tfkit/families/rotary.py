@@ -68,9 +68,8 @@ def _position(rope: Mapping[str, Any], original: Any, context: int, default_thet
     if kind not in _KINDS:
         reason = _REFUSED.get(kind, "") if isinstance(kind, str) else ""
         raise UnsupportedError(f"rotary positions of type {kind!r} are not supported{reason}; only {', '.join(_KINDS)} are")
-    theta = rope.get("rope_theta")
-    theta = default_theta if theta is None else theta
-    position: dict[str, Any] = {"kind": "rotary", "theta": 1e4 if theta is None else theta}
+    theta = next((value for value in (rope.get("rope_theta"), default_theta) if value is not None), 1e4)
+    position: dict[str, Any] = {"kind": "rotary", "theta": theta}
     if kind == "default":
         return position
     if original is None:
@@ -107,15 +106,14 @@ def _longrope(rope: Mapping[str, Any], original: Any, context: Any) -> dict[str,
 
 
 def position_to_hf(position: Position) -> dict[str, Any]:
-    """Return the fields rope_theta and rope_scaling of a config.json for rotary positions; null for other positions."""
-    if not isinstance(position, Rotary):
-        return {"rope_theta": None, "rope_scaling": None}
-    return {"rope_theta": position.theta, "rope_scaling": None if position.scaling is None else _scaling(position.scaling.model_dump())}
-
-
-def _scaling(values: dict[str, Any]) -> dict[str, Any]:
-    """Return rope_scaling; fields with their default values are left out."""
+    """Return the fields rope_theta and rope_scaling of a config.json for rotary positions; null for other positions. In rope_scaling,
+    fields with their default values are left out.
+    """
+    theta, scaling = (position.theta, position.scaling) if isinstance(position, Rotary) else (None, None)
+    if scaling is None:
+        return {"rope_theta": theta, "rope_scaling": None}
     names = {"kind": "rope_type", "original_context_length": "original_max_position_embeddings"}
     names |= {f"{side}_factors": f"{side}_factor" for side in ("short", "long")}
     defaults = {**_BETAS, "attention_factor": None}
-    return {names.get(name, name): value for name, value in values.items() if name not in defaults or value != defaults[name]}
+    stated = {name: value for name, value in scaling.model_dump().items() if name not in defaults or value != defaults[name]}
+    return {"rope_theta": theta, "rope_scaling": {names.get(name, name): value for name, value in stated.items()}}

@@ -98,7 +98,7 @@ RULES = (
         rule
         for stack in ("encoder", "decoder")
         for rule in (
-            # Stored in the first layer, used in all layers.
+            # The bias of positions is stored in the first layer, and used in all layers.
             Rule(f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight", (f"{stack}.position_bias.weight",)),
             Rule(f"{stack}.final_layer_norm.weight", (f"{stack}.norm.weight",)),
         )
@@ -183,7 +183,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "is_encoder_decoder": config.decoder_layers > 0,
         "use_cache": config.decoder_layers > 0,
         "tie_word_embeddings": config.tied,
-        "scale_decoder_outputs": head.scale is not None if head.kind == "lm" else True,  # with another head: the class default
+        "scale_decoder_outputs": head.scale is not None if head.kind == "lm" else True,  # the class default
     }
 
 

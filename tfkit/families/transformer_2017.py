@@ -32,8 +32,8 @@ _BASE: dict[str, Any] = {
 
 PRESETS = {
     "transformer-2017-base": _BASE | {"dim": 512, "num_heads": 8, "dropout": {"embedding": 0.1, "residual": 0.1}},
-    "transformer-2017-big": _BASE
-    | {"dim": 1024, "num_heads": 16, "dropout": {"embedding": 0.3, "residual": 0.3}},  # the paper has 0.1 for English to French
+    # The paper has a dropout of 0.1 for English to French.
+    "transformer-2017-big": _BASE | {"dim": 1024, "num_heads": 16, "dropout": {"embedding": 0.3, "residual": 0.3}},
 }
 
 ARCHITECTURES: Architectures = {"MarianMTModel": {"kind": "lm"}, "MarianModel": {"kind": "none"}}
@@ -88,7 +88,7 @@ def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES) ->
     """Return the values of a ModelConfig from a config.json of Marian, or of a later family with these blocks."""
     for first, second in _EQUAL_FIELDS:
         if hf.get(second) not in (None, hf[first]):
-            raise UnsupportedError(f"{first} {hf[first]!r} and {second} {hf[second]!r} differ, but tfkit has one for both stacks")
+            raise UnsupportedError(f"{first} {hf[first]!r} and {second} {hf[second]!r} differ, but tfkit has one value for both stacks")
     return {
         **_FIELDS.read(hf, dropout={"embedding": hf.get("dropout", 0.1)}),
         "position": {"kind": "sinusoidal", "layout": "halves"},

@@ -76,7 +76,7 @@ def open_in_precision(
         exact = _answers(loaded)
         loaded.model.to(torch.bfloat16)
         changed = int((_answers(loaded) != exact).sum())
-        if agree(changed <= _MOST_CHANGED * len(exact)):
+        if agree(len(exact) > 0 and changed <= _MOST_CHANGED * len(exact)):
             return OpenedModel(loaded, "bf16", changed, len(exact))
         return OpenedModel(load(torch.float32), "float32", changed, len(exact))
     if wanted == "int8":
@@ -98,11 +98,15 @@ def _gains_by_bf16(loaded: Loaded) -> bool:
 
 
 def _answers(loaded: Loaded) -> Tensor:
-    """Return the indices of the likeliest tokens, classes, tags or ends of spans for the sample texts, in one tensor (N,)."""
+    """Return the indices of the likeliest tokens, classes, tags or ends of spans for the sample texts, in one tensor (N,); N is 0 if the
+    tokenizer gives no token for these texts.
+    """
     model, codec = loaded.model, loaded.codec
     assert codec is not None
     encoded = [text.ids for text in encode_texts(codec, [(text, None) for text in _SAMPLE], loaded.config.context_length)]
     rows = [ids for ids in encoded if ids]
+    if not rows:
+        return torch.empty(0)
     check_vocabulary(rows, loaded.config.vocab_size)
     device = next(model.parameters()).device
     ids, real = pad(rows, codec.pad_id or 0).to(device), real_tokens(rows).to(device)  # (B, T)

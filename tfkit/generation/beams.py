@@ -80,7 +80,8 @@ class BeamSearch:
             if log_probability == _IMPOSSIBLE:
                 break
             ids = [*self.running[parent].ids, token]
-            ending = self._ending(ids)
+            stops = token in self.eos_ids or (self.ended is not None and self.ended(ids))
+            ending: Ending | None = "stop" if stops else "length" if len(ids) == self.limit else None
             if ending is None:
                 running.append(_Beam(ids, log_probability, parent))
             elif rank < beams:
@@ -91,11 +92,6 @@ class BeamSearch:
         if not self.done:
             running += [_Beam(running[0].ids, _IMPOSSIBLE, running[0].parent)] * (beams - len(running))
             self.running = running[:beams]
-
-    def _ending(self, ids: list[int]) -> Ending | None:
-        if ids[-1] in self.eos_ids or (self.ended is not None and self.ended(ids)):
-            return "stop"
-        return "length" if len(ids) == self.limit else None
 
     def _is_settled(self, best: _Beam) -> bool:
         """Whether the search may end, according to early_stopping. `best`: the likeliest beam."""

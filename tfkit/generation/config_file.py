@@ -19,29 +19,15 @@ SHOWN = ("temperature", "top_k", "top_p", "min_p", "num_beams", "max_new_tokens"
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 _DEFAULT_TOP_K = 50  # the default of transformers
 _RENAMED = {"no_repeat_ngram_size": "no_repeat_ngram", "stop_strings": "stop"}
-_SETTINGS = (
-    *("max_new_tokens", "num_beams", "repetition_penalty", "no_repeat_ngram_size", "length_penalty", "early_stopping", "stop_strings"),
-)
+_SETTINGS = "max_new_tokens", "num_beams", "repetition_penalty", "no_repeat_ngram_size", "length_penalty", "early_stopping", "stop_strings"
 _EARLY_STOPPING = {True: "full", False: "likely", "never": "never"}
 # Keys that change the generated text in transformers and are not supported here, each with the values for which it has no effect.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "constraints": (),
-    "diversity_penalty": (0,),
-    "dola_layers": (),
-    "encoder_no_repeat_ngram_size": (0,),
-    "encoder_repetition_penalty": (1,),
-    "exponential_decay_length_penalty": (),
-    "force_words_ids": (),
-    "forced_decoder_ids": (),
-    "guidance_scale": (1,),
-    "max_time": (),
-    "num_beam_groups": (1,),
-    "num_return_sequences": (1,),
-    "penalty_alpha": (0,),
-    "renormalize_logits": (False,),
-    "sequence_bias": (),
-    "token_healing": (False,),
-    "watermarking_config": (),
+    **dict.fromkeys(("constraints", "dola_layers", "exponential_decay_length_penalty", "force_words_ids", "forced_decoder_ids"), ()),
+    **dict.fromkeys(("max_time", "sequence_bias", "watermarking_config"), ()),
+    **dict.fromkeys(("diversity_penalty", "encoder_no_repeat_ngram_size", "penalty_alpha"), (0,)),
+    **dict.fromkeys(("encoder_repetition_penalty", "guidance_scale", "num_beam_groups", "num_return_sequences"), (1,)),
+    **dict.fromkeys(("renormalize_logits", "token_healing"), (False,)),
 }
 _UNSUPPORTED_SAMPLING: dict[str, tuple[Any, ...]] = {"epsilon_cutoff": (0,), "eta_cutoff": (0,), "top_h": (), "typical_p": (1,)}
 
@@ -78,8 +64,11 @@ def checkpoint_settings(
     lengths = {"min_length": _number(values, "min_length", path), "min_new_tokens": _number(values, "min_new_tokens", path)}
     if "max_length" in values and "max_new_tokens" not in values and "max_new_tokens" in taken:
         lengths["max_length"] = _number(values, "max_length", path)
+    bad_words = values.get("bad_words_ids", [])
+    if not isinstance(bad_words, list):
+        raise ModelError(f"{path}: bad_words_ids is {repr(bad_words)[:80]}, not a list; correct the file, or remove the key")
     constraints = Constraints(
-        bad_words=tuple(_ids({"bad_words_ids": word}, "bad_words_ids", path, vocab_size) for word in _list(values, "bad_words_ids", path)),
+        bad_words=tuple(_ids({"bad_words_ids": word}, "bad_words_ids", path, vocab_size) for word in bad_words),
         suppressed=_ids(values, "suppress_tokens", path, vocab_size),
         suppressed_first=_ids(values, "begin_suppress_tokens", path, vocab_size),
         forced_first=next(iter(_ids(values, "forced_bos_token_id", path, vocab_size)), None),
@@ -157,13 +146,6 @@ def _taken(values: Mapping[str, Any], given: Collection[str], encodes: bool) -> 
         if type(taken.get(name)) is int:
             taken[name] = float(taken[name])
     return {name: value for name, value in taken.items() if name not in given}
-
-
-def _list(values: Mapping[str, Any], name: str, path: Path) -> list[Any]:
-    value = values.get(name, [])
-    if not isinstance(value, list):
-        raise ModelError(f"{path}: {name} is {repr(value)[:80]}, not a list; correct the file, or remove the key")
-    return value
 
 
 def _ids(values: Mapping[str, Any], name: str, path: Path, vocab_size: int) -> tuple[int, ...]:

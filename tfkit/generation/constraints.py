@@ -52,7 +52,10 @@ class Constraints:
 
     def _apply(self, row: Tensor, unfinished: UnfinishedText, ends: list[int]) -> None:
         generated, length = len(unfinished.ids), len(unfinished.text) + len(unfinished.ids)
-        row[self._completed(unfinished, ends)] = _EXCLUDED
+        for *beginning, last in self.bad_words:
+            tail = [*unfinished.text, *unfinished.ids][-len(beginning) :] if beginning else []
+            if beginning == tail and (beginning or last not in ends):  # like transformers, ignore a bad word that is one eos
+                row[last] = _EXCLUDED
         if length < self.min_length or generated < self.min_new_tokens:
             row[ends] = _EXCLUDED
         if length == 1 and self.forced_first is not None:
@@ -63,16 +66,6 @@ class Constraints:
         forces_first = self.forced_first is not None and len(unfinished.text) == 1
         if generated == int(forces_first):
             row[list(self.suppressed_first)] = _EXCLUDED
-
-    def _completed(self, unfinished: UnfinishedText, ends: list[int]) -> list[int]:
-        """Return the tokens that would complete a bad word."""
-        tokens = []
-        for word in self.bad_words:
-            *beginning, last = word
-            tail = [*unfinished.text, *unfinished.ids][-len(beginning) :] if beginning else []
-            if beginning == tail and (beginning or last not in ends):  # like transformers, ignore a bad word that is one eos
-                tokens.append(last)
-        return tokens
 
 
 def _force(row: Tensor, tokens: list[int]) -> None:

@@ -29,7 +29,9 @@ from tfkit.recipe.schema.output_sections import GenerationSection
 
 AT_ONCE = 32  # rows in a batch; GPT-2 124M in bf16 on two cores decodes 385 tokens/s with 8 rows, 574 with 16, 681 with 32, 774 with 64
 _MOST_TOKENS = 16_384  # limit of the cache: tokens of all running rows, padding included; a single row may have more
-_TOKENS_READ = 512  # limit of the prompts' tokens, with padding, in one forward pass; a single prompt may have more; more are no faster
+_TOKENS_READ = (
+    512  # limit of the prompts' tokens, with padding, in one forward pass; a single prompt may have more; larger passes are no faster
+)
 
 Finish = Literal["stop", "length", "interrupted"]
 OnToken = Callable[[int, int], bool | None]  # called with the index of the prompt and a new id; true ends the text
@@ -86,7 +88,7 @@ def generate(
     constraints: Constraints = Constraints(),
     at_once: int | None = None,
 ) -> list[Completion]:
-    """Return the continuation of each prompt. It does not depend on the other prompts (in float32, except for ties).
+    """Return the continuation of each prompt. A continuation does not depend on the other prompts (in float32, except for ties).
 
     An encoder-decoder's encoder reads the prompt, and its decoder generates a text after `start_id`.
 
@@ -230,20 +232,16 @@ def _decode(model: Transformer, waiting: _Waiting, options: _Options) -> None:
 
 def _extend(batch: GenerationBatch, logits: Tensor, rows: Sequence[_Row], options: _Options) -> None:
     """Choose the next token of each row of a batch from the logits (B, V), and append it."""
-    tokens = _choose(logits, rows, options)
-    for row, token in zip(rows, tokens, strict=True):
-        _accept(row, token, options.eos_ids, options.on_token)
-    batch.append(tokens, [row.done for row in rows])
-
-
-def _choose(logits: Tensor, rows: Sequence[_Row], options: _Options) -> list[int]:
-    """Choose the next token of each row from the logits (B, V)."""
     logits = without_repetition(logits, (row.text + row.ids for row in rows), options.settings)
     logits = options.constraints.apply(logits, (UnfinishedText(row.text, row.ids, row.limit) for row in rows), options.eos_ids)
     if options.settings.temperature == 0:
-        return logits.argmax(dim=-1).tolist()
-    uniforms = torch.tensor([row.random.random() for row in rows], dtype=torch.float64)
-    return draw(probabilities(logits, options.settings), uniforms).tolist()
+        tokens = logits.argmax(dim=-1).tolist()
+    else:
+        uniforms = torch.tensor([row.random.random() for row in rows], dtype=torch.float64)
+        tokens = draw(probabilities(logits, options.settings), uniforms).tolist()
+    for row, token in zip(rows, tokens, strict=True):
+        _accept(row, token, options.eos_ids, options.on_token)
+    batch.append(tokens, [row.done for row in rows])
 
 
 def _accept(row: _Row, token: int, eos_ids: Collection[int], on_token: OnToken | None) -> None:

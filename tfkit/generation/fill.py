@@ -17,7 +17,6 @@ from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.template import encode_rendered
 from tfkit.tokenizer.tokenizer import token_text
 
-_DEFAULT_MASK = "[MASK]"
 _AT_ONCE = 16  # texts in a forward pass
 
 
@@ -43,10 +42,16 @@ def fill(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], *, top:
     A mask is the tokenizer's mask token, else [MASK]. `top`: the number of candidates per mask. `first_row`: the index of the first text,
     for error messages. Raises DataError for a text without a mask or beyond the context, ModelError for a tokenizer without a mask token.
     """
-    mask, mask_id = _mask_of(tokenizer)
+    mask = token_text(tokenizer.settings.get("mask_token")) or "[MASK]"
+    mask_id = tokenizer.backend.token_to_id(mask)
+    if mask_id is None:
+        raise ModelError(f"the tokenizer has no mask token: {mask!r} is not in its vocabulary, so there is nothing to fill")
     rows = _encode(tokenizer, texts, mask, mask_id)
     for number, ids in enumerate(rows, first_row + 1):
-        _check_prompt(ids, number, mask, mask_id, model.config.context_length)
+        if mask_id not in ids:
+            raise DataError(f"prompt {number} has no {mask}: this model fills masks, so write {mask} in the place of a word")
+        if len(ids) > (context := model.config.context_length):
+            raise DataError(f"prompt {number} has {len(ids):,} tokens, but the model's context holds {context:,}: shorten it")
     check_vocabulary(rows, model.config.vocab_size)
     with inference(model):
         read = [_mask_probabilities(model, rows[first : first + _AT_ONCE], mask_id) for first in range(0, len(rows), _AT_ONCE)]
@@ -55,15 +60,6 @@ def fill(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], *, top:
         _filling(tokenizer, text.split(mask), ids, mask_id, *scores.topk(min(top, scores.shape[-1])))
         for text, ids, scores in zip(texts, rows, probabilities, strict=True)
     ]
-
-
-def _mask_of(tokenizer: Tokenizer) -> tuple[str, int]:
-    """Return the tokenizer's mask token, by default [MASK], and its id. Raises ModelError if the vocabulary lacks this token."""
-    mask = token_text(tokenizer.settings.get("mask_token")) or _DEFAULT_MASK
-    mask_id = tokenizer.backend.token_to_id(mask)
-    if mask_id is None:
-        raise ModelError(f"the tokenizer has no mask token: {mask!r} is not in its vocabulary, so there is nothing to fill")
-    return mask, mask_id
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str], mask: str, mask_id: int) -> list[list[int]]:
@@ -76,23 +72,15 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], mask: str, mask_id: int)
     return rows
 
 
-def _check_prompt(ids: Sequence[int], number: int, mask: str, mask_id: int, context_length: int) -> None:
-    if mask_id not in ids:
-        raise DataError(f"prompt {number} has no {mask}: this model fills masks, so write {mask} in the place of a word")
-    if len(ids) > context_length:
-        raise DataError(f"prompt {number} has {len(ids):,} tokens, but the model's context holds {context_length:,}: shorten it")
-
-
 def _mask_probabilities(model: Transformer, rows: Sequence[Sequence[int]], mask_id: int) -> Tensor:
     """Return the probabilities of the tokens at each of the N masks of all rows, in order: (N, V) in float32, on the CPU."""
     ids, real = pad(rows, 0), real_tokens(rows)  # (B, T), padded on the right
     device = model.embedding.tokens.weight.device
     hidden = model(ids.to(device), padding_mask=None if real.all() else real.to(device)).hidden
-    logits = model.head(hidden[((ids == mask_id) & real).to(device)]).float().cpu()
+    logits: Tensor = model.head(hidden[((ids == mask_id) & real).to(device)]).float().cpu()
     if not torch.isfinite(logits).all():
         raise ModelError("the model's logits are not finite (NaN or infinity): its weights are damaged or its training diverged")
-    probabilities: Tensor = logits.softmax(dim=-1)
-    return probabilities
+    return logits.softmax(dim=-1)
 
 
 def _filling(tokenizer: Tokenizer, parts: Sequence[str], ids: list[int], mask_id: int, probabilities: Tensor, tokens: Tensor) -> Filling:

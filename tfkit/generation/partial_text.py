@@ -70,14 +70,12 @@ class TextStream:
         if stops:
             self.stopped, self._held, final = True, "", pending[: min(stops)]
         else:
-            final = pending[: len(pending) - self._overlap(pending)]
+            # The length of the longest suffix of `pending` that is a prefix of a stop string.
+            overlap = max((n for string in self._stop for n in range(1, len(string)) if pending.endswith(string[:n])), default=0)
+            final = pending[: len(pending) - overlap]
             self._held = pending[len(final) :]
         self.text += final
         return final
-
-    def _overlap(self, text: str) -> int:
-        """Return the length of the longest suffix of the text that is a prefix of a stop string."""
-        return max((n for string in self._stop for n in range(1, len(string)) if text.endswith(string[:n])), default=0)
 
 
 def context_of(decode: Decode, ids: Sequence[int]) -> list[int]:

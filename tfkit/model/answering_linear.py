@@ -1,4 +1,4 @@
-"""Linear layers for inference on a CPU, where decoding a token takes as long as reading all weights once. They cannot be trained."""
+"""Linear layers for inference on a CPU, where decoding a token takes as long as reading all weights once. The layers cannot be trained."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,9 +17,9 @@ Make = Callable[[Tensor, Tensor | None], nn.Module]  # builds a layer from a wei
 _LARGEST = 127  # the largest absolute value of an 8-bit weight
 _ZERO = 128  # the unsigned 8-bit integer that represents 0 in oneDNN's inputs
 _LARGEST_16 = 127 * 257  # the largest 256 h + l with 8-bit integers h and l
-_TINY = 1e-20  # the smallest scale, so that rows of zeros can be divided by theirs
-_FEW_ROWS, _STRIDE = 4, 16  # torch's 8-bit kernel: up to _FEW_ROWS rows it is fast; it reads _STRIDE columns at a time, even past the end
-_SMALL = 2**22  # number of weights; with fewer, preparing the inputs takes longer than oneDNN's faster product saves
+_TINY = 1e-20  # the smallest scale of a row, so that a row of zeros can be divided by its scale
+_FEW_ROWS, _STRIDE = 4, 16  # torch's 8-bit kernel is fast up to _FEW_ROWS rows, and reads _STRIDE columns at a time, even past a row's end
+_SMALL = 2**22  # for a matrix with fewer weights, preparing the inputs takes longer than oneDNN's faster product saves
 
 
 class PackedLinear(nn.Module):
@@ -51,7 +51,7 @@ class Int8Linear(nn.Module):
         integers = (weight / scales[:, None]).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
         self.packed = torch.ops.onednn.qlinear_prepack(integers, [2, weight.shape[1]])
         is_small = weight.numel() < _SMALL and not weight.shape[1] % _STRIDE
-        # Not buffers, which take longer to look up: a model for inference alone is neither moved nor saved.
+        # These tensors are not buffers, which take longer to look up, because a model for inference alone is neither moved nor saved.
         self.integers = integers if is_small else None  # (out, in)
         self.scales, self.scales_16 = scales, scales.bfloat16()  # (out,): the same numbers
         self.zeros = torch.zeros(len(scales), dtype=torch.int32)  # the integers that represent 0

@@ -19,9 +19,8 @@ from tfkit.model.rotary_position import Rotation, rotate
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-# On a CPU, torch's bf16 kernel calls a library for each small block of its backward pass. With at most
-# this many keys, float32 is used: it is more exact than query_blocks.py, and takes 0.9 times as long with 32 keys, 1.3 times with 64 and
-# 128 (two cores of a Zen 4).
+# On a CPU, torch's bf16 kernel calls a library for each small block of its backward pass. With at most this many keys, float32 is used:
+# it is more exact than query_blocks.py in bf16, and takes 0.9 times as long with 32 keys, 1.3 times with 64 and 128 (two cores of a Zen 4).
 _MAX_FLOAT32_KEYS = 64
 
 
@@ -109,15 +108,15 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         queries, keys, values, mask, causal, bias, prompt = self._operands(x, context)
-        if not (mask is None or isinstance(mask, Tensor)):
-            return self._project_output(attend_blocks(queries, keys, values, mask, self.scale))
         dropout = self.dropout if self.training else 0.0
         queries = queries.to(keys.dtype)  # a cache may have another type than the weights
-        if prompt is None:
+        if not (mask is None or isinstance(mask, Tensor)):
+            heads = attend_blocks(queries, keys, values, mask, self.scale)
+        elif prompt is None:
             heads = attend(queries, keys, values, mask, dropout, bias=bias, causal=causal, scale=self.scale, softcap=self.softcap)
         else:
             heads = attend_after_prompts(queries, prompt, (keys, values), mask, bias, self.scale, self.softcap)
-        return self._project_output(heads.to(x.dtype))  # (B, H, T, E) -> (B, T, D)
+        return self.o_proj(heads.to(x.dtype).transpose(1, 2).flatten(2))  # (B, H, T, E) -> (B, T, H * E) -> (B, T, D)
 
     def weights(self, x: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor]:
         """Return the weight of each key for each query, and whether the query sees the key: both (B, H, T, S). `context` has no cache.
@@ -149,7 +148,7 @@ class Attention(nn.Module):
             queries, keys = rotate(queries, rotation), rotate(keys, rotation)
         if context.cache is not None:
             keys, values = context.cache.append(self.layer, keys, values)  # (B, K, S, E)
-        prompt = None if context.cache is None else context.cache.prompt(self.layer)
+        prompt = None if context.cache is None else context.cache.prompts.get(self.layer)
         mask, causal = context.masks[self.window]
         bias = self._scores_of_distances(queries, keys, *context.bias) if isinstance(context.bias, tuple) else context.bias
         return Operands(queries, keys, values, mask, causal, bias, prompt)
@@ -168,11 +167,8 @@ class Attention(nn.Module):
         assert self.scale is not None
         return self.scale * (to_distance.gather(-1, rows) + from_distance.gather(-1, columns).transpose(-1, -2))
 
-    def _project_output(self, heads: Tensor) -> Tensor:
-        return self.o_proj(heads.transpose(1, 2).flatten(2))  # (B, T, H * E) -> (B, T, D)
-
     def _cross_keys_values(self, context: AttentionContext) -> tuple[Tensor, Tensor]:
-        if context.cache is not None and (cached := context.cache.cross_keys_values(self.layer)) is not None:
+        if context.cache is not None and (cached := context.cache.cross.get(self.layer)) is not None:
             return cached
         assert context.encoder_output is not None
         projected = self.k_proj(context.encoder_output), self.v_proj(context.encoder_output)
@@ -198,8 +194,8 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Queries (B, H, T, E), keys and values (B, K, S, E) -> (B, H, T, E): by query_blocks.py when training in bf16 on a CPU with
-    many keys, else by `_attend_capped` with a soft cap, else by torch's kernel.
+    """Queries (B, H, T, E), keys and values (B, K, S, E) -> (B, H, T, E): by query_blocks.py when training in bf16 on a CPU, uncompiled,
+    with many keys and no dropout; else by `_attend_capped` if there is a soft cap, and by torch's kernel if not.
 
     `mask`: True where a query sees a key; None: every query sees every key or, if `causal`, query t sees the keys 0 to t. With a mask,
     `causal` only states that the mask itself hides later keys. `dropout`: a probability. `scale` None: 1 / sqrt(E).
@@ -218,7 +214,7 @@ def attend(
     if bias is not None:
         visible = _visible(mask, causal, queries, keys)
         mask = bias.to(queries.dtype) if visible is None else torch.where(visible, bias.to(queries.dtype), float("-inf"))  # (., H, T, S)
-    if mask is not None and queries.device.type != "cpu":  # with grouped heads, CUDA's fused kernels take no mask: all scores would be kept
+    if mask is not None and queries.device.type != "cpu":  # with grouped heads, the only CUDA kernel with masks stores all scores
         keys, values = _repeat_kv(queries, keys, values)
     return F.scaled_dot_product_attention(
         queries,

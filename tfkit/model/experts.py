@@ -53,12 +53,11 @@ def _tokens_by_expert(chosen: Tensor, count: int) -> list[int]:
     if hasattr(chosen, "fake_mode"):
         few, more = divmod(chosen.numel(), count)
         return [few + (expert < more) for expert in range(count)]
-    tokens: list[int] = chosen.flatten().bincount(minlength=count).tolist()
-    return tokens
+    return chosen.flatten().bincount(minlength=count).tolist()
 
 
 def balance_loss(routed: Sequence[Tensor], active: int, real: Tensor | None) -> Tensor:
-    """Return the sum over rows of the row's balancing loss times its number of real tokens: `active` per token if experts are used equally.
+    """Return the sum over rows of the row's balancing loss, which is `active` if experts are used equally, times its number of real tokens.
 
     A row's loss is the mean over layers of N sum_e f_e P_e over the N experts e (arXiv 2101.03961, equations 4 to 6): f_e is how often e
     was chosen, and P_e its probability, both per real token. `routed`: the logits (B, T, N) of each layer; `real` (B, T): True = a real

@@ -56,7 +56,7 @@ class VocabularyHead(Head):
 
     def prepare(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., embedding_dim): the input of the output matrix."""
-        return hidden
+        return self.transformed(hidden)
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(..., D) -> (..., V)."""
@@ -91,10 +91,6 @@ class MaskedLanguageModelHead(VocabularyHead):
         self.build_transform(config, head.dense_bias, config.embedding_dim)
         self.pooler = nn.Linear(config.dim, config.dim) if head.next_sentence else None
         self.next_sentence = nn.Linear(config.dim, 2) if head.next_sentence else None
-
-    def prepare(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., embedding_dim)."""
-        return self.transformed(hidden)
 
     def extra(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, 2): class 0, the second text follows the first; class 1, it does not (arXiv 1810.04805, section 3.1)."""

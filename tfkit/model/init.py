@@ -31,7 +31,7 @@ class RandomBlocks:
 
     @torch.no_grad()
     def __init__(self, model: nn.Module, config: ModelConfig, generator: torch.Generator):
-        """Initialize the parameters outside the blocks of a model on the meta device. The blocks' numbers are drawn, too, and discarded."""
+        """Initialize the parameters outside the blocks of a model on the meta device; draw those of the blocks, too, and discard them."""
         self._config = config
         self._states: dict[str, Tensor] = {}  # by block: the generator's state before the block's first number
         self._shapes: dict[str, dict[str, torch.Size]] = {}  # by block: the shapes of its parameters
@@ -64,39 +64,27 @@ def put_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _initialize_parameter(name: str, parameter: Tensor, config: ModelConfig, generator: torch.Generator) -> None:
-    neutral = 0.0 if config.norm.kind == "rms" and config.norm.unit_offset else 1.0
-    if parameter.dim() > 1:
-        _draw(name, parameter, config, generator)
-    else:
+    if parameter.dim() <= 1:
+        neutral = 0.0 if config.norm.kind == "rms" and config.norm.unit_offset else 1.0
         parameter.fill_(neutral if name.endswith("norm.weight") else 0.0)
-
-
-def _draw(name: str, matrix: Tensor, config: ModelConfig, generator: torch.Generator) -> None:
+        return
     match config.init.scheme:
         case "normal":
             std = config.init.std
             if config.init.residual_scaling and name.endswith(_WRITES_TO_RESIDUAL):
                 layers = config.encoder_layers if name.startswith("encoder.") else config.decoder_layers
                 std /= math.sqrt(2 * layers)  # two sublayers of each layer add to the residual stream (GPT-2, section 2.3)
-            matrix.normal_(0.0, std, generator=generator)
+            parameter.normal_(0.0, std, generator=generator)
         case "fan_in" if name.startswith("embedding."):
-            matrix.normal_(0.0, config.dim**-0.5, generator=generator)
+            parameter.normal_(0.0, config.dim**-0.5, generator=generator)
         case "fan_in":  # tensor2tensor's uniform unit scaling
-            limit = math.sqrt(3 / matrix.shape[1])
-            matrix.uniform_(-limit, limit, generator=generator)
+            limit = math.sqrt(3 / parameter.shape[1])
+            parameter.uniform_(-limit, limit, generator=generator)
         case "by_width":  # Mesh TensorFlow's, for T5: its query projections start smaller, since its attention scores are not scaled
-            widths = {
+            of_dim = ("k_proj", "v_proj", "gate_proj", "up_proj", "router", "position_bias", "pooler", "classes", "spans")
+            widths = dict.fromkeys(of_dim, config.dim) | {
                 "q_proj": config.dim * config.head_dim,
-                "k_proj": config.dim,
-                "v_proj": config.dim,
                 "o_proj": config.num_heads * config.head_dim,
-                "gate_proj": config.dim,
-                "up_proj": config.dim,
-                "down_proj": matrix.shape[1],
-                "router": config.dim,
-                "position_bias": config.dim,
-                "pooler": config.dim,
-                "classes": config.dim,
-                "spans": config.dim,
+                "down_proj": parameter.shape[1],
             }
-            matrix.normal_(0.0, widths.get(name.split(".")[-2], 1) ** -0.5, generator=generator)
+            parameter.normal_(0.0, widths.get(name.split(".")[-2], 1) ** -0.5, generator=generator)

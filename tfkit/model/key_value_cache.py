@@ -40,16 +40,18 @@ class KeyValueCache:
         sizes = [length - shared if limit is None else min(limit, length) for limit in self._limits]
         shapes = [(batch_size, config.num_kv_heads, size, config.head_dim) for size in sizes]
         self._pairs: list[Pair] = [(torch.zeros(s, dtype=dtype, device=device), torch.zeros(s, dtype=dtype, device=device)) for s in shapes]
-        self._cross: dict[int, Pair] = {}
-        self._prompts: dict[int, Pair] = {}
+        # By layer: keys and values (B, K, S, E) of the encoder's output, from the first forward pass on; and those (B / copies, K, S, E) of
+        # the prompts' first `shared` positions, if these are shared.
+        self.cross: dict[int, Pair] = {}
+        self.prompts: dict[int, Pair] = {}
 
     @property
     def size(self) -> int:
         """The number of elements allocated."""
-        return sum(tensor.numel() for pair in (*self._pairs, *self._prompts.values(), *self._cross.values()) for tensor in pair)
+        return sum(tensor.numel() for pair in (*self._pairs, *self.prompts.values(), *self.cross.values()) for tensor in pair)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
-        """Store one layer's new keys and values (B, K, T, E). Return all that the new tokens may see, except those of `prompt`."""
+        """Store one layer's new keys and values (B, K, T, E). Return all that new tokens may see but those in `prompts`."""
         stored, limit = self._pairs[layer], self._limits[layer]
         keys, values = keys.to(self.dtype), values.to(self.dtype)
         filled = self._filled(limit)
@@ -64,23 +66,10 @@ class KeyValueCache:
             store[:, :, : last.shape[2]] = last
         return visible
 
-    def prompt(self, layer: int) -> Pair | None:
-        """Return one layer's keys and values (B / copies, K, S, E) of the prompts' first `shared` positions; None if not shared."""
-        return self._prompts.get(layer)
-
     def keep_cross(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
         """Store one layer's keys and values of the encoder's output (B, K, S, E); return them in the cache's type."""
-        self._cross[layer] = keys.to(self.dtype), values.to(self.dtype)
-        return self._cross[layer]
-
-    def cross_keys_values(self, layer: int) -> Pair | None:
-        """Return the keys and values that `keep_cross` stored for a layer, (B, K, S, E) each; None if there are none."""
-        return self._cross.get(layer)
-
-    @property
-    def has_cross_keys_values(self) -> bool:
-        """Whether the keys and values of an encoder's output are stored, so that the output itself is no longer needed."""
-        return bool(self._cross)
+        self.cross[layer] = keys.to(self.dtype), values.to(self.dtype)
+        return self.cross[layer]
 
     def advance(self, positions: int) -> None:
         """Count new positions as filled, after every layer has stored them."""
@@ -98,23 +87,23 @@ class KeyValueCache:
             end, first = self._filled(limit), 0
             for cache, rows in parts:
                 if limit is None and self.shared:
-                    keys, values = cache._prompts.get(layer, cache._pairs[layer])
+                    keys, values = cache.prompts.get(layer, cache._pairs[layer])
                     prompts = self.prompts_of(rows, cache)
-                    self._prompts[layer] = keys[:, :, -self.shared :][prompts], values[:, :, -self.shared :][prompts]
+                    self.prompts[layer] = keys[:, :, -self.shared :][prompts], values[:, :, -self.shared :][prompts]
                 filled = cache._filled(limit)
                 count = min(filled, end)
                 for store, old in zip(pair, cache._pairs[layer], strict=True):
                     store[first : first + len(rows), :, end - count : end] = old[:, :, filled - count : filled][rows]
                 first += len(rows)
                 cache._pairs[layer] = old[:0], old[:0]
-                cache._prompts.pop(layer, None)
-        for layer in parts[0][0]._cross:
-            width = max(cache._cross[layer][0].shape[2] for cache, _ in parts)
+                cache.prompts.pop(layer, None)
+        for layer in parts[0][0].cross:
+            width = max(cache.cross[layer][0].shape[2] for cache, _ in parts)
             padded = [
-                [F.pad(one[self.prompts_of(rows, cache)], (0, 0, 0, width - one.shape[2])) for one in cache._cross[layer]]
+                [F.pad(one[self.prompts_of(rows, cache)], (0, 0, 0, width - one.shape[2])) for one in cache.cross[layer]]
                 for cache, rows in parts
             ]
-            self._cross[layer] = torch.cat([keys for keys, _ in padded]), torch.cat([values for _, values in padded])
+            self.cross[layer] = torch.cat([keys for keys, _ in padded]), torch.cat([values for _, values in padded])
 
     def prompts_of(self, rows: Tensor, other: "KeyValueCache") -> Tensor:
         """Return the index in the cache `other` of the prompt of each group of rows, if this cache takes the rows `rows` of `other`."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Positions:
-    """The positions of one forward pass: the new ones, those in the cache before them, which are padding, and which share a document."""
+    """The new positions of a forward pass and those before them in the cache: how many, which are padding, and which share a document."""
 
     length: int  # T, the number of new tokens
     offset: int  # S - T, the number of tokens before them, in the cache

@@ -1,7 +1,7 @@
 """Attention in training on a CPU, in blocks of queries: each is a batched matrix product with all keys that its queries may see.
 
-torch's fused kernel calls a library for every small tile of the scores, and reaches an eighth of the speed of a whole product. As in that
-kernel, attention weights are not saved: the backward pass recomputes those of each block (arXiv 2205.14135).
+torch's fused kernel calls a library for every small tile of the scores, and reaches an eighth of the speed of one large product. As in the
+fused kernel, attention weights are not saved: the backward pass recomputes those of each block (arXiv 2205.14135).
 """
 
 from collections.abc import Iterator

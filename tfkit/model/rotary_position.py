@@ -44,7 +44,7 @@ def text_lengths(position_ids: Tensor) -> Tensor:
 
 
 def rotary_frequencies(head_dim: int, rotary: Rotary, device: torch.device | None = None) -> Tensor:
-    """Return the angle per position of each pair j, theta^(-2j / R), scaled unless by longrope (it depends on the text): (R / 2,)."""
+    """Return the angle per position of each pair j, theta^(-2j / R), scaled, but not by longrope, which depends on the text: (R / 2,)."""
     rotated, scaling = rotary.rotated(head_dim), rotary.scaling
     pairs = torch.arange(0, rotated, 2, dtype=torch.float32, device=device)  # (R / 2,)
     frequencies = rotary.theta ** (-pairs / rotated)

@@ -22,7 +22,6 @@ from torch.utils.checkpoint import checkpoint
 from tfkit.model.attention import Attention, AttentionContext
 from tfkit.model.config import ModelConfig
 from tfkit.model.experts import Experts
-from tfkit.model.masks import Positions
 from tfkit.model.mlp import Mlp
 from tfkit.model.norm import build_dropout, build_norm
 from tfkit.model.relative_position import DistanceVectors, RelativeBias
@@ -69,7 +68,7 @@ class Block(nn.Module):
         self.parallel = config.norm.placement == "parallel"
 
     def forward(self, x: Tensor, context: AttentionContext) -> tuple[Tensor, list[Tensor]]:
-        """(B, T, D) -> (B, T, D), and a list of the router's logits (B, T, N), if any, since FSDP must see each output with a gradient."""
+        """(B, T, D) -> (B, T, D), and a list of the router's logits (B, T, N), if any: FSDP must see each output that has a gradient."""
         routed: list[Tensor] = []
         of_mlp = (routed,) if self.has_experts else ()
         if self.parallel:
@@ -109,7 +108,3 @@ class Stack(nn.Module):
                 x, logits = block(x, context)
             routed += logits
         return self.dropout(x if self.norm is None else self.norm(x)), routed
-
-    def bias_at(self, positions: Positions) -> Tensor | tuple[Tensor, Tensor] | None:
-        """Return the bias of relative positions (1, H, T, S), or the output of DistanceVectors, from which each layer computes its bias."""
-        return None if self.position_bias is None else self.position_bias(positions)

@@ -28,8 +28,8 @@ class ClassesHead(Head):
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, classes)."""
-        pools = {"first": first_token, "last": last_real, "mean": mean_of_real}
-        return self.of_states(pools[self.pool](hidden, padding_mask))
+        pool = {"last": last_real, "mean": mean_of_real}.get(self.pool)
+        return self.of_states(hidden[:, 0] if pool is None else pool(hidden, padding_mask))
 
     def of_states(self, states: Tensor) -> Tensor:
         """Return the logits from pooled hidden states, one for each text: (..., D) -> (..., classes)."""
@@ -82,11 +82,6 @@ class NoHead(Head):
     def extra(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, D): the vector of the text, from its first token."""
         return super().extra(hidden) if self.pooler is None else torch.tanh(self.pooler(hidden[:, 0]))
-
-
-def first_token(hidden: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """(B, T, D) -> (B, D): the hidden state of each row's first token."""
-    return hidden[:, 0]
 
 
 def mean_of_real(hidden: Tensor, padding_mask: Tensor | None) -> Tensor:

@@ -13,14 +13,6 @@ from torch import Tensor
 
 from tfkit.model.attention import AttentionContext, supports_blocks
 from tfkit.model.config import ModelConfig
-from tfkit.model.config.head_config import (
-    ClassesHeadConfig,
-    LanguageModelHeadConfig,
-    MaskedLanguageModelHeadConfig,
-    NoHeadConfig,
-    SpansHeadConfig,
-    TagsHeadConfig,
-)
 from tfkit.model.config.position_config import Rotary
 from tfkit.model.embedding import Embedding
 from tfkit.model.head import Head, LanguageModelHead, MaskedLanguageModelHead, VocabularyHead
@@ -43,7 +35,7 @@ class Output:
 
     @cached_property
     def logits(self) -> Tensor:
-        """Of a language model (B, T, V), of tags (B, T, tags), of a span's ends (B, T, 2), or of classes (B, classes)."""
+        """The logits of a language model (B, T, V), of tags (B, T, tags), of a span's ends (B, T, 2), or of classes (B, classes)."""
         return self.head(self.hidden, self.padding_mask)
 
     @cached_property
@@ -107,7 +99,7 @@ class Transformer(nn.Module):
             return self._output(self._run(stack, input_ids, padding_mask, document_ids, segment_ids, cache), padding_mask)
         if decoder_input_ids is None:
             raise ValueError("an encoder-decoder needs decoder_input_ids: the target, shifted right by one")
-        if encoder_output is None and (cache is None or not cache.has_cross_keys_values):
+        if encoder_output is None and (cache is None or not cache.cross):
             assert input_ids is not None
             encoder_output = self.encode(input_ids, padding_mask)
         ran = self._run(self.decoder, decoder_input_ids, decoder_padding_mask, None, None, cache, encoder_output, padding_mask)
@@ -147,7 +139,7 @@ class Transformer(nn.Module):
         context = AttentionContext(
             [Mask(positions, stack.causal, window) for window in {*self.config.attention.windows}],
             rotations,
-            stack.bias_at(positions),
+            None if stack.position_bias is None else stack.position_bias(positions),
             cache,
             encoder_output,
             encoder_padding,
@@ -166,18 +158,19 @@ class Transformer(nn.Module):
 
 
 def _build_head(config: ModelConfig, tokens: nn.Embedding) -> Head:
-    match config.head:
-        case LanguageModelHeadConfig() as head:
+    head = config.head
+    match head.kind:
+        case "lm":
             return LanguageModelHead(config, head, tokens)
-        case MaskedLanguageModelHeadConfig() as head:
+        case "masked_lm":
             return MaskedLanguageModelHead(config, head, tokens)
-        case ClassesHeadConfig() as head:
+        case "classes":
             return ClassesHead(config, head)
-        case TagsHeadConfig() as head:
+        case "tags":
             return TagsHead(config, head)
-        case SpansHeadConfig() as head:
+        case "spans":
             return SpansHead(config, head)
-        case NoHeadConfig() as head:
+        case "none":
             return NoHead(config, head)
 
 
@@ -186,8 +179,7 @@ def build(config: ModelConfig, seed: int, *, defer_blocks: bool = False) -> Tran
 
     `defer_blocks`: the blocks stay on the meta device, and the model's `fill_block` draws the same weights for one block at a time.
     """
-    with torch.device("meta"):  # no parameter is allocated or initialized twice
-        model = Transformer(config)
+    model = on_meta(config)  # no parameter is allocated or initialized twice
     generator = torch.Generator().manual_seed(seed)
     if defer_blocks:
         model.fill_block = RandomBlocks(model, config, generator)

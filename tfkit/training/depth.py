@@ -21,14 +21,9 @@ def parameter_depths(names: Iterable[str]) -> dict[str, int]:
     for name in names:
         if block := BLOCK.match(name):
             layers[block[1]] = max(layers.get(block[1], 0), int(block[2]) + 1)
-    return {name: _depth(name, layers) for name in names}
-
-
-def _depth(name: str, layers: Mapping[str, int]) -> int:
-    if block := BLOCK.match(name):
-        return layers[block[1]] - int(block[2])
-    is_below_blocks = name.startswith("embedding.") or ".position_bias." in name
-    return max(layers.values(), default=0) + 1 if is_below_blocks else 0
+    lowest = max(layers.values(), default=0) + 1
+    depths = {name: lowest if name.startswith("embedding.") or ".position_bias." in name else 0 for name in names}
+    return depths | {name: layers[block[1]] - int(block[2]) for name in names if (block := BLOCK.match(name))}
 
 
 class Unfreezing:
@@ -41,11 +36,10 @@ class Unfreezing:
     def __init__(self, parameters: Mapping[str, nn.Parameter], every: int):
         """`parameters`: all parameters of the model (if sharded, this rank's shards), by name."""
         depths = parameter_depths(parameters)
-        stages = sorted({depths[name] for name, parameter in parameters.items() if parameter.requires_grad})
+        trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+        stages = sorted({depths[name] for name in trained})
         self.every = every
-        self._stages = [
-            [parameter for name, parameter in parameters.items() if parameter.requires_grad and depths[name] == depth] for depth in stages
-        ]
+        self._stages = [[parameter for name, parameter in trained.items() if depths[name] == depth] for depth in stages]
 
     @contextlib.contextmanager
     def at(self, step: int) -> Iterator[None]:

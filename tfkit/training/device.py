@@ -25,8 +25,7 @@ def pick_device(name: str | None) -> torch.device:
     Raises UsageError if PyTorch does not know the name, and MachineError if this machine or this build of PyTorch lacks the device.
     """
     if name in (None, "auto"):
-        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(kind)
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     device = named_device(str(name))
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(device.type, False)
     if not available or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
@@ -64,9 +63,7 @@ def has_bf16(device: torch.device) -> bool:
 
 def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
     """Return the type in which the model computes, from training.precision; auto: bf16 if the hardware supports it, else fp32."""
-    if wanted == "auto":
-        return torch.bfloat16 if has_bf16(device) else torch.float32
-    return torch.bfloat16 if wanted == "bf16" else torch.float32
+    return torch.bfloat16 if wanted == "bf16" or (wanted == "auto" and has_bf16(device)) else torch.float32
 
 
 def move(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:

@@ -19,7 +19,7 @@ from tfkit.model.relative_position import DistanceVectors
 from tfkit.model.stack import Block, Stack, Sublayer
 from tfkit.model.task_heads import ClassesHead, SpansHead, TagsHead
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.objective import Batch, Objective
+from tfkit.objectives.objective import Batch
 
 Part = Literal["blocks", "attention", "head"]
 
@@ -77,11 +77,6 @@ class ForwardShape:
         elif config.head.kind == "classes":
             states = rows
         return cls(rows, length, decoder, states, rows if reads_second_output else 0)
-
-
-def trained_shape(objective: Objective, batch: Batch, config: ModelConfig) -> ForwardShape:
-    """Return the shape of the forward pass of the run's model (not of the objective's companions) for a batch."""
-    return ForwardShape.of(batch, config, objective.vocabulary_states(batch), reads_second_output=objective.reads_second_output)
 
 
 def forward_flops(model: Transformer, shape: ForwardShape) -> Flops:
@@ -206,9 +201,9 @@ class _Collector:
 
     def head(self, head: Head, shape: ForwardShape, stream: bool) -> None:
         """Collect the products of the head, including its second output."""
-        if isinstance(head, VocabularyHead):
-            self._vocabulary(head, shape, stream)
-            return
+        for module in (getattr(head, name, None) for name in ("pooler", "next_sentence", "choice") if isinstance(head, VocabularyHead)):
+            if isinstance(module, nn.Linear):
+                self.linear(module, shape.pooled, stream, "head")
         for module in (head.transform, head.pooler if isinstance(head, ClassesHead) else None):
             if isinstance(module, nn.Linear):
                 stream = self.linear(module, shape.states, stream, "head")
@@ -217,18 +212,11 @@ class _Collector:
             self.linear(head.classes, shape.states, stream, "head")
         elif isinstance(head, TagsHead | SpansHead):
             self.linear(head.tags if isinstance(head, TagsHead) else head.spans, shape.states, stream, "head")
-
-    def _vocabulary(self, head: VocabularyHead, shape: ForwardShape, stream: bool) -> None:
-        for module in (getattr(head, name, None) for name in ("pooler", "next_sentence", "choice")):
-            if isinstance(module, nn.Linear):
-                self.linear(module, shape.pooled, stream, "head")
-        transform = getattr(head, "transform", None)
-        if isinstance(transform, nn.Linear):
-            stream = self.linear(transform, shape.states, stream, "head") or self.is_trained(getattr(head, "norm", None))
-        entries, dim = head.weight.shape
-        learns = stream or head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad)
-        gradients = head.weight.requires_grad + learns  # vocabulary_loss.py computes its input's gradient whatever is trained
-        self.products.append(Product("head", 2.0 * shape.states * entries * dim, gradients, min(entries, dim)))
+        elif isinstance(head, VocabularyHead):
+            entries, dim = head.weight.shape
+            learns = stream or head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad)
+            gradients = head.weight.requires_grad + learns  # vocabulary_loss.py computes its input's gradient whatever is trained
+            self.products.append(Product("head", 2.0 * shape.states * entries * dim, gradients, min(entries, dim)))
 
 
 def visible_pairs(queries: int, keys: int, *, causal: bool, window: int | None) -> float:

@@ -35,14 +35,13 @@ def _machine(swap: bool) -> int | None:
 
 def _control_group() -> int | None:
     """Return the memory left in the control groups of this process (version 2, else 1), such as a container's; None without a limit."""
-    least: int | None = None
+    left = []
     for limit, usage, stat in _control_group_files():
         with contextlib.suppress(OSError, ValueError):
             maximum = int(limit.read_text(encoding="ascii"))  # ValueError for "max"
             if maximum < 1 << 60:  # without a limit, version 1 writes a larger number
-                left = maximum - int(usage.read_text(encoding="ascii")) + _reclaimable(stat)
-                least = left if least is None else min(least, left)
-    return least
+                left.append(maximum - int(usage.read_text(encoding="ascii")) + _reclaimable(stat))
+    return min(left, default=None)
 
 
 def _control_group_files() -> list[tuple[Path, Path, Path]]:

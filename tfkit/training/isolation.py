@@ -19,34 +19,24 @@ def isolated() -> Iterator[None]:
 
     from tfkit.training.device import set_determinism
 
-    threads, state, environment = torch.get_num_threads(), torch.random.get_rng_state(), dict(os.environ)
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    determinism = torch.get_deterministic_debug_mode()  # 0: off, 1: warn, 2: raise
-    benchmark, filled = torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    hook = sys.excepthook  # torch.distributed sets its own, which writes the rank in front of each line of a traceback
-    with warnings.catch_warnings(), _usual_tensors():
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.random.set_rng_state(state)
-            if gpus:
-                torch.cuda.set_rng_state_all(gpus)
-            set_determinism(determinism)
-            torch.backends.cudnn.benchmark = benchmark
-            torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
-            for name in os.environ.keys() - environment.keys():
-                del os.environ[name]
-            os.environ.update(environment)
-            sys.excepthook = hook
+    environment, deterministic = dict(os.environ), torch.utils.deterministic
 
+    def restore_environment() -> None:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
 
-@contextmanager
-def _usual_tensors() -> Iterator[None]:
-    """Compute with gradients and without autocast in the block, with new tensors in float32 on the CPU."""
-    import torch
-
-    with ExitStack() as stack:
+    with warnings.catch_warnings(), ExitStack() as stack:
+        stack.callback(restore_environment)
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        stack.callback(torch.random.set_rng_state, torch.random.get_rng_state())
+        if torch.cuda.is_available():
+            stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+        stack.callback(set_determinism, torch.get_deterministic_debug_mode())  # 0: off, 1: warn, 2: raise
+        stack.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+        stack.callback(setattr, deterministic, "fill_uninitialized_memory", deterministic.fill_uninitialized_memory)  # type: ignore[attr-defined]
+        # torch.distributed sets an exception hook of its own, which writes the rank in front of each line of a traceback.
+        stack.callback(setattr, sys, "excepthook", sys.excepthook)
         stack.enter_context(torch.inference_mode(False))  # this enables gradients, too
         for device in filter(torch.is_autocast_enabled, _AUTOCAST_DEVICES):
             stack.enter_context(torch.autocast(device, enabled=False))

@@ -194,11 +194,9 @@ def try_out(stepper: Stepper, loader: StepLoader[Batch], hooks: Hooks, progress:
 
     If the device has no deterministic algorithm for an operation, `hooks.nondeterministic` is called.
     """
-
-    def attempt() -> None:
-        stepper.try_out(progress.step + 1, loader.step(progress.step)[0])
-
-    deterministic_if_possible(attempt, stepper, hooks.out_of_memory, hooks.nondeterministic)
+    deterministic_if_possible(
+        lambda: stepper.try_out(progress.step + 1, loader.step(progress.step)[0]), stepper, hooks.out_of_memory, hooks.nondeterministic
+    )
 
 
 def _take(stepper: Stepper, loader: StepLoader[Batch], factor: float, plan: Plan, hooks: Hooks, progress: Progress) -> StepReport:

@@ -5,7 +5,6 @@ gathers a module's weights for its forward pass, thus covers every use of these 
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +17,9 @@ from tfkit.objectives.objective import Batch, Objective
 class LossModule(nn.Module):
     """A model with its objective. The Transformer is the only submodule; checkpoints have the names of its parameters, without a prefix.
 
-    The loss of a mixture of experts has two more terms: one balances the experts within each row, and one keeps the routers' logits small
-    (model/experts.py). Companions, the objective's other models, do not have these terms: the routers of a teacher, reference or reward
-    model do not learn, and those of a value model were balanced in its pretraining, and learn for a few steps only.
+    The loss of a mixture of experts has up to two more terms: one balances the experts within each row, and one keeps the routers' logits
+    small (model/experts.py). Companions, the objective's other models, do not have these terms: the routers of a teacher, reference or
+    reward model do not learn, and those of a value model were balanced in its pretraining, and learn for a few steps only.
     """
 
     def __init__(self, model: Transformer, objective: Objective):
@@ -57,6 +56,6 @@ class LossModule(nn.Module):
     def _loss_of_routers(self, term: str, routed: Sequence[tuple[list[Tensor], Tensor | None]]) -> Tensor:
         experts = self.model.config.mlp.experts
         assert experts is not None
-        of_balance = partial(balance_loss, active=experts.active)
-        losses = [(of_balance if term == "balance" else router_z_loss)(logits, real=real) for logits, real in routed]
+        is_balance = term == "balance"
+        losses = [balance_loss(logits, experts.active, real) if is_balance else router_z_loss(logits, real) for logits, real in routed]
         return torch.stack(losses).sum() if losses else torch.zeros((), device=next(self.model.parameters()).device)

@@ -27,9 +27,9 @@ from tfkit.training.precision import HOLDS_NARROW_GRADIENTS
 # SmolLM2-135M takes 1.2 MB per token on a CPU, so its limit is 3,600 tokens.
 AUTO_MICRO_BATCH_TOKENS = 16_384
 AUTO_MICRO_BATCH_BYTES = 4 * 2**30
-_PROBE_TOKENS = 16  # the first tokens of a row, whose activations are measured in place of the whole row's if that is enough
+_PROBE_TOKENS = 16  # if each token has its own label, only the activations of this many first tokens of a row are measured
 _AGAIN = 1.75  # activations and gradients of a recomputed block take this many times the memory of its activations
-_DROPOUT_BYTES = 3 * 4  # per pair of positions and head, if attention has dropout on a CPU
+_DROPOUT_BYTES = 3 * 4  # kept per pair of positions and head, if attention has dropout on a CPU: three tensors in fp32
 _MARGIN = 1.6  # for temporary tensors of an operation: the measured peak is 1.2 to 1.5 times the tensors kept by autograd
 _LIKELY = 1 / _MARGIN  # removes the margin: the few tokens of a probe already overestimate a long row by a seventh
 

@@ -75,8 +75,8 @@ def shard_models(
 
 @dataclass(frozen=True)
 class _ModelSharder:
-    """Shards the models of a run. `agreement`: lets all ranks raise an error if one runs out of memory; None: not done. `on_block`: called
-    with each block after its initialization.
+    """Shards the models of a run. `agreement`: lets all ranks raise an error if one runs out of memory; None: only that rank raises one.
+    `on_block`: called with each block after its initialization.
     """
 
     mesh: "DeviceMesh"

@@ -14,7 +14,6 @@ from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamSection
 from tfkit.training.adafactor import Adafactor
 from tfkit.training.depth import parameter_depths
 from tfkit.training.device import has_bf16
-from tfkit.training.unsharded_step import is_shard_of, step_unsharded
 
 if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
@@ -163,7 +162,7 @@ class Optimizer:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * lr_factor
             if isinstance(optimizer, AdamW):
-                optimizer.step(gradient_factor)  # also on shards: AdamW updates each weight on its own
+                optimizer.step(gradient_factor)  # on shards, too, since AdamW updates each weight on its own
             else:
                 for parameter in _parameters(optimizer):
                     if parameter.grad is not None:
@@ -171,7 +170,7 @@ class Optimizer:
                 if self.sharding is None:
                     optimizer.step()
                 else:
-                    step_unsharded(optimizer, self.parameters, self.sharding)
+                    _step_unsharded(optimizer, self.parameters, self.sharding)
             for parameter in _parameters(optimizer):
                 parameter.grad = None
 
@@ -197,6 +196,37 @@ class Optimizer:
             owners[parameter].state[parameter][state_name] = value.to(parameter.device)
 
 
+def is_shard_of(state: Tensor, parameter: Tensor) -> bool:
+    """Whether a tensor of a parameter's optimizer state is sharded like the parameter: true if both have as many dimensions."""
+    return state.dim() == parameter.dim()
+
+
+@torch.no_grad()
+def _step_unsharded(optimizer: Adafactor | Muon, parameters: Mapping[str, nn.Parameter], sharding: "Sharding") -> None:
+    """Take a step of an optimizer whose `parameters` are this rank's shards, but which needs whole parameters: Muon orthogonalizes
+    matrices, and Adafactor averages squared gradients over rows and columns. State with fewer dimensions than its parameter, such as these
+    averages, is not sharded.
+
+    For one parameter after another, all ranks gather the weights, the gradient and the optimizer state, compute the same update, and keep
+    their own shards. The update thus has the same bits as in a single process.
+    """
+    updated = {id(parameter) for parameter in _parameters(optimizer)}
+    gradients = {name: shard.grad for name, shard in parameters.items() if id(shard) in updated and shard.grad is not None}
+    for name in gradients:
+        parameters[name].grad = None
+    for name, gradient in gradients.items():
+        parameter, state = parameters[name], optimizer.state[parameters[name]]
+        shard = parameter.data
+        parameter.data, parameter.grad = sharding.gather(name, shard), sharding.gather(name, gradient)
+        for key, value in state.items():
+            state[key] = sharding.gather(name, value) if is_shard_of(value, parameter) else value
+        optimizer.step()  # updates this parameter alone, since no other has a gradient
+        for key, value in state.items():
+            state[key] = sharding.shard_of(name, value) if is_shard_of(value, parameter) else value
+        shard.copy_(sharding.shard_of(name, parameter.data))
+        parameter.grad, parameter.data = None, shard
+
+
 def with_peak_lr(section: OptimizerSection, lr: float) -> OptimizerSection:
     """Return the section with another peak learning rate; adamw_lr of Muon changes by the same factor."""
     update = {"lr": lr}
@@ -207,15 +237,15 @@ def with_peak_lr(section: OptimizerSection, lr: float) -> OptimizerSection:
 
 def state_numel(shapes: Mapping[str, torch.Size], section: OptimizerSection) -> int:
     """Return the number of elements in the optimizer state of parameters with these names and shapes."""
-    return sum(_state_numbers(name, shape, section) for name, shape in shapes.items())
-
-
-def _state_numbers(name: str, shape: torch.Size, section: OptimizerSection) -> int:
-    if isinstance(section, MuonSection) and _uses_muon(name, shape):
-        return shape.numel()
-    if not isinstance(section, AdafactorSection):
-        return 2 * shape.numel() + 1  # two moments, and the step counter
-    return 1 + (shape.numel() if len(shape) < 2 else shape[:-1].numel() + (shape[:-2] + shape[-1:]).numel())
+    total = 0
+    for name, shape in shapes.items():
+        if isinstance(section, MuonSection) and _uses_muon(name, shape):
+            total += shape.numel()
+        elif isinstance(section, AdafactorSection):
+            total += 1 + (shape.numel() if len(shape) < 2 else shape[:-1].numel() + (shape[:-2] + shape[-1:]).numel())
+        else:
+            total += 2 * shape.numel() + 1  # two moments, and the step counter
+    return total
 
 
 def reads_narrow_gradients(name: str, shape: torch.Size, section: OptimizerSection) -> bool:

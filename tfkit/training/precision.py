@@ -107,19 +107,13 @@ class Weights:
         """A context in which the model computes with the latest weights. If these are sharded, all ranks run the same forward passes."""
         return contextlib.nullcontext() if self.sharding is None else self.sharding.at_inference()
 
-    @contextlib.contextmanager
-    def use_result(self) -> Iterator[None]:
+    def use_result(self) -> contextlib.AbstractContextManager[None]:
         """A context in which the model computes with `result`."""
         if self.sharding is not None:
-            with self._shared_result(self.sharding):
-                yield
-            return
-        mean = {name: self.mean[name].to(self.dtype) for name in self.trained} if self.mean else {}
-        with _in_place(self.working, mean):
-            yield
+            return self._shared_result(self.sharding)
+        return _in_place(self.working, {name: self.mean[name].to(self.dtype) for name in self.trained} if self.mean else {})
 
-    @contextlib.contextmanager
-    def use_unrounded_result(self) -> Iterator[None]:
+    def use_unrounded_result(self) -> contextlib.AbstractContextManager[None]:
         """A context in which the model computes in fp32 with `result`, as if loaded from a checkpoint.
 
         If frozen parameters have no fp32 master, as with an adapter, this is the same as `use_result`: fp32 copies would need much memory.
@@ -127,11 +121,8 @@ class Weights:
         assert self.sharding is None or self.dtype == torch.float32, "sharded weights are rounded when they are gathered"
         result = self.result
         if self.sharding is not None or any(tensor.dtype != torch.float32 for tensor in result.values()):
-            with self.use_result():
-                yield
-            return
-        with _in_place(self.working, result):
-            yield
+            return self.use_result()
+        return _in_place(self.working, result)
 
     @torch.no_grad()
     def finite(self) -> bool:
@@ -149,8 +140,7 @@ class Weights:
     def load_mean(self, tensors: Mapping[str, Tensor], steps: int) -> None:
         """Load a saved moving average over `steps` steps, in the same way as `load`."""
         self.mean = {name: parameter.detach() for name, parameter in self.master.items()}
-        for name, parameter in self.trained.items():
-            self.mean[name] = self._own(name, tensors[name]).to(parameter.device, torch.float32, copy=True)
+        self.mean |= {name: self._own(name, tensors[name]).to(one.device, torch.float32, copy=True) for name, one in self.trained.items()}
         self.mean_steps = steps
 
     def _own(self, name: str, whole: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The record of an unhealthy step, which tfkit/run/replay_file.py writes, and the search for its first number that is not finite."""
+"""The record of an unhealthy step, which tfkit/run/replay_file.py writes, and the search for the step's first number that is not finite."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +16,7 @@ from tfkit.training.loop import Plan, Progress
 from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper
 
-Whole = Callable[[str, str], Tensor]  # (companion, parameter) -> the weight, not sharded; companion "": the run's model
+Whole = Callable[[str, str], Tensor]  # (companion, parameter) -> the weight, gathered if it is sharded; companion "": the run's model
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Watch:
             handle.remove()
 
     def _before(self, name: str) -> Callable[[nn.Module, Any], None]:
-        """Return a hook that checks a module's inputs: one that is not finite is the parent module's, which computed it."""
+        """Return a hook that checks a module's inputs; if one is not finite, its place is the parent module, which computed the input."""
         parent = name.rpartition(".")[0] or name
 
         def hook(module: nn.Module, inputs: Any) -> None:

@@ -36,7 +36,8 @@ class Schedule:
             case "constant":
                 return 1.0
             case "inverse_sqrt":
-                return min(1.0, math.sqrt(max(self._warmup_steps, section.flat_steps, 1) / step))
+                end = warmup if section.warmup_tokens is None else self.sizes.steps(section.warmup_tokens / self.mean_tokens)
+                return min(1.0, math.sqrt(max(end, section.flat_steps, 1) / step))
             case "linear":
                 return _between(1.0 - self._progress(step, self._warmup_rows), section.final_ratio)
             case "cosine":  # arXiv 1608.03983, without restarts
@@ -60,13 +61,6 @@ class Schedule:
         """The number of warm-up steps according to warmup_steps or warmup_ratio."""
         ratio = self.section.warmup_ratio
         return self.section.warmup_steps if ratio is None else math.ceil(ratio * self.steps)
-
-    @property
-    def _warmup_steps(self) -> int:
-        """The last step of the warm-up."""
-        if self.section.warmup_tokens is None:
-            return self._stated_warmup
-        return self.sizes.steps(self.section.warmup_tokens / self.mean_tokens)
 
     @property
     def _warmup_rows(self) -> float:

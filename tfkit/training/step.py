@@ -4,7 +4,6 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -117,7 +116,9 @@ class Stepper:
             self.peers.sum_gradients(parameter for weights in self.all_weights.values() for parameter in weights.master.values())
         for weights in self.all_weights.values():
             weights.take_gradients()
-        observed, largest = _observations(self.objective, sums, counts)
+        values = [(name, observation.term, float(sums[name])) for name, observation in self.objective.observed.items() if name in sums]
+        observed = {name: value / counts[term] for name, term, value in values if term is not None}
+        largest = {name: value for name, term, value in values if term is None}
         means = {term: float(value) / counts[term] for term, value in sums.items() if term not in self.objective.observed}
         loss = sum(weight * means[term] for term, weight in self.loss_module.terms.items())
         grad_norm = self.weights.clip_gradients(self.optimizer.section.clip_norm)
@@ -140,7 +141,7 @@ class Stepper:
         self.drop_gradients()
         return sum(weight * float(sums[term]) / counts[term] for term, weight in self.loss_module.terms.items())
 
-    def unfrozen(self, step: int) -> AbstractContextManager[None]:
+    def unfrozen(self, step: int) -> contextlib.AbstractContextManager[None]:
         """Return a context in which only the parameters that gradual unfreezing trains in a step need gradients."""
         return self.unfreezing.at(step) if self.unfreezing else contextlib.nullcontext()
 
@@ -184,10 +185,3 @@ def _join(objective: Objective, parts: Iterable[Mapping[str, Tensor]]) -> dict[s
             join = maximum if observation is not None and observation.term is None else Tensor.add
             sums[name] = join(sums[name], value) if name in sums else value
     return sums
-
-
-def _observations(objective: Objective, sums: Mapping[str, Tensor], counts: Mapping[str, int]) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the objective's observations in a step: those that are means, and those that are maxima."""
-    values = [(name, observation.term, float(sums[name])) for name, observation in objective.observed.items() if name in sums]
-    means = {name: value / counts[term] for name, term, value in values if term is not None}
-    return means, {name: value for name, term, value in values if term is None}

@@ -18,7 +18,7 @@ from tfkit.objectives.registry import row_order
 from tfkit.objectives.rollouts import Response, response_batch
 from tfkit.objectives.vocabulary_loss import LOGITS_BYTES
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.training.flops import Flops, ForwardShape, backward_flops, forward_flops, trained_shape
+from tfkit.training.flops import Flops, ForwardShape, backward_flops, forward_flops
 from tfkit.training.memory import has_logits
 
 _SAMPLED_TOKENS = 65_536  # after this number of tokens no more steps are read
@@ -44,7 +44,8 @@ class StepFlops:
         """Return the FLOPs of a micro-batch in a step. `rows`: its number of training rows; a row may be several sequences of the batch."""
         if batch.is_pretraining and (mix := objective.pretraining) is not None:
             return _text_flops(model, batch, mix.counts(batch)["lm"], checkpointing=checkpointing)
-        shape = trained_shape(objective, batch, model.config)
+        states, reads_second_output = objective.vocabulary_states(batch), objective.reads_second_output
+        shape = ForwardShape.of(batch, model.config, states, reads_second_output=reads_second_output)
         forward = forward_flops(model, shape)
         recomputed = forward.blocks + forward.attention if checkpointing else 0.0
         if has_logits(model.config) and shape.states * model.config.vocab_size * 4 > LOGITS_BYTES:

@@ -20,7 +20,7 @@ from tfkit.engine.inference.shared_inputs import SharedInput, number_inputs, sha
 from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.errors import UsageError, argument
 from tfkit.evaluation.baselines import Baselines
-from tfkit.evaluation.lost_rows import completed, only_class, reasons, wrong_answers
+from tfkit.evaluation.lost_rows import completed, reasons, wrong_answers
 from tfkit.evaluation.row_scores import RowPrediction, answer_metrics, tokens_of_first, written_metrics
 from tfkit.evaluation.written import deterministic, rows_of
 from tfkit.hub import Loaded
@@ -172,8 +172,11 @@ def _score_labelled(
         judged = [[*rows, *lost] for rows, lost in zip(results, wrong, strict=True)]
         metrics, scores, units = _metrics(settings, objective, [held_out.name for held_out in sets], judged, inputs)
     predictions = [row.prediction for rows in judged for row in rows]
-    if label := only_class([prediction["label"] for prediction in predictions if "label" in prediction]):
-        session.listener.warn(f"all {len(predictions):,} rows have the label {label!r}: the metrics say nothing about the other classes")
+    labels = [prediction["label"] for prediction in predictions if "label" in prediction]
+    if len(labels) > 1 and len(set(labels)) == 1:
+        session.listener.warn(
+            f"all {len(predictions):,} rows have the label {labels[0]!r}: the metrics say nothing about the other classes"
+        )
     elif predicts_one_class(metrics):
         session.listener.warn("the model predicts the same class for every row: it does not distinguish the classes")
     facts = objective.label_metrics(predictions) | {"lost": reasons([row for held_out in sets for row in held_out.lost])}

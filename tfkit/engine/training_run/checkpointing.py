@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tfkit.adapters import Base, merged, save_adapter
+from tfkit.adapters import Base, Merged, save_adapter
 from tfkit.carbon import resolve_place
 from tfkit.carbon.footprint import Intensity, RunTotals
 from tfkit.durable import write_atomically
@@ -134,7 +134,7 @@ class Checkpointer:
             "generation": stated_settings(recipe.generation, data.start.described.generation if data.start is not None else None),
         }
         if self._adapter is None or data.start is None:
-            save_model(folder, config, merged(self.model, result), data.tokenizer, **options)
+            save_model(folder, config, Merged(self.model, result), data.tokenizer, **options)
             return
         base = Base(data.start.path, data.start.described.folder, data.start.sha256)
         save_adapter(folder, config, {name: result[name] for name in self.weights.trained}, data.tokenizer, self._adapter, base, **options)

@@ -19,7 +19,7 @@ from tfkit.parallel.collectives import ProcessGroup
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.tokenizer.conversations import end_ids
 from tfkit.training.device import eager
-from tfkit.training.unsharded_step import is_shard_of
+from tfkit.training.optimizer import is_shard_of
 
 if TYPE_CHECKING:
     from tfkit.generation.complete import TextCompletion

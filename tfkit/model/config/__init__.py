@@ -1,10 +1,9 @@
 """The config of a model: one tree of frozen records. The other modules of tfkit/model build a Transformer from it.
 
-A field exists only if one of the model families uses it. A field that applies to one kind of a part only (positions, norm, head) is in the
-class of that kind.
+A field exists only if one of the model families uses it. A field for only one kind of positions, norm or head is in the class of that kind.
 
-layer_config.py defines the parts of a layer, position_config.py the kinds of positions, head_config.py the kinds of output layers,
-training_only.py the fields that act only in training, and sizes.py the bounds of all sizes. No file here imports torch.
+layer_config.py defines the parts of a layer, position_config.py the kinds of positions, head_config.py the kinds of output layers, and
+sizes.py the bounds of all sizes. No file here imports torch.
 """
 
 import math
@@ -22,8 +21,7 @@ from tfkit.model.config.head_config import (
 )
 from tfkit.model.config.layer_config import AttentionConfig, ExpertsConfig, MlpConfig, NormConfig
 from tfkit.model.config.position_config import LongRopeScaling, Position, Relative, Rotary
-from tfkit.model.config.sizes import Context, Data, Heads, HiddenWidth, Layers, Rows, Width
-from tfkit.model.config.training_only import DropoutConfig, InitConfig, RoutingConfig
+from tfkit.model.config.sizes import Context, Data, Heads, HiddenWidth, Layers, Probability, Rows, Width
 
 __all__ = [
     "ClassesHeadConfig",
@@ -52,6 +50,44 @@ class EmbeddingConfig(Data):
         None, description="Width of the token, position and segment vectors, which a matrix then widens to dim (ELECTRA); null: dim."
     )
     segments: Width | None = Field(None, description="Segment vectors, one for each text of a pair (BERT: 2); null: none.")
+
+
+class DropoutConfig(Data):
+    """Dropout probabilities. Attention dropout rules out the fused kernel: attention then takes 1.5 to 7 times as long on a CPU."""
+
+    embedding: Probability = Field(0.0, description="On the sum of the embeddings.")
+    attention: Probability = Field(0.0, description="On the attention weights.")
+    residual: Probability = Field(0.0, description="On each sublayer's output, before it is added.")
+    hidden: Probability = Field(0.0, description="Inside the MLP, after the activation (T5).")
+    final: Probability = Field(0.0, description="On a stack's output, after its last norm (T5).")
+    head: Probability = Field(0.0, description="On the input of a head for classes, choices or tags.")
+
+
+class InitConfig(Data):
+    """The random initialization of the weights for pretraining."""
+
+    scheme: Literal["normal", "fan_in", "by_width"] = Field(
+        "normal",
+        description="normal: with std. fan_in: uniform, variance 1 / input width (2017). by_width: normal, variance 1 / width (T5).",
+    )
+    std: float = Field(0.02, gt=0, le=1e30, description="Standard deviation of the normal from which matrices are drawn.")
+    residual_scaling: bool = Field(
+        False, description="Divide the std of the matrices that write to the residual stream by sqrt(2 * layers) (GPT-2)."
+    )
+
+
+class RoutingConfig(Data):
+    """The losses that train the routers of a mixture of experts in addition to the objective's terms. Models without experts have none."""
+
+    balance: float = Field(
+        0.01, ge=0, le=1e6, description="Weight of the loss that is smallest if all experts get equally many tokens; 0: no such loss."
+    )
+    z_loss: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="Weight of the mean square of the log of the sum of the routers' exponentials (OLMoE); 0: no such loss.",
+    )
 
 
 class ModelConfig(Data):
@@ -128,7 +164,7 @@ class ModelConfig(Data):
 
     @property
     def embeds_apart(self) -> bool:
-        """Whether the embeddings of encoder and decoder have learned positions and norms of their own."""
+        """Whether the decoder's embedding has learned positions or a norm of its own; the token vectors are always the encoder's."""
         return bool(self.encoder_layers and self.decoder_layers and (self.position_rows or self.embedding.norm))
 
     @property
@@ -180,12 +216,14 @@ class ModelConfig(Data):
         return math.lcm(len(self.attention.windows), of_rotation, len(self.mlp.experts.layers) if self.mlp.experts else 1)
 
     @model_validator(mode="after")
-    def _check_stacks(self) -> "ModelConfig":
+    def _check_stacks_and_embedding(self) -> "ModelConfig":
         if not self.encoder_layers and not self.decoder_layers:
             raise ValueError("a model needs encoder_layers, decoder_layers, or both")
         if self.position.kind == "sinusoidal" and self.embedding_dim % 2:
             name = "embedding.dim" if self.embedding.dim else "dim"
             raise ValueError(f"{name} {self.embedding_dim} is odd; sinusoidal positions come in pairs, so it must be even")
+        if self.embedding.dim is not None and self.head.kind == "lm":
+            raise ValueError("embedding.dim is for encoders, since the head of a language model has no layer to this width; remove it")
         return self
 
     @model_validator(mode="after")
@@ -197,12 +235,6 @@ class ModelConfig(Data):
             raise ValueError("a mixture of experts is for a decoder alone; remove mlp.experts or encoder_layers")
         elif not any(map(self.has_experts, range(self.decoder_layers))):
             raise ValueError("mlp.experts.layers gives no layer experts; make one of its values true, or remove mlp.experts")
-        return self
-
-    @model_validator(mode="after")
-    def _check_embedding(self) -> "ModelConfig":
-        if self.embedding.dim is not None and self.head.kind == "lm":
-            raise ValueError("embedding.dim is for encoders, since the head of a language model has no layer to this width; remove it")
         return self
 
     @model_validator(mode="after")
