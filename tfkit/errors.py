@@ -142,6 +142,11 @@ _OUT_OF_MEMORY = (
 )
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that is not blank, or the name of its class if there is none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` means that the memory of the machine or the GPU is exhausted. Types are compared by name, without torch."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -83,10 +83,12 @@ def test_a_link_under_our_name_in_the_temporary_folder_is_not_followed(home: Pat
 
 
 def test_a_chosen_cache_that_cannot_be_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "file/cache"))
-    with pytest.raises(MachineError, match="TFKIT_CACHE="):
-        cache_folder()
+    monkeypatch.chdir(tmp_path)
+    for name in ("file", "~no-such-user"):
+        Path(name).write_text("")
+        monkeypatch.setenv("TFKIT_CACHE", f"{name}/cache")
+        with pytest.raises(MachineError, match=f"TFKIT_CACHE={name}/cache: "):
+            cache_folder()
 
 
 def test_the_size_is_of_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

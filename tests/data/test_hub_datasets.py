@@ -130,8 +130,9 @@ def test_what_is_not_there_is_named_before_anything_is_kept(tmp_path: Path, monk
     with pytest.raises(DataError, match=r"set, split other: cannot be loaded .*check name, config, split"):
         streamed(folder, split="other", streamed=is_streamed)
     monkeypatch.setenv("TFKIT_OFFLINE", "1")
-    with pytest.raises(DataError, match="hub data set org/name: TFKIT_OFFLINE is set"):
-        streamed("org/name", streamed=is_streamed)
+    for name in ("org/name", "~no-such-user/name"):
+        with pytest.raises(DataError, match=f"hub data set {name}: TFKIT_OFFLINE is set"):
+            streamed(name, streamed=is_streamed)
 
 
 def test_bad_rows_are_named_or_counted(tmp_path: Path) -> None:

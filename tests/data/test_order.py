@@ -42,7 +42,7 @@ def test_the_latest_two_are_kept() -> None:
     assert [latest(epoch) for epoch in (0, 1, 0, 1, 2, 1, 0)] == [0, 10, 0, 10, 20, 10, 0]
     assert drawn == [0, 1, 2, 0]
     order = WeightedOrder([("a", 1.0, 9)], 1)
-    assert order[0] is order[0]
+    assert order(0) is order(0)
 
 
 sources = st.lists(st.tuples(st.sampled_from([0.5, 1.0, 1.25, 2.0, 2.3, 3.75]), st.integers(2, 40)), min_size=1, max_size=4)
@@ -51,7 +51,7 @@ sources = st.lists(st.tuples(st.sampled_from([0.5, 1.0, 1.25, 2.0, 2.3, 3.75]), 
 @given(given=sources, distinct=st.booleans(), seed=st.integers(0, 3), epoch=st.integers(0, 3))
 def test_each_row_is_read_as_its_weight_says(given: list[tuple[float, int]], distinct: bool, seed: int, epoch: int) -> None:
     order = WeightedOrder([(f"source {i}", weight, rows) for i, (weight, rows) in enumerate(given)], seed, distinct=distinct)
-    numbers = order[epoch]
+    numbers = order(epoch)
     assert len(numbers) == len(order) == sum(order.rows)
     assert not distinct or len(set(numbers.tolist())) == len(numbers)
     found = Counter(zip(*(part.tolist() for part in order.locate(numbers)), strict=True))
@@ -60,14 +60,14 @@ def test_each_row_is_read_as_its_weight_says(given: list[tuple[float, int]], dis
         assert sum(times) == order.rows[source] == int(weight) * rows + round(weight % 1 * rows)
         assert set(times) <= {int(weight), int(weight) + 1}
     again = WeightedOrder([(f"source {i}", weight, rows) for i, (weight, rows) in enumerate(given)], seed, distinct=distinct)
-    assert np.array_equal(again[epoch], numbers)
+    assert np.array_equal(again(epoch), numbers)
 
 
 def test_the_order_is_the_one_of_earlier_versions_on_every_machine() -> None:
     """Runs of 0.1.0 resume: these numbers may never change."""
     given = [("a", 1.5, 4), ("b", 1.0, 3)]
-    assert WeightedOrder(given, 7)[2].tolist() == [5, 3, 1, 0, 0, 1, 6, 2, 4]
-    assert WeightedOrder(given, 7, distinct=True)[2].tolist() == [9, 3, 1, 4, 0, 5, 10, 2, 8]
+    assert WeightedOrder(given, 7)(2).tolist() == [5, 3, 1, 0, 0, 1, 6, 2, 4]
+    assert WeightedOrder(given, 7, distinct=True)(2).tolist() == [9, 3, 1, 4, 0, 5, 10, 2, 8]
     assert PackedRows([(counted([16]), 1.0)], 2, 1).order(0).tolist() == [1, 6, 4, 7, 3, 0, 2, 5]
 
 

@@ -203,13 +203,14 @@ def test_what_is_not_parallel_is_read_as_before(tmp_path: Path) -> None:
         (["no", "yes"], ["maybe"], "column 'label' holds 'maybe', not a class from 0 to 1"),
         ("1 yes\n2 no\n", ["1"], "the numbers of the classes are not 0 to 1, each once"),
         (b"b\xe9ret\nhat\n", ["0", "1"], r"names:1: byte 1 \(0xe9\) is not UTF-8; convert the file"),
+        (Path("~no-such-user/names"), ["0", "1"], "~no-such-user/names: cannot be read"),
     ],
 )
-def test_class_names(tmp_path: Path, given: list[str] | str | bytes, labels: list[str], said: list[str] | str) -> None:
+def test_class_names(tmp_path: Path, given: list[str] | str | bytes | Path, labels: list[str], said: list[str] | str) -> None:
     write_files(tmp_path, {"a.csv": "text,label\n" + "".join(f"text {label},{label}\n" for label in labels)})
-    if not isinstance(given, list):
+    if isinstance(given, str | bytes):
         write_files(tmp_path, {"names": given})
-    source = {"class_names": given if isinstance(given, list) else str(tmp_path / "names")}
+    source = {"class_names": given if isinstance(given, list) else str(given if isinstance(given, Path) else tmp_path / "names")}
     if isinstance(said, list):
         assert [row["label"] for row in values(tmp_path / "a.csv", LABELLED, **source)] == said
     else:

@@ -20,7 +20,7 @@ from tfkit.data.store import token_stream as build
 from tfkit.data.store.token_stream import check_ids, split_sentences
 from tfkit.errors import DataError, ModelError
 from tfkit.recipe.schema.data_sections import TokenizerSection
-from tfkit.tokenizer import END_OF_TEXT, Tokenizer, train_byte_bpe, train_tokenizer
+from tfkit.tokenizer import Tokenizer, train_byte_bpe, train_tokenizer
 from tfkit.tokenizer.entries import token_bytes
 
 CORPUS = ["some text, some words\n" * 20]
@@ -33,14 +33,14 @@ def with_own_eos() -> Tokenizer:
     """bos and eos differ, as Llama's."""
     backend = WITH_BOS.backend.from_str(WITH_BOS.tokenizer_json)
     backend.add_special_tokens([AddedToken("</s>", special=True)])
-    return Tokenizer.from_json(backend.to_str(), {"bos_token": END_OF_TEXT, "eos_token": "</s>"})
+    return Tokenizer.from_json(backend.to_str(), {"bos_token": "<|endoftext|>", "eos_token": "</s>"})
 
 
 def with_eos_template() -> Tokenizer:
     """The template itself ends each text with eos, as T5's."""
     backend = PLAIN.backend.from_str(PLAIN.tokenizer_json)
-    backend.post_processor = post.TemplateProcessing(single=f"$A {END_OF_TEXT}", special_tokens=[(END_OF_TEXT, 0)])
-    return Tokenizer.from_json(backend.to_str(), {"eos_token": END_OF_TEXT})
+    backend.post_processor = post.TemplateProcessing(single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", 0)])
+    return Tokenizer.from_json(backend.to_str(), {"eos_token": "<|endoftext|>"})
 
 
 TOKENIZERS = {"shared": WITH_BOS, "appended": PLAIN, "own": with_own_eos(), "template": with_eos_template()}
@@ -61,7 +61,7 @@ LAYOUTS = {  # "a", "b" and the special tokens mean their own ids
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_the_layout_of_the_stream(tmp_path: Path, kind: str) -> None:
     tokenizer = TOKENIZERS[kind]
-    names = {"<e>": END_OF_TEXT}
+    names = {"<e>": "<|endoftext|>"}
     stream = stream_of(tmp_path, ["ab", "", "b"], tokenizer)
     assert stream.tokens.tolist() == [tokenizer.backend.token_to_id(names.get(name, name)) for name in LAYOUTS[kind]]
     assert stream.tokens[-1] == tokenizer.eos_id, "the last document's end needs a target"
@@ -110,7 +110,7 @@ def test_the_fingerprint_follows_text_and_tokenizer(tmp_path: Path) -> None:
 def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
     backend = PLAIN.backend.from_str(PLAIN.tokenizer_json)
     backend.add_tokens([f"word{i}word" for i in range(65_600)])
-    tokenizer = Tokenizer.from_json(backend.to_str(), {"eos_token": END_OF_TEXT})
+    tokenizer = Tokenizer.from_json(backend.to_str(), {"eos_token": "<|endoftext|>"})
     stream = stream_of(tmp_path, ["word65599word"], tokenizer)
     assert stream.tokens.dtype == np.uint32
     assert stream.max_id == stream.tokens[0] == PLAIN.size + 65_599

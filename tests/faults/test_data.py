@@ -119,11 +119,11 @@ def archived(content: bytes, name: str, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def repeating(path: Path, nested: bool) -> None:
+def repeating(path: Path, nested: bool, name: str) -> None:
     """A Parquet file of less than a kilobyte whose 256 texts, or the list of this many in its one row, take 3 GB."""
     texts = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 256, pyarrow.int32()), pyarrow.array(["a" * 12_000_000]))
     column = pyarrow.ListArray.from_arrays(pyarrow.array([0, 256], pyarrow.int32()), texts) if nested else texts
-    table = pyarrow.table({"text": column})
+    table = pyarrow.table({name: column})
     pyarrow.parquet.write_table(table, path, compression="zstd", dictionary_pagesize_limit=1 << 30, store_schema=False)
     assert path.stat().st_size < 1000
 
@@ -546,15 +546,15 @@ def test_f49_mutated_files_are_read_or_refused(tmp_path: Path, request: pytest.F
     assert 0 < refused < 2 * draws or draws < 60, "mutations that spoil all files or none show little"
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_f36_a_parquet_file_that_repeats_a_text_ends_the_run_in_little_memory(tmp_path: Path, nested: bool) -> None:
+@pytest.mark.parametrize(("nested", "name"), [(False, "text"), (True, "text"), (False, "a.b")])
+def test_f36_a_parquet_file_that_repeats_a_text_ends_the_run_in_little_memory(tmp_path: Path, nested: bool, name: str) -> None:
     def limit_memory() -> None:
         held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (held + (1 << 30), resource.RLIM_INFINITY))
 
-    repeating(tmp_path / "repeating.parquet", nested)
+    repeating(tmp_path / "repeating.parquet", nested, name)
     said = ["repeating.parquet: unpacks to more than 250 times its ", "write it as JSON lines"]
-    train_on(tmp_path / "repeating.parquet", tmp_path, before=limit_memory).exits(3, *said)
+    train_on(tmp_path / "repeating.parquet", tmp_path, f"data.train.0.text={name}", before=limit_memory).exits(3, *said)
 
 
 # ---------------------------------------------------------------------------------------------------------- a deleted cache

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from tfkit.errors import ModelError
-from tfkit.tokenizer import END_OF_TEXT, load_tokenizer, pipelines
+from tfkit.tokenizer import load_tokenizer, pipelines
 from tfkit.tokenizer.entries import token_bytes
 
 TEXTS = [
@@ -22,7 +22,7 @@ TEXTS = [
     "plain words, with  two spaces",
     "line\nline\r\n\n\ttab",
     "Grüße 世界 🦊 e\u0301 \u202e \x00",
-    f"{END_OF_TEXT}at the start, {END_OF_TEXT} inside",
+    "<|endoftext|>at the start, <|endoftext|> inside",
     " leading space , and a . before space n't",
 ]
 
@@ -34,7 +34,7 @@ def foreign_tokenizer() -> Backend:
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first")
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     backend.normalizer = normalizers.NFC()
-    backend.add_special_tokens([AddedToken(token, special=True) for token in ("<s>", "</s>", END_OF_TEXT)])
+    backend.add_special_tokens([AddedToken(token, special=True) for token in ("<s>", "</s>", "<|endoftext|>")])
     backend.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
     backend.enable_truncation(7)
     backend.enable_padding(length=9)
@@ -55,7 +55,7 @@ def test_special_tokens_in_a_text_are_read_as_by_transformers(tmp_path: Path) ->
         assert_same_roles(tokenizer, theirs)  # the padding of tokenizer.json names no pad_token if the config has null
         assert tokenizer.size == max(theirs.get_vocab().values()) + 1
     assert (tokenizer.prefix, tokenizer.suffix) == ((1,), (2,))
-    assert tokenizer.backend.token_to_id(END_OF_TEXT) in tokenizer.encode_texts([f"a {END_OF_TEXT}"])[0]
+    assert tokenizer.backend.token_to_id("<|endoftext|>") in tokenizer.encode_texts(["a <|endoftext|>"])[0]
     assert [token_bytes(tokenizer, i) for i in (3, 260, 261)] == [1, 1, 1]
 
 

@@ -1,5 +1,4 @@
-"""Conversion between Hugging Face model folders and Transformer, tfkit's model class. This package applies the rules of a family
-(families/) to tensors.
+"""Conversion between Hugging Face model folders and Transformer, tfkit's model class, by the rules of model families (tfkit/families).
 
 Loading is strict in both directions: each tensor of a file is mapped, belongs to a head or part that is not read, or is known to carry no
 information; and each parameter of the model is filled, those of a new head at random. Only safetensors and JSON are read: a pickle can run

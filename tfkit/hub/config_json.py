@@ -32,14 +32,13 @@ _GENERATION_KEYS = (  # transformers reads these settings from config.json if th
     *("begin_suppress_tokens", "forced_eos_token_id"),
 )
 TRAINING_ONLY_FIELDS = {"init", "dropout", "routing"}  # they affect only the training, not a trained model, and are saved in tfkit.json
-_MAX_PROBLEMS = 20  # in an error message
+_MAX_PROBLEMS = 20  # the most problems that an error message lists
 LIMIT = 4 * MIB  # the maximum size of config.json: a thousand times the usual size
 
 
 def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, ModelConfig]:
-    """Return the family (None: the model_type is "tfkit") and the ModelConfig of the model that config.json and tfkit.json describe.
-
-    `hf`: the content of config.json. Raise ModelError for a model that tfkit does not implement, and for missing or invalid fields.
+    """Return the family and the ModelConfig of the model that config.json and tfkit.json describe; without a family (None), the model_type
+    is "tfkit". `hf`: the content of config.json. Raise ModelError for a model that is not implemented, and for missing or invalid fields.
     """
     path = folder / "config.json"
     kind = hf.get("model_type")
@@ -71,7 +70,7 @@ def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, Mod
 
 def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the content of generation_config.json; without that file, the generation settings of config.json (`hf`), where older versions
-    of transformers saved them. The file is optional, so a file that cannot be read counts as empty.
+    of transformers saved them. No model needs the file, so one that cannot be read counts as empty.
     """
     try:
         path = find_named(folder, "generation_config.json")
@@ -81,9 +80,7 @@ def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def family_of(config: ModelConfig, prefer: str | None = None) -> Family | None:
-    """Return a family whose Hugging Face configuration expresses this config completely, if possible the one named `prefer`; None: no
-    family does.
-    """
+    """Return a family whose Hugging Face config expresses this config completely, if possible the one named `prefer`; None if none does."""
     families = sorted(FAMILIES.values(), key=lambda family: family.name != prefer)
     return next((family for family in families if _expresses(family, config)), None)
 
@@ -99,9 +96,8 @@ def _expresses(family: Family, config: ModelConfig) -> bool:
 
 
 def computation(config: ModelConfig) -> dict[str, Any]:
-    """Return all fields that determine a model's output. Models that compute the same have equal fields.
-
-    Windows, rotations and experts are listed for each layer, since a config can describe the same layers by different lists.
+    """Return all fields that determine a model's output: equal for models that compute the same. Windows, rotations and experts are listed
+    for each layer, since different configs can describe the same layers.
     """
     layers = range(max(config.encoder_layers, config.decoder_layers))
     windows, rotations, has_experts = ([of(layer) for layer in layers] for of in (config.window, config.rotation, config.has_experts))
@@ -133,7 +129,7 @@ def label_fields(head: HeadConfig, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def read_labels(hf: Mapping[str, Any], head: HeadConfig) -> tuple[str, ...]:
-    """Return the names of the head's classes or tags: LABEL_0, LABEL_1 ..., as in Hugging Face, unless config.json names all of them."""
+    """Return the names of the head's classes or tags. They are LABEL_0, LABEL_1 ..., as in Hugging Face, unless config.json names all."""
     count = head.count if isinstance(head, ClassesHeadConfig | TagsHeadConfig) else 0
     known = hf.get("id2label")
     names = [known.get(str(number)) for number in range(count)] if isinstance(known, dict) and len(known) == count else []
@@ -148,7 +144,7 @@ def are_unnamed(labels: Sequence[str]) -> bool:
 
 
 def read_problem_type(hf: Mapping[str, Any]) -> str | None:
-    """Return `problem_type` of config.json: whether a label is a number, one class, or a set of classes. None if it has no known value."""
+    """Return config.json's `problem_type`: whether a label is a number, one class, or a set of classes. None for any other value."""
     stated = hf.get("problem_type")
     return stated if stated in ("regression", "single_label_classification", "multi_label_classification") else None
 
@@ -180,6 +176,6 @@ def _validated(values: Any, path: Path) -> ModelConfig:
 
 
 def _describe(error: ValidationError, prefix: str = "") -> str:
-    """Return the problems of a config as text, each after the name of its field. A problem of several fields has only its message."""
+    """Return the problems of a config as text, each after the name of its field; a problem of several fields has none."""
     problems = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()[:_MAX_PROBLEMS]]
     return "; ".join(f"{prefix}{field}: {text}" if field else text for field, text in problems)

@@ -1,4 +1,4 @@
-"""Finding the model folder of a path, which may be a checkpoint, a run folder, a Hugging Face model folder or a repository of the Hub; also
+"""Finding the model folder of a path, which may be a checkpoint, a run folder, a Hugging Face model folder or a repository of the Hub. Also
 the hash and the run id that identify a model.
 """
 
@@ -8,7 +8,7 @@ import shlex
 import warnings
 from pathlib import Path
 
-from tfkit.errors import ModelError, path_argument
+from tfkit.errors import ModelError, first_line, path_argument
 from tfkit.network import fetch, is_offline
 from tfkit.recipe.bundled import training_command
 from tfkit.run import strict_json
@@ -27,14 +27,12 @@ _known: dict[tuple[tuple[str, Identity], ...], str] = {}  # the results of `cont
 def find_checkpoint(path: str | Path) -> Path:
     """Return the model folder of a path: the path itself, a run folder's best or else newest checkpoint, or the downloaded repository for
     `hub:org/name@revision`. For a recipe with stages, the run is the last stage; for a sweep, the best trial. The path may begin with ~,
-    the home folder, as the paths of data may.
-
-    Raise ModelError if there is no model folder.
+    the home folder. Raise ModelError if there is no model folder.
     """
     if str(path).startswith("hub:"):
         return _download(str(path)[4:])
     try:
-        return _find_folder(Path(os.path.expanduser(path)))
+        return _find_folder(Path(os.path.expanduser(path)))  # unlike Path.expanduser, without an error for an unknown user
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
 
@@ -105,9 +103,7 @@ def _find_folder(folder: Path) -> Path:
 
 
 def _last_stage(folder: Path, stages: dict[str, Path]) -> Path:
-    """Return the checkpoint of the last stage of a chain (the run of a recipe with stages). Raise ModelError if that stage has no
-    checkpoint yet.
-    """
+    """Return the checkpoint of the last stage of a recipe with stages. Raise ModelError if that stage was not started yet."""
     *_, last = stages.values()
     if (last / "checkpoints").is_dir():
         return _find_folder(last)
@@ -148,15 +144,13 @@ def _download(name: str) -> Path:
     try:
         return fetch(download, Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model"))
     except Exception as error:  # the Hub's client raises exceptions of many libraries
-        first = (str(error) or type(error).__name__).strip().partition("\n")[0]
+        first = first_line(error)
         raise ModelError(f"hub:{name}: could not be downloaded: {first}; check the name, the revision and the network") from None
 
 
 def content_hash(folder: Path) -> str:
     """Return one SHA-256 over config.json, adapter_config.json (of an adapter) and the safetensors files, sorted by name. It identifies the
-    model in lineages, and shows whether the model has changed.
-
-    Raise ModelError for files that differ from the folder's manifest.
+    model in lineages, and shows whether the model has changed. Raise ModelError for files that differ from the folder's manifest.
     """
     names = ["config.json", ADAPTER, *sorted(path.name for path in folder.glob("*.safetensors"))]
     paths = [path for name in names if (path := find_named(folder, name)) is not None]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 _ROTATES_NEIGHBOURS = ("llama", "smollm3")
-_TANH = ("gpt2", "gemma", "gemma2", "gemma3")  # architectures with a GELU in its tanh form; the others have a SiLU
+_TANH = ("gpt2", "gemma", "gemma2", "gemma3")  # architectures with the tanh form of GELU; the others have SiLU
 _OPTIONAL_BIASES = ("llama", "gpt2", "qwen2")  # llama.cpp reads the biases of these architectures, if there are any, and of no others
 _NOT_NORMALIZED = ("olmoe",)  # architectures in which llama.cpp does not divide the probabilities of the chosen experts by their sum
 _WINDOWS = {"gemma2": 2, "gemma3": 6}  # n: every n-th layer has no window
@@ -41,7 +41,7 @@ _LAYERS_27B = {"gemma2": 46, "gemma3": 62}  # by this number of layers, llama.cp
 
 @dataclass(frozen=True)
 class GgufLayout:
-    """The GGUF layout of a model of one of our families."""
+    """The GGUF layout of a model of a family."""
 
     family: Family  # with rules that transpose no matrix
     config: ModelConfig
@@ -116,8 +116,8 @@ class GgufLayout:
         return gguf.get_tensor_name_map(kind, self.config.decoder_layers)
 
     def _permute_rows(self, theirs: str, tensor: Tensor, parts: int) -> Tensor:
-        """Interleave the rows of `parts` equal parts of each head, in q_proj and k_proj only. With 2 parts, the head's two halves are
-        interleaved; with head_dim / 2 parts, this is reversed.
+        """Interleave the rows of `parts` equal parts of each head, in q_proj and k_proj only. With 2 parts, the two halves of a head are
+        interleaved; with head_dim / 2 parts, interleaved halves are separated again.
         """
         if self.architecture not in _ROTATES_NEIGHBOURS or not theirs.rpartition(".")[0].endswith(("q_proj", "k_proj")):
             return tensor
@@ -142,7 +142,7 @@ def gguf_layout(config: ModelConfig, family: str) -> GgufLayout:
 
 
 def _difference(config: ModelConfig, architecture: str) -> str | None:
-    """Return the first difference of the model from llama.cpp's computation, as a clause; None if there is none."""
+    """Return the first difference between the model's computation and llama.cpp's, as a clause; None if there is none."""
     if config.mlp.activation != ("gelu_tanh" if architecture in _TANH else "silu"):
         return f"its activation is {config.mlp.activation}"
     biases = config.attention.qkv_bias or config.attention.out_bias or config.mlp.bias
@@ -165,7 +165,7 @@ def _difference(config: ModelConfig, architecture: str) -> str | None:
 
 
 def _difference_of_layers(config: ModelConfig, architecture: str) -> str | None:
-    """Return the first difference of the layers' windows and rotary positions from llama.cpp's; None if there is none."""
+    """Return the first difference in the layers' windows and rotary positions from llama.cpp's, as a clause; None if there is none."""
     layers = range(config.decoder_layers)
     windows = [config.window(layer) for layer in layers]
     used = [window if window is not None and window < config.context_length else None for window in windows]

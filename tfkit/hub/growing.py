@@ -1,4 +1,4 @@
-"""A trained model with more entries in its vocabulary, or with fewer learned positions."""
+"""Copies of a trained model with more entries in the vocabulary, or with fewer learned positions."""
 
 import torch
 
@@ -10,7 +10,7 @@ _POSITIONS = {"embedding.positions.weight", "embedding.decoder.positions.weight"
 
 def with_more_entries(model: Transformer, vocab_size: int, seed: int) -> Transformer:
     """Return the same model with a vocabulary of `vocab_size` entries. The vectors of the new entries, which come last, are drawn with
-    `seed`, as in pretraining. GPT's fine-tuning adds three entries (Radford et al. 2018, section 3.2).
+    `seed`, as in pretraining. GPT's fine-tuning, for example, adds three entries (Radford et al. 2018, section 3.2).
     """
     config, tensors = model.config, model.state_dict()
     # One layer is enough, since only the tensors in _ROWS are used.
@@ -24,7 +24,7 @@ def with_more_entries(model: Transformer, vocab_size: int, seed: int) -> Transfo
 
 
 def with_fewer_positions(model: Transformer, context_length: int) -> Transformer:
-    """Return the same model with positions for `context_length` tokens only, which computes the same for texts of at most this length."""
+    """Return the same model with positions for `context_length` tokens only. For texts of at most this length, its output is the same."""
     shorter = on_meta(model.config.model_copy(update={"context_length": context_length}))
     tensors = model.state_dict()
     for name in tensors.keys() & _POSITIONS:

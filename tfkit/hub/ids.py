@@ -1,5 +1,5 @@
-"""The token ids in the configuration files of a model folder. Each must be in the vocabulary, since any other id has no embedding; only
-default ids of transformers' classes may be outside it, and are then ignored.
+"""The token ids in the configuration files of a model folder. An id outside the vocabulary has no embedding, so it is an error, or, if it
+is a default of transformers' class, ignored.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,8 +21,8 @@ _NAMES = (
     *("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id"),
     *("bad_words_ids", "force_words_ids", "suppress_tokens", "begin_suppress_tokens"),
 )
-# By model_type: the ids of the released vocabulary, which transformers' class writes into config.json if the author set none. They are
-# ignored if the model's vocabulary is too small for them.
+# By model_type: ids of the released vocabulary, which transformers' class writes into config.json if the author set none. They are ignored
+# if the model's vocabulary is too small for them.
 _CLASS_DEFAULTS = {
     "gpt2": {"bos_token_id": 50256, "eos_token_id": 50256},
     "modernbert": {**dict.fromkeys(("bos_token_id", "cls_token_id"), 50281), **dict.fromkeys(("eos_token_id", "sep_token_id"), 50282)},
@@ -34,7 +34,7 @@ _CLASS_DEFAULTS = {
 
 
 def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, Any]:
-    """Return the ids with the names SPECIAL_IDS from config.json, completed from generation_config.json; several eos ids are a list.
+    """Return the ids named SPECIAL_IDS in config.json, completed by those of generation_config.json; several eos ids are a list.
 
     `hf`: the content of config.json. Raise ModelError for an id outside the vocabulary, and for a value in config.json that is not an id.
     """
@@ -55,7 +55,7 @@ def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, 
 
 
 def merge_special_ids(ids: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `ids`, completed by the ids of `generation` (generation_config.json) that `ids` lacks; the eos ids of both are combined."""
+    """Return `ids` with the ids of `generation` (generation_config.json) that `ids` lacks, and with the eos ids of both."""
     generation_ids = {name: generation[name] for name in SPECIAL_IDS if _are_ids(name, generation.get(name))}
     ends = [end for source in (ids, generation_ids) for end in stated_ends(source)]
     merged = {_EOS: ends[0] if len({*ends}) == 1 else list(dict.fromkeys(ends))} if ends else {}
@@ -63,13 +63,13 @@ def merge_special_ids(ids: Mapping[str, Any], generation: Mapping[str, Any]) -> 
 
 
 def stated_ends(special_ids: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the eos ids in the result of `read_ids`, which may be one id or a list."""
+    """Return the eos ids in the result of `read_ids`, in which they are one id or a list."""
     ends = special_ids.get(_EOS, [])
     return tuple(ends) if isinstance(ends, list) else (ends,)
 
 
 def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
-    """Return a model folder's tokenizer; None if there is none. Raise ModelError if it has more entries than the model has embeddings."""
+    """Return a model folder's tokenizer; None if there is none. Raise ModelError if it has more entries than the model's vocabulary."""
     tokenizer = load_tokenizer(folder)
     if tokenizer is not None and tokenizer.size > vocab_size:
         raise ModelError(
@@ -80,9 +80,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
 
 
 def with_model_ids(tokenizer: Tokenizer | None, special_ids: Mapping[str, Any]) -> Tokenizer | None:
-    """Return the tokenizer with ids from `special_ids` (from `read_ids`): the decoder's start id, the id that it must generate first, and
-    the ids that end a text.
-    """
+    """Return the tokenizer with these ids of `read_ids`: the decoder's start id, the id that must come next, and the eos ids."""
     if tokenizer is None:
         return None
     start = special_ids.get("decoder_start_token_id", tokenizer.decoder_start_id)
@@ -91,7 +89,7 @@ def with_model_ids(tokenizer: Tokenizer | None, special_ids: Mapping[str, Any]) 
 
 
 def _ids(stated: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Yield the key and the value of each token id in the fields of a file, also from nested lists."""
+    """Yield the key and the value of each token id in the content of a file, also in nested lists."""
     for name in _NAMES:
         pending = [stated.get(name)]
         while pending:

@@ -43,7 +43,7 @@ from tfkit.tokenizer.conversations import end_ids
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFolder:
-    """The content of a model folder, without its weights."""
+    """The content of a model folder except its weights."""
 
     folder: Path
     config: ModelConfig
@@ -53,10 +53,10 @@ class ModelFolder:
     labels: tuple[str, ...] = ()  # the names of classes or tags, by index
     problem_type: str | None = None  # config.json's `problem_type`: the type of the labels; None if it states none
     left_out: tuple[str, ...] = ()  # the parts of the folder's model that are not read, such as an image encoder
-    generation: dict[str, Any] = field(default_factory=dict)  # generation_config.json, or the same settings of an older config.json
+    generation: dict[str, Any] = field(default_factory=dict)  # the content of generation_config.json (`read_generation`)
 
     def notes(self) -> list[str]:
-        """Return a sentence about the parts of the folder's model that are not read; [] if there are none."""
+        """Return a list of one sentence about the parts of the folder's model that are not read; [] if all are read."""
         return [f"{self.folder}: only the text part is read; left out: {', '.join(self.left_out)}"] if self.left_out else []
 
     def require_tokenizer(self) -> Tokenizer:
@@ -132,7 +132,7 @@ class Described(ModelFolder):
 
 
 def describe(path: str | Path) -> Described:
-    """Read a model folder, but of its weights only the names and shapes. Raise ModelError as `load` does."""
+    """Read a model folder except the values of its weights. Raise ModelError as `load` does."""
     folder = find_checkpoint(path)
     with verified(folder, weights=False):
         opened, document = _open(folder, None, {}), read_tfkit_json(folder)
@@ -154,10 +154,9 @@ def load(
 
     The model has the head `head`, or else the head that config.json describes. Parameters of `head` that the files lack are drawn with
     `seed`, and `new_parameters` has their names. `other_labels`: the classes differ from those of the file, so all parameters with a row
-    for each class are drawn. `changes`: fields of the config, such as dropout, that replace those of the file. `defer_blocks`: the model
-    stays on the CPU, except its blocks, which stay on the meta device, in float32, until the model's `fill_block` reads one of them. Raise
-    ModelError if the folder is missing, damaged, unsupported or does not fit its own configuration, or if a file differs from the folder's
-    manifest.
+    for each class are drawn. `changes`: fields of the config, such as dropout, that replace those of the file. `defer_blocks`: the blocks
+    stay on the meta device, in float32, until the model's `fill_block` reads one of them, and the rest of the model stays on the CPU. Raise
+    ModelError if the folder is missing, damaged, unsupported or does not fit its own config, or a file differs from the folder's manifest.
     """
     folder = find_checkpoint(path)
     with verified(folder, weights=True):
@@ -183,7 +182,7 @@ def load(
 
 @contextmanager
 def open_tensors(path: str | Path) -> Iterator[Mapping[str, Tensor]]:
-    """A context with the weights of a model folder under tfkit's names. Each is read on demand. Raise ModelError as `load` does."""
+    """A context with the weights of a model folder under tfkit's names, each read when it is used. Raise ModelError as `load` does."""
     folder = find_checkpoint(path)
     with verified(folder, weights=True):
         opened = _open(folder, None, {})
@@ -193,7 +192,7 @@ def open_tensors(path: str | Path) -> Iterator[Mapping[str, Tensor]]:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A folder whose files were checked, and whose weights have the names that its config requires."""
+    """A model folder whose files were checked; its weights have the names that its config requires."""
 
     folder: Path
     hf: dict[str, Any]  # the content of config.json

@@ -34,9 +34,8 @@ def save_model(
     facts: Mapping[str, Any] | None = None,
     generation: Mapping[str, Any] | None = None,
 ) -> Family | None:
-    """Write config.json, generation_config.json, model.safetensors (or shards), the tokenizer's files and tfkit.json into a folder.
-
-    Return the family in whose names and layout the weights are written; None if they are written in tfkit's own.
+    """Write config.json, generation_config.json, model.safetensors (or shards), the tokenizer's files and tfkit.json into a folder. Return
+    the family in whose names and layout the weights are written; None if they are written in tfkit's own.
 
     `tensors`: the parameters under tfkit's names, each read when it is written (None: the caller writes the weights); `family`: the name of
     the family to use if several can express the model; `special_ids`: the result of `read_ids`, None to take the ids of the tokenizer;
@@ -49,17 +48,17 @@ def save_model(
     if end_ids:
         ids["eos_token_id"] = end_ids[0] if len(end_ids) == 1 else list(end_ids)
     if config.stacks == "both":
-        # Of a loaded model the pad id, as in T5 and Marian; of a new model the id with which the decoder started in training.
+        # For a loaded model the pad id, as in T5 and Marian; for a new model the id with which the decoder started in training.
         start = ids.get("pad_token_id") if special_ids or tokenizer is None else tokenizer.start_id
         if start is not None:
             ids.setdefault("decoder_start_token_id", start)
     if isinstance(config.head, ClassesHeadConfig) and config.head.pool == "last" and (padding := padding_id(tokenizer)) is not None:
         ids.setdefault(_PAD, padding)  # Hugging Face's classifiers need the pad id to find the last token of a padded text
-    ids = merge_special_ids(ids, generation or {})  # as a reader of the folder will merge them
+    ids = merge_special_ids(ids, generation or {})  # as `read_ids` will merge them
     own_type = {"architectures": ["Transformer"], "model_type": OWN_TYPE, "config": config.model_dump(mode="json")}
     body = to_config_json(expressing, config, labels) if expressing else {}
     if (ids or tokenizer) and body.get(_PAD) not in (None, ids.get(_PAD)):
-        expressing = None  # RoBERTa's class skips tokens with the pad id of `body` when it counts positions, so the model must have that id
+        expressing = None  # RoBERTa's class does not count tokens with `body`'s pad id as positions, so no other pad id would be right
     if expressing is None:
         body = own_type | label_fields(config.head, labels)
     _write_json(
@@ -90,12 +89,10 @@ def _special_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
 
 
 def padding_id(tokenizer: Tokenizer | None) -> int | None:
-    """Return the id with which rows of texts are padded: the pad id, or else the eos id if the tokenizer does not end texts with it; None
-    if there is neither.
-    """
-    if tokenizer is None or tokenizer.pad_id is not None:
-        return tokenizer.pad_id if tokenizer else None
-    return tokenizer.eos_id if tokenizer.eos_id not in tokenizer.suffix else None
+    """Return the id that pads texts: the pad id, else the eos id unless the tokenizer ends texts with it; None if there is neither."""
+    if tokenizer is None:
+        return None
+    return tokenizer.eos_id if tokenizer.pad_id is None and tokenizer.eos_id not in tokenizer.suffix else tokenizer.pad_id
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -1,9 +1,9 @@
 """The mapping between the names and shapes of tfkit's tensors ("ours") and those of a family's Hugging Face class ("theirs", "foreign"), by
-the rules of the family. Also weights under our names that are read one block or one tensor at a time, so that no process holds all of them.
+the rules of the family. Also weights under our names that are read one block or one tensor at a time, to save memory.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -22,8 +22,8 @@ _OUTPUT = "head.output.weight"
 
 def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> tuple[dict[str, Weight], ModelConfig]:
     """Return the tensors that carry information, under the full names of the family, and the config that they fit. This config is untied if
-    the file's output matrix differs from its embedding, and has no pooler if the file has none. Raise ModelError if there are two different
-    tensors for one tensor of the model.
+    the file's output matrix differs from its embedding, and has no pooler if the file has none. Raise ModelError if two different tensors
+    are for one tensor of the model.
     """
     rules = {rule.theirs: rule for rule in _expand(family, config)}
     shapes = parameter_shapes(config)
@@ -53,12 +53,14 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
             return resolve_names(weights, family, config.model_copy(update={"head": untied}))
     if clashes:
         raise ModelError(clashes[0])
-    return resolved, _without_missing_pooler(resolved, rules, config)
+    if config.head.kind == "none" and not any(ours.startswith("head.") for name in resolved.keys() & rules for ours in rules[name].ours):
+        config = config.model_copy(update={"head": NoHeadConfig(kind="none")})  # no pooler: config.json does not state whether there is one
+    return resolved, config
 
 
 def _experts_apart(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> Iterator[tuple[str, Weight]]:
     """Yield the weights with their names, one for each matrix of each expert. transformers can save the matrices of all experts of a layer
-    as one tensor, with the rows of gate before those of up; such a tensor is yielded as one weight for each matrix in it.
+    as one tensor, with the rows of gate before those of up; of such a tensor, each matrix is yielded as a weight.
     """
     rules = {rule.ours[0].rpartition(".{e}.")[2]: rule.theirs for rule in family.rules if "{e}" in rule.theirs}
     count = config.mlp.experts.count if config.mlp.experts is not None else 0
@@ -77,9 +79,7 @@ def _experts_apart(weights: Mapping[str, Weight], family: Family, config: ModelC
 
 
 def other_parts(weights: Iterable[str], family: Family | None) -> tuple[str, ...]:
-    """Return the parts of a model folder other than the text model to which any tensor named in `weights` belongs, such as an image
-    encoder.
-    """
+    """Return the parts of a folder's model other than the text model, such as an image encoder, to which tensors in `weights` belong."""
     matches = (re.fullmatch(family.other_parts, name) for name in weights) if family and family.other_parts else ()
     return tuple(dict.fromkeys(match[1] for match in matches if match))
 
@@ -104,7 +104,7 @@ def rules_of(family: str, config: ModelConfig) -> tuple[Rule, ...]:
     if known is None:
         return tuple(Rule(name, (name,)) for name in shapes)
     rules = (rule for rule in _expand(known, config) if all(name in shapes for name in rule.ours))
-    if config.head.kind == "none":  # a class without a head has no prefix
+    if config.head.kind == "none":  # the names of the class without a head have no prefix
         rules = (replace(rule, theirs=rule.theirs.removeprefix(known.prefix)) for rule in rules)
     return tuple(rules)
 
@@ -117,14 +117,12 @@ def missing_of_head(weights: Mapping[str, Weight], family: Family | None, config
 
 
 def is_head_incomplete(tensors: Tensors, config: ModelConfig) -> bool:
-    """Return whether `tensors`, which have our names, lack a parameter of the model's head. Unlike `missing_of_head`, this includes
-    parameters for which the family has no name.
-    """
+    """Return whether `tensors`, with our names, lack a parameter of the model's head, even one for which the family has no name."""
     return any(name.startswith("head.") and name not in tensors for name in parameter_shapes(config))
 
 
 def without_own_head(weights: Mapping[str, Weight], family: Family, config: ModelConfig, own: ModelConfig) -> dict[str, Weight]:
-    """Return the weights without those of the file's head whose names the requested head does not have, or has for other parameters.
+    """Return the weights without those of the file's head whose names the requested head lacks, or uses for other parameters.
 
     For example, BERT's `classifier` may be a head for classes or for tags, and only a head for classes has RoBERTa's `classifier.dense`.
     `config`: with the requested head; `own`: with the file's head.
@@ -177,7 +175,9 @@ def to_foreign(tensors: Mapping[str, Tensor], family: Family | None, config: Mod
         return
     for rule in _expand(family, config):
         if all(name in tensors for name in rule.ours):  # otherwise the rule is for a bias or a head that this model does not have
-            yield rule.theirs, _in_layout([tensors[name] for name in rule.ours], rule, config)
+            parts = [tensors[name] for name in rule.ours]
+            tensor = by_head(torch.cat(parts) if len(parts) > 1 else parts[0], rule, config)
+            yield rule.theirs, tensor.t() if rule.transposed else tensor[None] if rule.row else tensor
 
 
 def by_head(tensor: Tensor, rule: Rule, config: ModelConfig) -> Tensor:
@@ -188,19 +188,6 @@ def by_head(tensor: Tensor, rule: Rule, config: ModelConfig) -> Tensor:
 def apart(tensor: Tensor, rule: Rule, config: ModelConfig) -> Tensor:
     """Reorder rows from the order of the file into that of our concatenated matrices. This is the inverse of `by_head`."""
     return tensor.unflatten(0, (config.num_heads, len(rule.ours), -1)).transpose(0, 1).flatten(0, 2) if rule.by_head else tensor
-
-
-def _in_layout(parts: Sequence[Tensor], rule: Rule, config: ModelConfig) -> Tensor:
-    tensor = torch.cat(list(parts)) if len(parts) > 1 else parts[0]
-    tensor = by_head(tensor, rule, config)
-    return tensor.t() if rule.transposed else tensor[None] if rule.row else tensor
-
-
-def _without_missing_pooler(resolved: Mapping[str, Weight], rules: Mapping[str, Rule], config: ModelConfig) -> ModelConfig:
-    """Return the config without a pooler if the file has none: config.json does not state whether a model without a head has a pooler."""
-    if config.head.kind != "none" or any(ours.startswith("head.") for name in resolved.keys() & rules for ours in rules[name].ours):
-        return config
-    return config.model_copy(update={"head": NoHeadConfig(kind="none")})
 
 
 def _are_equal(first: Weight, second: Weight) -> bool:
@@ -215,8 +202,8 @@ def _prefixes(family: Family) -> tuple[str, ...]:
 
 
 def _expand(family: Family, config: ModelConfig) -> Iterator[Rule]:
-    """Yield the rules that apply to this model, with one rule for each layer {i} and expert {e}. Their names have the prefix of the Hugging
-    Face class for the model's head.
+    """Yield the rules that apply to this model, one for each layer {i} and expert {e}, with the prefix of the Hugging Face class for the
+    model's head in their names.
     """
     prefix = family.prefixes.get(config.head.kind, family.prefix)
     for rule in family.rules:
@@ -259,7 +246,7 @@ class LazyBlocks:
 
 
 class NamedTensors(Mapping[str, Tensor]):
-    """The weights in files that fit the model, under our names. Each access reads one tensor."""
+    """The weights in files that fit the model, under our names. Each access reads one tensor from a file."""
 
     def __init__(self, weights: Mapping[str, Weight], family: Family | None, config: ModelConfig):
         self._weights, self._family, self._config = weights, family, config

@@ -1,7 +1,7 @@
 """Writing of safetensors files one tensor at a time: the header first, from types and shapes, then each tensor at its offset.
 
-A save thus needs no second copy of the weights, even if the tensors are merged, fused, or copied from a GPU. Files are equal, byte for
-byte, to those of `safetensors.torch.save_file`, and shards to those of `huggingface_hub.save_torch_state_dict`.
+A save thus needs no second copy of the weights, even if the tensors are merged, fused, or copied from a GPU. A file equals that of
+`safetensors.torch.save_file` byte for byte, and shards equal those of `huggingface_hub.save_torch_state_dict`.
 """
 
 import json
@@ -42,7 +42,7 @@ class LazyTensors(Mapping[str, Tensor], ABC):
 
 
 class TensorFile:
-    """A context for writing a safetensors file, in which `write` must be called once for each tensor of the layout, in any order."""
+    """A context that writes a safetensors file. Inside, `write` must be called once for each tensor of the layout, in any order."""
 
     def __init__(self, path: Path, layout: Layout, metadata: Mapping[str, str] | None = None):
         self.path, self.layout = path, layout
@@ -85,7 +85,7 @@ class TensorFile:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors to one file, all in `dtype` (None: each in its own type)."""
+    """Write tensors to one file, all in the type `dtype` (None: each in its own)."""
     layout = tensors.layout if isinstance(tensors, LazyTensors) else {name: (t.dtype, t.shape) for name, t in tensors.items()}
     with TensorFile(path, {name: (dtype or own_dtype, shape) for name, (own_dtype, shape) in layout.items()}, metadata) as file:
         for name, tensor in tensors.items():

@@ -1,6 +1,6 @@
 """Reading of a folder's safetensors files: first the headers, which are compared with config.json, and only then the tensors.
 
-Also the mean of several checkpoints of one model, by which the Transformer of 2017 was evaluated (arXiv 1706.03762, section 6.1).
+Also the mean of several checkpoints of one model, as the Transformer of 2017 was evaluated (arXiv 1706.03762, section 6.1).
 """
 
 import math
@@ -34,7 +34,7 @@ class Weight:
     path: Path
     name: str  # in the file
     stored: Stored  # the dtype, the shape, and the byte range of the whole tensor
-    part: tuple[int, slice] | None = None  # of a tensor that is a stack of matrices: the index of the matrix, and its rows
+    part: tuple[int, slice] | None = None  # in a tensor that is a stack of matrices: the index of the matrix, and its rows
 
 
 def find_weights(folder: Path) -> dict[str, Weight]:
@@ -53,9 +53,7 @@ def find_weights(folder: Path) -> dict[str, Weight]:
 
 
 def read_weights(weights: Mapping[str, Weight]) -> Tensors:
-    """Read the tensors in `weights`, and return them under its keys, which may differ from the names in the files. Raise ModelError for a
-    file that cannot be read.
-    """
+    """Read tensors, and return them under the keys of `weights`, not their names in the files. Raise ModelError if a file is unreadable."""
     tensors: Tensors = {}
     for path in sorted({weight.path for weight in weights.values()}):
         try:
@@ -89,7 +87,7 @@ def _find_shards(folder: Path, index: Path) -> dict[str, Weight]:
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
-    """Return the name of each tensor's shard from an index."""
+    """Return the file name of each tensor's shard from an index."""
     shards = read_object(index, _INDEX_LIMIT).get("weight_map")
     if not isinstance(shards, dict) or not 0 < len(shards) <= MAX_TENSORS or not all(map(_is_shard, shards.values())):
         raise ModelError(f"{index}: weight_map does not map each tensor to a file of this folder, *.safetensors; copy it again")
@@ -101,7 +99,7 @@ def _is_shard(name: Any) -> bool:
 
 
 def check_claims(config: ModelConfig, weights: Mapping[str, Weight], folder: Path) -> None:
-    """Raise ModelError if config.json describes a larger model than the files can hold. Call this before allocating the model."""
+    """Raise ModelError if config.json describes a larger model than the files can hold, before memory is allocated for the model."""
     rows = {"num_heads x head_dim": config.num_heads * config.head_dim}
     if config.has_mlp:
         rows["hidden_dim"] = config.hidden_dim
@@ -146,16 +144,18 @@ def weights_bytes(folders: Sequence[Path]) -> int:
 
 
 def mean_weights(folders: Sequence[Path], advance: Callable[[int], object]) -> Tensors:
-    """Return the mean of each tensor over these model folders, by the tensor's name in the files: summed in float64, one tensor at a time,
-    and returned in float32.
+    """Return the mean of each tensor over these model folders, by its name in the files: summed in float64, and returned in float32.
 
     `advance` is called after each read, with the number of bytes read. Raise ModelError if the tensors of a folder cannot be read, or
     differ from those of the first folder in name, shape or type.
     """
     stored = [find_weights(folder) for folder in folders]
-    for folder, weights in zip(folders[1:], stored[1:], strict=True):
-        if (name := _first_difference(stored[0], weights)) is not None:
-            raise ModelError(f"{folder}: its tensor {name} differs from that in {folders[0]}: only checkpoints of one model have a mean")
+    layouts = [{name: weight.stored[:2] for name, weight in weights.items()} for weights in stored]  # types and shapes
+    for folder, layout in zip(folders, layouts, strict=True):
+        differing = [name for name in sorted({*layout, *layouts[0]}) if layout.get(name) != layouts[0].get(name)]
+        if differing:
+            where = f"its tensor {differing[0]} differs from that in {folders[0]}"
+            raise ModelError(f"{folder}: {where}: only checkpoints of one model have a mean")
     return {name: _mean([weights[name] for weights in stored], advance) for name in stored[0]}
 
 
@@ -165,9 +165,3 @@ def _mean(stored: Sequence[Weight], advance: Callable[[int], object]) -> torch.T
         total += read_weights({weight.name: weight})[weight.name]
         advance(weight.stored.end - weight.stored.begin)
     return total.div_(len(stored)).float()
-
-
-def _first_difference(first: dict[str, Weight], second: dict[str, Weight]) -> str | None:
-    """Return the first name whose tensor only one model has, or whose types or shapes differ; None if the models do not differ."""
-    layouts = [{name: weight.stored[:2] for name, weight in weights.items()} for weights in (first, second)]
-    return next((name for name in sorted(first.keys() | second.keys()) if layouts[0].get(name) != layouts[1].get(name)), None)

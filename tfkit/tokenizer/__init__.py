@@ -1,8 +1,7 @@
-"""Tokenizers, built on the `tokenizers` library: training, loading, saving. Their files have the format that AutoTokenizer reads."""
+"""Tokenizers, built on the `tokenizers` library: training, loading, saving. Their files are those that AutoTokenizer reads."""
 
 import tokenizers
 
-from tfkit.tokenizer.kinds import END_OF_TEXT as END_OF_TEXT
 from tfkit.tokenizer.kinds import train_byte_bpe as train_byte_bpe
 from tfkit.tokenizer.kinds import train_tokenizer as train_tokenizer
 from tfkit.tokenizer.tokenizer import Tokenizer as Tokenizer

@@ -67,7 +67,7 @@ class ChatFormat:
     bos: bool = True  # whether the format writes the tokenizer's bos
     has_system: bool = True  # whether the format has system messages
     has_tools: bool = False  # whether the format has tools, calls of tools, and messages with their results
-    alternates: bool = False  # user and assistant must alternate, after an optional system message
+    alternates: bool = False  # whether user and assistant must alternate, after an optional system message
     system: str | None = None  # the format's own system message for conversations without one
 
     def segments(
@@ -75,8 +75,7 @@ class ChatFormat:
     ) -> list[Segment]:
         """Return the segments of a conversation's text, in order. Raises UnfitError if the format cannot express the conversation.
 
-        `system`: the system message if the conversation has none; None: the format's own. `tools`: functions that the assistant may call,
-        from tool_calls.read_tools.
+        `system`: the system message if the conversation has none; None: the format's own. `tools`: functions, from tool_calls.read_tools.
         """
         system = system or self.system
         if system is not None and messages[0].role != "system":
@@ -116,9 +115,6 @@ class ChatFormat:
     def _unsupported(self, kind: str, what: str) -> UnfitError:
         able = " and ".join(chat_format.name for chat_format in FORMATS.values() if chat_format.has_tools)
         return UnfitError(kind, f"{what}, which the format {self.name} cannot express; {able} can, and the templates of some checkpoints")
-
-
-# ----------------------------------------------------------------------------------------------------------------- writers
 
 
 def _chatml(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
@@ -194,11 +190,9 @@ def _with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]])
 
 
 def _json(value: Any) -> str:
-    """Return JSON as the filter `tojson` of transformers' chat templates writes it."""
+    """Return JSON as transformers' chat templates write it with the filter `tojson`."""
     return json.dumps(value, ensure_ascii=False)
 
-
-# --------------------------------------------------------------------------------------------------------------- templates
 
 _TEMPLATES = Path(__file__).with_name("chat_templates")
 _WITH_SYSTEM = """\

@@ -1,8 +1,8 @@
 """The settings of tokenizer_config.json that change the tokenizer of tokenizer.json, applied as transformers 5 applies them.
 
-Tokens that the settings name and the vocabulary lacks get the ids after its entries. A tokenizer class of transformers with its own
-pipeline, such as BertTokenizer, builds the pipeline from the settings and ignores that of tokenizer.json; a folder in which a setting
-contradicts tokenizer.json is refused.
+Tokens that the settings name and the vocabulary lacks get the ids after its entries. Some tokenizer classes of transformers, such as
+BertTokenizer, build their own pipeline from the settings, and ignore that of tokenizer.json, so a folder in which a setting contradicts
+tokenizer.json is refused.
 """
 
 import json
@@ -20,7 +20,7 @@ GENERIC = "PreTrainedTokenizerFast"
 
 
 class _Class(NamedTuple):
-    """A tokenizer class of transformers with its own pipeline."""
+    """A tokenizer class of transformers that builds its own pipeline."""
 
     build: Callable[[Mapping[str, Any]], Backend]  # returns the class's pipeline without entries, given the normalizer of tokenizer.json
     roles: Mapping[str, str]  # its special tokens, such as {"bos_token": "<s>"}
@@ -40,9 +40,7 @@ _CLASSES = {
 
 
 def class_settings(tokenizer_json: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `tokenizer_class`, and the arguments of the class's constructor, for tokenizer_config.json. `settings`: holds the special
-    tokens, by role.
-    """
+    """Return `tokenizer_class`, and the arguments of its constructor, for a tokenizer_config.json with the special tokens of `settings`."""
     document = json.loads(tokenizer_json)
     roles = {role: token for role, token in settings.items() if role.endswith("_token")}
     normalizer = document.get("normalizer") or {}
@@ -53,7 +51,7 @@ def class_settings(tokenizer_json: str, settings: Mapping[str, Any]) -> dict[str
 
 
 def _pipeline(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of a tokenizer.json that a class with its own pipeline builds: all but the entries and the post-processor."""
+    """Return the parts of a tokenizer.json that a class of `_CLASSES` builds itself: all but the entries and the post-processor."""
     model = {name: value for name, value in document["model"].items() if name not in ("vocab", "merges")}
     return {"model": model, **{name: document.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")}}
 
@@ -83,7 +81,7 @@ class TokenError(ValueError):
 
 
 def find_conflict(document: Any, settings: Mapping[str, Any]) -> str:
-    """Describe the first setting with which transformers builds another pipeline than that of tokenizer.json; empty if there is none."""
+    """Describe the first setting by which transformers builds another pipeline than that of tokenizer.json; empty if there is none."""
     name = str(settings.get("tokenizer_class") or "").removesuffix("Fast")
     if f"{name}Fast" == GENERIC or name == "TokenizersBackend" or not isinstance(document, dict):
         return ""
@@ -116,7 +114,8 @@ def add_configured_tokens(backend: Backend, settings: Mapping[str, Any], special
     present = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     changed = False
     for key, token, token_id in named_tokens(settings, special, named):
-        own_id = backend.token_to_id(token.content)
+        own_id, known = backend.token_to_id(token.content), present.get(token.content)
+        differs = known is not None and any(getattr(token, flag) != getattr(known, flag) for flag in _FLAGS)
         if own_id is None and key in _LISTS and str(settings.get("tokenizer_class") or "Gemma").startswith("Gemma"):
             raise TokenError(
                 f"{key} names {token.content!r}, which tokenizer.json lacks, and GemmaTokenizer adds other tokens first; add it there"
@@ -124,18 +123,13 @@ def add_configured_tokens(backend: Backend, settings: Mapping[str, Any], special
         if own_id is None:
             backend.add_tokens([token])
             own_id, changed = backend.token_to_id(token.content), True
-        elif key == "added_tokens_decoder" and token.content in present and _differs(token, present[token.content]):
+        elif key == "added_tokens_decoder" and differs:
             raise TokenError(
-                f"{key} has {token!r}, but tokenizer.json has {present[token.content]!r}: transformers would match it differently; "
-                "make the two agree"
+                f"{key} has {token!r}, but tokenizer.json has {known!r}: transformers would match it differently; make the two agree"
             )
         if token_id is not None and own_id != token_id:
             raise TokenError(f"{key} gives {token.content!r} the id {token_id}, but tokenizer.json gives it {own_id}; make the two agree")
     return changed
-
-
-def _differs(first: AddedToken, second: AddedToken) -> bool:
-    return any(getattr(first, flag) != getattr(second, flag) for flag in _FLAGS)
 
 
 def named_tokens(
@@ -166,7 +160,7 @@ def named_tokens(
 
 
 def _steps(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield every dict of a pipeline in JSON, which includes all of its steps, also those within sequences."""
+    """Yield every dict in a part of tokenizer.json: each step of a pipeline, also those within sequences, is one."""
     if isinstance(value, dict):
         yield value
         for inner in value.values():

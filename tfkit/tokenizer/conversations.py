@@ -35,9 +35,7 @@ class Render(Protocol):
     """A function that renders conversations as text."""
 
     def __call__(self, messages: Sequence[Json], place: str, tools: Sequence[Json] = (), /) -> tuple[str, Spans]:
-        """Return the text and the spans of its answers. `place`: the conversation's place in the data, for error messages. Raises
-        UnfitError if the format cannot express the messages.
-        """
+        """Return the text and the spans of its answers. `place`: that of the conversation, for messages. Raises UnfitError if unfit."""
 
 
 class ChatIds(NamedTuple):
@@ -51,10 +49,8 @@ class Conversations:
     """Renders and encodes conversations in one chat format, or by the tokenizer's own template (`chat_format` None)."""
 
     def __init__(self, tokenizer: Tokenizer, chat_format: ChatFormat | None, system: str | None, folder: Path):
-        """`system`: the system message of conversations without one. `folder`: the tokenizer's folder, for error messages.
-
-        Raises UsageError if the tokenizer lacks tokens that the format writes, and ModelError if no model can be trained on the template
-        (see `_find_end_id`).
+        """`system`: the system message of conversations without one. `folder`: the tokenizer's folder, for error messages. Raises
+        UsageError if the tokenizer lacks tokens that the format writes, and ModelError if the template is unfit (`_find_end_id`).
         """
         self.tokenizer, self.format, self.system, self.folder = tokenizer, chat_format, system, folder
         self._backend = _with_plain_offsets(tokenizer)
@@ -115,8 +111,7 @@ class Conversations:
 
     def _find_end_id(self) -> int:
         """Return the id that ends an answer in a sample conversation. Raises ModelError if no model can be trained on the template: it
-        refuses the sample, does not end answers with a special token, begins with two bos, or changes the ids of a prompt
-        that is followed by an answer.
+        refuses the sample, does not end answers with a special token, begins with two bos, or an answer changes the ids of its prompt.
         """
         try:
             with self.renderer() as render:
@@ -165,8 +160,8 @@ class ControlTokens:
 
 
 def _any_of(tokens: Mapping[str, tokenizers.AddedToken | None]) -> re.Pattern[str] | None:
-    """Return a pattern that matches any of the keys, of several at one place the longest; None if there are no keys. `single_word` tokens
-    match only as whole words.
+    """Return a pattern that matches any of the keys, of several at one place the longest; a key whose token is a `single_word` matches only
+    as a whole word. None if there are no keys.
     """
     words = {text for text, token in tokens.items() if token is not None and token.single_word}
     ordered = sorted(filter(None, tokens), key=len, reverse=True)
@@ -175,10 +170,8 @@ def _any_of(tokens: Mapping[str, tokenizers.AddedToken | None]) -> re.Pattern[st
 
 
 def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatFormat | None:
-    """Return the chat format for a recipe's objective.format (`name`); None for the tokenizer's own template. Raises UsageError if there is
-    neither a format nor a template.
-
-    `auto` means the tokenizer's template if it has one, otherwise the first format whose special tokens it has.
+    """Return the chat format for a recipe's objective.format (`name`); None for the tokenizer's own template. `auto` means the tokenizer's
+    template if it has one, otherwise the first format whose special tokens it has. Raises UsageError if there is neither.
     """
     if name == "template" and tokenizer.chat_template is None:
         raise UsageError(f"objective.format: the tokenizer has no chat template; {_remedy()}")
@@ -200,10 +193,8 @@ def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatF
 
 @lru_cache(maxsize=2)  # rendering a template starts a process
 def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Return the ids that end a generated text: eos, the id that ends a turn in the chat template, and the end ids that the model's
-    config.json and generation_config.json state.
-
-    If Conversations refuses the template, the id that ends its turns is unknown and left out.
+    """Return the ids that end a generated text: eos, the id that ends a turn in the chat template (unless Conversations refuses the
+    template), and the end ids that the model's config.json and generation_config.json state.
     """
     ends = [tokenizer.eos_id]
     if tokenizer.chat_template is not None:
@@ -213,17 +204,16 @@ def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def chat_tokenizer(tokenizer: Tokenizer, chat_format: ChatFormat | None, system: str | None) -> Tokenizer:
-    """Return the tokenizer of a chat checkpoint: with the format's template (without a format, its own), and parsing special tokens in
-    texts, since a template writes them into the text.
+    """Return the tokenizer of a chat checkpoint. It has the format's template (without a format, its own), and parses special tokens in
+    texts, since templates write such tokens.
     """
     template = tokenizer.chat_template if chat_format is None else chat_format.jinja(system)
     return tokenizer.changed(tokenizer.tokenizer_json, {**tokenizer.settings, "split_special_tokens": False}, template)
 
 
 def _render(template: ChatTemplate, messages: Sequence[Json], place: str, tools: Sequence[Json] = ()) -> tuple[str, Spans]:
-    """Return the text that a template renders, and the span of each answer, which begins where the generation prompt ends.
-
-    Raises UnfitError if the text of the messages up to an answer is not a prefix of the whole text.
+    """Return the text that a template renders, and the span of each answer, which begins where the generation prompt ends. Raises
+    UnfitError if the text of the messages up to an answer is not a prefix of the whole text.
     """
     whole = template.render(messages, tools=tools, place=place)
     spans = []

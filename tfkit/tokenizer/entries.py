@@ -16,9 +16,7 @@ _HEAD = 256  # characters of a text that are encoded first; the second token beg
 
 
 def readable_entry(tokenizer: Tokenizer, token_id: int) -> str:
-    """Return the readable form of an entry. A byte-level entry is decoded if its bytes are whole characters, but white space is shown by
-    the vocabulary's signs, such as Ġ.
-    """
+    """Return the readable form of an entry: of a byte-level one, its text if it has whole characters, with signs such as Ġ for space."""
     entry = tokenizer.backend.id_to_token(token_id) or f"<{token_id}>"
     if entry.isascii() or not tokenizer.byte_level or any(character not in BYTE_OF for character in entry):
         return entry
@@ -30,7 +28,7 @@ def readable_entry(tokenizer: Tokenizer, token_id: int) -> str:
 
 
 def token_bytes(tokenizer: Tokenizer, token_id: int) -> int:
-    """Return the number of UTF-8 bytes of an id's text at the beginning of a text. Raises ValueError for an unknown id."""
+    """Return the number of UTF-8 bytes that an id decodes to when it is the first of a text. Raises ValueError for an unknown id."""
     token = tokenizer.backend.id_to_token(int(token_id))
     if token is None:
         raise ValueError(f"token id {token_id} is not in the vocabulary of {tokenizer.size} entries")
@@ -60,8 +58,8 @@ def opening_bytes(tokenizer: Tokenizer, text: str, ids: Sequence[int] | NDArray[
         if len(head) == 0 and length >= len(text):
             return len(text.encode())
         if len(head) > 1 or length >= len(text):
-            # The ▁ that SentencePiece puts before a text may be a token of its own. Its offsets are those of the first character, with
-            # which the second token begins, so that it covers no bytes.
+            # The ▁ that SentencePiece puts before a text may be a token of its own. Such a token covers no bytes, but has the offsets of
+            # the text's first character, with which the second token begins.
             end = min([head.offsets[0][1], *(start for start, _ in head.offsets[1:2])])
             return len(text[:end].encode())
         length *= 2

@@ -17,7 +17,7 @@ _SPLITTERS = {"gpt2": "gpt-2", "smollm2": "smollm", "llama3": "dbrx"}  # llama.c
 _QWEN2 = (  # the pattern of Qwen 2 and later. Their tokenizers also normalize to NFC, which llama.cpp omits; it changes hardly any text
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_WHOLE_WORDS = "llama-bpe"  # splits as dbrx, but a whole word that is an entry stays one token (`ignore_merges`)
+_WHOLE_WORDS = "llama-bpe"  # llama.cpp's name: splits as dbrx does, but a word that is an entry stays one token (`ignore_merges`)
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,7 @@ class GgufVocabulary:
 
 
 def gguf_vocabulary(tokenizer: Tokenizer, rows: int) -> GgufVocabulary:
-    """Return the vocabulary of a tokenizer, padded to the `rows` rows of the embedding. Raises ModelError if llama.cpp would or might
-    tokenize differently.
-    """
+    """Return a tokenizer's vocabulary, padded to the `rows` rows of the embedding. Raises ModelError if llama.cpp's ids might differ."""
     document = json.loads(tokenizer.tokenizer_json)
     model = document["model"]
     if model["type"] != "BPE":
@@ -74,7 +72,10 @@ def gguf_vocabulary(tokenizer: Tokenizer, rows: int) -> GgufVocabulary:
     scores: list[float] = []
     if splitter is None:
         _check_merges(model["vocab"], merges)
-        scores = _scores(pieces, merges)
+        ranks: dict[str, int] = {}
+        for rank, merge in enumerate(merges):
+            ranks.setdefault(merge.replace(" ", ""), rank)
+        scores = [-float(ranks.get(piece, len(merges))) for piece in pieces]  # higher for an earlier merge, lowest without a merge
         for number, piece in enumerate(pieces):
             if types[number] == _NORMAL and len(piece) == 6 and piece.startswith("<0x"):
                 types[number] = _BYTE
@@ -89,7 +90,7 @@ def gguf_vocabulary(tokenizer: Tokenizer, rows: int) -> GgufVocabulary:
 
 
 def _splitter(document: dict[str, Any]) -> str | None:
-    """Return llama.cpp's name of the pre-tokenizer of a byte-level BPE; None for a BPE over characters. Raises ModelError otherwise."""
+    """Return llama.cpp's name of the pre-tokenizer of a byte-level BPE; None for a BPE over characters. Raises ModelError for others."""
     pipeline = {name: document.get(name) for name in ("normalizer", "pre_tokenizer")}
     for name, splitter in pipelines.BYTE_SPLITTERS.items():
         if _is_equal(pipeline, json.loads(pipelines.byte_bpe({}, [], splitter).to_str())):
@@ -117,7 +118,7 @@ def _without_offsets(step: Any) -> Any:
 
 
 def _check_merges(vocab: dict[str, int], merges: list[str]) -> None:
-    """Raise ModelError if two entries without a merge form, when joined, an entry that another merge makes: llama.cpp would merge them."""
+    """Raise ModelError if two entries without a merge, when joined, are an entry that another merge makes: llama.cpp would merge them."""
     known = {*merges}
     for piece in sorted({merge.replace(" ", "") for merge in merges}):
         for left, right in ((piece[:i], piece[i:]) for i in range(1, len(piece))):
@@ -126,11 +127,3 @@ def _check_merges(vocab: dict[str, int], merges: list[str]) -> None:
                     f"the tokenizer has no merge of {left!r} and {right!r}, and llama.cpp would make {piece!r} of them: its BPE of "
                     "characters is SentencePiece's. Train with a tokenizer of kind byte_bpe to export a model"
                 )
-
-
-def _scores(pieces: Sequence[str], merges: Sequence[str]) -> list[float]:
-    """Return a score for each piece, which is higher for an earlier merge, and lowest for a piece without a merge."""
-    ranks: dict[str, int] = {}
-    for rank, merge in enumerate(merges):
-        ranks.setdefault(merge.replace(" ", ""), rank)
-    return [-float(ranks.get(piece, len(merges))) for piece in pieces]

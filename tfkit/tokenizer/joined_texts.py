@@ -17,7 +17,7 @@ def encode_pairs(
 ) -> list[tuple[list[int], list[int], bool]]:
     """Return for each pair its ids in the template for pairs, the segment (0 or 1) of each id, and whether the pair was truncated.
 
-    `length`: the largest number of ids: the longer text loses its last ids until both fit, as in BERT's own fine-tuning. None: unlimited.
+    `length`: the largest number of ids; the longer text loses its last ids until both fit, as in BERT's own fine-tuning. None: no limit.
     """
     backend = tokenizer.backend if length is None else tokenizer.truncating(length)
     with tokenizer_errors():
@@ -33,17 +33,18 @@ def joins_pairs(tokenizer: Tokenizer) -> bool:
 
 
 def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], length: int) -> list[tuple[list[int], list[int | None], bool]]:
-    """Return for each sentence its ids, at most `length` with the template's ids; the word index of each id (None for the template's); and
-    whether the sentence was truncated.
+    """Return for each sentence its ids, at most `length` with those of the template; the index of each id's word (None for an id of the
+    template); and whether the sentence was truncated.
 
     The ids are those of transformers' `is_split_into_words=True`, except that a word without tokens (such as a symbol of a private font,
     with BERT's tokenizer) becomes the unknown token, if there is one, so that each word gets a tag. If tokens include the space before a
     word (GPT-2's `Ġ`), every word, also the first, gets a space, as with transformers' `add_prefix_space=True`; otherwise the words would
     be encoded as if no space separated them.
     """
-    if _runs_words_together(tokenizer):
-        sentences = [[f" {word}" for word in words] for words in sentences]
     with tokenizer_errors():
+        words_of_list = tokenizer.backend.encode(["x", "x"], is_pretokenized=True, add_special_tokens=False)
+        if words_of_list.ids != tokenizer.backend.encode("x x", add_special_tokens=False).ids:
+            sentences = [[f" {word}" for word in words] for words in sentences]
         encode = partial(tokenizer.truncating(length).encode_batch, is_pretokenized=True)
         encodings = encode([list(words) for words in sentences])
         if tokenizer.unk_id is not None:
@@ -57,19 +58,12 @@ def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], lengt
     return [(encoding.ids, encoding.word_ids, bool(encoding.overflowing)) for encoding in encodings]
 
 
-def _runs_words_together(tokenizer: Tokenizer) -> bool:
-    """Whether the tokenizer encodes words from a list as if no space separated them."""
-    with tokenizer_errors():
-        words = tokenizer.backend.encode(["x", "x"], is_pretokenized=True, add_special_tokens=False)
-        return words.ids != tokenizer.backend.encode("x x", add_special_tokens=False).ids
-
-
 class Window(NamedTuple):
-    """A question with a part of its context, as ids."""
+    """The ids of a question with a part of its context, in the template for pairs."""
 
     ids: list[int]
     segments: list[int]  # 0 or 1 for each id
-    spans: list[tuple[int, int]]  # the characters of the context that each id covers; (-1, -1) for ids outside the context
+    spans: list[tuple[int, int]]  # the characters of the context that each id covers, without a space before; (-1, -1) for other ids
     question_tokens: int  # the number of ids of the question
 
 
@@ -86,10 +80,8 @@ class WindowEncoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, length: int, overlap: int):
-        """`length`: the largest number of ids of a window. `overlap`: how many ids of the context successive windows share; at most half of
-        the ids that fit into a window beside the question.
-
-        Raises ValueError for a length without room for both texts.
+        """`length`: the largest number of ids of a window. `overlap`: how many ids of the context successive windows share, if these are at
+        most half of the ids that fit into a window beside the question; otherwise half. Raises ValueError if `length` has no room for both.
         """
         special = len(encode_pairs(tokenizer, [("", "")])[0][0])
         self.length, self.overlap, self.room = length, overlap, length - special  # room: the ids of question and context in a window
@@ -98,16 +90,16 @@ class WindowEncoder:
         self._backend = tokenizer.copy_backend()  # a copy, since truncation is a setting of the whole backend
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> list[QuestionWindows]:
-        """Return the windows of each question and its context; a question is truncated to at most half of `room`."""
+        """Return the windows of each question with its context. A question is truncated to half of `room`, before a character that the last
+        id has only in part.
+        """
         with tokenizer_errors():
             self._backend.no_truncation()
             questions = self._backend.encode_batch([question for question, _ in pairs], add_special_tokens=False)
             most = self.room // 2
             strides = [min(self.overlap, (self.room - min(len(encoding), most)) // 2) for encoding in questions]
-            truncated = [
-                (question if len(encoding) <= most else question[: _end_of(encoding, most)], context)
-                for encoding, (question, context) in zip(questions, pairs, strict=True)
-            ]
+            ends = [min(each.offsets[most - 1][1], each.offsets[most][0]) if len(each) > most else None for each in questions]
+            truncated = [(question[:end], context) for end, (question, context) in zip(ends, pairs, strict=True)]
             windows: dict[int, list[Window]] = {}
             for stride in {*strides}:  # the stride is a setting of the whole backend
                 indices = [i for i, own_stride in enumerate(strides) if own_stride == stride]
@@ -118,23 +110,9 @@ class WindowEncoder:
         return [QuestionWindows(windows[i], len(encoding) > most) for i, encoding in enumerate(questions)]
 
 
-def _end_of(encoding: tokenizers.Encoding, count: int) -> int:
-    """Return the index of the character at which the first `count` tokens of a longer text end. A character of which these tokens have only
-    some bytes is excluded.
-    """
-    return int(min(encoding.offsets[count - 1][1], encoding.offsets[count][0]))
-
-
 def _window(encoding: tokenizers.Encoding, context: str) -> Window:
     spans = [
-        (_skip_space(context, *span), span[1]) if sequence == 1 else (-1, -1)
-        for span, sequence in zip(encoding.offsets, encoding.sequence_ids, strict=True)
+        (end - len(context[start:end].lstrip()), end) if sequence == 1 else (-1, -1)
+        for (start, end), sequence in zip(encoding.offsets, encoding.sequence_ids, strict=True)
     ]
     return Window(encoding.ids, encoding.type_ids, spans, encoding.sequence_ids.count(0))
-
-
-def _skip_space(text: str, start: int, end: int) -> int:
-    """Return the start of a token in the text, without the space before it, which some tokenizers include."""
-    while start < end and text[start].isspace():
-        start += 1
-    return start

@@ -1,4 +1,4 @@
-"""Training of tokenizers of all kinds (pipelines.py), as the section `tokenizer` of a recipe says."""
+"""Training of tokenizers of each kind (pipelines.py), as the section `tokenizer` of a recipe describes them."""
 
 import json
 import re
@@ -21,6 +21,7 @@ from tfkit.tokenizer.tokenizer_guard import interruptible
 
 _COVERAGE = 0.9999  # the fraction of characters that get entries; SentencePiece's `character_coverage` (default 0.9995, Llama 0.99995)
 _GAP = "\0"  # replaces a character without an entry
+_BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 
 class Corpus:
@@ -37,7 +38,7 @@ class Corpus:
     ) -> list[str]:
         """Return the most frequent characters, which make up 99.99% of the normalized texts; at most `most`, sorted by code point.
 
-        Rarer characters get no entries, so that more entries are left for parts of words. `excluded`: whether a character is not counted.
+        Rarer characters get no entries, so that more entries are left for parts of words. `excluded`: says which characters do not count.
         """
         counts: Counter[str] = Counter()
         for text in self._texts:
@@ -55,7 +56,7 @@ class Corpus:
         normalizer: normalizers.Normalizer | None = None,
         alphabet: Collection[str] | None = None,
     ) -> None:
-        """Train the backend on the normalized texts. `alphabet`: all other characters separate words; None: every character is kept."""
+        """Train the backend on the normalized texts. `alphabet`: all other characters separate words; None: no character does."""
         others, abandoned = None, threading.Event()
         if alphabet is not None:
             others = re.compile(f"[^{''.join(map(re.escape, alphabet))}]" if alphabet else "(?s:.)")
@@ -69,9 +70,7 @@ class Corpus:
         interruptible(lambda: backend.train_from_iterator(parts(), trainer), abandoned)
 
     def _parts(self, abandoned: threading.Event) -> Iterator[str]:
-        """Yield the texts in pieces that end between words (pieces.py); only very long words are cut. Raises InterruptedError once
-        `abandoned` is set.
-        """
+        """Yield the texts in pieces; only very long words are cut. Raises InterruptedError once `abandoned` is set."""
         for text in self._texts:
             for piece in pieces(text):
                 if abandoned.is_set():
@@ -81,8 +80,8 @@ class Corpus:
                 self._progress(len(text.encode()))
 
 
-# The time of training is quadratic in the length of a word, so training on a megabyte of letters without a space would not finish.
-# Therefore runs of one class of characters (letters, digits, spaces, signs) are cut if they are longer than any word of a language.
+# Training time is quadratic in the length of a word, so training on a megabyte of letters without a space would not finish. Therefore runs
+# of one class of characters (letters, digits, spaces, signs) are cut if they are longer than any word of a language.
 _MAX_WORD = 1024  # characters
 _CLASSES = (r"[^\W\d_]", r"\d", r"\s", r"[^\w\s]|_")
 _LONG_WORD, _HALF_WORD = (re.compile("|".join(f"(?:{kind}){{{length}}}" for kind in _CLASSES)) for length in (_MAX_WORD, _MAX_WORD // 2))
@@ -97,10 +96,6 @@ def _cut_long_words(piece: str) -> Iterator[str]:
     yield piece[start:]
 
 
-END_OF_TEXT = "<|endoftext|>"
-_BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
-
-
 class _Task(NamedTuple):
     """The arguments of the function that trains one kind of tokenizer."""
 
@@ -111,13 +106,13 @@ class _Task(NamedTuple):
     corpus: Corpus
 
     def max_characters(self, forms: int = 1) -> int:
-        """Return how many characters may get entries: with `forms` entries each, they fill half of the entries left for training."""
+        """Return how many characters may get entries: with `forms` entries each, as many as fill half of the entries left for training."""
         free = self.section.vocab_size - len(self.first) - len(self.fixed.last)
         return max(1, free // 2 // forms)
 
 
 def train_tokenizer(section: TokenizerSection, texts: Iterable[str], progress: Callable[[int], None] | None = None) -> Tokenizer:
-    """Train a tokenizer. The same section and texts always give the same tokenizer. All kinds but byte_bpe read the texts twice.
+    """Train a tokenizer. The same section and texts always give the same tokenizer. For all kinds but byte_bpe, the texts are read twice.
 
     Texts with few distinct words may give fewer entries than the section's `vocab_size`. `progress`: see Corpus.
     """
@@ -156,15 +151,13 @@ def _bpe_eow(task: _Task) -> Backend:
 
 
 def _learn_words(task: _Task, normalizer: normalizers.Normalizer, **affix: str) -> dict[str, Any]:
-    """Learn entries from texts that are split into words as BERT splits them. Each character gets two entries: with and without the affix,
-    which is `prefix` or `suffix` of _learn_bpe.
-    """
+    """Learn entries from texts split into words as by BERT. Each character has two: with and without `prefix` or `suffix` (_learn_bpe)."""
     alphabet = task.corpus.alphabet(task.max_characters(forms=2), normalizer)
     splitter, size = pre_tokenizers.BertPreTokenizer(), task.section.vocab_size
     return _learn_bpe(task.corpus, splitter, task.first, size, normalizer=normalizer, alphabet=alphabet, **affix)
 
 
-# The pattern of words; no merge across two words is learned, as in SentencePiece: a word includes the space before it; digits, punctuation,
+# The pattern of words; no merge across two words is learned, as in SentencePiece. A word includes the space before it; digits, punctuation,
 # new lines and runs of spaces are separate from letters.
 _WORDS = rf"\n+|{SPACE}+(?={SPACE})|{SPACE}?[\p{{L}}\p{{M}}]+|\p{{N}}|{SPACE}?[^\p{{L}}\p{{M}}\p{{N}}{SPACE}\n]+|{SPACE}"
 
@@ -172,8 +165,7 @@ _WORDS = rf"\n+|{SPACE}+(?={SPACE})|{SPACE}?[\p{{L}}\p{{M}}]+|\p{{N}}|{SPACE}?[^
 def _bpe_byte_fallback(task: _Task) -> Backend:
     normalizer = normalizers.Replace(" ", SPACE)
     first = [*task.first, *_BYTES]
-    # Llama's tokenizer was trained on single lines, so it has no entry for a new line, which is encoded as a byte; Gemma's has such
-    # entries.
+    # Llama's tokenizer was trained on single lines, so it encodes a new line as a byte; Gemma's has entries for new lines.
     free, bytes_only = task.section.vocab_size - len(first), "" if task.variant == "gemma" else "\n"
     alphabet = task.corpus.alphabet(free // 2, normalizer, excluded=lambda character: character in bytes_only)
     if free:  # ▁ always gets an entry, even if texts have no spaces: if ▁ were encoded as three bytes, decoding would not make it a space
@@ -219,8 +211,7 @@ def _learn_bpe(
     divides normalized texts. Return `vocab` and `merges` for a `tokenizers` model.
 
     `first`: the entries from id 0 on. The characters of the alphabet follow, each also with `prefix` (its form inside a word) or `suffix`
-    (its form at the end of a word). These forms are listed here, since the trainer itself would number them in the order of a hash table,
-    which differs in every run.
+    (its form at a word's end). The trainer gets these forms, which it would number itself in the order of a hash table, random in each run.
     """
     forms = [form for character in alphabet or () for form in dict.fromkeys((character, prefix + character + suffix))]
     affixes: dict[str, Any] = {"continuing_subword_prefix": prefix, "end_of_word_suffix": suffix}
@@ -240,9 +231,9 @@ def _learn_bpe(
 def _stable_scores(learned: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
     """Return the learned pieces with scores that are the same in every run, sorted by score.
 
-    The trainer adds numbers in the order of a hash table, which differs in every run and changes scores by about 1e-11. It also gives
-    characters that it must keep, but has not learned as pieces, different scores just above the lowest one, in the order of that table;
-    here all of them get the lowest score.
+    The trainer adds numbers in the order of a hash table, which is random in each run and changes scores by about 1e-11. Characters that
+    must have an entry, but are not learned as pieces, get different scores from it, just above the lowest, in the order of that table; here
+    all of them get the lowest score.
     """
     lowest = min((score for _, score in learned), default=0.0)
     unused = lowest + 1e-4 * sum(len(piece) == 1 for piece, _ in learned)

@@ -1,4 +1,4 @@
-"""Splitting of long texts into pieces before encoding, only where a token ends in any case, so that the ids stay the same.
+"""Splitting of long texts into pieces before encoding, only where a token always ends, so that the ids stay the same.
 
 The `tokenizers` library needs about 200 bytes per token while it encodes, so encoding a text of 100 MB in one call would take many GB. The
 library encodes the pieces of a batch in parallel threads.
@@ -24,7 +24,7 @@ def safe_border(tokenizer_json: Mapping[str, Any], split_special_tokens: bool) -
 
     Added tokens must not be cut either. If an added token contains white space, also matches the white space around it, or matches only as
     a whole word, the result is None. If LETTER_BORDER matches inside an added token that is parsed in texts, the result is SPACE_BORDER.
-    `split_special_tokens`: special tokens are not parsed in texts.
+    `split_special_tokens`: whether special tokens in texts are not parsed.
     """
     added = tokenizer_json.get("added_tokens") or []
     if any(token["lstrip"] or token["rstrip"] or token["single_word"] or re.search(r"\s", token["content"]) for token in added):
@@ -72,7 +72,7 @@ def pieces(text: str, length: int = PIECE, border: re.Pattern[str] = LETTER_BORD
 
 
 def batches(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
-    """Yield the items in lists; a list ends with the item with which its total size reaches `limit`."""
+    """Yield the items in lists; a list ends with the item by which its total size reaches `limit`."""
     batch: list[Item] = []
     total = 0
     for item in items:

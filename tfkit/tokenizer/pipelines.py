@@ -17,8 +17,8 @@ from tfkit.tokenizer.pieces import LLAMA3
 SPACE = "▁"  # U+2581, SentencePiece's sign for a space
 SUFFIX, PREFIX = "</w>", "##"
 
-# GPT-2's alphabet, in which a character represents a byte: the character of the same code for a printable byte, and the characters from
-# U+0100 on, in order, for the other bytes.
+# GPT-2's alphabet, in which a character represents a byte: for a printable byte the character of the same code, for the other bytes, in
+# order, the characters from U+0100 on.
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _OTHERS = sorted({*range(256)} - {*_PRINTABLE})
 BYTE_OF = dict(zip(map(chr, [*_PRINTABLE, *range(256, 256 + len(_OTHERS))]), [*_PRINTABLE, *_OTHERS], strict=True))
@@ -81,7 +81,7 @@ def word_splitter() -> pre_tokenizers.PreTokenizer:
 def llama_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], unk_token: str | None = None) -> Backend:
     """Build LlamaTokenizer's pipeline: a text is one long word, with ▁ added before it; decoding removes one leading space.
 
-    `unk_token`: the unknown token; None, if the vocabulary has an entry for each byte.
+    `unk_token`: the unknown token; None if the vocabulary has an entry for each byte, so that nothing is unknown.
     """
     backend = Backend(models.BPE(vocab=vocab, merges=merges, unk_token=unk_token, fuse_unk=True, byte_fallback=True))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="first", split=False)
@@ -91,7 +91,7 @@ def llama_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], unk_token: s
 
 
 def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
-    """Build GemmaTokenizer's pipeline, which is lossless, as no ▁ is added. The pre-tokenizer has no effect, since the normalizer has
+    """Build GemmaTokenizer's pipeline, which is lossless, since no ▁ is added. The pre-tokenizer has no effect, since the normalizer has
     replaced all spaces by ▁.
     """
     backend = Backend(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
@@ -102,9 +102,9 @@ def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
 
 
 def template_parts(roles: dict[str, str], add_bos: bool) -> tuple[str, str] | None:
-    """Return the templates for one text and for a pair: RoBERTa's (with cls and bos) or BERT's (with only cls); of other tokenizers with
-    bos, bos before each text if `add_bos`; of those without bos, eos after each text. None: no special token is added. `roles`: the special
-    tokens, such as {"bos_token": "<s>"}.
+    """Return the templates for one text and for a pair; None if no special token is added. Tokenizers with cls and bos have RoBERTa's
+    templates, those with only cls BERT's. Of the others, those with bos put bos before each text if `add_bos`, and those without bos put
+    eos after each text. `roles`: the special tokens, such as {"bos_token": "<s>"}.
     """
     bos, eos, cls, sep = (roles.get(f"{role}_token") for role in ("bos", "eos", "cls", "sep"))
     if cls and bos:

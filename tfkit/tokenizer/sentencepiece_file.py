@@ -1,6 +1,6 @@
 """A reader of SentencePiece's model files: their pieces, and the table of their normalizer.
 
-Such a file is a message of protocol buffers (google/sentencepiece, sentencepiece_model.proto). This module reads the few fields that tfkit
+A model file is a message of protocol buffers (google/sentencepiece, sentencepiece_model.proto). This module reads the few fields that tfkit
 needs, without the libraries protobuf and sentencepiece.
 """
 
@@ -25,7 +25,7 @@ class Piece(NamedTuple):
 
 
 class PieceModel(NamedTuple):
-    """A unigram model. `unknown`: the id of the unknown piece; `replacements`: the compiled table of the normalizer; may be empty."""
+    """A unigram model. `unknown`: the id of the unknown piece; `replacements`: the compiled table of the normalizer, or empty."""
 
     pieces: tuple[Piece, ...]
     unknown: int
@@ -89,7 +89,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """Return the integer (7 bits per byte) that begins at this place, and the place after it."""
+    """Return the integer (7 bits per byte) that begins at this place, and the place after the integer."""
     value = 0
     for shift in range(0, 70, 7):
         byte = data[place]

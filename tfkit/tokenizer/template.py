@@ -39,8 +39,7 @@ class ChatTemplate:
     """A template and the process that renders it. The context manager ends the process.
 
     `file`: the template's file, for error messages. `special_tokens`: the texts of bos_token, eos_token and so on, which the template may
-    use. `date`: the date (ISO 8601) that the template gets as the current one; None: today. Raises ModelError for a template of over 2^20
-    characters.
+    use. `date`: the current date (ISO 8601) for the template; None: today. Raises ModelError for a template of over 2^20 characters.
     """
 
     def __init__(self, text: str, file: Path, special_tokens: Mapping[str, str], date: str | None = None):
@@ -61,8 +60,7 @@ class ChatTemplate:
 
         A message has "role" and "content", and any other fields that the template reads; fields that are None are left out. `tools`:
         functions that may be called, from tool_calls.read_tools. `place`: the conversation's place in the data, for error messages. Raises
-        ModelError, with the line of the template if it is known, if the template fails, rejects the conversation, takes over 2 s or renders
-        over 1 MiB.
+        ModelError, if possible with the template's line, if it fails, rejects the conversation, takes over 2 s or renders over 1 MiB.
         """
         present = [_with_reasoning({name: value for name, value in message.items() if value is not None}) for message in messages]
         variables = {
@@ -104,7 +102,9 @@ class ChatTemplate:
         self.close()
 
     def _start(self) -> None:
-        command = [sys.executable, "-I", "-S", "-B", "-c", _START, str(_WORKER), *_folders("jinja2", "markupsafe")]
+        specs = [find_spec(library) for library in ("jinja2", "markupsafe")]
+        folders = dict.fromkeys(str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin is not None)
+        command = [sys.executable, "-I", "-S", "-B", "-c", _START, str(_WORKER), *folders]
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         reply, pipe = None, subprocess.PIPE
         with contextlib.suppress(OSError):  # such as a lack of memory, or too many open files
@@ -118,7 +118,7 @@ class ChatTemplate:
             raise MachineError("the process that renders chat templates did not start: check the memory, and the installation of jinja2")
 
     def _exchange(self, line: bytes, seconds: float) -> tuple[dict[str, Any] | None, bool]:
-        """Send a line to the worker; return its reply (None: no valid one), and whether the worker was killed at the time limit."""
+        """Send a line to the worker; return its reply (None: not valid), and whether the worker was killed at the time limit."""
         worker, late = self._worker, threading.Event()
         assert worker is not None
         assert worker.stdin is not None
@@ -148,9 +148,7 @@ class ChatTemplate:
 
 
 def open_template(tokenizer: Tokenizer, folder: Path, date: str | None = None) -> ChatTemplate:
-    """Open the chat template of a tokenizer that was loaded from `folder`. `date`: see ChatTemplate. Raises ModelError if the tokenizer has
-    no template.
-    """
+    """Open the chat template of a tokenizer that was loaded from `folder`. `date`: see ChatTemplate. Raises ModelError if there is none."""
     if tokenizer.chat_template is None:
         raise ModelError(
             f"{folder}: this checkpoint has no chat template ({TEMPLATE}, or chat_template in {CONFIG}): it was not trained for "
@@ -162,7 +160,7 @@ def open_template(tokenizer: Tokenizer, folder: Path, date: str | None = None) -
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    """Return the message, with its reasoning, if it has any, also as `thinking` and `reasoning_content`, the names that templates read."""
+    """Return the message, whose reasoning, if any, is also given as `thinking` and `reasoning_content`, the names that templates read."""
     reasoning = next((message[name] for name in _REASONING if name in message), None)
     return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
@@ -194,12 +192,6 @@ def _is_valid_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _folders(*libraries: str) -> list[str]:
-    """Return the folders from which Python imports these libraries."""
-    specs = [find_spec(library) for library in libraries]
-    return list(dict.fromkeys(str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin is not None))
 
 
 def _remedy() -> str:

@@ -31,6 +31,7 @@ MAX_TEXT = 1 << 20  # bytes of one rendered conversation
 MEMORY = 256 << 20  # bytes of address space, including Python's own 30 MB
 SECONDS = 3  # limit of the processor time for one line; template.py kills this process earlier, unless tfkit itself has died
 NOBODY = 65534  # the user id of `nobody`
+_today: datetime | None = None  # the date that the current request gives; None: the present
 
 
 class _Dict:
@@ -78,9 +79,6 @@ class _Generation(jinja2.ext.Extension):
 
 def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
-
-
-_today: datetime | None = None  # the date that the current request gives; None: the present
 
 
 def _strftime_now(form: str) -> str:
@@ -156,7 +154,7 @@ def _limit_seconds() -> None:
 
 
 def _warm_up(environment: ImmutableSandboxedEnvironment) -> None:
-    """Make jinja2 and Python import modules that they import on first use, and read the time zone, while files can still be opened."""
+    """Read the time zone, and let jinja2 and Python import the modules that they import on first use, while files can still be opened."""
     time.localtime()
     _answer(
         environment.from_string,

@@ -2,8 +2,8 @@
 
 A text may contain special tokens literally (`<|endoftext|>` in a file about GPT-2). transformers parses them as special tokens unless
 tokenizer_config.json has `split_special_tokens: true`, which is not part of tokenizer.json. tfkit follows the same rule, so its ids equal
-AutoTokenizer's. Tokenizers that tfkit trains have this setting, so that no text can end a document; only those whose models' prompts may
-contain special tokens, as [MASK] or a sentinel (wordpiece, unigram, RoBERTa's byte_bpe), do not.
+AutoTokenizer's. Tokenizers that tfkit trains have this setting, so that no text can end a document, except those for models whose prompts
+may contain special tokens, such as [MASK] or a sentinel (wordpiece, unigram, RoBERTa's byte_bpe).
 """
 
 import hashlib
@@ -36,9 +36,9 @@ class Tokenizer:
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)  # tokenizer_config.json, without the chat template
     chat_template: str | None = field(default=None, repr=False)
     decoder_start_id: int | None = None  # decoder_start_token_id of the model's config.json; None: see `start_id`
-    forced_first_id: int | None = None  # the id after `start_id` in each text of an encoder-decoder: forced_bos_token_id, as in BART
+    forced_first_id: int | None = None  # forced_bos_token_id, which an encoder-decoder such as BART generates right after `start_id`
     stated_end_ids: tuple[int, ...] = ()  # the eos ids in the model's config.json and generation_config.json; see conversations.end_ids
-    unk_id: int | None = None  # for text that the vocabulary cannot express; None, as for any special id: there is no such token
+    unk_id: int | None = None  # for text that the vocabulary cannot express. None, as for each of these ids: there is no such token
     cls_id: int | None = None  # before an encoder's text; the hidden state at this token is the input of classification heads
     sep_id: int | None = None  # after each text of an encoder
     mask_id: int | None = None  # replaces a masked token
@@ -55,9 +55,7 @@ class Tokenizer:
     def from_backend(
         cls, backend: tokenizers.Tokenizer, text: str, settings: Mapping[str, Any], chat_template: str | None = None
     ) -> "Tokenizer":
-        """Build a tokenizer as `from_json` does. `backend` must be built from `text` and used nowhere else, since its
-        settings are changed here.
-        """
+        """Build a tokenizer as `from_json` does. `backend`: built from `text`, and used nowhere else, since its settings are changed."""
         # tokenizer.json may contain the padding and truncation of an earlier program; AutoTokenizer resets them, too.
         backend.no_padding()
         backend.no_truncation()
@@ -68,7 +66,7 @@ class Tokenizer:
         return cls(backend, size=size, tokenizer_json=text, settings=dict(settings), chat_template=chat_template, **ids)
 
     def changed(self, text: str, settings: Mapping[str, Any], chat_template: str | None) -> "Tokenizer":
-        """Build a tokenizer for the same model from the changed contents of its files; ids from the model's config.json are kept."""
+        """Build a tokenizer for the same model from changed contents of its files; ids from the model's config.json stay the same."""
         changed = Tokenizer.from_json(text, settings, chat_template)
         ids = {name: getattr(self, name) for name in ("decoder_start_id", "forced_first_id", "stated_end_ids")}
         return replace(changed, **ids)
@@ -90,8 +88,8 @@ class Tokenizer:
 
     @property
     def reads_openings_twice(self) -> bool:
-        """Whether a text that literally begins with the template's first special token gets the id of this token twice: the template adds
-        it, and the one in the text is parsed.
+        """Whether the ids of a text that literally begins with the template's first special token begin with two such tokens: one that the
+        template adds, and the one in the text.
         """
         return bool(self.prefix) and not self.backend.encode_special_tokens
 
@@ -118,7 +116,7 @@ class Tokenizer:
         return [next(encoded) if len(parts) == 1 else np.concatenate(list(islice(encoded, len(parts)))) for parts in split]
 
     def with_special_tokens(self, tokens: Sequence[str]) -> "Tokenizer":
-        """Return a tokenizer that also has these special tokens; those that it lacks get the ids after its largest id."""
+        """Return a tokenizer that also has these special tokens; those that are new get the ids after the largest id."""
         lacking = [token for token in tokens if self.backend.token_to_id(token) is None]
         if not lacking:
             return self
@@ -138,7 +136,7 @@ class Tokenizer:
         return digest.hexdigest()
 
     def truncating(self, length: int) -> tokenizers.Tokenizer:
-        """Return a copy of the backend that truncates to `length` ids; if the backend itself truncated, all its users would be affected."""
+        """Return a copy of the backend that truncates to `length` ids. It is a copy, since truncation affects all users of a backend."""
         if length not in self._truncating_backends:
             backend = self._truncating_backends[length] = self.copy_backend()
             backend.enable_truncation(length, strategy="longest_first")
@@ -175,9 +173,7 @@ class Tokenizer:
 
     @cached_property
     def byte_ids(self) -> frozenset[int]:
-        """The ids of the entries for single bytes, such as <0x0A>, by which characters that the vocabulary lacks are encoded; empty if the
-        tokenizer has no such byte fallback.
-        """
+        """The ids of the entries for single bytes, such as <0x0A>, which encode characters without an entry; empty: no byte fallback."""
         if "ByteFallback" not in self._decoder_types:
             return frozenset()
         ids = (self.backend.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
@@ -210,12 +206,8 @@ def _special_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], role
 
 def _encode(backend: tokenizers.Tokenizer, texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
     """Yield the ids of each text without the template's special tokens; each batch is encoded by parallel Rust threads."""
-
-    def encode(batch: list[str]) -> list[tokenizers.Encoding]:
-        # encode_batch_fast computes no offsets, and is 1.6 times as fast.
-        with tokenizer_errors():
-            return backend.encode_batch_fast(batch, add_special_tokens=False)
-
     for batch in batches(texts, len, BATCH):
-        for encoding in interruptible(partial(encode, batch)):
+        with tokenizer_errors():  # encode_batch_fast computes no offsets, and is 1.6 times as fast as encode_batch
+            encodings = interruptible(partial(backend.encode_batch_fast, batch, add_special_tokens=False))
+        for encoding in encodings:
             yield np.array(encoding.ids, np.uint32)

@@ -1,4 +1,4 @@
-"""Loading and saving of tokenizers in Hugging Face folders. tokenizer.json is kept unchanged."""
+"""Loading and saving of tokenizers in Hugging Face folders. A tokenizer.json is saved as it was read, with added tokens."""
 
 import json
 import math
@@ -23,7 +23,7 @@ _TOKENIZER_LIMIT, _SETTINGS_LIMIT, _TEMPLATE_LIMIT = 64 * MIB, 16 * MIB, MIB  # 
 _MAX_EXPANSION = 1000  # the largest number of characters that may replace one; real tokenizers have 1 to 3
 UNLIMITED = 10**30  # transformers' value of model_max_length for "no limit"
 
-# Settings that are not kept: auto_map names remote code; the others are set anew when saving, or belong to other files.
+# Settings that are dropped when loading: auto_map names remote code; the others are written anew when saving, or belong to other files.
 _NOT_KEPT = (
     *("auto_map", "chat_template", "tokenizer_class", "tokenizer_file", "name_or_path", "is_local", "local_files_only", "backend"),
     "added_tokens_decoder",
@@ -33,9 +33,8 @@ _NOT_KEPT = (
 def load_tokenizer(folder: Path | str) -> Tokenizer | None:
     """Load the tokenizer of a folder; return None if the folder has neither a tokenizer.json nor another known vocabulary file.
 
-    Whether a text begins with bos is determined by the template in tokenizer.json; `add_bos_token` of tokenizer_config.json is not read.
-    Raises ModelError if a file is damaged, or if transformers would build another tokenizer than tokenizer.json describes (find_conflict in
-    configured.py).
+    The template in tokenizer.json decides whether a text begins with bos; `add_bos_token` of tokenizer_config.json is not read. Raises
+    ModelError if a file is damaged, or if transformers would build another tokenizer than tokenizer.json describes (`find_conflict`).
     """
     folder = Path(folder)
     path = find_named(folder, TOKENIZER)
@@ -52,7 +51,8 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
         text = read_text(path, _TOKENIZER_LIMIT)
     template = _read_template(folder, settings)
     document = parse_json(text, path)
-    if _expansion(document) > _MAX_EXPANSION:
+    steps = [document.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")] if isinstance(document, dict) else []
+    if any(_expansion(step) > _MAX_EXPANSION for step in steps):  # if memory ran out, Rust would abort the process
         raise ModelError(f"{path}: makes over {_MAX_EXPANSION:,} characters of one, which could fill the memory; it is refused as unsafe")
     with tokenizer_errors(str(path)):
         if conflict := find_conflict(document, settings):
@@ -83,29 +83,21 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str) -> None:
     if tokenizer.settings.get("pad_token", "") is None:
         settings["pad_token"] = None  # without the null, transformers adds the token that the padding of tokenizer.json names
     _write(folder / TOKENIZER, tokenizer.tokenizer_json)
-    _write_json(folder / CONFIG, settings | of_class | special)  # always in the same order
+    _write_json(folder / CONFIG, settings | of_class | special)  # the keys are always in the same order
     _write_json(folder / SPECIAL, special)
     if tokenizer.chat_template is not None:
         _write(folder / TEMPLATE, tokenizer.chat_template)
 
 
-def _expansion(tokenizer_json: Any) -> int:
-    """Return the largest number of characters into which the pipeline can expand one character. If memory ran out, Rust would abort the
-    process.
-    """
-    steps = (tokenizer_json.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")) if isinstance(tokenizer_json, dict) else ()
-    return max([1, *map(_expansion_factor, steps)])
-
-
-def _expansion_factor(step: Any) -> int:
+def _expansion(step: Any) -> int:
     """Return the largest number of characters into which a step of a pipeline, or a list of steps, can expand one character."""
     if isinstance(step, list):
-        return math.prod(map(_expansion_factor, step))
+        return math.prod(map(_expansion, step))
     if not isinstance(step, dict):
         return 1
     text = step.get("content") if step.get("type") == "Replace" else step.get("prepend")
     inner = (value for value in step.values() if isinstance(value, list | dict))
-    return math.prod(map(_expansion_factor, inner)) * (len(text) + 1 if isinstance(text, str) and len(text) > 1 else 1)
+    return math.prod(map(_expansion, inner)) * (len(text) + 1 if isinstance(text, str) and len(text) > 1 else 1)
 
 
 def _read_settings(folder: Path, special: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +112,7 @@ def _read_settings(folder: Path, special: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """Read chat_template.jinja, else the template in tokenizer_config.json; of several, the template named default. None: there is none."""
+    """Read chat_template.jinja, else the template in tokenizer_config.json (of several, the one named default); None if there is none."""
     path = find_named(folder, TEMPLATE)
     if path is not None:
         return read_text(path, _TEMPLATE_LIMIT)

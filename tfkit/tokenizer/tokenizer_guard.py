@@ -11,12 +11,13 @@ from typing import TypeVar
 
 from tfkit.errors import ModelError
 
+Result = TypeVar("Result")
+_JOIN_SECONDS = 0.5  # on most platforms a signal interrupts a join immediately; on others its handler runs within this time
+
 
 @contextmanager
 def tokenizer_errors(place: str = "tokenizer.json") -> Iterator[None]:
-    """Convert errors of the library (a bare Exception, a ValueError or a Rust panic) into ModelErrors. `place`: the file, for error
-    messages.
-    """
+    """Convert errors of the library (a bare Exception, a ValueError or a Rust panic) into ModelErrors. `place`: the file, for messages."""
     try:
         yield
     except BaseException as error:
@@ -25,14 +26,11 @@ def tokenizer_errors(place: str = "tokenizer.json") -> Iterator[None]:
         raise ModelError(f"{place}: not a usable tokenizer ({error}); copy the folder again or take the original tokenizer") from error
 
 
-Result = TypeVar("Result")
-
-
 def interruptible(call: Callable[[], Result], abandoned: threading.Event | None = None) -> Result:
-    """Return or raise what `call` returns or raises, but let a signal handler run while `call` runs, and raise its exception.
+    """Return or raise what `call` returns or raises, but let a signal handler run while `call` runs, and raise the handler's exception.
 
     Python runs signal handlers in its main thread, but not during a call into Rust; therefore `call` runs in a thread of its own. If a
-    handler raises, `abandoned` is set, and Python code in `call` should then raise. Rust code in `call` continues until it or the process
+    handler raises, `abandoned` is set, at which Python code in `call` should raise. Rust code in `call` runs on until it or the process
     ends, and its result is discarded.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -58,11 +56,8 @@ def interruptible(call: Callable[[], Result], abandoned: threading.Event | None 
     return future.result()
 
 
-_JOIN_SECONDS = 0.5  # on most platforms a signal interrupts a join immediately; on others its handler runs within this time
-
-
 def _leave(thread: threading.Thread, code: int) -> None:
-    """End the process without Python's shutdown if the thread is still running; if its call ended during the shutdown, Rust would abort."""
+    """End the process without Python's shutdown if the thread still runs: if its call ended during the shutdown, Rust would abort."""
     thread.join(_JOIN_SECONDS)
     if thread.is_alive():
         for stream in (sys.stdout, sys.stderr):

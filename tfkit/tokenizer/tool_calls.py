@@ -1,8 +1,7 @@
 """Tools and tool calls, normalized to the form of OpenAI's API and of Hugging Face's chat templates.
 
 A tool is {"type": "function", "function": {"name", "description", "parameters": a JSON Schema}}. A call, an item of `tool_calls` of an
-assistant's message, is {"type": "function", "function": {"name", "arguments": an object}}. Data sets may store tools and calls as JSON
-text.
+assistant's message, is {"type": "function", "function": {"name", "arguments": an object}}. Data sets may have tools and calls as JSON text.
 """
 
 import json
@@ -21,9 +20,7 @@ def read_tools(value: Any) -> list[dict[str, Any]]:
 
 
 def read_calls(value: Any) -> list[dict[str, Any]]:
-    """Return the calls of a message. `value`: a list of calls, a single call, or the JSON text of either; raises UnfitError for anything
-    else.
-    """
+    """Return the calls of a message. `value`: a list of calls, a single call, or the JSON text of either; otherwise raises UnfitError."""
     parsed = _parse(value)
     calls = [parsed] if isinstance(parsed, Mapping) else parsed
     if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
@@ -54,8 +51,8 @@ def _normalize_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _normalize(item: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Return a tool or a call as {"type": "function", "function": ...}, in JSON values; `item` may be the inner object alone. `what`: "a
-    tool" or "a tool call", for error messages.
+    """Return `item`, a tool or a call or only its function, as {"type": "function", "function": ...} with JSON values. `what`: "a tool" or
+    "a tool call", for error messages.
     """
     outer = dict(item) if "function" in item else {"function": dict(item)}
     if not isinstance(outer["function"], Mapping) or not isinstance(outer["function"].get("name"), str):

@@ -1,4 +1,4 @@
-"""Conversion of the vocabulary files of older folders, which have no tokenizer.json, to a tokenizer.json as transformers makes it.
+"""Conversion of the vocabulary files of older folders, which have no tokenizer.json, to the tokenizer.json that transformers would save.
 
 vocab.txt               a line for each entry of WordPiece; its index is the id          BERT, DistilBERT, ELECTRA, MPNet
 vocab.json, merges.txt  the ids of a byte-level BPE; its merges, in order          GPT-2, RoBERTa, BART
@@ -30,6 +30,8 @@ _LANGUAGES = (
     *("ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN", "it_IT", "ja_XX", "kk_KZ", "ko_KR"),
     *("lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN", "zh_CN"),
 )
+# A vocabulary that lacks one of the class's special tokens with these roles is that of another model.
+_USED = ("cls_token", "sep_token", "mask_token", "pad_token", "unk_token", "eos_token")
 Settings = Mapping[str, Any]
 Made = tuple[Backend, Sequence[AddedToken]]  # a tokenizer, and those of its entries that are added tokens in transformers' class
 
@@ -44,7 +46,7 @@ class _Class(NamedTuple):
 
 
 def read_vocabulary(folder: Path, settings: Settings, config: Settings, special: Settings, named: Settings) -> tuple[str, Settings] | None:
-    """Return the tokenizer.json for a folder's vocabulary files, and the settings, with the class and the special tokens that they lack.
+    """Return the tokenizer.json for a folder's vocabulary files, and `settings`, to which the class and missing special tokens are added.
 
     `settings`, `config`, `special`, `named`: the contents of tokenizer_config.json, config.json, special_tokens_map.json and
     added_tokens.json. The tokenizer class is that of tokenizer_config.json, else that of config.json's model_type. Return None if the class
@@ -80,9 +82,6 @@ def read_vocabulary(folder: Path, settings: Settings, config: Settings, special:
         return backend.to_str(pretty=True), settings
 
 
-_USED = ("cls_token", "sep_token", "mask_token", "pad_token", "unk_token", "eos_token")  # a vocabulary without one is another model's
-
-
 def _wordpiece(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
     lines = read_text(paths[0], _LIMIT).removesuffix("\n").split("\n")
     vocab = {line.rstrip(_SPACE): number for number, line in enumerate(lines)}
@@ -104,7 +103,7 @@ def _byte_bpe(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str
 def _of_pieces(
     first: Sequence[str], skipped: int, last: Callable[[Settings], Sequence[str]]
 ) -> Callable[[Sequence[Path], Settings, Mapping[str, str]], Made]:
-    """Return the `build` of a class that skips a SentencePiece model's first pieces, and puts entries before and after the others."""
+    """Return the `build` of a class with the entries `first`, a SentencePiece model's pieces without the `skipped` first, and `last`."""
 
     def build(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
         model = sentencepiece_file.read_model(paths[0])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 _END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\betc)(?<!\bvs)[.!?](?=\s|$)")
-_WORDS = range(3, 61)  # the number of words in a usable sentence; some docstrings begin with a long listing instead
+_WORDS = range(3, 61)  # the number of words in a usable sentence; some docstrings begin with a long list instead
 _HAVE_DOCSTRINGS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 

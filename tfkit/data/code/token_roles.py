@@ -78,8 +78,8 @@ def _lines(text: str, roles: dict[Position, str]) -> Iterator[_Line]:
 
 
 def _role_of_name(name: str, known: str | None, before: list[str]) -> str:
-    """Return a name's role. `known`: its role in the syntax tree, if it has one there; the tree has no position for the name after `def` or
-    `class`. `before`: the token before the name, if any.
+    """Return a name's role. `known`: its role by the syntax tree, which has no position for the name after `def` or `class`; None if it has
+    none. `before`: the token before the name, if any.
     """
     if keyword.iskeyword(name):
         return "keyword"
@@ -89,9 +89,7 @@ def _role_of_name(name: str, known: str | None, before: list[str]) -> str:
 
 
 def _roles(tree: ast.Module, lines: list[str]) -> Iterator[tuple[Position, str]]:
-    """Yield the position and the role of each name to which the tree gives a role; other names are variables. Callees come last, so that
-    `call` replaces the role `attribute`.
-    """
+    """Yield the position and the role of each name with a role in the tree. Callees come last, so that `call` replaces `attribute`."""
     called = []
     for node in _walk(tree):
         match node:
@@ -110,7 +108,7 @@ def _roles(tree: ast.Module, lines: list[str]) -> Iterator[tuple[Position, str]]
             case ast.match_case():
                 line = lines[node.pattern.lineno - 1]
                 yield (node.pattern.lineno, len(line) - len(line.lstrip())), "keyword"
-            case _ if type(node).__name__ == "TypeAlias":  # since 3.12
+            case _ if type(node).__name__ == "TypeAlias":  # since Python 3.12
                 yield (node.lineno, node.col_offset), "keyword"  # type: ignore[attr-defined]
     yield from ((position, "call") for position in called)
 

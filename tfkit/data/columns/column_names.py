@@ -8,20 +8,22 @@ from typing import Any
 from tfkit.data.columns.forms import Unfit, read_literal, read_text
 from tfkit.recipe.schema.roles import Role, normalized
 
+MISSING = object()
+_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")  # in a template: an escaped brace, or a column name in braces
+
+
 # An alias of a role is a column name of common public data sets (`Role.later` in recipe/schema/roles.py). It is recognised, in upper or
 # lower case, only if a row has none of the role's standard names (`Role.columns`), so that rows are read as in earlier versions.
-
-
 @lru_cache(256)
 def find_alias(role: Role, names: tuple[str, ...]) -> str | None:
-    """Return the column whose name is, in upper or lower case, a standard name or an alias of a role; None if no name is."""
+    """Return the column whose name is, in upper or lower case, a standard name or an alias of a role; None if there is none."""
     by_normalized = {normalized(name): name for name in reversed(names)}
     return next((by_normalized[alias] for alias in map(normalized, (*role.columns, *role.later)) if alias in by_normalized), None)
 
 
 def uses_alias(roles: Sequence[Role], named: Mapping[str, object], names: Iterable[str]) -> bool:
-    """Whether a required role is read from an alias; only if one is, may optional roles be read from aliases, too. `named`: the roles whose
-    columns the user names; `names`: the columns of a record.
+    """Whether a required role is read from an alias: only then may optional roles be, too. `named`: the roles whose columns the recipe
+    names; `names`: the columns of a record.
     """
     names = {*names}
     return any(
@@ -30,20 +32,13 @@ def uses_alias(roles: Sequence[Role], named: Mapping[str, object], names: Iterab
     )
 
 
-# Resolving a column name of a recipe in a record: a column, a path into a column, or a template of several columns.
-
-
-MISSING = object()
-_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
-
-
 def columns_of(name: str) -> list[str]:
-    """Return the columns, or paths into columns, that a template names; for a name that is no template, only that name."""
+    """Return the columns, or paths into columns, that a template names; for a name that is no template, a list of that name."""
     return [match[1] for match in _FIELD.finditer(name) if match[1] is not None] if "{" in name else [name]
 
 
 def value_of(name: str, values: Mapping[str, Any]) -> Any:
-    """Return a record's value for a name: a column, a path or a template. MISSING if the record lacks a column or key in it."""
+    """Return a record's value for a name: a column, a path into a column, or a template. MISSING if the record lacks a part of it."""
     return _fill(name, values) if "{" in name else look_up(name, values)
 
 
@@ -63,8 +58,8 @@ def _at(values: list[Any], index: str) -> Any:
 
 
 def _fill(template: str, values: Mapping[str, Any]) -> Any:
-    """Return a template with its values filled in; MISSING if a column is missing. If a value cannot be written as text, that value
-    is returned in place of the template, so that the reader of the role finds it unfit.
+    """Return a template filled with the values of a record; MISSING if a column is missing. If a value cannot be written as text, return
+    this value in place of the text, so that the reader of the role finds it unfit.
     """
     parts, end = [], 0
     for match in _FIELD.finditer(template):

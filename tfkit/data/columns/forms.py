@@ -1,7 +1,5 @@
 """Readers of the values in a column of texts or labels: one for each form, the type of value that a role needs (recipe/schema/roles.py).
-A reader returns the value for the role, or Unfit.
-
-structured_forms.py and preference_forms.py have the readers of other values, such as messages and votes.
+A reader returns the value for the role, or Unfit. Forms such as messages and votes are in structured_forms.py and preference_forms.py.
 """
 
 import math
@@ -34,12 +32,12 @@ class ClassName(str):
 
 
 def by_number(value: Any) -> Any:
-    """Return the number of a ClassName; any other value unchanged."""
+    """Return the number of a ClassName; return any other value unchanged."""
     return value.number if isinstance(value, ClassName) else value
 
 
 def with_class_names(value: str | list[str] | Unfit, names: Sequence[str]) -> Any:
-    """Return a label, or a list of labels, with each class number replaced by the name (ClassName); Unfit for other labels."""
+    """Return a label, or a list of labels, with each class number replaced by its ClassName; Unfit if one is no class."""
     if isinstance(value, list):
         labels = [with_class_names(label, names) for label in value]
         return next((label for label in labels if isinstance(label, Unfit)), labels)
@@ -50,7 +48,7 @@ def with_class_names(value: str | list[str] | Unfit, names: Sequence[str]) -> An
 
 
 def kind_of(value: Any) -> str:
-    """Return `null` or the name of a value's Python type, for messages."""
+    """Return `null` for None, else the name of a value's Python type, for messages."""
     return "null" if value is None else type(value).__name__
 
 
@@ -82,8 +80,8 @@ def _read_label(value: Any) -> str | Unfit:
 
 
 def list_of(read: Callable[[Any], Part | Unfit], wanted: str, *, splits: bool = False) -> Callable[[Any], list[Part] | Unfit]:
-    """Return a reader of lists that reads each part with `read`. `wanted`: the kind of the parts, for messages; `splits`: a text is split
-    into words, since the cells of a table cannot hold lists.
+    """Return a reader of lists that reads each part with `read`. `wanted`: the kind of the parts, for messages; `splits`: whether a text is
+    split into words, since the cells of a table cannot hold lists.
     """
 
     def read_list(value: Any) -> list[Part] | Unfit:
@@ -141,7 +139,7 @@ def texts_of(value: Any) -> Iterable[str]:
 
 
 def find_surrogate(texts: Iterable[str]) -> str:
-    """Return `character N`, the offset of the first unpaired surrogate in its text; empty if all texts can be encoded as UTF-8."""
+    """Return `character N` (its offset) for the first unpaired surrogate in the texts; empty if all texts can be encoded as UTF-8."""
     for text in texts:
         if not text.isascii():
             try:

@@ -36,8 +36,5 @@ def find_labels(sources: Sequence[Source], labels_in: Callable[[Any], Iterable[s
             "classes with columns: {label: NAME}; for numbers set objective={kind: classification, regression: true}; if these are the "
             "classes, name them in objective.labels"
         )
-    return sorted(labels, key=_by_value)
-
-
-def _by_value(label: str) -> tuple[bool, int, str]:
-    return (False, int(label), label) if _NUMBER.fullmatch(label) else (True, 0, label)  # 1 and 01 differ only in the last item
+    # The last item of the key is the only difference between 1 and 01.
+    return sorted(labels, key=lambda label: (False, int(label), label) if _NUMBER.fullmatch(label) else (True, 0, label))

@@ -1,4 +1,4 @@
-"""Readers of preference data: turns (a text, or messages), completions (a list of turns), a number for each completion, and votes.
+"""Readers of preference data: turns (a text, or messages), completions (a list of turns), the scores of completions, and votes.
 
 A text may be a whole dialogue in the format of Anthropic's HH-RLHF, whose turns begin with an empty line and "Human:" or "Assistant:".
 """
@@ -17,12 +17,12 @@ HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 _FLAGS = dict.fromkeys(("true", "1", "yes", "good", "positive", "desirable", "chosen"), True)
 _FLAGS |= dict.fromkeys(("false", "0", "no", "bad", "negative", "undesirable", "rejected"), False)
 _TIES = {"tie", "ties", "both", "bothbad", "neither", "equal", "same", "draw"}
-# The words of a vote for the first, and for the second, of two completions; a tie is a vote for both.
+# The words of votes for the first and for the second of two completions; a tie is a vote for both.
 _SIDES = ({"a", "1", "first", "left", *_TIES}, {"b", "2", "second", "right", *_TIES})
 
 
 def read_turns(value: Any) -> str | list[dict[str, Any]] | Unfit:
-    """Read a text, which is returned as it is, or one or more messages, which are returned as a list of mappings."""
+    """Read a text, which is returned unchanged, or one or more messages, which are returned as a list of mappings."""
     match value:
         case str():
             return value
@@ -33,22 +33,17 @@ def read_turns(value: Any) -> str | list[dict[str, Any]] | Unfit:
     return Unfit(kind_of(value), "text or messages")
 
 
-def _read_finite(value: Any) -> float | None:
-    """Read a number, or a text that is a number; None for other values, for infinity and for NaN."""
+def _read_finite(value: Any) -> float | Unfit:
+    """Read a number, or a text that is a number. Infinity and NaN are Unfit."""
     try:
         number = read_number(value) if isinstance(value, str) else float(value) if isinstance(value, int | float) else None
     except OverflowError:  # an integer of hundreds of digits
-        return None
-    return number if number is not None and math.isfinite(number) else None
-
-
-def _read_item(value: Any) -> float | Unfit:
-    number = _read_finite(value)
-    return Unfit(f"{value!r}"[:68], "a number") if number is None else number
+        number = None
+    return number if number is not None and math.isfinite(number) else Unfit(f"{value!r}"[:68], "a number")
 
 
 def read_votes(value: Any) -> list[float] | Unfit:
-    """Return the votes for the first and the second of two completions. `value`: one vote, a list of votes, or the count of each, by vote.
+    """Count the votes for the first and the second of two completions. `value`: a vote, a list of votes, or a mapping from votes to counts.
 
     A vote is `a`, `1`, `first` or `left`; `b`, `2`, `second` or `right`; a name whose last word is one of these (model_a); or a tie, which
     is half a vote for each completion. Other values are Unfit.
@@ -58,7 +53,7 @@ def read_votes(value: Any) -> list[float] | Unfit:
     for vote, count in pairs:
         number = _read_finite(count)
         sides = _sides_of(vote)
-        if not sides or number is None:
+        if not sides or isinstance(number, Unfit):
             zero = "; if the votes are numbers from 0, name them with class_names: [a, b]" if str(vote) == "0" else ""
             return Unfit(f"{vote if not sides else count!r}"[:80], f"a vote for one of two responses: a or b, 1 or 2, or tie{zero}")
         for side in sides:
@@ -77,8 +72,7 @@ def _sides_of(vote: object) -> list[int]:
 
 
 def vote_columns(held: Mapping[str, Sequence[object]]) -> list[str]:
-    """Return the columns of 0 and 1 whose names are votes, such as `winner_a`, `winner_b` and `winner_tie`; empty if one of the completions
-    has no such column.
+    """Return the columns of 0 and 1 whose names are votes, such as `winner_a`, `winner_b` and `winner_tie`; empty if a completion has none.
 
     `held`: the values of each column, row by row.
     """
@@ -89,7 +83,7 @@ def vote_columns(held: Mapping[str, Sequence[object]]) -> list[str]:
 READERS: Mapping[Form, Callable[[Any], Any]] = {
     "turns": read_turns,
     "completions": list_of(read_turns, "completions, each a text or messages"),
-    "numbers": list_of(_read_item, "numbers"),
+    "numbers": list_of(_read_finite, "numbers"),
     "votes": read_votes,
 }
 
@@ -110,8 +104,8 @@ def is_whole(messages: Sequence[Mapping[str, object]]) -> bool:
 
 
 def opening(turns: str | list[dict[str, Any]]) -> Any:
-    """Return the part of a conversation whose hash decides whether its row is held out: all turns up to and including the first one of the
-    user. A text that is no dialogue is returned whole.
+    """Return the part of a conversation whose hash decides whether its row is held out: the turns up to the end of the user's first one.
+    A text that is no dialogue is returned whole.
     """
     if isinstance(turns, list):
         return first_turn(turns)

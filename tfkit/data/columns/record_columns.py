@@ -35,8 +35,8 @@ _GOLD = "gold_label"  # SNLI and similar data sets write "-" in this column if t
 
 @dataclass(frozen=True)
 class Columns:
-    """A mapping from roles to columns. `named`: the columns that the recipe names, by role; `beside`: columns read from parallel files,
-    whose line n belongs to row n; `class_names`: the names of the classes 0, 1 and so on.
+    """A mapping from roles to columns. `named`: the columns that the recipe names, by role; `beside`: columns that are read from parallel
+    files, whose line n belongs to row n; `class_names`: the names of the classes 0, 1 and so on.
     """
 
     roles: tuple[Role, ...] = TEXT
@@ -46,7 +46,7 @@ class Columns:
     beyond_roles: ClassVar[tuple[str, ...]] = ()  # not empty: columns without a role are kept, too; part of the cache key of streamed rows
 
     def take(self, record: Record) -> Row | BadRow:
-        """Return the row of a record, or a BadRow if a required column is missing, or a value is damaged or does not fit its role."""
+        """Return the row of a record, or a BadRow if a required column is missing, or a value is damaged or unfit for its role."""
         values: dict[str, Any] = {}
         roles = self._roles_of(record.values)
         if roles is None:
@@ -73,13 +73,13 @@ class Columns:
         return Row(_row_text(self.roles, values), record.place, values, frozenset(self.named), key, _input_key(self.roles, values))
 
     def read_of(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """Return the column from which each role is read in a record; roles that have no column in the record are left out."""
+        """Return the column from which each role is read in a record, by role; a role without a column in the record is left out."""
         reads = {role.name: self._read(role, values) for role in self._roles_of(values) or ()}
         return {name: column for name, (value, column) in reads.items() if value is not MISSING}
 
     def check(self, available: Iterable[str], place: str) -> None:
-        """Raise DataError if the column of a required role is neither available nor read from a parallel file, if a column that is read
-        occurs twice, or if several columns could be the text.
+        """Raise DataError if the column of a required role is neither available nor in a parallel file, if a column that is read occurs
+        twice, or if several columns could be the text.
         """
         available = list(available)
         self.check_unique(available, place)
@@ -110,7 +110,7 @@ class Columns:
     def check_one_text(self, names: Mapping[str, Any], place: str) -> None:
         """Raise DataError if several columns could be the role `text`, and none is the role `pair`: all but one of them would be ignored.
 
-        This method is called for each record if the columns of a source are not known in advance.
+        If the columns of a source are not known in advance, this method is called for each record.
         """
         text, pair = (next((role for role in self.roles if role.name == name), None) for name in ("text", "pair"))
         if text is None or pair is None or {"text", "pair"} & self.named.keys():
@@ -136,7 +136,7 @@ class Columns:
         return self.select_read(available)
 
     def missing(self, role: Role, available: Mapping[str, Any], place: str) -> BadRow:
-        """Return the error for a record that lacks a role's column. For a template or a list, the error names only the missing columns."""
+        """Return the error for a record that lacks a role's column. Of a template or a list, the error names only the missing columns."""
         names = self._names(role)
         if is_named := role.name in self.named:
             absent = [name for name in names if name not in available and _root(name) not in available]
@@ -161,7 +161,7 @@ class Columns:
         )
 
     def remedy(self, role: Role) -> str:
-        """Return the recipe field that names the column of a role, with the command-line option if there is one, for error messages."""
+        """Return the recipe field that names the column of a role, with the command-line option if there is any, for error messages."""
         field = "text: NAME" if role.name == "text" else f"columns: {{{role.name}: NAME}}"
         option = argument("columns", {role.name: "NAME"})
         return f"{field} ({option})" if option.startswith("--") else field
@@ -169,22 +169,20 @@ class Columns:
     def fingerprint(self) -> str:
         """Return a string that differs if the same records would give other rows.
 
-        Roles that earlier versions did not read, such as tools, are left out unless the recipe names their column, so that runs of these
-        versions can be resumed. The fingerprint of an objective that uses tools includes the tools.
+        Roles that earlier versions did not read, such as tools, are left out unless the recipe names their columns, so that runs of these
+        versions can be resumed. An objective that uses tools has them in its own fingerprint.
         """
         roles = [role for role in self.roles if not role.is_later or role.name in self.named]
         names = [f"class_names={self.class_names}"] if self.class_names else []
         return "\0".join([*(f"{role.name}={self.named.get(role.name) or role.columns}" for role in roles), *names])
 
     def _roles_of(self, values: Mapping[str, Any]) -> tuple[Role, ...] | None:
-        """Return the roles to read from a record: those of the first shape that it matches, and those without a shape; None if no shape
-        fits.
-        """
+        """Return the roles of the first shape that a record matches, and the roles without a shape; None if the record matches none."""
         return self._matching_roles(lambda role: self._find(role, values)[0] is not MISSING)
 
     def _shapes(self) -> list[tuple[Role, ...]]:
         """Return the roles of each shape, a group of roles that occur together, such as a prompt and its completion. If the recipe names
-        columns of some shapes, only the roles of these shapes are returned. Empty if no role has a shape.
+        columns of some shapes, only these shapes are returned. Empty if no role has a shape.
         """
         by_shape: dict[str, list[Role]] = {}
         for role in self.roles:
@@ -194,8 +192,8 @@ class Columns:
         return [tuple(by_shape[shape]) for shape in chosen or by_shape]
 
     def _matching_roles(self, has: Callable[[Role], bool]) -> tuple[Role, ...] | None:
-        """Return the roles of the first shape of which `has` accepts all required roles, and the roles without a shape. If no role has a
-        shape, all are returned; if no shape fits, None.
+        """Return the roles of the first shape of which `has` accepts all required roles, and those without a shape; None if there is none.
+        If no role has a shape, return all roles.
         """
         shapes = self._shapes()
         if not shapes:
@@ -208,11 +206,11 @@ class Columns:
         return () if named is None else (named,) if isinstance(named, str) else tuple(named)
 
     def _names(self, role: Role) -> list[str]:
-        """Return the columns, or paths into columns, from which a role may be read."""
+        """Return the columns, or paths into columns, from which a role may be read, without aliases."""
         return [inner for name in (self._given_names(role) or role.columns) for inner in columns_of(name)]
 
     def _find(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
-        """Return a record's value for a role before it is read by form, or MISSING, and the name of the column or columns."""
+        """Return a record's value for a role as the record has it, or MISSING, and the name of the column or columns."""
         if isinstance(names := self.named.get(role.name), list):
             items = [value_of(name, values) for name in names]
             value: Any = items
@@ -229,9 +227,7 @@ class Columns:
         return (MISSING, "") if alias is None else (values[alias], alias)
 
     def _alias(self, role: Role, names: Iterable[str]) -> str | None:
-        """Return the column that is an alias of a role, or None. An optional role has an alias only if a required role is read from one,
-        too.
-        """
+        """Return the column that is an alias of a role, or None. Optional roles have one only if a required role is read from one."""
         if role.name in self.named or not (role.required or uses_alias(self.roles, self.named, names)):
             return None
         return find_alias(role, tuple(names))
@@ -241,7 +237,7 @@ class Columns:
 
         An optional role is MISSING if its column holds null and its reader does not accept null. If the recipe does not name the column,
         the role is also MISSING if the column holds unrelated data under the same name: an unfit object or list (the `context` of
-        HotpotQA), or, for the role `tools`, anything that is no list of tools.
+        HotpotQA), or, for the role `tools`, anything but a list of tools.
         """
         raw, column = self._find(role, values)
         if raw is MISSING:

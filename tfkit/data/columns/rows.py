@@ -34,9 +34,8 @@ class Row(NamedTuple):
 class BadRow(NamedTuple):
     """A row that cannot be used: the kind of error, by which rows are counted (`not UTF-8`), and the full message, with place and remedy.
 
-    `lost`: the row is valid, but too long for the model, or the model cannot give its answer: an evaluation counts it as wrong.
-    `dropped`: the row has no information, such as a tie between completions or an empty text: it is skipped and counted, and never
-    raises an error.
+    `lost`: the row is valid, but too long for the model, or the model cannot give its answer: an evaluation counts it as wrong. `dropped`:
+    the row has no information, such as a tie between completions or an empty text: it is always skipped and counted, without an error.
     """
 
     kind: str
@@ -46,7 +45,7 @@ class BadRow(NamedTuple):
 
     @property
     def place(self) -> str:
-        """The place of the row; every message begins with it."""
+        """The place of the row, with which every message begins."""
         return self.message.partition(": ")[0]
 
     def refusal(self) -> DataError:
@@ -62,7 +61,7 @@ class Skipped(NamedTuple):
 
 
 def skip(row: BadRow, skipped: dict[str, Skipped]) -> None:
-    """Add a skipped row to the counts by kind."""
+    """Add a row to the counts of skipped rows by kind."""
     before = skipped.get(row.kind, Skipped(0, row.place))
     skipped[row.kind] = before._replace(rows=before.rows + 1)
 
@@ -88,7 +87,7 @@ def _count(kinds: Mapping[str, Skipped], where: str) -> str:
 
 
 def good_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-    """Yield the good rows. A bad row raises DataError, or with `on_bad_row` "skip" is counted in `skipped`, by its kind."""
+    """Yield the good rows. A bad row raises DataError, or, if `on_bad_row` is "skip", is counted in `skipped`, by its kind."""
     for row in rows:
         if isinstance(row, Row):
             yield row
@@ -101,7 +100,7 @@ def good_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, skipped: dict[
 def check_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, name: str, most: int = 1) -> None:
     """Check the first `most` rows (if bad rows are skipped, up to the `most`-th good row), or as many as hold a few megabytes of text.
 
-    Raises DataError for bad rows among them, unless bad rows are skipped, and for a source without a good row.
+    Raises DataError for bad rows among these, unless bad rows are skipped, and if no row is good.
     """
     bad: list[BadRow] = []
     good = characters = 0
@@ -126,7 +125,7 @@ def fingerprint_of(on_bad_row: OnBadRow) -> str:
 
 
 class Source(Protocol):
-    """Rows in a fixed order, read as a stream. Only a source that joins rows (`joined_rows`) holds all of them in memory."""
+    """Rows in a fixed order, read as a stream. Only a source that joins rows (`joined_rows`) has all of its rows in memory."""
 
     @property
     def name(self) -> str:
@@ -137,14 +136,14 @@ class Source(Protocol):
         """The approximate bytes of the rows, for progress bars; None if unknown, as for compressed files and for a sample of rows."""
 
     def describe(self) -> str:
-        """Return a description of the data found, for messages: the number of files, their megabytes, and the training or held-out part."""
+        """Return a description of the data found, for messages: the number of files or rows, their megabytes, and the part that is read."""
 
     def fingerprint(self) -> str:
-        """Return a hash of all content and of the settings that select from it, equal only for equal rows. It may read all data."""
+        """Return a hash of all content and of the settings that select rows from it: equal only for equal rows. May read all data."""
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Yield every row of this part of the data. Raises DataError for a bad row, unless bad rows are skipped. Skipped rows are counted
-        by kind in `skipped`, for all parts together, since a row that cannot be read belongs to no part.
+        by kind in `skipped`, also those outside this part, since a row that cannot be read belongs to no part.
         """
 
 
@@ -161,7 +160,7 @@ class Part:
     by: SplitBy = field(default="input", repr=False)  # the repr is part of cache fingerprints, and must stay as it was in tfkit 0.1
 
     def select(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Yield those of the rows that are in the part."""
+        """Yield the rows that are in the part."""
         return (row for row in rows if self.keeps(self.key_of(row).encode()))
 
     def key_of(self, row: Row) -> str:
@@ -171,9 +170,8 @@ class Part:
     def fingerprint(self, rows: Iterable[Row | BadRow]) -> str:
         """Return the part's contribution to the fingerprint of a source with these rows.
 
-        If a rule of an earlier version would put a row into the other part, a name of that rule is added, so that caches of that version
-        are not used: `keys` for version 0.1.0, which hashed texts with leading and trailing white space; `inputs` for later versions, which
-        hashed whole texts.
+        If an earlier version would put a row into the other part, a name of its rule is added, so that its caches are not used: `keys` for
+        version 0.1.0, which hashed texts with white space at their ends; `inputs` for later versions, which hashed whole texts.
         """
         if not self.is_split:
             return str(self)
@@ -186,7 +184,7 @@ class Part:
 
     @property
     def is_split(self) -> bool:
-        """Whether the part is one of two parts of a source, not the whole source."""
+        """Whether the part is only a part of the source, not the whole source."""
         return self.fraction is not None and self.name != "all"
 
     def keeps(self, key: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Readers of the values in a column of lists or objects, such as choices and messages. A reader returns the value for a role, or Unfit."""
+"""Readers of the values in a column of lists or objects, such as choices and messages. A reader returns the value for a role or Unfit."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 
 class Choices(list[str]):
-    """The answers to choose from, with the label of each (`A`, `1`), by which a row may name the right answer."""
+    """The answers of a multiple-choice question, with their labels (`A`, `1`), by which a row may name the right answer."""
 
     labels: tuple[str, ...]
 
@@ -48,11 +48,9 @@ def _read_tools(value: Any) -> list[dict[str, Any]] | Unfit:
 
 
 def _read_choices(value: Any) -> list[str] | Unfit:
-    """Read a list of texts; a list of objects with a `text` and a `label`, as in ARC's files; or an object with a list of texts and one of
-    labels, as on the Hub.
-
-    Nulls and empty texts at the end, after the second text, are no answers: a row of a table may have fewer answers than the table has
-    columns for them.
+    """Read a list of texts; a list of objects with a `text` and a `label`, as in ARC's files; or an object with lists of texts and labels,
+    as on the Hub. Nulls and empty texts at the end, after the second text, are dropped, since a row of a table may have fewer answers than
+    the table has columns for them.
     """
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         labels = label if isinstance(label := value.get("label"), list) else []
@@ -69,8 +67,8 @@ def _read_choices(value: Any) -> list[str] | Unfit:
 
 
 def read_label_set(value: Any) -> str | list[str] | dict[str, bool] | Unfit:
-    """Read the labels of a row: a list; a text, which the objective splits into labels; or a mapping from label names to 0 or 1, made by
-    `Columns` from several columns. Null and an empty text mean that the row has no label.
+    """Read the labels of a row: a list; a text, which the objective splits into labels; or a mapping from label names to 0 or 1, which
+    `Columns` makes of several columns. Null and an empty text mean that the row has no label.
     """
     match value:
         case None:
@@ -86,10 +84,7 @@ def read_label_set(value: Any) -> str | list[str] | dict[str, bool] | Unfit:
 
 
 def _read_flags(value: Mapping[str, Any]) -> list[str] | dict[str, bool] | Unfit:
-    """Read a mapping from label names to 0 or 1; in a mapping with other values, each value that is not blank is a label.
-
-    In a table that pandas wrote, 0 and 1 may be False and True, or 0.0 and 1.0.
-    """
+    """Read a mapping from label names to 0 or 1 (pandas may write False or 1.0); in any other mapping, each value is a label or blank."""
     literals = {str(name): "" if cell is None else read_literal(cell) for name, cell in value.items()}
     for name, literal in literals.items():
         if isinstance(literal, Unfit):

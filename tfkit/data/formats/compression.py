@@ -16,7 +16,7 @@ _MAX_RATIO, _MIN_BUDGET = 250, 1 << 28  # decompressed bytes per compressed byte
 
 
 class Budget:
-    """A limit on the decompressed bytes of a file, against decompression bombs. No text reaches the limit. `size`: compressed bytes."""
+    """A limit on the decompressed bytes of a file of `size` compressed bytes, against decompression bombs. No text reaches the limit."""
 
     def __init__(self, name: str, size: int, remedy: str = "if it is intended, unpack it and name its files"):
         self.name, self.size, self.remedy = name, size, remedy

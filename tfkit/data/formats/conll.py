@@ -1,5 +1,5 @@
 """Readers of CoNLL and of CoNLL-U (Universal Dependencies): each line has a token with its tags in columns, and a blank line ends a
-sentence. `sentences_of` groups the rows of tables with a token in each row into sentences, too.
+sentence. If each row of a table has one token, `sentences_of` groups the rows into sentences.
 
 https://universaldependencies.org/format.html
 """
@@ -39,9 +39,8 @@ def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ())
     """Yield each sentence as a record of its first and last columns, called tokens and tags; with a `header`, as a record of all columns,
     under the header's names. If no role reads tags, a file may have only one column.
 
-    Columns are separated by tabs if the line has a tab, else by spaces. If the first line is a header, such as `word ner`, a record also
-    has all columns, under the header's names. Lines at the beginning of a sentence are comments if they begin with # and do not have as
-    many columns as the words. A record's place is the line of its first word.
+    If the first line is a header, such as `word ner`, a record also has all columns, under the header's names. Lines at the beginning of a
+    sentence are comments if they begin with # and do not have as many columns as the words. A record's place is the line of its first word.
     """
     forms = {role.form for role in columns.roles}
     width, fewest = len(header), 1 if header or ("texts" in forms and "labels" not in forms) else 2
@@ -52,7 +51,7 @@ def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ())
         if isinstance(lines, BadRow):
             yield lines
             continue
-        rows = [_Token(_fields(line.text), line.place) for line in lines]
+        rows = [_Token(split_fields(line.text), line.place) for line in lines]
         is_first, width = not width, width or len(rows[-1][0])
         rows = _without_comments(rows, width)
         if is_first and rows and is_conll_header(rows[0].fields):
@@ -80,12 +79,13 @@ def is_conll_header(fields: list[str]) -> bool:
     return normalized(fields[0]) in _WORDS and normalized(fields[-1]) in ("label", *tags.columns, *tags.later)
 
 
-def _fields(line: str) -> list[str]:
+def split_fields(line: str) -> list[str]:
+    """Return the columns of a line, which are separated by tabs if it has a tab, else by spaces."""
     return line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
 
 
 def _token_error(fields: list[str], width: int, fewest: int, has_header: bool, place: str) -> BadRow | None:
-    """Return the error in a token's line, which should have `width` columns, and at least `fewest`; None if the line is right."""
+    """Return the error in a token's line, which must have `width` columns, and at least `fewest`; None if the line is right."""
     if len(fields) != width:
         where = "header" if has_header else "file's first sentence"
         reason = f"{len(fields)} columns, but the {where} has {width}"
@@ -123,9 +123,9 @@ def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()
 
 
 def sentences_of(records: Records, columns: Columns) -> Records:
-    """Group the rows of a table into sentences if a role reads words and each row holds one word: the table has a column of words, most of
-    that column's cells are single words, and either another column numbers or names the sentences, or blank rows separate them. Each
-    column becomes a list; the list of words is also called `tokens`, and the last list `tags`. Other tables are returned unchanged.
+    """Group the rows of a table into sentences if a role reads words and each row has one word: the table has a column of words, most cells
+    of which are single words, and either another column numbers or names the sentences, or blank rows separate them. Each column becomes a
+    list; the list of words is also called `tokens`, and the last list `tags`. Other tables are returned unchanged.
     """
     first = [*islice(records, _SEARCHED_ROWS)]
     rows = chain(first, records)
@@ -142,7 +142,7 @@ def sentences_of(records: Records, columns: Columns) -> Records:
 
 
 class _Sentences:
-    """The key function of itertools.groupby, called for each row in turn. `number`: the column that numbers or names sentences, or None."""
+    """The key function for itertools.groupby. `number`: the column that numbers or names sentences; None: only blank rows end them."""
 
     def __init__(self, number: str | None):
         self.number, self.current = number, ""
@@ -167,7 +167,7 @@ def _sentence(rows: Sequence[Record | BadRow], word: str) -> Record | BadRow:
 
 
 def _word_error(fields: list[str], number: int, place: str) -> BadRow | None:
-    """Return the error in a word's line, which should be word `number` of its sentence; None if the line is right."""
+    """Return the error in a word's line, which must be word `number` of its sentence; None if the line is right."""
     if len(fields) != len(_CONLLU_COLUMNS) + 1:
         reason = f"{len(fields)} columns; CoNLL-U has 10, separated by tabs"
         return BadRow("wrong number of columns", f"{place}: {reason}: repair the line, or set format: conll if it is another kind")

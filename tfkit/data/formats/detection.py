@@ -1,7 +1,7 @@
 """Detection of layouts from a file's first lines: whether a text is CoNLL, fastText's format or a table, whether a .json file is JSON
 lines, and the delimiter and the header of a table.
 
-Without clear evidence the defaults apply: text is plain text, the suffix gives the delimiter, and the first row is the header.
+If the lines show nothing else clearly, a text is plain text, the suffix decides the delimiter, and the first row is the header.
 """
 
 import csv
@@ -14,7 +14,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from tfkit.data.columns.record_columns import Columns
-from tfkit.data.formats.conll import is_conll_header
+from tfkit.data.formats.conll import is_conll_header, split_fields
 from tfkit.data.formats.file_content import BOM, Content, decode, opened, raw_lines
 from tfkit.data.formats.tables import allow_long_fields
 from tfkit.recipe.schema.objective_facts import SECTIONS
@@ -27,8 +27,8 @@ _DELIMITERS = ",;\t|"
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _IOB = re.compile(r"O|[BIESLU]-\S+")
 _LICENCE = re.compile(r"CC[-0 ]|https?://|©", re.IGNORECASE)  # the beginning of a note on a row's licence or origin
-_SCORE = re.compile(r"-?[0-9]*\.[0-9]+")  # a number with a fraction: whole numbers may be row numbers
-_MAX_TAGS, _MIN_TOKENS = 60, 20  # the most distinct tags, and the fewest tokens, of a CoNLL text whose tags are not IOB's
+_SCORE = re.compile(r"-?[0-9]*\.[0-9]+")  # a score has a fraction, since whole numbers may be row numbers
+_MAX_TAGS, _MIN_TOKENS = 60, 20  # the most distinct tags, and the fewest tokens, of a CoNLL text whose tags are not in the IOB scheme
 _MIN_ROWS = 3  # smallest number of lines in a text that is taken for a table, or for fastText's format
 _MAX_NAME, _MAX_NAME_WORDS = 60, 5  # largest number of characters and of words in the name of a column
 _ROWS_PER_LABEL = 5  # smallest mean number of rows for each value in a column of labels
@@ -48,9 +48,7 @@ class Table(NamedTuple):
 
 
 def detect_json_lines(content: Content) -> bool:
-    """Whether a JSON file has an object on its first line and the beginning of another on its second, blank lines aside, so that it is not
-    one JSON value.
-    """
+    """Whether a JSON file is JSON lines: of the lines that are not blank, the first is an object, and the second begins another."""
     with opened(content) as file, suppress(ValueError, RecursionError):  # the content is not JSON, or not UTF-8
         lines = (file.readline(_MAX_JSON_LINE).removeprefix(BOM).strip() for _ in range(_LINES))
         first, second, *_ = [*islice(filter(None, lines), 2), b"", b""]
@@ -62,7 +60,7 @@ def detect_conll(content: Content) -> str | None:
     """Return "conll" or "conllu" if the lines of a text are words with tags, with blank lines between sentences; else None."""
     lines = [text.rstrip("\r\n") for text in _first_lines(content)]
     words = [line for line in lines if line.strip() and not line.startswith("-DOCSTART-")]
-    rows = [re.split(r"\t| +", line.strip(" ")) if "\t" not in line else line.split("\t") for line in words if not line.startswith("# ")]
+    rows = [split_fields(line) for line in words if not line.startswith("# ")]
     rows = rows[bool(rows) and is_conll_header(rows[0]) :]
     widths = {len(row) for row in rows}
     if len(rows) < 3 or len(widths) > 1 or "" not in [line.strip() for line in lines]:
@@ -86,15 +84,13 @@ def detect_fasttext(content: Content) -> bool:
 
 
 def detect_tabbed(content: Content) -> bool:
-    """Whether the first lines of a text, at least 3, are rows of a table: all have the same number of tabs, not 0, and none is blank."""
+    """Whether the first lines of a text, at least 3, are rows of a table: they have the same number of tabs, not 0, and none is blank."""
     lines = [*_first_lines(content)]
     return len(lines) >= _MIN_ROWS and len({line.count("\t") for line in lines}) == 1 and all(map(str.strip, lines)) and "\t" in lines[0]
 
 
 def detect_table(content: Content, columns: Columns, default: str, *, numbered: bool = False) -> Table:
-    """Return the layout of a table. `default`: the delimiter by the file's suffix; `numbered`: columns without a header are named 0,
-    1 and so on.
-    """
+    """Return the layout of a table. `default`: the delimiter of the file's suffix; `numbered`: without a header, names are 0, 1 ..."""
     allow_long_fields()
     lines = [*_first_lines(content)]
     delimiter = _detect_delimiter(lines, default)
@@ -103,9 +99,7 @@ def detect_table(content: Content, columns: Columns, default: str, *, numbered: 
 
 
 def detect_header(rows: Sequence[Sequence[str]], columns: Columns, *, numbered: bool = False) -> tuple[str, ...]:
-    """Return names for the columns of a table without a header; empty if the first row is a header, or the only row. `numbered`: the names
-    are 0, 1 and so on.
-    """
+    """Return column names for a table without a header; empty if the first row is a header or the only row. `numbered`: 0, 1 and so on."""
     choices = _name_choices(rows)
     if len(rows) < 2 or not (choices or not _has_header(rows, columns)):
         return ()
@@ -122,8 +116,8 @@ def _first_lines(content: Content) -> Iterator[str]:
 
 
 def _detect_delimiter(lines: Sequence[str], default: str) -> str:
-    """Return the default delimiter if it gives all rows the same number of fields, at least two. Else return the delimiter that does so
-    with the most fields, or the default if none does.
+    """Return, of the delimiters that give all rows the same number of fields, at least two, the default or else the one with the most
+    fields; the default if there is no such delimiter.
     """
     widths = {}
     for delimiter in _DELIMITERS:
@@ -136,9 +130,7 @@ def _detect_delimiter(lines: Sequence[str], default: str) -> str:
 
 
 def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
-    """Return the records in these first lines of a file. If the file may have more lines, the last record may be incomplete, and is dropped
-    unless it is the only one.
-    """
+    """Return the records in a file's first lines, but if the file may go on, not the last of several, which may be incomplete."""
     try:
         rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
     except csv.Error:
@@ -147,7 +139,7 @@ def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
 
 
 def _has_header(rows: Sequence[Sequence[str]], columns: Columns) -> bool:
-    """Whether the first row is a header. It is one if a cell names a column that is read; if a cell names a well-known column, and is no
+    """Whether the first row is a header. It is one if a cell names a column that is read; if a cell names a well-known column, and is not a
     label that the cells below repeat; or if no cell looks like a sentence or such a label, and no two cells are equal.
 
     Empty cells, as after a delimiter at the end of each line, are neither names nor labels.
@@ -163,11 +155,8 @@ def _has_header(rows: Sequence[Sequence[str]], columns: Columns) -> bool:
         return True
     if not named or len({cell for _, cell in named}) < len(named):
         return False
-    return not labels and not any(_is_sentence(cell) for cell in first)
-
-
-def _is_sentence(cell: str) -> bool:
-    return len(cell) > _MAX_NAME or len(cell.split()) > _MAX_NAME_WORDS or cell.endswith((". ", ".", "!"))
+    sentences = [cell for cell in first if len(cell) > _MAX_NAME or len(cell.split()) > _MAX_NAME_WORDS or cell.endswith((". ", ".", "!"))]
+    return not labels and not sentences
 
 
 def _is_label(cell: str, below: Sequence[str]) -> bool:
@@ -176,15 +165,15 @@ def _is_label(cell: str, below: Sequence[str]) -> bool:
 
 
 def _name_choices(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Return column names for rows of a question, its answers and the letter of the right one, as in MMLU's files; empty for other rows."""
+    """Return column names if each row is a question, its answers and the letter of the right one, as in MMLU's files; else ()."""
     letters = "ABCDEFGHIJ"[: max(0, len(rows[0]) - 2)] if rows else ""
     are_letters = len(letters) > 1 and all(len(row) == len(rows[0]) and len(row[-1]) == 1 and row[-1] in letters for row in rows)
     return ("question", *letters, "answer") if are_letters and len({row[-1] for row in rows}) > 1 else ()
 
 
 def _name_columns(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Return a name for each column: its index, from 0, unless its role is clear. A single column of labels, or else of scores, is called
-    `label`, and the column of texts beside it `text` (if there are two, `text` and `pair`); two columns of texts without labels are
+    """Return a name for each column: its index, from 0, unless its role is clear. If there is one column of labels, or else of scores, it
+    is called `label`, and the first column of texts `text` (of two, the second is `pair`). Without labels, two columns of texts are called
     `source` and `target`.
     """
     width = min(map(len, rows))

@@ -1,7 +1,7 @@
 """The bytes of a file or of a member of an archive, decompressed as they are read, and their lines as text.
 
-A damaged file raises DataError. A line that is not UTF-8 is a BadRow. So is a whole text that is not UTF-8, unless it looks like a Western
-European language in Windows-1252.
+A damaged file raises DataError. A line that is not UTF-8 is a BadRow, and so is a whole text, unless it looks like a Western European
+language in Windows-1252.
 """
 
 import codecs
@@ -22,7 +22,7 @@ from tfkit.data.columns.rows import BadRow
 from tfkit.data.formats.compression import Budget, unpacked
 from tfkit.data.formats.foreign_bytes import TAR_BYTES, decode_western, encoding_error
 from tfkit.data.formats.suffixes import compression_of, suffix_of
-from tfkit.errors import DataError
+from tfkit.errors import DataError, first_line
 
 BOM = b"\xef\xbb\xbf"
 OLD_LINE_ENDS = "the lines end with a carriage return alone, as on old Macintosh systems; convert the file (tr '\\r' '\\n' < OLD > NEW)"
@@ -41,14 +41,12 @@ class Content(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A line or a whole file: its bytes, its place for messages, its offset in the file in bytes, and whether the file begins with the byte
-    order mark of UTF-8.
-    """
+    """A line or a whole file, without a byte order mark."""
 
     content: bytes
-    place: str
-    offset: int
-    is_marked: bool
+    place: str  # for messages
+    offset: int  # in the file, in bytes
+    is_marked: bool  # whether the file begins with the byte order mark of UTF-8
 
 
 def content_of(path: Path) -> Content:
@@ -63,7 +61,7 @@ def _open(path: Path) -> IO[bytes]:
 
 @contextmanager
 def reading(name: Path | str, packed: str = "gzip") -> Iterator[None]:
-    """Convert errors in reading a file into DataErrors that name the file. `packed`: its compression or kind of archive, for messages."""
+    """Convert errors in reading a file into DataErrors that name the file. `packed`: its compression or kind of archive."""
     try:
         yield
     except _DAMAGE as error:
@@ -71,7 +69,7 @@ def reading(name: Path | str, packed: str = "gzip") -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # the error is a decompressor's, not the operating system's
             raise _damaged(name, packed, error) from error
-        raise DataError(f"{name}: cannot be read ({error.strerror or error}); check that it exists and its permissions") from error
+        raise DataError(f"{name}: cannot be read ({error.strerror or error}); check that it exists, and its permissions") from error
 
 
 def _damaged(name: Path | str, packed: str, error: BaseException) -> DataError:
@@ -138,7 +136,7 @@ def is_utf8(content: Content) -> bool:
 
 
 def decode(piece: Piece, *, may_be_western: bool = False) -> str | BadRow:
-    """Decode a piece as UTF-8, or, if it `may_be_western` and its file has no byte order mark, as Windows-1252; else BadRow."""
+    """Decode a piece as UTF-8, else, if it `may_be_western` and its file has no byte order mark, as Windows-1252; else return a BadRow."""
     content, place, offset, is_marked = piece
     if offset == 0 and _CONTROL.search(content[:TAR_BYTES]) and (bad := encoding_error(content, place)):
         return bad
@@ -151,8 +149,3 @@ def decode(piece: Piece, *, may_be_western: bool = False) -> str | BadRow:
             return text
         byte = f"byte {offset + error.start} (0x{content[error.start]:02x})"
         return BadRow("not UTF-8", f"{place}: {byte} is not UTF-8; convert the file (iconv -f latin1 -t utf-8)")
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message."""
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -45,10 +45,10 @@ _SIGNATURES = {
 
 
 def decode_western(content: bytes) -> str | None:
-    """Decode Windows-1252, which includes Latin-1, if the text looks like a Western European language and is not short; else None.
+    """Decode Windows-1252, which includes Latin-1, if the text looks like a Western European language and is not short; else return None.
 
     In a Western European text, letters beyond ASCII are few and scattered. Read as Windows-1252, texts in other alphabets have long runs of
-    such letters, and Central European texts have symbols within words. UTF-8 with a damaged byte still has other letters in valid UTF-8.
+    such letters, and Central European texts have symbols within words. A UTF-8 text with a damaged byte has other letters in valid UTF-8.
     """
     if len(content) < _ENOUGH_BYTES:
         return None

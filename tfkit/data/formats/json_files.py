@@ -1,7 +1,7 @@
 """Readers of JSON lines, with an object on each line, and of JSON, with an array of objects or of arrays that is read item by item.
 
-The package ijson (3.6.0) is not used: an integer of 4301 digits crashes its process, half a surrogate pair silently becomes "?", and it
-reads no item after a byte that is not UTF-8.
+The package ijson (3.6.0) is not used: an integer of 4301 digits crashes the process, half a surrogate pair silently becomes "?", and no
+item after a byte that is not UTF-8 is read.
 """
 
 import codecs
@@ -55,8 +55,7 @@ def read_json(
     """Read an array of objects or of arrays, or an object with one array of objects among its values. Places count items from 1.
 
     `keys`: if the file is an object, the keys of the arrays that are read, one after the other. `header`: the column names of an array of
-    arrays; if empty, they are detected. `numbered`: the detected names are 0, 1 and so on. Raises DataError if the file is not JSON, or
-    has no such array or several.
+    arrays; if empty, they are detected. `numbered`: the detected names are 0, 1 ... Raises DataError for any other content of the file.
     """
     with opened(content) as file:
         text = _JsonStream(file, content.name)
@@ -120,10 +119,8 @@ def _items(text: "_JsonStream", where: str = "") -> Iterator[_Item]:
 
 
 def _arrays(text: "_JsonStream", *, named: bool = False) -> Iterator[tuple[str, str, Iterator[_Item]]]:
-    """Yield the key of each array in an object, the first character of its first item, and its items. Items that the caller does not read
-    are skipped.
-
-    `named`: the places of the items include the key.
+    """Yield the key of each array in an object, the first character of its first item, and its items; those that the caller does not read
+    are skipped. `named`: the places of the items include the key.
     """
     text.expect("{")
     more = text.peek() != "}"
@@ -161,7 +158,7 @@ def _rows(items: Iterator[_Item], columns: Columns, header: Sequence[str], *, nu
 
 
 def _object_rows(item: _Item, columns: Columns) -> Records:
-    """Yield the record of an object, or a record for each question in it."""
+    """Yield the record of an object, or several records (`questions_of`)."""
     if isinstance(item.value, dict):
         yield from questions_of(Record(item.value, item.place), columns)
         return

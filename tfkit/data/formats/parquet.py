@@ -1,15 +1,23 @@
-"""Reader of Parquet files in bounded memory: a small file may expand to gigabytes if its rows repeat a long value of a dictionary."""
+"""Reader of Parquet files in bounded memory: a small file may expand to gigabytes if its rows repeat a long value of a dictionary.
+
+This module is imported when a Parquet file is read, since the import of pyarrow takes time.
+"""
 
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.compute  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
+from pyarrow import types
+
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow
 from tfkit.data.formats.compression import Budget
-from tfkit.data.formats.file_content import Content, first_line, seekable
-from tfkit.errors import DataError
+from tfkit.data.formats.file_content import Content, seekable
+from tfkit.errors import DataError, first_line
 
 _ROWS = 256  # rows in a decoded batch
 _COUNTED_ROWS = 8192  # rows in a batch whose decoded size is only counted: more than `_ROWS`, since each batch has the whole dictionary
@@ -18,8 +26,6 @@ _MAX_DECODED = 1 << 29  # decoded bytes in a batch, beyond which a batch has few
 
 def read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
     """Read the columns that roles need from a Parquet file, a batch of records at a time. The places of records count rows from 1."""
-    import pyarrow  # type: ignore[import-untyped]
-
     name = content.name
     with seekable(content) as file:
         try:
@@ -34,8 +40,6 @@ def read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = (
 
 def _batches(file: IO[bytes], columns: Columns, name: str) -> Iterator[Any]:
     """Yield record batches of the columns that are read. Raise DataError if their size, claimed or actual, exceeds the file's budget."""
-    import pyarrow.parquet  # type: ignore[import-untyped]
-
     table = pyarrow.parquet.ParquetFile(file)
     columns.check(table.schema_arrow.names, name)
     wanted = columns.select_kept(table.schema_arrow.names)
@@ -56,12 +60,10 @@ def _chunks(table: Any, size: int, wanted: Sequence[str]) -> Iterator[tuple[int,
     Damaged metadata of a chunk crash the process in `RowGroupMetaData.column` (pyarrow 26 does not catch a C++ exception), but a reader of
     the chunk raises an exception. So each chunk is first opened by a reader, which either raises or reaches the first page.
     """
-    import pyarrow.parquet
-
     leaves = [table.schema.column(number).path for number in range(len(table.schema))]
     for group in range(table.metadata.num_row_groups):
         for number, leaf in enumerate(leaves):
-            if leaf.partition(".")[0] in wanted:
+            if leaf in wanted or leaf.partition(".")[0] in wanted:
                 with contextlib.suppress(_PageReached):
                     next(pyarrow.parquet.ParquetFile(_NoPages(size), metadata=table.metadata).iter_batches(1, [group], [leaf]))
                 yield group, table.metadata.row_group(group).column(number)
@@ -98,12 +100,10 @@ def _batch_rows(file: IO[bytes], chunks: Sequence[tuple[int, Any]], budget: Budg
     """Return the number of rows in a batch: `_ROWS`, or fewer if a dictionary has long values. If expanded dictionary values could fill the
     memory, their size is counted before they are expanded. Raise DataError if that size exceeds the budget.
     """
-    import pyarrow
-    import pyarrow.parquet
-
     rows = _ROWS
     for group, chunk in chunks:
-        path, values = chunk.path_in_schema, _max_values(chunk)
+        path = chunk.path_in_schema
+        values = chunk.num_values if "." in path else min(_ROWS, chunk.num_values)  # one list may hold all values of the row group
         if chunk.physical_type != "BYTE_ARRAY" or not chunk.has_dictionary_page or chunk.total_uncompressed_size * values <= _MAX_DECODED:
             continue
         by_dictionary = pyarrow.parquet.ParquetFile(file, read_dictionary=[path], buffer_size=1 << 16)
@@ -116,43 +116,25 @@ def _batch_rows(file: IO[bytes], chunks: Sequence[tuple[int, Any]], budget: Budg
     return rows
 
 
-def _max_values(chunk: Any) -> int:
-    """Return the maximum number of a column's values in a batch: a list in one row may hold all values of the row group."""
-    return int(chunk.num_values) if "." in chunk.path_in_schema else min(_ROWS, int(chunk.num_values))
-
-
 def _longest(array: Any) -> int:
     """Return the length in bytes of the longest value in an array's dictionary, or in the dictionaries of its nested arrays."""
-    import pyarrow
-    import pyarrow.compute  # type: ignore[import-untyped]
-
-    if pyarrow.types.is_dictionary(array.type):
+    if types.is_dictionary(array.type):
         return pyarrow.compute.max(pyarrow.compute.binary_length(array.dictionary)).as_py() or 0 if len(array.dictionary) else 0
     return max(map(_longest, _inner(array)), default=0)
 
 
 def _decoded_bytes(array: Any) -> int:
     """Return the size in bytes of an array with its dictionary values expanded."""
-    import pyarrow
-    import pyarrow.compute
-
-    if pyarrow.types.is_dictionary(array.type) and _is_text(array.type.value_type):
+    are_texts = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    if types.is_dictionary(array.type) and any(test(array.type.value_type) for test in are_texts):
         lengths = pyarrow.compute.binary_length(array.dictionary)
         return pyarrow.compute.sum(lengths.take(array.indices)).as_py() or 0
     inner = _inner(array)
     return sum(map(_decoded_bytes, inner)) if inner else int(array.nbytes)
 
 
-def _is_text(kind: Any) -> bool:
-    from pyarrow import types
-
-    return any(test(kind) for test in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary))
-
-
 def _inner(array: Any) -> list[Any]:
     """Return the arrays inside an array of lists, of structures or of maps."""
-    from pyarrow import types
-
     if types.is_struct(array.type):
         return list(array.flatten())
     if types.is_map(array.type):

@@ -15,7 +15,6 @@ from tfkit.data.formats.conll import read_conll, read_conllu, sentences_of
 from tfkit.data.formats.detection import LABEL_MARK, Table, detect_conll, detect_fasttext, detect_json_lines, detect_tabbed, detect_table
 from tfkit.data.formats.file_content import Content, content_of, decode, read_whole, row_lines
 from tfkit.data.formats.json_files import read_json, read_jsonl
-from tfkit.data.formats.parquet import read_parquet
 from tfkit.data.formats.suffixes import CODE_SUFFIXES, FORMAT_OF, is_archive, suffix_of
 from tfkit.data.formats.tables import read_separated
 from tfkit.data.sources.archives import members
@@ -29,30 +28,24 @@ _MARKED = re.compile(rf"{LABEL_MARK}(\S+)\s*")
 
 @dataclass(frozen=True)
 class Layout:
-    """The layout of a source's files, by the recipe, the names of the files and the keys in them. Readers detect the rest of the layout.
-
-    `format`: the format of all files; None: the suffix of each file decides. `header`: the column names of files without a header line.
-    `beside`: columns in addition to those of the files, each with its parallel files: one for each file of the source, with a line for each
-    row. `keys`: the keys of a JSON object under which the rows are; empty: the object has a single array. `recognises`: detect the layout
-    from the first lines of a file, too (tfkit 0.1 did not). `by_folder`: a text has the name of its folder as the column `folder`. `only`:
-    the files of an archive that are read; empty: all.
+    """The layout of a source's files, as far as it follows from the recipe, from the names of the files and from the keys in them; the
+    readers detect the rest. `beside`: columns in addition to those of the files, each with its parallel files: one for each file of the
+    source, with a line for each row.
     """
 
-    format: str | None = None
-    header: tuple[str, ...] = ()
+    format: str | None = None  # the format of all files; None: the suffix of each file decides
+    header: tuple[str, ...] = ()  # the column names of files without a header line
     beside: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
-    keys: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()  # the keys of a JSON object under which the rows are; empty: the object has a single array
     array_columns: tuple[str, ...] = ()  # the column names of the arrays under `keys`, detected from all these arrays
-    recognises: bool = True
+    recognises: bool = True  # whether the layout is also detected from the first lines of a file (tfkit 0.1 did not)
     numbered: bool = False  # whether the recipe names columns by number; if so, columns without a header are named 0, 1 and so on
-    by_folder: bool = False
-    only: tuple[str, ...] = ()
+    by_folder: bool = False  # whether a text has the name of its folder as the column `folder`
+    only: tuple[str, ...] = ()  # the files of an archive that are read; empty: all
 
 
 def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: int = 0) -> Rows:
-    """Return the rows of a file, or of the files in an archive. `number`: the file's index in the source. Raises DataError if a file is
-    damaged or cannot be read.
-    """
+    """Return the rows of a file, or of the files in an archive. `number`: the file's index in the source. Raises DataError on damage."""
     contents = members(path, recognises=layout.recognises, only=layout.only) if is_archive(path) else iter([content_of(path)])
     records: Records = (record for content in contents for record in _records(content, columns, layout))
     if layout.beside:
@@ -61,9 +54,7 @@ def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: i
 
 
 def read_content(content: Content, columns: Columns, layout: Layout, delimiter: str | None = None) -> Rows:
-    """Return the rows of a stream that can be read only once, such as standard input. `delimiter`: the delimiter of a table; None for other
-    formats.
-    """
+    """Return the rows of a stream that can be read only once, such as standard input. `delimiter`: that of a table; None: no table."""
     if delimiter is not None:
         return _rows(read_separated(content, columns, layout.header, delimiter=delimiter), columns)
     return _rows(_records(content, columns, replace(layout, recognises=False)), columns)
@@ -79,7 +70,7 @@ def _rows(records: Records, columns: Columns) -> Rows:
 
 
 def read_text(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read a text file as one record with the column `text`; nothing for an empty file. A byte order mark is removed, line ends stay."""
+    """Yield a text file as one record with the column `text`, or nothing if it is empty. A byte order mark is removed, line ends stay."""
     text = decode(read_whole(content), may_be_western=True)
     if text:
         yield text if isinstance(text, BadRow) else Record({"text": text}, content.name, is_file=True)
@@ -103,6 +94,12 @@ def read_lines(content: Content, columns: Columns, header: tuple[str, ...] = ())
         yield text if isinstance(text, BadRow) else Record({name: text.removesuffix("\n").removesuffix("\r")}, line.place)
 
 
+def _read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
+    from tfkit.data.formats.parquet import read_parquet  # imports pyarrow, which only Parquet needs
+
+    return read_parquet(content, columns)
+
+
 _SEPARATED = {"csv": ",", "tsv": "\t"}
 FORMATS: dict[str, Callable[[Content, Columns, tuple[str, ...]], Records]] = {
     "text": read_text,
@@ -110,18 +107,18 @@ FORMATS: dict[str, Callable[[Content, Columns, tuple[str, ...]], Records]] = {
     "jsonl": read_jsonl,
     "json": read_json,
     **{name: partial(read_separated, delimiter=delimiter) for name, delimiter in _SEPARATED.items()},
-    "parquet": read_parquet,
+    "parquet": _read_parquet,
     "conll": read_conll,
     "conllu": read_conllu,
     "fasttext": read_fasttext,
 }
 HEADERS = ("csv", "tsv", "conll", "lines")  # formats for which a recipe may give a header
-# Part of the fingerprint of files: raise or add the version of a format when equal bytes give other rows (a tar archive was once a text).
+# Part of the fingerprint of files: raise or add the version of a format when equal bytes give other rows (a .tar was once read as text).
 READER_VERSIONS = {"tsv": 2, "tar": 1}
 
 
 def reader_versions(path: Path, layout: Layout) -> dict[str, int]:
-    """Return the reader versions for a file, or for an archive and the files in it; a reader that never changed has no version."""
+    """Return the versions of the readers for a file, or for an archive and its files; a reader that never changed has no version."""
     contents = members(path, recognises=layout.recognises) if is_archive(path) else [content_of(path)]
     names = {_format_of(content, layout) for content in contents} | ({"tar"} if suffix_of(path) == ".tar" else set())
     return {name: version for name, version in READER_VERSIONS.items() if name in names}
@@ -153,8 +150,8 @@ def _format_of(content: Content, layout: Layout) -> str:
 
 
 def _detect_format(content: Content, columns: Columns, layout: Layout) -> str:
-    """Return the format that the recipe gives for a file; else the format detected from its lines (JSON lines; CoNLL, if a role reads
-    tokens; fastText's format or a table, if roles read more than the text); else the format of its suffix.
+    """Return the recipe's format for a file; else the format detected from its lines (JSON lines; CoNLL, if a role reads tokens; fastText's
+    format or a table, if roles read more than the text); else the format of its suffix.
     """
     name = _format_of(content, layout)
     if not layout.recognises or layout.format is not None:
@@ -186,7 +183,7 @@ def _records(content: Content, columns: Columns, layout: Layout) -> Records:
 
 
 def _with_parallel_columns(records: Records, path: Path, beside: Mapping[str, Path]) -> Records:
-    """Yield each record n with line n of each parallel file as an additional column. Raise DataError if a file has more or fewer lines."""
+    """Yield record n with line n of each parallel file as a further column. Raise DataError if a file has more or fewer lines."""
     parallel = {column: read_lines(content_of(file), Columns()) for column, file in beside.items()}
     count = 0
     for count, record in enumerate(records, 1):

@@ -1,7 +1,6 @@
-"""SQuAD's nested JSON as rows: an article has paragraphs, each a context with questions (arXiv 1606.05250; SQuAD 2.0: 1806.03822).
-
-The contexts may also be the outermost objects, as in the files of CMRC and MRQA (1810.07366, 1910.09753). The intents of a chatbot are
-nested, too: each has example texts, and responses.
+"""Nested JSON as rows. In SQuAD's files, an article has paragraphs, each a context with questions (arXiv 1606.05250; SQuAD 2.0:
+1806.03822). In the files of CMRC and MRQA, the contexts are the outermost objects (1810.07366, 1910.09753). In the files of chatbots,
+an intent has example texts, and responses.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,8 +12,8 @@ from tfkit.data.columns.record_columns import Columns, Record
 def questions_of(record: Record, columns: Columns) -> Iterator[Record]:
     """Yield a record for each question of an article or a context, and for each text of an intent; yield other records unchanged.
 
-    A context outside an article is divided only if a role reads a column of its questions. An intent is divided only if a role reads its
-    label, or if a prediction reads texts.
+    A context outside an article is divided only if a role reads a column of its questions, and an intent only if its texts are rows
+    (`_are_texts_read`).
     """
     paragraphs: Any = record.values.get("paragraphs")
     questions: Any = record.values.get("qas")

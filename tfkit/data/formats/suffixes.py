@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 from tfkit.recipe.column_forms import LANGUAGES
 
-# The suffixes of files with several rows, and their formats. A file with another suffix is one text, if it is no archive.
+# The suffixes of files with several rows, and their formats. A file with another suffix is one text, unless it is an archive.
 FORMAT_OF = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -37,7 +37,7 @@ KINDS = "text, jsonl, json, csv, tsv, parquet or CoNLL"  # the formats of a fold
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".lzma": "xz", ".zst": "zstd"}
 _TARS = {".tgz": ".tar.gz", ".tbz": ".tar.bz2", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
 
-# A file whose name contains one of these words holds one column of the rows: the one to which the word is mapped here.
+# If a file's name contains one of these words, the file holds one column of the rows: that to which the word is mapped here.
 _COLUMNS = {
     **dict.fromkeys(("text", "texts", "sentence", "sentences"), "text"),
     **dict.fromkeys(("label", "labels"), "label"),
@@ -76,10 +76,8 @@ def _full(path: PurePath) -> PurePath:
 
 
 def column_in(path: PurePath) -> tuple[str, str] | None:
-    """Return a file's name with * for its last word that names a column, and the column. None if there is no such word, or if the file has
-    several columns (`FORMAT_OF`), or is an archive or a README.
-
-    `train_labels.txt` holds the labels of `train_*.txt`, and `train.de.gz` the German of `train.*`.
+    """Return a file's name with * for its last word that names a column, and the column: `train_*.txt` and `label` for `train_labels.txt`,
+    `train.*` and `de` for `train.de.gz`. None if there is no such word, or if the file has several columns, or is an archive or a README.
     """
     if suffix_of(path) in FORMAT_OF or is_archive(path) or is_readme(path):
         return None
@@ -103,7 +101,7 @@ def is_searched(path: PurePath) -> bool:
 
 
 def is_readme(path: PurePath) -> bool:
-    """Whether a file describes the data beside it: a README or a licence."""
+    """Whether a file only describes the data in its folder: a README or a licence."""
     return re.match(r"(readme|licen[sc]e|copying)\b", path.name.lower()) is not None
 
 

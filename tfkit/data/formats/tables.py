@@ -4,7 +4,7 @@ import csv
 import re
 from collections import deque
 from collections.abc import Iterator
-from itertools import count, islice
+from itertools import chain, count, islice
 from typing import NamedTuple
 
 from tfkit.data.columns.record_columns import Columns, Record, Records
@@ -21,8 +21,8 @@ class _Line(NamedTuple):
 
 
 class _PlainReader:
-    """A csv.reader for any delimiter but a comma. In a single line, quotes delimit fields, as in csv, unless only the reading of quotes as
-    ordinary characters, as in the files of GLUE, gives as many fields as the header has.
+    """A csv.reader for any delimiter but a comma. In a single line, quotes delimit fields, as in csv, unless the line only has as many
+    fields as the header if quotes are ordinary characters, as in the files of GLUE.
 
     A quote that is not closed in its line may begin a field of several lines, or be an ordinary character. The lines up to the closing
     quote are one record if together they have the header's number of fields, unless they look like rows themselves: most of them have
@@ -34,9 +34,7 @@ class _PlainReader:
     MAX_LOOKAHEAD = 200  # lines that are searched for a quote that no csv writer would leave (`_is_plain_quote`)
 
     def __init__(self, lines: Iterator[_Line], delimiter: str, width: int, bad_lines: list[BadRow]):
-        """`width`: the number of fields in a record; 0: as many as in the first line. Errors in a record's lines are appended to
-        `bad_lines`.
-        """
+        """`width`: the number of fields in a record; 0: that of the first line. `bad_lines` gets the errors in the lines of a record."""
         self.line_num = 0
         self.width = width
         self._delimiter = delimiter
@@ -55,13 +53,15 @@ class _PlainReader:
     def _quoted(self, first: str) -> list[str]:
         """Return the fields of the record that begins with this line, which contains a quote."""
         self._has_plain_quotes = self._has_plain_quotes or self._is_plain_quote(first)
-        plain, lines = self._plain(first), [first]
+        plain = self._plain(first)
+        reader = csv.reader(chain([first], islice(self._peek(), self.MAX_LINES)), delimiter=self._delimiter, strict=True)
         try:
-            fields = next(csv.reader(self._from(first, lines), delimiter=self._delimiter, strict=True))
+            fields = next(reader)
         except csv.Error:  # a quote inside a field, or one that is never closed
             return plain
-        if len(lines) == 1:
+        if reader.line_num == 1:
             return plain if len(plain) == self.width != len(fields) else fields
+        lines = [first, *islice(self._peek(), reader.line_num - 1)]
         if len(fields) != self.width or self._are_rows(lines):
             return plain
         for _ in lines[1:]:
@@ -83,13 +83,6 @@ class _PlainReader:
         if bad:
             self._bad_lines.append(bad)
         return text
-
-    def _from(self, first: str, lines: list[str]) -> Iterator[str]:
-        """Yield the line `first` and the lines after it. Each line after `first` is also appended to `lines`."""
-        yield first
-        for line in islice(self._peek(), self.MAX_LINES):
-            lines.append(line)
-            yield line
 
     def _peek(self) -> Iterator[str]:
         """Yield the next lines without consuming them."""
@@ -116,9 +109,9 @@ def allow_long_fields() -> None:
 
 
 def read_separated(content: Content, columns: Columns, given: tuple[str, ...] = (), *, delimiter: str) -> Records:
-    """Read records with this delimiter, under the file's header line or, if it has none, the header `given`. A quoted field may contain the
-    delimiter and line ends. If the delimiter is a comma, every quote delimits a field (RFC 4180); for other delimiters see _PlainReader.
-    Raise DataError if the header lacks a required column, or if two columns that are read have the same name.
+    """Read records with this delimiter, under the header `given` or, if that is empty, the file's header line. A quoted field may contain
+    the delimiter and line ends. If the delimiter is a comma, every quote delimits a field (RFC 4180); for other delimiters see
+    _PlainReader. Raise DataError if the header lacks a required column, or if two columns that are read have the same name.
     """
     allow_long_fields()
     bad_lines: list[BadRow] = []  # the bad lines of the current record
@@ -137,8 +130,9 @@ def read_separated(content: Content, columns: Columns, given: tuple[str, ...] = 
         except StopIteration:
             return
         except csv.Error as error:
-            fields = []
-            bad_lines.append(BadRow("not CSV", f"{place}: {_explain(error)}"))
+            fields, is_line_end = [], str(error).startswith("new-line character")
+            problem = OLD_LINE_ENDS if is_line_end else f"not a valid record ({error}); close the quotes, repair the row"
+            bad_lines.append(BadRow("not CSV", f"{place}: {problem}"))
         start = reader.line_num + 1
         if bad_lines:
             if not header:
@@ -150,22 +144,11 @@ def read_separated(content: Content, columns: Columns, given: tuple[str, ...] = 
             columns.check(header, place)
         elif given and fields == list(given) and place.endswith(":1"):
             raise DataError(f"{place}: the file has this header itself; remove header")
+        elif fields and len(fields) == len(header):
+            yield Record(dict(zip(header, fields, strict=True)), place)
         elif fields:
-            yield _separated_record(fields, header, place)
-
-
-def _explain(error: csv.Error) -> str:
-    if str(error).startswith("new-line character"):
-        return OLD_LINE_ENDS
-    return f"not a valid record ({error}); close the quotes, repair the row"
-
-
-def _separated_record(fields: list[str], header: list[str], place: str) -> Record | BadRow:
-    if len(fields) != len(header):
-        return BadRow(
-            "wrong number of fields", f"{place}: {len(fields)} fields under a header of {len(header)}; quote the field, repair the row"
-        )
-    return Record(dict(zip(header, fields, strict=True)), place)
+            problem = f"{len(fields)} fields under a header of {len(header)}; quote the field, repair the row"
+            yield BadRow("wrong number of fields", f"{place}: {problem}")
 
 
 def _decoded(content: Content) -> Iterator[_Line]:

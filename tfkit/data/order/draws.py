@@ -1,13 +1,14 @@
-"""Random numbers from the raw bits of numpy's PCG64, which never change, unlike the numbers of numpy's Generator (NEP 19)."""
+"""Random numbers from the raw bits of numpy's PCG64. These bits never change, whereas numpy's Generator may change (NEP 19)."""
 
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
 _RANGE = 1 << 64
-# Caches what a function draws for the two epochs used last: a step may span two epochs, and a resumed run may go back by one.
+# Caches what a function draws for the last two epochs: a step may span two epochs, and a resumed run may go back by one.
 by_epoch = lru_cache(maxsize=2)
 
 
@@ -20,7 +21,8 @@ class Draws:
     """Single random numbers, drawn one after another from the bits of a generator."""
 
     def __init__(self, bits: np.random.PCG64):
-        self._next = _raw(bits).__next__
+        numbers: Iterator[int] = (number for _ in count() for number in bits.random_raw(1024).tolist())
+        self._next = numbers.__next__
 
     def integer(self, end: int) -> int:
         """Return an integer drawn uniformly from 0 to end - 1."""
@@ -32,12 +34,5 @@ class Draws:
 
     def binomial_half(self, n: int) -> int:
         """Return the number of successes in `n` trials of probability 1/2."""
-        count = 0
-        for _ in range(n // 64):
-            count += self._next().bit_count()
-        return count + (self._next() >> (64 - n % 64)).bit_count()
-
-
-def _raw(bits: np.random.PCG64) -> Iterator[int]:
-    while True:
-        yield from bits.random_raw(1024).tolist()
+        whole = sum(self._next().bit_count() for _ in range(n // 64))
+        return whole + (self._next() >> (64 - n % 64)).bit_count()

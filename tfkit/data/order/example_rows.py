@@ -1,4 +1,4 @@
-"""The order of examples, a function of (seed, epoch) alone: shuffled, in batches of similar lengths, or several packed into each row."""
+"""The order of examples, a function of (seed, epoch) alone: shuffled, in batches of similar lengths, or packed, several in each row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class ExampleRows:
         self.lengths = np.concatenate([np.asarray(example_set.lengths, np.int64) for example_set in self.sets])
         self._shuffled = WeightedOrder([(example_set.name, weight, len(example_set)) for example_set, weight in sets], seed)
         self._packs = None if packed_length is None else self._pack(packed_length)
-        self._order = by_epoch(self._draw)
+        self.order = by_epoch(self._draw)  # the row numbers of an epoch, in reading order: (len(self),)
 
     def __len__(self) -> int:
         return len(self._shuffled if self._packs is None else self._packs)
@@ -66,10 +66,6 @@ class ExampleRows:
     def longest(self) -> int:
         """The number of tokens in the longest row."""
         return int(self.row_lengths().max())
-
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the row numbers of an epoch, in reading order: (len(self),)."""
-        return self._order(epoch)
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> ExampleBatch:
         """Return the rows with these row numbers."""
@@ -99,10 +95,9 @@ class ExampleRows:
         return self._grouped(rows, epoch, bits) if self.length_groups else rows
 
     def _grouped(self, rows: NDArray[np.int64], epoch: int, bits: np.random.PCG64) -> NDArray[np.int64]:
-        """Return the rows in batches of similar lengths, with the batches in a random order. The run's first batch has the longest row, so
-        that a lack of memory shows in the first step.
-
-        The last step of an epoch may also read the first rows of the next epoch; the batches of the next epoch begin after these rows.
+        """Return the rows in batches of similar lengths, in a random order. The run's first batch has the longest row, so that a lack of
+        memory shows in the first step. If an epoch's last step also reads the first rows of the next epoch, the batches of the next epoch
+        begin after these rows.
         """
         size = self.batch_size
         rest = min(-epoch * len(self) % size, len(rows))
@@ -122,9 +117,7 @@ class ExampleRows:
         return np.concatenate([_longest_first(head, self.lengths), batches.ravel(), _longest_first(tail, self.lengths)])
 
     def _pack(self, length: int) -> list[list[int]]:
-        """Return the numbers of the examples in each row, packed by first fit in a random order. Only the last `_POOL` rows are searched
-        for room.
-        """
+        """Return the numbers of the examples in each row: each example is put into the first of the last `_POOL` rows with enough room."""
         packs: list[list[int]] = []
         room: list[int] = []
         for number in self._shuffled.draw(np.random.PCG64([self.seed])).tolist():

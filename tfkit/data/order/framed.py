@@ -77,25 +77,21 @@ class FramedRows:
             if len(stream.tokens) == 2 * len(stream):
                 raise DataError(f"{stream.name}: no text has a token other than [CLS] and [SEP]; give texts that contain words")
         sources = [(stream.name, weight, count) for (stream, weight), count in zip(streams, self.counts, strict=True)]
-        self._order = WeightedOrder(sources, seed, distinct=True)
+        self.order = WeightedOrder(sources, seed, distinct=True)
         self.token_counts = count_ids(self.streams) if count_tokens else None
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self.order)
 
     @property
     def mean_tokens(self) -> float:
         """The mean number of tokens in a row, over an epoch."""
         means = [_framed_ids(stream, self.length) / count for stream, count in zip(self.streams, self.counts, strict=True)]
-        return float(np.average(means, weights=self._order.rows))
-
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the row numbers of an epoch, in reading order: (len(self),)."""
-        return self._order[epoch]
+        return float(np.average(means, weights=self.order.rows))
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> FramedBatch:
         """Return the rows with these row numbers as arrays."""
-        locations = zip(*(indices.tolist() for indices in self._order.locate(numbers)), strict=True)
+        locations = zip(*(indices.tolist() for indices in self.order.locate(numbers)), strict=True)
         rows = [self._texts(stream, row) for stream, row in locations]
         framed = [[ids for text in texts for ids in ([self.frame.first], text, [self.frame.last])] for texts in rows]
         texts = [np.repeat(np.arange(len(row)), [len(text) + 2 for text in row]) for row in rows]
@@ -118,9 +114,7 @@ def pad_rows(
     numbers: NDArray[np.int64],
     **extras: NDArray[np.int64] | None,
 ) -> FramedBatch:
-    """Return the padded batch of rows, each a list of parts. `texts`: for each row, the index of each id's text; padding belongs to the
-    last text.
-    """
+    """Return the padded batch of rows, each a list of parts. `texts`: the index of each id's text, by row; padding has the last one."""
     lengths = np.array([len(row_texts) for row_texts in texts], np.int64)
     ids = np.full((len(rows), int(lengths.max())), frame.padding, np.int64)
     padded = np.empty_like(ids)

@@ -9,17 +9,19 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+Batch = TypeVar("Batch")
+
 
 class BatchSizes:
     """The number of rows in each step: constant, or ramped up (GPT-3, arXiv 2005.14165, appendix B).
 
     The batch grows from `start` linearly with the rows read so far, in multiples of `start`, and is full after `ramp_rows` rows. The ramp
-    reads a multiple of `full` rows in all, so that rows grouped into full batches (by length) stay together. The sizes
-    are stored as a table of levels (successive steps of one size), so that no method iterates over steps.
+    reads a multiple of `full` rows in all, so that rows grouped into full batches (by length) stay together. The sizes are stored as a
+    table of levels (successive steps of one size), so that no method iterates over steps.
     """
 
     def __init__(self, full: int, start: int | None = None, ramp_rows: float = 0.0):
-        """`start` None: full batches from the first step. Raises ValueError if `full` is not a multiple of `start`."""
+        """`start`: None for full batches from the first step on. Raises ValueError if `full` is not a multiple of `start`."""
         self.full = full
         self.unit = start or full  # the size of each step is a multiple of this number of rows
         if full % self.unit:
@@ -50,7 +52,7 @@ class BatchSizes:
 
 
 def _levels(start: int, full: int, ramp_rows: float) -> list[tuple[int, int]]:
-    """Return the batch sizes of the ramp, each with its number of steps. Size j * start begins where the linear ramp reaches it."""
+    """Return the batch sizes of the ramp, each with its number of steps. Size j * start is used from where the linear ramp reaches it."""
     most = full // start
     levels: list[tuple[int, int]] = []
     rows = 0
@@ -61,9 +63,6 @@ def _levels(start: int, full: int, ramp_rows: float) -> list[tuple[int, int]]:
         rows += size * count
     rest = -rows % full  # rows to the next multiple of `full`: one more step at the level whose size is `rest` reads them
     return [(size, count + (size == rest)) for size, count in levels]
-
-
-Batch = TypeVar("Batch")
 
 
 class Rows(Protocol):
@@ -84,13 +83,11 @@ class Rows(Protocol):
         """Return the row numbers of an epoch, in reading order: (len(self),)."""
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> Any:
-        """Return the rows with these row numbers, as drawn in these epochs, for an objective to collate. `epochs`, `numbers`: (B,)."""
+        """Return the rows with these row numbers, as drawn for these epochs, for an objective to collate. `epochs`, `numbers`: (B,)."""
 
 
 class StepLoader(Protocol[Batch]):
-    """The batches of a run: a Loader, or a loader that samples completions from the model. `observed`, `state` and `restore` have
-    defaults, for loaders without a state.
-    """
+    """The batches of a run. Loaders that sample completions from the model override `observed`, `state` and `restore`; others need none."""
 
     rows: Rows
     sizes: BatchSizes
@@ -123,7 +120,7 @@ class Loader(StepLoader[Batch]):
     def __init__(
         self, rows: Rows, collate: Callable[[Any], Batch], batch_size: int | BatchSizes, micro_batch_size: int, *, ahead: bool = False
     ):
-        """`collate` turns the rows of a micro-batch into the objective's batch. `ahead`: a thread prepares the next step during each step.
+        """`collate` turns the rows of a micro-batch into the objective's batch. `ahead`: a thread prepares each step during the one before.
 
         Raises ValueError if the micro-batch size does not divide the batch size, or the first size of a ramp.
         """

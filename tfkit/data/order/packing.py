@@ -48,20 +48,16 @@ class PackedRows:
                     "give more text, or set a smaller data.sequence_length"
                 )
         sources = [(stream.name, weight, count) for (stream, weight), count in zip(streams, self.counts, strict=True)]
-        self._order = WeightedOrder(sources, seed)
+        self.order = WeightedOrder(sources, seed)
 
     def __len__(self) -> int:
-        return len(self._order)
-
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the row numbers of an epoch, in reading order: (len(self),)."""
-        return self._order[epoch]
+        return len(self.order)
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> PackedBatch:
         """Return the rows with these row numbers as arrays."""
         ids = np.empty((len(numbers), self.length + self.shared), dtype=np.int64)
         document_ids = np.empty_like(ids)
-        streams, rows = self._order.locate(numbers)
+        streams, rows = self.order.locate(numbers)
         for i in np.unique(streams):
             stream, selected = self.streams[i], np.flatnonzero(streams == i)
             positions = (rows[selected] * self.length)[:, None] + np.arange(self.length + self.shared)

@@ -34,8 +34,8 @@ class Pairs(NamedTuple):
 
 
 class SentencePairRows:
-    """The rows of weighted streams: pairs, framed by [CLS] and [SEP]. With a weight of 2.3, an epoch has the pairs of two passes over all
-    documents, and three tenths of the pairs of a third pass.
+    """The rows of weighted streams: pairs, with [CLS] and [SEP] around them. With a weight of 2.3, an epoch has the pairs of two passes
+    over all documents, and three tenths of the pairs of a third pass.
 
     The number of pairs in an epoch is random. `len()` is the number in the first epoch; a later epoch with more pairs leaves out some at
     random, and an epoch with fewer pairs reads some twice. The pairs and their order depend on (streams, length, seed, epoch) alone.
@@ -52,10 +52,8 @@ class SentencePairRows:
         static: bool = False,
         count_tokens: bool = False,
     ):
-        """`short`: the fraction of rows that are filled only up to a random length. `static`: every epoch has the same pairs.
-
-        Raises DataError if a row has no room for two texts, a stream has fewer than two documents with text, or a weight gives no rows or
-        too many in an epoch.
+        """`short`: the fraction of rows that are filled only up to a random length. `static`: every epoch has the same pairs. Raises
+        DataError if a row has no room for two texts, a stream has under two documents with text, or a weight gives no rows or too many.
         """
         if length < _SPECIAL + 2:
             raise DataError(
@@ -64,18 +62,14 @@ class SentencePairRows:
         self.length, self.longest, self.seed, self.frame, self.short, self.static = length, length, seed, frame, short, static
         self.weights = [weight for _, weight in streams]
         self._documents = [_Documents(stream) for stream, _ in streams]
-        self._pairs, self._order = by_epoch(self._draw_pairs), by_epoch(self._draw_order)
+        self._pairs, self.order = by_epoch(self._draw_pairs), by_epoch(self._draw_order)
         first = self._pairs(0)
         self._rows = sum(len(pairs.starts) for pairs in first)
-        self.mean_tokens = float(sum(pairs.lengths.sum() for pairs in first)) / self._rows + _SPECIAL  # of the first epoch
+        self.mean_tokens = float(sum(pairs.lengths.sum() for pairs in first)) / self._rows + _SPECIAL  # in the first epoch
         self.token_counts = count_ids([stream for stream, _ in streams]) if count_tokens else None
 
     def __len__(self) -> int:
         return self._rows
-
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the row numbers of an epoch, in reading order: (len(self),)."""
-        return self._order(epoch)
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> FramedBatch:
         """Return the rows with these row numbers in these epochs."""
@@ -114,7 +108,7 @@ class SentencePairRows:
         return by_stream
 
     def _draw_order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the row numbers of an epoch. The longest row of the first epoch comes first, so that a lack of memory shows in step 0."""
+        """Return the row numbers of an epoch, (len(self),). The first epoch begins with its longest row, to reveal a lack of memory."""
         bits = np.random.PCG64([self.seed, epoch])
         sizes = np.concatenate([pairs.lengths.sum(axis=1) for pairs in self._pairs(0 if self.static else epoch)])
         order = np.concatenate([permutation(bits, len(sizes)) for _ in range(-(-self._rows // len(sizes)))])[: self._rows]
@@ -139,9 +133,8 @@ class _Documents:
             )
 
     def draw_pairs(self, most: int, short: float, draws: Draws) -> Pairs:
-        """Return the pairs of one pass over all documents, of at most `most` ids each.
-
-        BERT's script draws the target length once for each document; here it is drawn for each row.
+        """Return the pairs of one pass over all documents, of at most `most` ids each. The target length of a pair is drawn for each pair,
+        whereas BERT's script draws it once for each document.
         """
         starts, lengths, unrelated = array("q"), array("i"), array("b")
         for number in range(len(self.kept)):
@@ -173,8 +166,8 @@ class _Documents:
         return [*begins, int(self.stream.starts[document + 1]) - 1]
 
     def _draw_elsewhere(self, number: int, target: int, draws: Draws) -> tuple[int, int]:
-        """Return where successive sentences of another document begin and end. The first one is random, and together they have at least
-        `target` ids, unless the document ends before. `number`: the index in `kept` of the document to avoid.
+        """Return where successive sentences of another document begin and end, from a random sentence on, which have at least `target` ids
+        unless the document ends before. `number`: the index in `kept` of the document to avoid.
         """
         other = draws.integer(len(self.kept) - 1)
         document = self.kept[other + (other >= number)]
@@ -186,8 +179,6 @@ class _Documents:
 
 
 def fit(first: int, second: int, most: int) -> tuple[int, int]:
-    """Return the lengths of two texts after truncation to at most `most` ids in all: the longer text loses ids, or the second of equal
-    texts.
-    """
+    """Return the lengths of two texts after truncation to `most` ids in all: the longer text loses ids; of equal texts, the second."""
     kept = min(first, max(most - second, most - most // 2))
     return kept, min(second, most - kept)

@@ -40,7 +40,7 @@ class SpanLengths(NamedTuple):
 
 
 def span_lengths(raw: int, rate: float, mean_span: float) -> SpanLengths:
-    """Return the lengths for a row of `raw` tokens, at least 2. No part is empty. Rounds half to even, as T5's own code does.
+    """Return the lengths for a row of `raw` tokens, at least 2. No part is empty. Halves are rounded to even, as in T5's own code.
 
     `rate`: the fraction of the tokens that is noise; `mean_span`: the mean number of tokens in a span.
     """
@@ -68,8 +68,7 @@ class SpanRows:
     """The rows of weighted streams, each of `lengths.raw` tokens, in the order of PackedRows.
 
     The spans are a function of (seed, epoch, row), or, if `static`, of (seed, row): the same in every epoch. A row that an epoch reads
-    twice, because of its stream's weight, has the same spans both times. Spans may cross the separator between documents, as in T5's own
-    rows.
+    twice, because of its stream's weight, has the same spans both times. Spans may cross the separator between documents, as in T5.
     """
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], lengths: SpanLengths, seed: int, static: bool = False):
@@ -78,13 +77,10 @@ class SpanRows:
         self.longest = lengths.inputs + lengths.targets  # all rows have the same length
         self.mean_tokens = float(self.longest)
         self._rows = PackedRows(streams, lengths.raw, seed, shared=0)
+        self.order = self._rows.order
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the row numbers of an epoch, in reading order: (len(self),)."""
-        return self._rows.order(epoch)
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> SpanBatch:
         """Return the rows with these row numbers, with the spans drawn for these epochs (for epoch 0 if `static`)."""

@@ -11,17 +11,15 @@ from numpy.typing import NDArray
 from tfkit.data.order.draws import by_epoch, permutation
 from tfkit.errors import DataError
 
-MAX_ROWS = 100_000_000  # most rows that an epoch reads from a source with a weight above 1: to draw their order takes 24 bytes a row
+MAX_ROWS = 100_000_000  # most rows that an epoch reads from a source with a weight above 1, since their order takes 24 bytes a row
 
 
 class WeightedOrder:
-    """The order of the rows of several sources, numbered consecutively across sources. `len()` is the number of rows in every epoch."""
+    """The order of the rows of several sources, numbered consecutively across sources. `len()` is the number of rows in an epoch."""
 
     def __init__(self, sources: Sequence[tuple[str, float, int]], seed: int, *, distinct: bool = False):
-        """`sources`: the name, the weight and the number of rows of each source. `distinct`: a row that an epoch reads several times has
-        another row number each time.
-
-        Raises DataError if a weight gives no rows or too many in an epoch.
+        """`sources`: the name, the weight and the number of rows of each source. `distinct`: if an epoch reads a row several times, it has
+        another row number each time. Raises DataError if a weight gives no rows or too many in an epoch.
         """
         self._counts = np.array([rows for _, _, rows in sources], np.int64)
         self.repeats = [count_repeats(name, weight, rows) for name, weight, rows in sources]
@@ -38,7 +36,7 @@ class WeightedOrder:
         """The number of rows that an epoch reads from each source."""
         return [passes * int(count) + extra for count, (passes, extra) in zip(self._counts, self.repeats, strict=True)]
 
-    def __getitem__(self, epoch: int) -> NDArray[np.int64]:
+    def __call__(self, epoch: int) -> NDArray[np.int64]:
         """Return the row numbers of an epoch, in reading order: (len(self),)."""
         return self._order(epoch)
 

@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, cast
 
 from tfkit.data.formats.compression import Budget, unpacked
-from tfkit.data.formats.file_content import Content, content_of, first_line, reading, seekable
+from tfkit.data.formats.file_content import Content, content_of, reading, seekable
 from tfkit.data.formats.suffixes import KINDS, is_archive, is_hidden, is_readme, is_searched, list_names, suffix_of
-from tfkit.errors import DataError
+from tfkit.errors import DataError, first_line
 
 _ENCRYPTED = 1  # a bit of ZipInfo.flag_bits
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # bzip2 and LZMA may expand a kilobyte to a gigabyte in a single read
@@ -34,8 +34,8 @@ class _Member(NamedTuple):
 
 
 def members(path: Path, *, recognises: bool = True, only: Collection[str] = ()) -> Iterator[Content]:
-    """Yield the data files of an archive; each must be read before the next. Raise DataError if the archive is damaged, would
-    unpack to far more bytes than text does, or has no data file, or one that cannot be read.
+    """Yield the data files of an archive; each must be read before the next. Raise DataError if the archive is damaged, would unpack to far
+    more bytes than text does, or has no data file, or one that cannot be read.
 
     `recognises`: leave out a README or a licence beside other files (tfkit 0.1 read them). `only`: names of files to read; empty: all.
     """
@@ -51,9 +51,7 @@ def members(path: Path, *, recognises: bool = True, only: Collection[str] = ()) 
 
 
 def member_names(path: Path, *, recognises: bool = True) -> tuple[list[str], list[str]]:
-    """Return the names of the files of an archive that are read, and of those that are skipped. Raise DataError if the archive is damaged,
-    or has no data file, or one that cannot be read.
-    """
+    """Return the names of an archive's files that are read, and of those that are skipped. Raise DataError if it cannot be read."""
     with _opened(path) as files:
         read = _data_files(files, path, recognises=recognises)
         return [str(file.name) for file in read], [_printable(file.name) for file in files if file not in read]
@@ -87,9 +85,7 @@ def _files_of_zip(archive: zipfile.ZipFile) -> list[_Member]:
 
 
 def _files_of_tar(archive: tarfile.TarFile, file: IO[bytes]) -> list[_Member]:
-    """List the regular files; of files with equal names, only the last. Raise ValueError for a damaged header, at which tarfile would
-    silently end the archive.
-    """
+    """List the regular files, of equal names only the last. Raise ValueError for a damaged header, where tarfile would silently stop."""
     infos: dict[str, tarfile.TarInfo] = {}
     offset = -1
     for info in archive:
@@ -102,14 +98,10 @@ def _files_of_tar(archive: tarfile.TarFile, file: IO[bytes]) -> list[_Member]:
     if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
         raise ValueError("its end is missing, or the header of a file is not valid")
     sparse = "is stored with gaps (a sparse file); unpack it, and name its files"
+    extract = cast(Callable[[tarfile.TarInfo], IO[bytes]], archive.extractfile)  # None is only returned for an entry that is no file
     return [
-        _Member(PurePosixPath(name), info.size, partial(_extract, archive, info), sparse if info.issparse() else "")
-        for name, info in infos.items()
+        _Member(PurePosixPath(name), info.size, partial(extract, info), sparse if info.issparse() else "") for name, info in infos.items()
     ]
-
-
-def _extract(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
-    return cast(IO[bytes], archive.extractfile(info))  # extractfile returns None only for an entry that is no file
 
 
 def _open(file: _Member, path: Path, budget: Budget) -> IO[bytes]:
@@ -146,7 +138,7 @@ def _printable(name: PurePosixPath) -> str:
 
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """Convert the errors of zipfile and tarfile for damaged or hostile archives into DataErrors."""
+    """Convert errors that zipfile and tarfile raise for damaged or hostile archives into DataErrors."""
     try:
         yield
     except DataError:

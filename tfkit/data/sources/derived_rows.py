@@ -1,4 +1,4 @@
-"""Rows made from other rows: labelled completions joined by their prompt, a few rows drawn by a seed, and the parts of a single text."""
+"""Rows made from other rows: labelled completions joined by their prompt, a random sample of rows, and the parts of a single text."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tfkit.data.columns.rows import Part, Row, Skipped, Source, hash_fraction
 
 UNPAIRED = "unpaired"  # the `shape` of roles for rows with one labelled completion
 COMPLETIONS = 8  # the approximate number of completions in a joined row
-_VERSION = 2  # part of the fingerprint of joined rows
+_VERSION = 2  # part of the fingerprint of joined rows: raise it when the same rows are joined in another way
 # Where a text may be cut, in order of preference: before a paragraph, a line, a sentence, a word.
 _BREAKS = (re.compile(r"\n[ \t\r]*\n\s*"), re.compile(r"\n+"), re.compile(r"[.!?]\s+"), re.compile(r"\s+"))
 _TOLERANCE = 0.25  # the largest distance of the cut from the exact fraction, relative to the length of the held-out part
@@ -23,9 +23,8 @@ One = TypeVar("One")
 
 @dataclass(frozen=True)
 class DerivedRows:
-    """A source whose rows are made from those of another.
-
-    `rule` names the way in which the rows are made, for the fingerprint; `note` names it in the description.
+    """A source whose rows are made from those of another source, by `derive`. `rule` names this function in the fingerprint, `note` in the
+    description.
     """
 
     source: Source
@@ -40,15 +39,15 @@ class DerivedRows:
 
     @property
     def size_bytes(self) -> int | None:
-        """The bytes of the other source; None if only a few of its rows are used."""
+        """The bytes of the other source; None if only a sample of its rows is used."""
         return None if self.note else self.source.size_bytes
 
     def describe(self) -> str:
-        """Return the description of the other source, and how its rows are used."""
+        """Return the description of the other source, with `note`."""
         return f"{self.source.describe()}{self.note}"
 
     def fingerprint(self) -> str:
-        """Return the fingerprint of the other source, extended by the rule that makes the rows."""
+        """Return the fingerprint of the other source, with `rule`."""
         return f"{self.source.fingerprint()}\0{self.rule}"
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
@@ -61,8 +60,8 @@ def joined_rows(source: Source) -> DerivedRows:
     `labels`, as for KTO's unpaired preferences (arXiv 2402.01306).
 
     A prompt with many completions gives several rows of about eight completions, each with good and bad ones if there are both, since all
-    pairs in a row are compared. With one good and 200 bad completions, the good one is in each row. Rows are in the order in which their
-    prompts first occur, and all rows are read before the first joined row is yielded, since a prompt may recur at the end of a file. Rows
+    pairs in a row are compared: with one good and 200 bad completions, the good one is in each row. Joined rows are in the order in which
+    their prompts first occur. All rows are read before the first joined row is yielded, since a prompt may recur at the end of a file; rows
     without a `completion` are yielded unchanged, as soon as they are read.
     """
     return DerivedRows(source, _joined, f"joined {_VERSION}")
@@ -82,9 +81,7 @@ def _joined(rows: Iterator[Row]) -> Iterator[Row]:
 
 
 def split_prompt(row: Row) -> Row:
-    """Split a completion that is a whole conversation: its last message becomes the completion, and the messages before that the prompt.
-    Other rows are returned unchanged.
-    """
+    """Split a completion that is a whole conversation into its last message (the completion) and the others (the prompt), if it is one."""
     messages = row.values["completion"]
     if not isinstance(messages, list) or not is_whole(messages):
         return row
@@ -94,7 +91,8 @@ def split_prompt(row: Row) -> Row:
 def _divide(rows: list[Row]) -> list[list[Row]]:
     """Divide the rows of a prompt into groups of about COMPLETIONS rows, each with at least one good and one bad row.
 
-    If there are fewer good (or bad) rows than groups, these rows are used in turn, one in each group. Rows of one kind are one group.
+    If there are fewer good (or bad) rows than groups, each group gets one of them, in turn. If all rows are good, or all are bad, they are
+    one group.
     """
     flags = [read_flag(str(row.values["label"])) for row in rows]
     kinds = [[row for row, flag in zip(rows, flags, strict=True) if flag is is_good] for is_good in (True, False)]
@@ -115,10 +113,7 @@ def _join(rows: list[Row]) -> Row:
 
 
 def drawn_rows(source: Source, count: int, seed: int) -> DerivedRows:
-    """Return a source with `count` random rows of another one, or all if it has fewer, in their order, for a quick try.
-
-    All rows are read, since any may be drawn, but they are not kept in memory.
-    """
+    """Return a source with `count` random rows of another one, or all if it has fewer, in their order. All rows are read, as a stream."""
     drawn = cache(lambda: draw(source.rows({}), count, seed))
     note = f"; at most {count:,} of these rows, drawn by the seed {seed}"
     return DerivedRows(source, lambda rows: select(rows, drawn()), f"drawn {count} {seed}", note)
@@ -135,10 +130,8 @@ def select(rows: Iterable[One], drawn: frozenset[int]) -> Iterator[One]:
 
 
 def cut_text(row: Row, part: Part) -> Row | None:
-    """Return a row with only the training or held-out part of its text; None if that part is empty. The place of a held-out part includes
-    the number of its first line.
-
-    The held-out part is the end of the text, from the beginning of a paragraph, or else of a line, a sentence or a word.
+    """Return a row with only the training or held-out part of its text; None if that part is empty. The held-out part is the end of the
+    text, from the beginning of a paragraph, or else of a line, a sentence or a word. Its place includes the number of its first line.
     """
     assert part.fraction is not None, "only a fraction is cut off"
     position = _find_cut(row.text, part.fraction)

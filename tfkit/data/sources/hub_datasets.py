@@ -3,12 +3,13 @@
 A streamed data set is read once: its records are written to tfkit's cache, and read from there afterwards. A folder of the cache has
 records.jsonl, whose lines are records of the columns that are read (an earlier version wrote several such files), and index.json, written
 after it, with the class names, since the records hold only the numbers of classes. Later runs read the folder without the network, even
-if the data set has changed: name a revision for fixed content, or delete the folder to stream again.
+if the data set has changed on the Hub: a revision fixes the content, and deleting the folder streams the data set again.
 """
 
 import datetime
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -21,11 +22,10 @@ from typing import Any
 from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, BadRow, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows
-from tfkit.data.formats.file_content import first_line
 from tfkit.data.formats.readers import Rows
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, read_index, reading_cache, write_index
 from tfkit.data.store.hashes import digest
-from tfkit.errors import DataError
+from tfkit.errors import DataError, first_line
 from tfkit.network import fetch, is_offline
 from tfkit.units import format_bytes, format_number_of
 
@@ -35,7 +35,7 @@ RECORDS_VERSION = 3  # part of the name of a cache folder: raise it when the sam
 
 @dataclass(frozen=True)
 class HubSource:
-    """The rows of one split of a data set. Its Arrow files are memory-mapped, so rows are read only when they are needed."""
+    """The rows of one split of a data set. Its Arrow files are memory-mapped, so a row is only read when it is needed."""
 
     name: str
     split: str
@@ -50,12 +50,12 @@ class HubSource:
         return int((self.dataset.data.nbytes or 0) * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Return a description of the split, for messages: its number of rows, their megabytes, and the training or held-out part."""
+        """Return a description of the split, for messages: its number of rows, their megabytes, and the part of them that is read."""
         about = f"{self._where}: {format_number_of(len(self.dataset), 'row')}, {format_bytes(self.dataset.data.nbytes)}"
         return f"{about}; {self.part.describe()}" if self.part.describe() else about
 
     def fingerprint(self) -> str:
-        """Return a hash of the rows' values, the part and the handling of bad rows. It does not depend on where the data set is stored."""
+        """Return a hash of the rows' values, the columns, the part and the handling of bad rows, wherever the data set is stored."""
         hashed = hashlib.blake2b(
             f"hub\0{self.columns.fingerprint()}\0{self.part.fingerprint(self._all_rows())}{fingerprint_of(self.on_bad_row)}".encode(),
             digest_size=16,
@@ -92,7 +92,7 @@ class HubSource:
 
 @dataclass(frozen=True)
 class StreamedSource:
-    """The first `most` rows of a streamed split, or all rows if `most` is None. Once they are in the cache, only the cache is read."""
+    """The first `most` rows of a streamed split, or all rows if `most` is None. Once they are cached, only the cache is read."""
 
     name: str
     config: str | None
@@ -105,8 +105,8 @@ class StreamedSource:
 
     @cached_property
     def folder(self) -> Path:
-        """The cache folder, named by a hash of all that selects the records, and of the sizes and modification times of local files."""
-        path = Path(self.name).expanduser()
+        """The cache folder. Its name is a hash of what selects the records, and of the sizes and modification times of local files."""
+        path = Path(os.path.expanduser(self.name))
         found = [(file, file.stat()) for file in path.rglob("*") if file.exists()]  # a broken link does not exist
         files = sorted((str(file.relative_to(path)), status.st_size, status.st_mtime_ns) for file, status in found)
         read = [(role.name, self.columns.named.get(role.name, role.columns)) for role in self.columns.roles]
@@ -120,9 +120,7 @@ class StreamedSource:
         return int(sum(index["files"].values()) * self.part.expected_fraction) if index else None
 
     def describe(self) -> str:
-        """Return a description of the split, for messages: its rows, their megabytes, and the training or held-out part; before the rows
-        are in the cache, how many of them will be read.
-        """
+        """Return a description of the split, for messages: how many rows are or will be cached, and the part of them that is read."""
         index = read_index(self.folder, RECORDS_VERSION)
         about = f"{self._where}, streamed: "
         if index is None:
@@ -141,9 +139,7 @@ class StreamedSource:
         return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
-        """Raise DataError if the first row is bad, or, when bad rows are skipped, if every row is. Rows that are not in the cache are read
-        from the stream and not kept.
-        """
+        """Raise DataError if the first row is bad, or, when bad rows are skipped, every row. Without a cache, the stream is opened."""
         if read_index(self.folder, RECORDS_VERSION) is not None:
             check_rows(self._all_rows(), self.on_bad_row, self._where)
             return
@@ -179,7 +175,7 @@ class StreamedSource:
         return self.columns.take(record)
 
     def _records(self) -> dict[str, Any]:
-        """Return the index of the cache folder. An incomplete folder is filled first. Raises DataError if the stream fails."""
+        """Return the index of the cache folder, which is filled first if it is incomplete. Raises DataError if the stream fails."""
         return indexed_folder(self.folder, RECORDS_VERSION, self._fill)[0]
 
     def _fill(self, folder: Path) -> None:
@@ -197,9 +193,7 @@ class StreamedSource:
         write_index(folder, RECORDS_VERSION, facts)
 
     def _stream(self) -> Any:
-        """Return the opened stream, a datasets.IterableDataset with the columns that are read. Raises DataError if it cannot be opened or
-        lacks a column.
-        """
+        """Open the stream, a datasets.IterableDataset with the columns that are read. Raises DataError if it fails or lacks a column."""
         stream = load_dataset(self.name, self.config, self.split, self.revision, streamed=True)
         if stream.column_names is None:  # files without a schema: each record has its own columns
             return stream
@@ -229,7 +223,7 @@ class StreamedSource:
 
 
 def _content_hash(classes: Mapping[str, Sequence[str]]) -> "hashlib.blake2b":
-    """Return a hash object to which the class names are already added; the caller adds the records."""
+    """Return a hash object that has hashed the class names; the caller adds the records."""
     return hashlib.blake2b(json.dumps(classes).encode() if classes else b"", digest_size=16)
 
 
@@ -259,8 +253,8 @@ def load_dataset(name: str, config: str | None, split: str, revision: str | None
 
     Raises DataError if the data set cannot be loaded, or if TFKIT_OFFLINE is set and `name` is not a local folder.
     """
-    if Path(name).expanduser().is_dir():
-        name = str(Path(name).expanduser())
+    if os.path.isdir(folder := os.path.expanduser(name)):
+        name = folder
     elif is_offline():
         raise DataError(f"hub data set {name}: TFKIT_OFFLINE is set; unset it, or name a local data set folder")
     import datasets  # type: ignore[import-untyped]

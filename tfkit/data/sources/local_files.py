@@ -1,5 +1,5 @@
-"""Local files as a source: a file, or the files of a folder or glob in sorted order. If the rows are whole texts, and so few that a split
-by hash leaves a part empty, each text is cut into a training and a held-out part.
+"""Local files as a source: a file, or the files of a folder or glob in sorted order. If each row is a whole file, and the split by hash
+would leave the training or the held-out part empty, each text is cut into a training and a held-out part instead.
 """
 
 import codecs
@@ -42,7 +42,7 @@ _MAX_TEXTS = 100  # with more files, a split by hash hardly ever leaves a part e
 
 @dataclass(frozen=True)
 class FileSource:
-    """The rows of files: a text file is one row; a file with columns gives a row for each record."""
+    """The rows of files: a text file is one row; a file with columns has a row for each record."""
 
     name: str  # the path or glob in the recipe
     paths: tuple[Path, ...]
@@ -54,14 +54,12 @@ class FileSource:
 
     @property
     def size_bytes(self) -> int | None:
-        """The bytes on disk, times the part's fraction; None if a file is compressed, an archive or Parquet."""
+        """The bytes on disk, times the part's fraction; None if a file is compressed, an archive or Parquet, and thus of unknown size."""
         is_packed = any(compression_of(path) or is_archive(path) or suffix_of(path) == ".parquet" for path in self.paths)
         return None if is_packed else int(self._bytes_on_disk() * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Return a description of the source, for messages: the number of files, their megabytes on disk, their layout, the training or
-        held-out part, and the numbers of files in archives and of skipped files.
-        """
+        """Return a description, for messages: the files, their megabytes, layout and use, the part, and how many files are skipped."""
         count = len(self.paths)
         about = [f"{self.name}: {format_number_of(count, 'file')}, {format_bytes(self._bytes_on_disk())}"]
         about += [self.uses] if self.uses else []
@@ -89,9 +87,7 @@ class FileSource:
         return "; ".join(about)
 
     def fingerprint(self) -> str:
-        """Return a hash of the files' names and bytes, the columns, the part, the recipe's description of the layout, the handling of bad
-        rows, and the versions of readers. The hash does not change if the folder is moved.
-        """
+        """Return a hash of the files' names and bytes, and of what selects the rows from them. Moving the folder does not change it."""
         part = f"{self.part}\0position" if self.by_position else self.part.fingerprint(self._all_rows())
         digest = hashlib.blake2b(f"files\0{self.columns.fingerprint()}\0{part}{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16)
         if self.layout.keys:
@@ -117,7 +113,7 @@ class FileSource:
 
     @cached_property
     def by_position(self) -> bool:
-        """Whether each text is cut into two parts: the rows are whole texts, and so few that a split by hash leaves one part empty."""
+        """Whether each text is cut into two parts: the rows are whole files, and a split by hash would leave one part empty."""
         if (
             self.part.by != "input"
             or not self.part.is_split
@@ -138,13 +134,15 @@ class FileSource:
             yield from read_rows(path, self.columns, self.layout, number)
 
     def _bytes_on_disk(self) -> int:
-        return sum(_size(path) for path in self.paths)
+        total = 0
+        for path in self.paths:
+            with reading(path):
+                total += path.stat().st_size
+        return total
 
 
 def find_beside(pattern: str, paths: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the files of a pattern that are parallel to `paths`, in order. Raise DataError if there are more or fewer, or one is an
-    archive.
-    """
+    """Return the files of a pattern, which are parallel to `paths`. Raise DataError if their number differs, or one is an archive."""
     parallel = find_files(pattern)
     if len(parallel) != len(paths):
         raise DataError(
@@ -171,13 +169,14 @@ def find_files(pattern: str, *, recognises: bool = True) -> list[Path]:
         raise DataError(f"{pattern}: there is no such user's home folder; correct the path") from error
     with reading(path):  # OSError: the name is too long, or a folder may not be entered
         files = _find(path, pattern, recognises=recognises)
-        return sorted((_check_readable(file) for file in files), key=lambda file: file.as_posix())
+    for file in files:
+        with reading(file), file.open("rb"):  # raises DataError now if a file cannot be opened
+            pass
+    return sorted(files, key=Path.as_posix)
 
 
 def is_read_by(path: Path, pattern: str) -> bool:
-    """Whether a source with this pattern (file, folder or glob) reads a path, which need not exist. Links in the pattern and the path are
-    followed.
-    """
+    """Whether a source with this pattern (file, folder or glob) reads a path, which need not exist. Links in both are followed."""
     try:
         source, path = Path(pattern).expanduser(), path.resolve()
         if source.is_dir():
@@ -280,18 +279,13 @@ def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     return not hidden and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
-def _size(path: Path) -> int:
-    with reading(path):
-        return path.stat().st_size
-
-
 def _may_be_data(name: Path) -> bool:
     """Whether a file of a folder may be data, judged by its path relative to the folder."""
     return is_searched(name) or (is_archive(name) and not is_hidden(name))
 
 
 def _holds_rows(path: Path, *, recognises: bool) -> bool:
-    """Whether a file holds rows. A JSON file does if it is an array or JSON lines; most JSON files in folders of code are settings."""
+    """Whether a file holds rows. Of JSON files, only arrays and JSON lines do; most JSON files in folders of code are settings."""
     if suffix_of(path) != ".json":
         return True
     with opened(content := content_of(path)) as file:
@@ -305,8 +299,3 @@ def _is_text(path: Path) -> bool:
         text = codecs.getincrementaldecoder("utf-8")().decode(file.read(4096))  # incremental: the last character may be cut
         return bool(text) and "\0" not in text
     return False
-
-
-def _check_readable(path: Path) -> Path:
-    with reading(path), path.open("rb"):
-        return path

@@ -1,4 +1,4 @@
-"""Opening of the sources that a recipe describes. A bad row among the first raises an error here, before a cache or a model is built."""
+"""Opening of the sources that a recipe describes. A bad row among a source's first rows is an error here, before anything is built."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -46,11 +46,10 @@ def open_source(
 ) -> Source:
     """Return the source that a section of the recipe describes. Raises DataError if nothing is found, or one of the first rows is bad.
 
-    A `fraction` of the rows is held out, by the hash of their input. Of the standard library, whole files are held out, by the hash of
-    their path, and about 5 % of them if the fraction is None. Any other source is not split if the fraction is None: each part is the whole
-    source. If files of a folder are called train, valid or test, the part `train` has the training files, and `held_out` the validation
-    files, if there are any. `roles`: the roles to read from each row. `columns`: used in place of `roles` and the section's columns.
-    `split_by`: see Part.
+    A `fraction` of the rows is held out, by the hash of their input. If the fraction is None, the source is not split: each part is the
+    whole source. Of the standard library, whole files are held out, by the hash of their path (about 5 % of them if the fraction is None).
+    If files of a folder are called train, valid or test, the part `train` has the training files, and `held_out` the validation files, if
+    there are any. `roles`: the roles to read from each row. `columns`: replace `roles` and the section's columns. `split_by`: see Part.
     """
     columns = columns or Columns(roles, section.columns | ({} if section.text is None else {"text": section.text}))
     if section.class_names is not None:
@@ -117,10 +116,9 @@ def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Pa
 
 
 def _class_folders(root: Path, paths: Sequence[Path], all_paths: Sequence[Path], only: Sequence[str], columns: Columns) -> list[str]:
-    """Return the names of the folders if these are the classes of their texts, else nothing. Folders are classes if a role reads the column
+    """Return the names of the folders if they are the classes of the texts in them, else an empty list. They are if a role reads the column
     `folder`, all files are texts, there are several folders, none is named after a split, and a folder has 5 or more texts on average, in
-    the split that is read or in all splits together. `paths`: the files that are read; `only`: the files of the archive `root` that are
-    read; empty: all.
+    the split that is read or in all splits together. `paths`: the files that are read; `only`: those of the archive `root`, or empty: all.
     """
     if "folder" not in columns.select_read(["text", "folder"]) or not (root.is_dir() or (root.is_file() and is_archive(root))):
         return []
@@ -139,7 +137,7 @@ def _class_folders(root: Path, paths: Sequence[Path], all_paths: Sequence[Path],
 
 
 def _find_parallel(section: SourceSection, pattern: str, paths: tuple[Path, ...], columns: Columns) -> "ParallelFiles | None":
-    """Return the parallel files of a source; None if it has none, or if the recipe describes the layout.
+    """Return the parallel files of a source; None if it has none, or if the recipe describes the layout of its files.
 
     If a row is only a text, a single named file is read without the files beside it, and files in several languages are separate texts.
     """
@@ -155,8 +153,8 @@ def _find_parallel(section: SourceSection, pattern: str, paths: tuple[Path, ...]
 def _select_split(
     section: SourceSection, pattern: str, items: tuple[Named, ...], groups: Mapping[Split | None, Sequence[Named]], part: Part
 ) -> tuple[tuple[Named, ...], Part, str]:
-    """Return the files (or members of an archive, or keys of a JSON object) that a part reads, which part of their rows it reads, and a
-    description of their use. Raises DataError if no file has the name of the split.
+    """Return the files (or members of an archive, or keys of a JSON object) that a part of the source reads, the part of their rows that is
+    read, and a description of their use. Raises DataError if the split that is asked for has no file.
     """
     if section.files == "all" or (section.files is None and (part.by == "row" or part.name == "all" or len(groups) < 2)):
         return items, part, ""
@@ -177,7 +175,7 @@ def _select_split(
 
 
 def training_sources(data: DataSection, roles: tuple[Role, ...] = TEXT, seed: int = 0) -> list[Source]:
-    """Open the training sources, without the held-out part. `seed`: the seed that draws the rows if data.rows limits their number."""
+    """Open the training sources, without the held-out part. `seed`: draws the rows if data.rows limits their number."""
     return _open_part(data, data.train, "train", roles, seed)
 
 
@@ -198,10 +196,7 @@ def pretraining_sources(data: DataSection) -> list[Source]:
 
 
 def validation_sources(data: DataSection, roles: tuple[Role, ...] = TEXT, seed: int = 0) -> list[Source]:
-    """Open the validation sources: those of data.validation, or the held-out part of data.train; empty if the recipe has neither.
-
-    `seed`: the seed that draws the rows if data.rows limits their number.
-    """
+    """Open the validation sources: those of data.validation, or the held-out part of data.train; empty if data.validation is null."""
     if data.validation is None:
         return []
     sections = data.train if isinstance(data.validation, float) else data.validation

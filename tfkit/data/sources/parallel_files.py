@@ -1,6 +1,6 @@
 """Parallel files, recognised by their names: one row on each line, one column in each file, as `train_text.txt` beside `train_labels.txt`
-(TweetEval), `train.src` beside `train.tgt`, `train.en` beside `train.de`, `seq.in` beside `seq.out` (ATIS). Files with other names are
-described in the recipe, by `format: lines` with `beside`.
+(TweetEval), `train.src` beside `train.tgt`, `train.en` beside `train.de`, `seq.in` beside `seq.out` (ATIS). A recipe names parallel files
+with other names by `format: lines` and `beside`.
 """
 
 import os
@@ -30,7 +30,7 @@ class ParallelFiles:
 
     @property
     def first(self) -> str:
-        """The first column: the text, the source, the tokens, or a language (that of the file that the user names, if it is one file)."""
+        """The first column: the text, the source, the tokens, or a language (if the user names a single file, that of this file)."""
         return next(iter(self.columns))
 
     @property
@@ -51,7 +51,7 @@ def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) ->
     """Return the parallel files of a folder or a glob, or a single file with those parallel to it; None if the files are not parallel.
 
     `paths`: the files that the pattern matches; of a folder, files with any suffix are considered instead. `of_languages`: files in several
-    languages are parallel, too, if they have the same number of lines.
+    languages are parallel, too, if they have equal numbers of lines.
     """
     named = paths[0] if len(paths) == 1 and Path(pattern).expanduser().is_file() else None
     folder = named.parent if named is not None else Path(pattern).expanduser()
@@ -66,7 +66,7 @@ def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) ->
         elif named is None and (suffix_of(path) in FORMAT_OF or is_archive(path)):
             return None  # this file has columns of its own
     sets = [columns for group in groups.values() if (columns := _set_of(group, of_languages=of_languages))]
-    if named is not None:  # only the set with this file, unless the file has the labels
+    if named is not None:  # only the files parallel to this one; none if this one has the labels
         sets = [columns for columns in sets if named in columns.values() and named != columns.get("label")]
     if not sets:
         return None
@@ -74,7 +74,7 @@ def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) ->
     others = [path for path in paths if all(path not in columns.values() for columns in sets)]
     others = [path for path in others if is_searched(PurePath(path.name)) or column_in(path)]
     others = [path for path in others if not is_readme(path) and path.name != MAPPING]
-    if len(common) < 2 or (named is None and others and common[0] in LANGUAGES):  # the folder also has texts of no language
+    if len(common) < 2 or (named is None and others and common[0] in LANGUAGES):  # other texts: no folder of translations
         return None
     first = next((column for column in common if named is not None and sets[0][column] == named and column in LANGUAGES), common[0])
     in_order = sorted(common, key=lambda column: column != first)
@@ -108,14 +108,12 @@ def _counted(path: Path, _size: int, _changed: int) -> int:
 
 
 def read_class_names(given: Sequence[str] | str | Path | None) -> tuple[str, ...]:
-    """Return the names of the classes 0, 1 and so on: the `given` list, or the names in a file, each on a line, alone or after its number.
-
-    If a line has further columns after the number and the name (`0`, tab, `joy`, tab ...), they are ignored. Raises DataError if the file
-    cannot be read, or its numbers are not 0, 1 and so on.
+    """Return the names of the classes 0, 1 and so on. `given`: a list of names, or a file with a name on each line, alone or after its
+    number. Columns after a number and a name are ignored. Raises DataError if the file cannot be read, or its numbers are not 0, 1 ...
     """
     if given is None or isinstance(given, list | tuple):
         return tuple(given or ())
-    path = Path(str(given)).expanduser()
+    path = Path(os.path.expanduser(str(given)))
     lines: list[str] = []
     for line in map(decode, raw_lines(content_of(path))):
         if isinstance(line, BadRow):

@@ -1,4 +1,4 @@
-"""Rows that keep all fields of their records: for predictions, with the row that the objective reads; to recognise the task, alone."""
+"""Rows that keep all fields of their records: for predictions, beside the row that the objective reads, and to recognise the task."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,17 +29,15 @@ class PredictionInput(NamedTuple):
 
 @dataclass(frozen=True)
 class PredictionColumns(Columns):
-    """Columns that keep the whole record with its row.
-
-    `option`: the command-line option that names the only column, for error messages; empty: --columns. `takes_lines`: whether plain texts
-    may be read in place of the named column.
+    """Columns that keep the whole record with its row. `option`: the command-line option that names the only column, for error messages;
+    empty: --columns. `takes_lines`: whether plain texts may be read in place of the named column.
     """
 
     option: str = ""
     takes_lines: bool = True
 
     def take(self, record: Record) -> Row:
-        """Return a row whose only value is the record's PredictionInput, also for a bad record, since a source does not yield a BadRow."""
+        """Return a row whose only value is the record's PredictionInput, even if the record is bad, since a source yields no BadRow."""
         return Row("", record.place, {_CARRIED: self.input_of(record)})
 
     def input_of(self, record: Record) -> PredictionInput:
@@ -61,8 +59,8 @@ class PredictionColumns(Columns):
         return f"{self.option} NAME" if self.option else argument("columns", {role.name: "NAME"})
 
     def of_texts(self) -> "PredictionColumns":
-        """Return columns for rows that are plain texts: the first role that is a text is read from the column `text`. Without such a role,
-        or if `takes_lines` is False, nothing changes.
+        """Return columns for rows that are plain texts: the first role that is a text is read from the column `text`. If there is no such
+        role, or `takes_lines` is False, return these columns unchanged.
         """
         role = next((role.name for role in self.roles if role.form == "text"), None)
         return self if role is None or not self.takes_lines else replace(self, named={role: "text"})

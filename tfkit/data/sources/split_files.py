@@ -21,16 +21,14 @@ from tfkit.data.sources.local_files import files_beside, find_files
 from tfkit.errors import DataError
 
 Split = Literal["train", "validation", "test"]
+Named = TypeVar("Named", Path, str)
 _WORD = re.compile(r"(?:(train|training)|(valid|validation|val|dev|devel|development)|(test|testing))(?:set|data)?[0-9]*")
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
-Named = TypeVar("Named", Path, str)
-
-
 @dataclass(frozen=True)
 class SplitFiles(Generic[Named]):
-    """The files of a folder, or the keys of a JSON object, by split. `others`: those whose names name no split, or several."""
+    """The files of a folder or archive, or the keys of a JSON object, by split. `others`: those whose names have no split, or several."""
 
     train: tuple[Named, ...]
     validation: tuple[Named, ...]
@@ -39,7 +37,7 @@ class SplitFiles(Generic[Named]):
 
     @classmethod
     def of(cls, groups: "Mapping[Split | None, Sequence[Named]]") -> "SplitFiles[Named]":
-        """Create the object from the files or keys of each split; those under None are the others."""
+        """Create the object from the files or keys of each split; those under None become the others."""
         return cls(*(tuple(groups.get(split, ())) for split in (*_SPLITS, None)))
 
     @property
@@ -63,8 +61,8 @@ class SplitFiles(Generic[Named]):
 
 
 def split_of(name: PurePath, *, may_be_code: bool = True) -> Split | None:
-    """Return the split that a word in the file's name names, or else a word in the name of the nearest folder that has one. None if there
-    is no such word, if that name has words for several splits, or if `may_be_code` and the suffix is that of source code.
+    """Return the split that a word in the file's name names, or else a word in the name of the nearest folder with such a word. None if no
+    name has such a word, if that name has words for several splits, or if `may_be_code` and the suffix is that of source code.
     """
     if may_be_code and suffix_of(name) in CODE_SUFFIXES:
         return None
@@ -77,8 +75,8 @@ def split_of(name: PurePath, *, may_be_code: bool = True) -> Split | None:
 
 
 def evaluated_files(pattern: str) -> str:
-    """Return the value of the recipe's `files` for an evaluation: test if there are other files, else validation if there are training or
-    unnamed files, else all.
+    """Return the value of the recipe's `files` for an evaluation: `test` if files are called so, and others are not; else `validation` if
+    files are called so, and others are training files or have no split; else `all`.
     """
     with suppress(DataError):  # opening the source raises the same error again
         paths = find_files(pattern)
@@ -92,8 +90,8 @@ def evaluated_files(pattern: str) -> str:
 
 
 def files_by_split(pattern: str, paths: Sequence[Path], *, may_be_code: bool = True) -> dict[Split | None, list[Path]]:
-    """Return the files of a folder or glob by split; a single file has no split. `may_be_code`: whether a suffix such as .pl is that of
-    source code, which has no split (train.pl is a program); otherwise it is a language (train.pl is a Polish text).
+    """Return the files of a folder or glob by split; a single file has no split. `may_be_code`: a suffix such as .pl is that of source
+    code, which has no split (train.pl is a program); if False, the suffix is a language (train.pl is a Polish text).
     """
     if Path(pattern).expanduser().is_file():
         return {None: [*paths]}
@@ -102,14 +100,14 @@ def files_by_split(pattern: str, paths: Sequence[Path], *, may_be_code: bool = T
 
 
 def members_by_split(paths: Sequence[Path]) -> dict[Split | None, list[str]]:
-    """Return the names of the files in a single archive by split; empty for other paths, and if all these files have the same split."""
+    """Return the names of the files in a single archive by split; empty for other paths, and if all files in the archive have one split."""
     names = member_names(paths[0])[0] if len(paths) == 1 and is_archive(paths[0]) else []
     groups = _grouped(names, lambda name: split_of(PurePath(name)))
     return groups if len(groups) > 1 else {}
 
 
 def keys_by_split(arrays: Arrays) -> dict[Split | None, list[str]]:
-    """Return the keys of a JSON object's arrays by split; empty if all have the same split, unless the only array is one of arrays."""
+    """Return the keys of a JSON object's arrays by split; empty if all have one split, unless the only array is an array of arrays."""
     groups = _grouped(arrays.keys, lambda key: split_of(PurePath(f"{key}.json")))
     return groups if len(groups) > 1 or (len(arrays.keys) == 1 and arrays.first_rows) else {}
 
@@ -141,7 +139,7 @@ def siblings(path: Path, *, of_column: bool) -> list[str]:
 
 
 def _but_split(path: Path) -> str:
-    """Return the name of a file without numbers and without the word of its split: what is left is the same for all files of a data set."""
+    """Return the name of a file without numbers and without the word of its split, which is the same for all files of a data set."""
     return re.sub(r"[a-z]+", lambda match: "" if _WORD.fullmatch(match[0]) else match[0], re.sub(r"[0-9]+", "", path.name.lower()))
 
 

@@ -1,5 +1,5 @@
 """The standard library of the running Python as a corpus: real code under a free licence, on every machine, without a network. Each file
-is a row, or gives labelled rows for a task: docstrings, token roles or packages.
+is a row, or, for one of the tasks of tfkit/data/code, several labelled rows.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ class StdlibSource:
         return cls(root, kept, len(paths), sum((root / path).stat().st_size for path in kept), part, on_bad_row)
 
     def describe(self) -> str:
-        """Return a description of the source, for messages: the number of files, their megabytes, and the training or held-out part."""
+        """Return a description, for messages: the number of files, their megabytes, and which part of the library they are."""
         about = f"standard library of Python {platform.python_version()}: {len(self.paths)} files, {format_bytes(self.size_bytes)}"
         if self.part.name == "all":
             return about
@@ -79,7 +79,7 @@ class StdlibSource:
 
 
 def _python_files(root: Path) -> Iterator[Path]:
-    """Yield every *.py file below the root, without entering excluded folders: site-packages may be large."""
+    """Yield every *.py file below the root, without entering excluded folders, since site-packages may be large."""
     for folder, inner, names in os.walk(root):
         inner[:] = [name for name in inner if name not in EXCLUDED]
         yield from (Path(folder, name) for name in names if name.endswith(".py"))
@@ -91,18 +91,17 @@ def _is_source(path: Path, root: Path) -> bool:
 
 @dataclass(frozen=True)
 class StdlibTask:
-    """The rows of one task (tfkit/data/code); whole files are held out. Files that this Python version cannot parse are skipped and
-    counted.
+    """The rows of one task (tfkit/data/code); whole files are held out. Files that this Python cannot parse are skipped and counted.
 
     An input (such as a function's code) that occurs several times gives only one row, and a held-out input is never trained on. A folder of
-    the cache has records.jsonl, with a record on each line, and index.json, written after it.
+    the cache has records.jsonl, with a record on each line, and index.json, written after records.jsonl.
     """
 
     task: str
     columns: Columns
     part: Part
     on_bad_row: OnBadRow
-    folder: Path  # the folder of the cache
+    folder: Path  # its folder of the cache
     index: dict[str, Any]
 
     @classmethod
@@ -124,7 +123,7 @@ class StdlibTask:
         return int(self.index["bytes"] * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Return a description of the source, for messages: the part's rows and files, and how many files could not be parsed."""
+        """Return a description, for messages: the part's rows and files, and how many files of the library could not be parsed."""
         places = [record["path"] for record in self._kept()]
         about = f"{self.task} of the standard library of Python {platform.python_version()}: {len(places):,} rows of "
         about += f"{len(set(places)):,} files"

@@ -1,4 +1,4 @@
-"""The examples of a source: each row is one example, encoded once by an objective, and cached.
+"""The examples of a source: an objective encodes each row once, as one example, which is cached.
 
 An example is a few arrays (ids, labels, segments ...), with the same names for every row. A folder of the cache has for each array
 `<name>.bin` (int32, or the encoder's type) and `<name>.starts.bin` (int64, examples + 1); lengths.bin, texts.bin (a hash of each row's
@@ -6,7 +6,7 @@ text), places.bin and places.starts.bin; index.json, written after these; and ha
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -22,24 +22,23 @@ from tfkit.data.store.hashes import HashedArray, HashedFiles, digest, text_hash
 from tfkit.errors import DataError
 from tfkit.units import format_number_of
 
+Example = dict[str, NDArray[Any]]  # arrays by name
 EXAMPLES_VERSION = 2  # part of the fingerprint: raise it when the same rows and encoder give other examples
 _BATCH = 512  # rows encoded in one call of the encoder
 _RESERVED = frozenset({"lengths", "texts", "places"})  # names of files that no array of the examples may have
 
 
 class Encoded(NamedTuple):
-    """An encoded row. A plain sequence holds integers and is stored as int32; an array of booleans or numbers keeps its type, which must be
-    the same for every row. `length`: the number of tokens that the model reads; `truncated`: whether tokens were cut off.
-
-    `unread`: the number of the row's further targets, as good as the one in the example, that are not used.
+    """An encoded row. In `arrays`, a plain sequence has integers and is stored as int32; a numpy array of booleans or numbers keeps its
+    type, which must be the same for every row.
     """
 
     arrays: Mapping[str, Sequence[int] | NDArray[Any]]
-    length: int
-    truncated: bool = False
-    unread: int = 0
+    length: int  # the number of tokens that the model reads
+    truncated: bool = False  # whether tokens were cut off
+    unread: int = 0  # the number of the row's further targets, as good as the one in the example, that are not used
 
-    def example(self) -> "Example":
+    def example(self) -> Example:
         """Return the arrays as an ExampleSet stores them."""
         return {name: _to_stored_type(numbers) for name, numbers in self.arrays.items()}
 
@@ -52,15 +51,12 @@ class Encoder(Protocol):
         """Return a hash that is equal only if equal rows give equal examples."""
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the encoded row for each row, or a BadRow if it cannot be encoded."""
+        """Return, for each row, the encoded row, or a BadRow if the row cannot be encoded."""
 
     @property
     def ids(self) -> tuple[str, ...]:
         """The names of the arrays that hold token ids."""
         return ("input_ids",)
-
-
-Example = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ class ExampleSet:
     truncated: int = 0
     first_truncated: str = ""  # place of the first truncated row
     unread: int = 0  # targets that are not used, since an example has only one
-    moved: Callable[[str], str] = str  # returns a place with the present folder, if the files were moved after their rows were cached
+    moved: Callable[[str], str] = str  # corrects the folder in a place, if the files were moved after their rows were cached
     skipped: Mapping[str, Skipped] = field(default_factory=dict)  # skipped rows, by kind
 
     def __len__(self) -> int:
@@ -109,11 +105,11 @@ class ExampleSet:
 def example_set(
     source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None = None, *, keeps_lost: bool = False
 ) -> ExampleSet:
-    """Return the examples of a source, which are built in the cache if they are not there yet. Raises DataError for a bad row that is not
-    skipped, and if there are no rows.
+    """Return the examples of a source from the cache, or build them there. Raises DataError for a bad row that is not skipped, and if there
+    are no rows.
 
-    `progress` is called with the number of bytes of text encoded since its last call, and may raise to stop. `keeps_lost`: skip lost rows
-    (`BadRow`) even if `on_bad_row` is "error", for an evaluation that counts them as wrong.
+    `progress` is called with the number of bytes of text encoded since its last call; an exception that it raises stops the encoding.
+    `keeps_lost`: skip lost rows (`BadRow`) even if `on_bad_row` is "error", for an evaluation that counts them as wrong.
     """
     skips = f"{on_bad_row}{'+lost' * keeps_lost}"
     fingerprint = digest(EXAMPLES_VERSION, source.fingerprint(), encoder.fingerprint(), skips)
@@ -173,7 +169,7 @@ def _write(
 
 
 def no_rows(source: Source) -> DataError:
-    """Return the error for a part of a source without rows. The reason may be that rows with the same input are all in the other part."""
+    """Return the error for a part of a source without rows, which explains if equal inputs have put all rows into the other part."""
     problem = f"{source.describe()}: no rows here"
     source = getattr(source, "source", source)  # DerivedRows have an inner source
     part = getattr(source, "part", None)
@@ -215,7 +211,7 @@ class _Writers:
         self.examples += 1
 
     def finish(self) -> list[str]:
-        """Write the offset in each array at which the last example ends, and return the names of the arrays."""
+        """Write the offset at which the last example ends in each array, and return the names of the arrays."""
         for name, end in self.ends.items():
             self._file(f"{name}.starts").write(np.array([end], "<i8").tobytes())
         return self._names()
@@ -236,7 +232,7 @@ class _Writers:
 
 
 def _to_stored_type(numbers: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
-    """Return an array of an example in the type that is stored: its own type, or int32 for a plain sequence; little-endian."""
+    """Return an array of an example in the type in which it is stored: its own, or int32 for a plain sequence; little-endian."""
     if isinstance(numbers, np.ndarray):
         assert (numbers.ndim, numbers.dtype.kind in "biufc") == (1, True), "an array is a vector of booleans or numbers"
         return numbers.astype(numbers.dtype.newbyteorder("<"))
@@ -245,7 +241,7 @@ def _to_stored_type(numbers: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
 
 
 def _folder_of(source: Source) -> str | None:
-    """Return the folder of a source's files, a prefix of the places of its rows; None if its rows are not from files."""
+    """Return the common folder of a source's files, with which the places of its rows begin; None if its rows are not from files."""
     while (inner := getattr(source, "source", None)) is not None:  # DerivedRows have an inner source
         source = inner
     paths: Sequence[Path] = getattr(source, "paths", ())
@@ -278,10 +274,3 @@ def _load(name: str, folder: str | None, index: dict[str, Any], files: HashedFil
         moved=moved,
         skipped={kind: Skipped(count, moved(first)) for kind, (count, first) in index["skipped"].items()},
     )
-
-
-def examples(sets: Sequence[ExampleSet]) -> Iterator[tuple[str, Example]]:
-    """Yield every example with its place, set after set."""
-    for stored in sets:
-        for i in range(len(stored)):
-            yield stored.place(i), stored[i]

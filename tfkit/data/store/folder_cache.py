@@ -1,8 +1,7 @@
 """Folders of the cache. Each is either complete or absent, and is built once; a folder that is deleted, at any time, is built again.
 
 A process builds a folder under a hidden name beside its final path, and locks it there (flock on the folder itself). The lock ends with the
-process, even if that is killed. So later processes can distinguish the leftovers of a dead process, which they remove, from work in
-progress.
+process, even if the process is killed, so later processes remove a hidden folder without a lock, and leave a locked one to its builder.
 """
 
 import contextlib
@@ -25,18 +24,19 @@ from tfkit.durable import DISK_FULL, rename, sync_tree, user_folder
 from tfkit.errors import MachineError
 
 ATTEMPTS = 5  # largest number of attempts to build a folder that other processes delete meanwhile
+INDEX = "index.json"  # facts about a folder's content, the version of its format, and the size of each file; written last
 _Opened = TypeVar("_Opened")
 
 
 def cache_folder() -> Path:
-    """Return TFKIT_CACHE, else XDG_CACHE_HOME/tfkit, else the platform's cache folder in the home folder; create it if it does not exist.
+    """Return TFKIT_CACHE, else XDG_CACHE_HOME/tfkit, else `tfkit` in the platform's cache folder; create it if it does not exist.
 
-    Raises MachineError if TFKIT_CACHE is not writable. If TFKIT_CACHE is not set and the other folders are not writable, a folder that the
-    user owns in the temporary folder is returned, with a RuntimeWarning.
+    Raises MachineError if TFKIT_CACHE is not writable. If TFKIT_CACHE is not set and the other folders are not writable, warn with a
+    RuntimeWarning, and return a folder that the user owns in the system's temporary folder.
     """
     chosen = os.environ.get("TFKIT_CACHE")
     if chosen:
-        folder = Path(chosen).expanduser().absolute()
+        folder = Path(os.path.expanduser(chosen)).absolute()
         if not _writable(folder):
             raise MachineError(f"TFKIT_CACHE={chosen}: this folder cannot be made or written; choose another, or correct its permissions")
         return folder
@@ -74,8 +74,8 @@ def build_and_open(
 ) -> tuple[_Opened, bool]:
     """Return the result of `open_folder` for a folder that `build_once` provides, and whether this call built the folder.
 
-    If the folder is deleted before it is opened, it is built again; after `ATTEMPTS` such deletions, MachineError is raised. `open_folder`
-    returns None, or raises FileNotFoundError, if a file is missing.
+    If the folder is deleted before it is opened (`open_folder` returns None, or raises FileNotFoundError), it is built again; after
+    `ATTEMPTS` such deletions, MachineError is raised.
     """
     for _ in range(ATTEMPTS):
         try:
@@ -90,7 +90,7 @@ def build_and_open(
 
 @contextlib.contextmanager
 def reading_cache(folder: Path) -> Iterator[None]:
-    """Raise MachineError in place of FileNotFoundError if files of a cache folder were deleted after the folder was built or checked."""
+    """Raise MachineError in place of FileNotFoundError if a file of a cache folder was deleted after the folder was built or checked."""
     try:
         yield
     except FileNotFoundError as error:
@@ -105,9 +105,9 @@ def _deleted(folder: Path) -> MachineError:
 
 
 def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[Path], None]) -> bool:
-    """Ensure that `folder` exists, complete and undamaged (hashes.py); return whether this call built it.
+    """Ensure that `folder` exists, complete and undamaged (hashes.py); return whether this call built the folder.
 
-    `build` fills an empty temporary folder, which is then synced and renamed. If it raises, the temporary folder is removed. If two
+    `build` fills an empty temporary folder, which is then synced and renamed; if `build` raises, the temporary folder is removed. If two
     processes build at the same time, both use the folder of the faster one. An incomplete folder is replaced silently, a damaged one with a
     RuntimeWarning; a process that has mapped the old files keeps them. Raises MachineError if the disk is full or may not be written.
     """
@@ -221,12 +221,6 @@ def _writable(folder: Path) -> bool:
     return False
 
 
-# index.json of a cache folder: facts about its content, the version of its format, and the size of each file. `build` writes it last.
-
-
-INDEX = "index.json"
-
-
 def indexed_folder(folder: Path, version: int, build: Callable[[Path], None]) -> tuple[dict[str, Any], HashedFiles, bool]:
     """Return the index and the files of a cache folder, and whether this call built the folder. `build` must end with `write_index`."""
 
@@ -239,7 +233,7 @@ def indexed_folder(folder: Path, version: int, build: Callable[[Path], None]) ->
 
 
 def is_built(folder: Path, version: int) -> bool:
-    """Whether the folder is complete and undamaged, so that `indexed_folder` would not build it."""
+    """Whether the folder is complete and undamaged, so that `indexed_folder` would not build it again."""
     return read_index(folder, version) is not None and find_damage(folder) is None
 
 
@@ -251,7 +245,7 @@ def write_index(folder: Path, version: int, facts: Mapping[str, Any], names: Ite
 
 
 def read_index(folder: Path, version: int) -> dict[str, Any] | None:
-    """Return the index of a folder; None if it has another version, or if a file does not have the size in the index."""
+    """Return the index of a folder; None if there is none, if its version is another, or if a file does not have the size in the index."""
     try:
         index: dict[str, Any] = json.loads((folder / INDEX).read_bytes())
         whole = all((folder / name).stat().st_size == size for name, size in index["files"].items())

@@ -1,7 +1,7 @@
-"""hashes.json in each cache folder: hashes of the blocks of its files, which show damage even if a file's size is unchanged.
+"""hashes.json in each cache folder: hashes of the blocks of the folder's files, which show damage even if a file's size is unchanged.
 
 A file of up to 64 MiB is verified when its folder is opened, and if the file is damaged, the folder is built again. Each block of a larger
-file is verified when it is first read; a damaged block ends the run with an error, so that no run trains on it.
+file is verified when it is first read; a damaged block ends the run with an error, so that no run trains on damaged data.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def write_hashes(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str | None:
-    """Return the name of a damaged file; hashes.json if that file is damaged or any file is missing; None if there is no damage. Of a file
+    """Return the name of a damaged file; `HASHES` if hashes.json is damaged or a file is missing; None if there is no damage. Of a file
     over `WHOLE` bytes, only the size is checked.
     """
     try:
@@ -92,7 +92,7 @@ class HashedArray:
             content = self._numbers.view(np.uint8)[block * BLOCK : (block + 1) * BLOCK].data
             if _hash(content) != self._blocks[block]:
                 with contextlib.suppress(OSError):
-                    (self._path.parent / HASHES).unlink()  # without it, the next start builds the folder again
+                    (self._path.parent / HASHES).unlink()  # without this file, the next start builds the folder again
                 raise DataError(
                     f"{self._path}: damaged between byte {block * BLOCK:,} and byte {block * BLOCK + len(content):,}: not what was written "
                     "into the cache; start or resume the run again, which builds this part of the cache again, and check the disk"
@@ -101,8 +101,8 @@ class HashedArray:
 
 
 class HashedFiles:
-    """The files of a cache folder that build_once has verified, as arrays. All files are mapped when the object is created, so that the
-    arrays can be read even after the files were deleted.
+    """The files of a cache folder that build_once has verified, as arrays. All files are mapped when the object is created, so their arrays
+    stay readable even if the files are deleted.
     """
 
     def __init__(self, folder: Path):
@@ -138,7 +138,7 @@ def digest(*about: object) -> str:
 
 
 def texts_digest(texts: NDArray[np.uint64]) -> str:
-    """Return a hash of texts, in order, from the `text_hash` of each."""
+    """Return a hash of a sequence of texts from the `text_hash` of each."""
     return hashlib.blake2b(np.asarray(texts, "<u8").tobytes(), digest_size=16).hexdigest()
 
 

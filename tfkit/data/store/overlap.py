@@ -1,4 +1,4 @@
-"""The overlap of held-out and training rows, which inflates scores: how many held-out rows are also training rows."""
+"""The overlap of held-out and training data, which inflates scores: the number of held-out rows that are also training rows."""
 
 import contextlib
 from collections.abc import Sequence
@@ -14,9 +14,8 @@ Hashes = NDArray[Any]  # (rows,) uint64, the `texts` of a cached source (Example
 
 
 def cached_hashes(fingerprint: str) -> Hashes | None:
-    """Return the hashes of a source's texts from the cache; None if they are missing or damaged.
-
-    `fingerprint`: that of the source's example set or token stream.
+    """Return the hashes of a source's texts from the cache; None if they are missing or damaged. `fingerprint`: that of the source's
+    example set or token stream.
     """
     for kind in ("examples", "streams"):
         folder = cache_folder() / kind / fingerprint

@@ -1,4 +1,4 @@
-"""The memory-mapped stream of a source's token ids, with document boundaries; built once, in constant memory, and cached.
+"""The memory-mapped stream of a source's token ids, with document boundaries, which is built once, in constant memory, and cached.
 
     document 0          document 1          last document
     bos a b c           bos d e        ...  bos z eos       bos = eos: one id ends a document and begins the next
@@ -70,7 +70,7 @@ class TokenStream:
 
 
 def check_ids(name: str, max_id: int, vocab_size: int) -> None:
-    """Raise ModelError if a source has an id outside the model's vocabulary. A GPU would only report a device-side assertion."""
+    """Raise ModelError if a source has an id outside the model's vocabulary, for which a GPU would only report a device-side assertion."""
     if max_id >= vocab_size:
         raise ModelError(
             f"{name}: the tokenizer gives ids up to {max_id}, the model's vocabulary ends at {vocab_size - 1}; "
@@ -81,11 +81,11 @@ def check_ids(name: str, max_id: int, vocab_size: int) -> None:
 def token_stream(
     source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None = None, *, sentences: bool = False
 ) -> TokenStream:
-    """Return the stream of a source, which is built in the cache if it is not there yet. Raises DataError for a bad row that is not
-    skipped, and if there is no text.
+    """Return the stream of a source from the cache, or build it there. Raises DataError for a bad row that is not skipped, and if there is
+    no text.
 
-    `progress` is called with the number of bytes of text tokenized since its last call, and may raise to stop. `sentences`: store the
-    positions of sentences, too; such streams are cached separately.
+    `progress` is called with the number of bytes of text tokenized since its last call; an exception that it raises stops the building.
+    `sentences`: store the positions of sentences, too; such streams are cached separately.
     """
     versions = [SENTENCES_VERSION] if sentences else []
     fingerprint = digest(STREAM_VERSION, source.fingerprint(), tokenizer.fingerprint(), *versions)
@@ -109,10 +109,10 @@ def token_stream(
 def write_stream(
     folder: Path, source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None = None, sentences: bool = False
 ) -> None:
-    """Write the stream into an empty folder; the index is written last. Raises DataError if no row has text. Only one batch of texts is in
-    memory, or one text that is longer than a batch.
+    """Write the stream into an empty folder; the index is written last. Raises DataError if no row has text. Memory holds one batch of
+    texts at a time, which is tokenized on all threads, or one text that is longer than a batch.
 
-    Each batch is tokenized on all threads. `sentences`: tokenize each sentence separately, as BERT's script does, and write sentences.bin.
+    `sentences`: tokenize each sentence separately, as BERT's script does, and write sentences.bin.
     """
     names = (*_FILES, _SENTENCES) if sentences else _FILES
     with ExitStack() as files:
@@ -155,7 +155,7 @@ class _Writer:
         self.files = tokens, starts, text_bytes
         self.sentences = sentences
         self.dtype = "<u2" if tokenizer.size <= 1 << 16 else "<u4"
-        # If the template ends with eos, no eos is appended. If bos = eos, none is either, since the next document's bos ends a document.
+        # If the template ends with eos, no eos is appended. Nor is it if bos = eos, since the next document's bos ends a document.
         eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
         self.closing = [] if tokenizer.suffix[-1:] == tuple(eos) else eos
         self.separator = [] if tokenizer.prefix[:1] == tuple(eos) else self.closing
@@ -210,12 +210,11 @@ class _Writer:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Return the sentences of a text for next sentence prediction, each with the white space before it. The sentences together are the
-    text.
+    """Return the sentences of a text for next sentence prediction, each with the white space before it. Joined, they are the text.
 
-    A sentence ends at the end of its line, after Chinese or Japanese final punctuation, or after other final punctuation if white space and
-    no lower-case letter follow (`e.g. this` is not split). Lines of code are sentences, too. Texts are cut before white space or after
-    Chinese or Japanese punctuation, where BERT's tokenizer begins a new word anyway.
+    A sentence ends at the end of its line (of code, too), after Chinese or Japanese final punctuation, or after other final punctuation if
+    white space and no lower-case letter follow (`e.g. this` is not split). Texts are cut before white space or after Chinese or Japanese
+    punctuation, where BERT's tokenizer begins a new word anyway.
     """
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     starts = [0, *(end for end in ends if end < len(text))]

@@ -18,13 +18,13 @@ from tfkit.tokenizer.tokenizer_files import CONFIG, TOKENIZER
 
 # By kind of tokenizer, 1 for the others; part of the fingerprint: raise a version when the same text gives another tokenizer.
 _TRAINER_VERSIONS = {"bpe_byte_fallback": 2}
+_PIECE = 1 << 16  # characters: a longer row is sampled in pieces, over its whole length
 
 
 def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, progress: Callable[[int], None] | None = None) -> Tokenizer:
     """Return the tokenizer that the recipe's `tokenizer` section describes, from the cache or trained on the sources. Raises DataError for
-    a bad row that is not skipped, and if there is no text.
-
-    `progress` is called with the number of bytes of each text read, and may raise to stop.
+    a bad row that is not skipped, and if there is no text. `progress` is called with the number of bytes of each text that is read; an
+    exception that it raises stops the training.
     """
     texts = "".join(source.fingerprint() for source in sources)
     version = _TRAINER_VERSIONS.get(section.kind, 1)
@@ -35,7 +35,10 @@ def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, prog
         (path / TOKENIZER).write_bytes(trained.tokenizer_json.encode())
         (path / CONFIG).write_text(json.dumps(dict(trained.settings)) + "\n", encoding="utf-8")
 
-    return build_and_open(folder, lambda path: (path / TOKENIZER).is_file(), build, _read)[0]
+    def read(path: Path) -> Tokenizer:
+        return Tokenizer.from_json((path / TOKENIZER).read_bytes().decode(), json.loads((path / CONFIG).read_bytes()))
+
+    return build_and_open(folder, lambda path: (path / TOKENIZER).is_file(), build, read)[0]
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class _Sample:
 
 
 def sample_texts(sources: Sequence[Source], sample_bytes: int) -> Iterator[str]:
-    """Yield the texts of the sources, or, if they have more than `sample_bytes` bytes, a sample of so many that is spread evenly over them.
+    """Yield the texts of the sources, or, if they have more than `sample_bytes` bytes, a sample of `sample_bytes`, spread evenly over them.
 
     All rows are read twice, since the bytes of text in a compressed file are not known in advance. Raises DataError if there is no text.
     """
@@ -73,13 +76,6 @@ def sample_texts(sources: Sequence[Source], sample_bytes: int) -> Iterator[str]:
         seen += len(content)
 
 
-_PIECE = 1 << 16  # characters: a long row is sampled in pieces, over its whole length
-
-
 def _all_rows(sources: Sequence[Source]) -> Iterator[Row]:
     for source in sources:
         yield from source.rows()
-
-
-def _read(folder: Path) -> Tokenizer:
-    return Tokenizer.from_json((folder / TOKENIZER).read_bytes().decode(), json.loads((folder / CONFIG).read_bytes()))
