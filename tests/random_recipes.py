@@ -2,10 +2,10 @@
 
 import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from attacks.mutations import mutated_bytes, mutated_values
 from hypothesis import strategies as st
 from schema_walk import walk
 
@@ -163,7 +163,7 @@ FROM_SCHEMA: Strategy = from_schema(_SCHEMA["$defs"]["Recipe"], _SCHEMA["$defs"]
 RECIPES: Strategy = FROM_SCHEMA.map(tidy) | FROM_SCHEMA.map(tidy) | FROM_SCHEMA | NEARLY | SHAPELESS
 
 
-def as_yaml(recipe: dict[str, Any]) -> bytes:
+def as_yaml(recipe: Any) -> bytes:
     """Encode as JSON, which is YAML."""
     return json.dumps(recipe, ensure_ascii=False).encode("utf-8", "replace")
 
@@ -184,66 +184,23 @@ _PIECES = [
 ]
 
 
-def mutated_bytes(dice: random.Random) -> bytes:
-    """Return the bytes of a bundled recipe with a few pieces removed, inserted, doubled or moved."""
-    content = bytearray(dice.choice(BUNDLED))
-    for _ in range(dice.randint(1, 6)):
-        at, to = sorted((dice.randrange(len(content) + 1), dice.randrange(len(content) + 1)))
-        to = min(to, at + dice.randint(0, 40))
-        match dice.randrange(5):
-            case 0:
-                del content[at:to]
-            case 1:
-                content[at:at] = dice.choice(_PIECES)
-            case 2:
-                content[at:at] = content[at:to]
-            case 3:
-                content[at:to] = dice.choice(_PIECES)
-            case 4 if content:
-                content[at - 1] ^= 1 << dice.randrange(8)
-    return bytes(content)
-
-
-def mutated_tree(dice: random.Random) -> bytes:
-    """Return a bundled recipe whose values and names were changed, removed or swapped."""
-    recipe = plain(parse(dice.choice(BUNDLED).decode(), "bundled")[0])
-    for _ in range(dice.randint(1, 3)):
-        box, key = dice.choice(list(_boxes(recipe)))
-        _MUTATIONS[dice.randrange(len(_MUTATIONS))](box, key, dice)
-        if not recipe:
-            break
-    return as_yaml(recipe)
-
-
-def _boxes(value: Any) -> Any:
-    """Yield each entry of each mapping and list, as its container and its key."""
-    entries = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
-    for key, inner in entries:
-        yield value, key
-        yield from _boxes(inner)
-
-
 _VALUES: list[Any] = [
     *(None, True, -1, 0, 1, 2**62, 2**80, 1.5, -0.0, 1e308, float("nan"), float("inf"), "", "no", "x" * 1000, [], {}, [[]], {"": 0}),
     *({"kind": "muon"}, {"preset": "gpt2"}, [{"path": "/"}], "\x85", "FRA"),
 ]
 
 
-def _replace(box: Any, key: Any, dice: random.Random) -> None:
-    box[key] = dice.choice(_VALUES)
+def mutated_text(dice: random.Random) -> bytes:
+    """Return the bytes of a bundled recipe with a few pieces removed, inserted, doubled or changed."""
+    content = dice.choice(BUNDLED)
+    for _ in range(dice.randint(1, 6)):
+        content = mutated_bytes(content, dice, _PIECES, most=40)
+    return content
 
 
-def _remove(box: Any, key: Any, dice: random.Random) -> None:
-    del box[key]
-
-
-def _rename(box: Any, key: Any, dice: random.Random) -> None:
-    if isinstance(box, dict):
-        box[dice.choice(NAMES)] = box.pop(key)
-
-
-def _nest(box: Any, key: Any, dice: random.Random) -> None:
-    box[key] = [box[key]] * dice.randint(1, 4)
-
-
-_MUTATIONS: list[Callable[[Any, Any, random.Random], None]] = [_replace, _replace, _remove, _rename, _nest]
+def mutated_tree(dice: random.Random) -> bytes:
+    """Return a bundled recipe whose values and names were changed, removed or moved."""
+    recipe = plain(parse(dice.choice(BUNDLED).decode(), "bundled")[0])
+    for _ in range(dice.randint(1, 3)):
+        recipe = mutated_values(recipe, dice, _VALUES, NAMES)
+    return as_yaml(recipe)

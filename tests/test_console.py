@@ -3,13 +3,11 @@ import contextlib
 import io
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -19,8 +17,9 @@ from unittest import mock
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tiny_runs import on_terminal
 
-from tfkit import console
+from tfkit import console, units
 from tfkit.cli.results import align_columns, align_facts
 from tfkit.console.characters import ascii_only, escaped, escaped_line, fit
 
@@ -64,6 +63,8 @@ def test_the_result_alone_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> 
     console.say("said")
     console.warn("warned")
     console.error("r.yaml:1:2: wrong")
+    with console.progress("a short task", 3) as bar:  # which says nothing
+        bar.advance()
     out, err = capsys.readouterr()
     assert out == 'one\n{"a": [1, null]}\n'
     assert err == "said\nwarning: warned\nr.yaml:1:2: wrong\n"
@@ -129,21 +130,13 @@ def test_progress_off_a_terminal_is_a_line_now_and_then(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "reading  2k/3k files  ETA 0:06\nreading  3k/3k files  0:13\n"
 
 
-def test_a_short_task_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.progress("reading", 3) as bar:
-        bar.advance()
-    assert capsys.readouterr().err == ""
-
-
 def test_ascii_only_is_readable_and_loses_nothing() -> None:
     assert ascii_only("a – b → µg “x” …") == 'a - b -> ug "x" ...'
     assert ascii_only("é 😀") == "\\xe9 \\U0001f600"
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX"])
-def test_in_the_locale_c_words_are_ascii_and_results_stay(
-    locale: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_the_locale_c_words_alone_are_ascii(locale: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_ALL", locale)
     console.say("é")
     console.result("é")
@@ -182,24 +175,11 @@ console.result("done")
 
 def on_a_terminal(code: str, **environment: str) -> str:
     """Return the output of a program to a terminal of its own."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork in a process with threads: the child only starts another program
-        process, terminal = pty.fork()
-    if process == 0:
-        os.environ.update({"TERM": "xterm", "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"} | environment)
-        os.execv(sys.executable, [sys.executable, "-W", "ignore", "-c", code])
-    written = b""
-    while True:
-        try:
-            chunk = os.read(terminal, 4096)
-        except OSError:  # on Linux, when the other end is closed
-            break
-        if not chunk:
-            break
-        written += chunk
-    os.close(terminal)
-    assert os.waitpid(process, 0)[1] == 0, written
-    return written.decode()
+    given = os.environ | {"TERM": "xterm", "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"} | environment
+    program = [sys.executable, "-W", "ignore", "-c", code]
+    end, written = on_terminal(lambda terminal: subprocess.Popen(program, env=given, stdin=terminal, stdout=terminal, stderr=terminal))
+    assert end == 0, written
+    return written
 
 
 @pytest.mark.parametrize("columns", [20, 60, 120])
@@ -212,21 +192,6 @@ def test_on_a_terminal_one_line_is_updated_and_fits(columns: int) -> None:
     assert "\x1b[33mwarning: careful\x1b[0m" in shown
     assert ("━" in shown) == (columns == 120)
     assert shown.rstrip().endswith("done")
-
-
-def test_without_colour_and_in_the_locale_c() -> None:
-    shown = on_a_terminal(TERMINAL.format(fields=FIELDS), COLUMNS="120", NO_COLOR="1", LC_ALL="C")
-    assert "\x1b[33m" not in shown
-    assert shown.isascii()
-    dumb = on_a_terminal(TERMINAL.format(fields=FIELDS), TERM="dumb")
-    assert "####" not in dumb
-    assert "\x1b" not in dumb
-
-
-def test_rich_is_imported_only_for_a_terminal() -> None:
-    code = "import sys; from tfkit import console\nwith console.live() as l: l.update({'step': 1})\nprint('rich' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout == "False\n"
 
 
 def test_a_run_outlives_the_reader_of_its_log() -> None:
@@ -393,3 +358,52 @@ def test_the_live_line_shows_no_control_characters_of_a_name() -> None:
     shown = on_a_terminal(script, COLUMNS="99")
     assert r"a\x1b]0;title\x07\x9b2J" in shown
     assert not {"\x1b]", "\x07", "\x9b"} & {*shown, "\x1b]" * ("\x1b]" in shown)}
+
+
+# -- units
+
+
+NAN = float("nan")
+SHOWN: dict[Callable[[float], str], dict[float, str]] = {
+    units.format_count: {0: "0", 999: "999", 999.6: "1k", 12_345: "12.3k", 1e6: "1M", 124_439_808: "124M", NAN: "?"},
+    units.format_seconds: {0: "0:00", 7.4: "0:07", 59.7: "1:00", 190: "3:10", 7384: "2:03:04", 439_200: "5d 02h", -1: "?", NAN: "?"},
+    units.format_mass: {0: "0 g", 1.2e-5: "12 ug", 0.195: "195 mg", 0.99999: "1 g", 1.25: "1.2 g", 3400: "3.4 kg", 5.6e6: "5.6 t"}
+    | {3e-7: "0.3 ug", 1e-9: "0 ug"},
+    units.format_energy: {0: "0 Wh", 0.012: "12 mWh", 0.41: "410 mWh", 1.5: "1.5 Wh", 3400: "3.4 kWh", 3.1e6: "3.1 MWh"}
+    | {4.12e-4: "0.4 mWh"},
+    units.format_bytes: {0: "0 B", 999: "999 B", 12_345: "12.3 kB", 3.4e9: "3.4 GB", 5.6e12: "5.6 TB"},
+}
+
+
+@pytest.mark.parametrize(("format_", "texts"), SHOWN.items(), ids=lambda part: getattr(part, "__name__", ""))
+def test_quantities_are_short_texts(format_: Callable[[float], str], texts: dict[float, str]) -> None:
+    assert {value: format_(value) for value in texts} == texts
+
+
+@given(st.floats(1e-9, 1e15))
+def test_units_never_mislead(value: float) -> None:
+    """The number that is read back from the text is the value, to the digits shown."""
+    for format_, sizes in (
+        (units.format_mass, {"ug": 1e-6, "mg": 1e-3, "g": 1, "kg": 1e3, "t": 1e6}),
+        (units.format_energy, {"mWh": 1e-3, "Wh": 1, "kWh": 1e3, "MWh": 1e6}),
+    ):
+        number, unit = format_(value).split()
+        assert abs(float(number) * sizes[unit] - value) <= max(0.051 * sizes[unit], 0.0051 * value)
+
+
+def test_one_thing_or_epoch_is_not_several() -> None:
+    assert [units.format_number_of(count, "row") for count in (0, 1, 2, 12_000)] == ["0 rows", "1 row", "2 rows", "12,000 rows"]
+
+    assert [units.format_epochs(count) for count in (1, 0.9999, 0.25, 3.004)] == ["1 epoch", "1 epoch", "0.25 epochs", "3 epochs"]
+
+
+def test_fields_of_a_step() -> None:
+    fields = {"step": 3, "lr": 1e-12, "energy_kwh": 1.0, "loss": None, "note": "x"}
+    assert units.format_fields(fields) == ["step 3", "lr 1.0e-12", "1 kWh", "note x"]
+
+
+def test_baselines_are_shown_by_one_metric() -> None:
+    found = {"most_frequent_tag": {"accuracy": 0.5, "f1": 0.0}, "most_frequent_tag_of_word": {"accuracy": 0.75, "f1": 0.123456}}
+    assert units.format_baselines(found) == "f1 0 most frequent tag, 0.1235 most frequent tag of word"
+    assert units.format_baselines({"mean": {"rmse": 1.5}}) == "rmse 1.5 mean"
+    assert units.format_baselines({}) == ""

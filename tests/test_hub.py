@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import tokenizers
 import torch
-from safetensors.torch import load_file, save_file
-from tiny_files import edit_config
+from safetensors.torch import load_file
+from tiny_files import edit_config, edit_weights
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -45,13 +45,6 @@ def write(folder: Path, preset: str = "gpt2", **changes: Any) -> Transformer:
     folder.mkdir(parents=True, exist_ok=True)
     save_model(folder, model.config, model.state_dict(), None)
     return model.eval()
-
-
-def edit_weights(folder: Path, edit: Callable[[dict[str, Tensor]], None]) -> None:
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
-    edit(tensors)
-    save_file(tensors, path, {"format": "pt"})
 
 
 def refusal(folder: Path) -> str:

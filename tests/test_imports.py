@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tfkit.families import FAMILIES
+from tfkit.openmp import SPIN_COUNT, limit_spinning
 
 PACKAGE = Path(__file__).parent.parent / "tfkit"
 MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -233,7 +234,7 @@ def test_the_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     assert done.returncode == 0, "\n".join(line for line in lines if not line.startswith("import time:"))
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in lines if line.startswith("import time:")}
     assert "tfkit" in loaded
-    assert not loaded & {*HEAVY, "numpy"}
+    assert not loaded & {*HEAVY, "numpy", "rich"}
 
 
 # What torch, or a library that a few commands need, imports in a tenth of a second or more.
@@ -325,3 +326,35 @@ def test_a_traceback_names_one_file() -> None:
     """The files of the commands are named as these, and `__init__` is no name of its own."""
     names = Counter(path.name for module, path in MODULES.items() if room(module) != "cli" and path.name != "__init__.py")
     assert not {name for name, count in names.items() if count > 1}
+
+
+# -- the bounded spin of idle threads: set before torch loads, and never over what the user set
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP")
+def test_the_library_of_torch_reads_it() -> None:
+    """`import tfkit` is early enough: libgomp shows its settings as it loads."""
+    settings = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "OMP_", "KMP_"))}
+    command = [sys.executable, "-c", "import tfkit, torch"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=settings | {"OMP_DISPLAY_ENV": "VERBOSE"})
+    if "GOMP_SPINCOUNT" not in done.stderr:
+        pytest.skip("this build of torch has another OpenMP")
+    assert f"GOMP_SPINCOUNT = '{SPIN_COUNT}'" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"])
+def test_a_user_s_own_setting_wins(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setenv(name, "7")
+    limit_spinning()
+    assert os.environ.get("GOMP_SPINCOUNT") == ("7" if name == "GOMP_SPINCOUNT" else None)
+
+
+def test_with_torch_loaded_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch  # noqa: F401
+
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    limit_spinning()
+    assert "GOMP_SPINCOUNT" not in os.environ

@@ -18,12 +18,8 @@ def drawn() -> dict[str, Tensor]:
     """Draw tensors of several types and shapes, some of them transposed or empty."""
     made: dict[str, Tensor] = {f"weight.{i}": torch.randn(i + 1, 3).t() for i in range(9)}
     made |= {"random": torch.arange(5, dtype=torch.uint8), "step": torch.tensor(3.0), "nothing": torch.empty(0, 4)}
-    return made | {
-        "half": torch.randn(3).bfloat16(),
-        "count": torch.tensor([7]),
-        "wide": torch.randn(2).double(),
-        "flag": torch.tensor(True),
-    }
+    made |= {"half": torch.randn(3).bfloat16(), "count": torch.tensor([7]), "wide": torch.randn(2).double(), "flag": torch.tensor(True)}
+    return made
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])

@@ -3,9 +3,13 @@
 import csv
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
+
+from safetensors.torch import load_file, save_file
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> Path:
@@ -26,6 +30,18 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every value inside a JSON document, the outer ones first."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+def at(value: Any, path: Iterable[Any]) -> Any:
+    """Return the value at a path."""
+    return reduce(getitem, path, value)
+
+
 def receipt(run: Path | str) -> dict[str, Any]:
     return read_json(Path(run, "run.json"))
 
@@ -40,6 +56,13 @@ def edit_config(folder: Path, remove: tuple[str, ...] = (), **changes: Any) -> N
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) | changes
     path.write_text(json.dumps({name: value for name, value in config.items() if name not in remove}), encoding="utf-8")
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the tensors of a model folder's model.safetensors."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 def read_by(kind: Any, folder: Path) -> Any:

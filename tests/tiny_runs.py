@@ -12,16 +12,19 @@ import importlib
 import io
 import itertools
 import json
+import math
 import os
 import pkgutil
+import pty
 import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -33,6 +36,7 @@ import numpy as np
 # A run's imports, so that the children have them from the start; torch's optimizers import dynamo in their first step.
 import torch._dynamo
 from tiny_files import read_rows
+from torch import Tensor, nn
 
 import tfkit.cli
 import tfkit.engine
@@ -44,6 +48,7 @@ from tfkit.objectives.causal_lm import CausalLM
 from tfkit.run.machine import describe_machine
 from tfkit.training import peak_speed
 from tfkit.training.isolation import isolated
+from tfkit.training.optimizer import Optimizer
 from tfkit.training.step import Stepper
 
 with warnings.catch_warnings():
@@ -65,6 +70,8 @@ describe_machine()  # whose versions are looked up once a process
 torch.set_num_threads(_threads)
 gc.freeze()  # the children's collector ignores what is here, so the pages stay shared
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "and", "ran", "fast", "slow", "big", "small", "red", "Straße", "🙂"]
+Fault = Callable[[], object]  # what is called in a process before tfkit runs there
+Main = Callable[[list[str]], int]
 HANG_SECONDS = 600  # no command of a test takes a tenth of it, however busy the machine is
 INEXACT = ("tokens_per_second", "mfu", "memory", "energy_wh", "emissions_g")
 
@@ -145,7 +152,7 @@ def write_recipe(folder: Path, corpus: Path) -> Path:
     return path
 
 
-def both(*faults: Callable[[], object]) -> Callable[[], None]:
+def both(*faults: Fault) -> Callable[[], None]:
     """Return a fault that is these, in their order."""
 
     def before() -> None:
@@ -158,16 +165,15 @@ def both(*faults: Callable[[], object]) -> Callable[[], None]:
 class Process:
     """tfkit with these arguments in a fork, or another program; `before` is called in it first, to inject a fault."""
 
-    def __init__(
-        self, folder: Path, arguments: list[str], before: Callable[[], object] | None = None, program: Callable[[list[str]], int] = main
-    ):
-        self.program = program
+    def __init__(self, folder: Path, arguments: list[str], before: Fault | None = None, program: Main = main):
         self.files = [folder / f"{name}-{time.monotonic_ns()}" for name in ("out", "err")]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # forking beside the threads of torch: the child starts none
             self.pid = os.fork()
         if self.pid == 0:
-            self._run(arguments, before)
+            for descriptor, path in enumerate(self.files, 1):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+            _become_program(program, arguments, before)
 
     def wait(self) -> Done:
         _, status, usage = os.wait4(self.pid, 0)
@@ -178,23 +184,6 @@ class Process:
     def kill(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def _run(self, arguments: list[str], before: Callable[[], object] | None) -> None:
-        code = 99
-        try:
-            for descriptor, path in enumerate(self.files, 1):
-                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
-            sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) for descriptor in (1, 2))
-            faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=2)
-            if before is not None:
-                before()
-            code = self.program(arguments)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            for stream in filter(None, (sys.stdout, sys.stderr)):  # a fault may have closed one
-                stream.flush()
-            os._exit(code)
-
 
 class Program(subprocess.Popen[Any]):
     """`python -m tfkit` with these words in a fork: its stdin, stdout, stderr, folder and environment are those of a Popen's options.
@@ -202,13 +191,7 @@ class Program(subprocess.Popen[Any]):
     `before` is called in it first. `program` is what runs instead of tfkit.
     """
 
-    def __init__(
-        self,
-        words: Sequence[object],
-        before: Callable[[], object] | None = None,
-        program: Callable[[list[str]], int] = main,
-        **options: Any,
-    ):
+    def __init__(self, words: Sequence[object], before: Fault | None = None, program: Main = main, **options: Any):
         self.before, self.program = before, program
         super().__init__(["tfkit", *map(str, words)], **options)
 
@@ -225,18 +208,12 @@ class Program(subprocess.Popen[Any]):
             for end in (to_stdin, from_stdout, from_stderr):
                 if end != -1:
                     os.close(end)
-            _become_program(self.program, args[1:], folder, environment, self.before)
+            _become_program(self.program, args[1:], self.before, folder, environment)
         self._child_created = True
         self._close_pipe_fds(stdin, to_stdin, from_stdout, stdout, from_stderr, stderr)
 
 
-def _become_program(
-    program: Callable[[list[str]], int],
-    words: list[str],
-    folder: str | None,
-    environment: Mapping[str, str] | None,
-    before: Callable[[], object] | None,
-) -> None:
+def _become_program(program: Main, words: list[str], before: Fault | None, folder: Any = None, environment: Any = None) -> None:
     """Do what a new interpreter would do with its three files, which a test may have closed or put on a terminal, and end."""
     code = 99
     try:
@@ -252,12 +229,27 @@ def _become_program(
         if before is not None:
             before()
         code = program(words)
-        sys.stdout.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # a fault may have closed one
+            stream.flush()
     except BaseException:
         traceback.print_exc()
         code = code or 120  # which Python gives if the last output fails
     finally:
         os._exit(code)
+
+
+def on_terminal(start: Callable[[int], "subprocess.Popen[Any]"], columns: int = 80) -> tuple[int, str]:
+    """Return the exit code of a program that `start` puts on a terminal of this many columns, and what it wrote there."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    program = start(theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    os.close(ours)
+    return program.wait(), shown.decode()
 
 
 def run_here(words: Sequence[object], folder: Path | None = None) -> Done:
@@ -331,6 +323,39 @@ def raising(error: BaseException) -> Callable[..., None]:
     return fail
 
 
+def spoil(module: str, step: int, value: float = math.nan, backward: bool = False) -> Replaced:
+    """A fault: in one step, the output of a module, or the gradient that comes back to it, holds a number that is not finite."""
+
+    def spoilt(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        if backward:
+            output.register_hook(lambda gradient: gradient * value)
+            return output
+        return output * value
+
+    def make(accumulate: Callable[..., Any]) -> Callable[..., Any]:
+        def struck(self: Stepper, now: int, *arguments: Any) -> Any:
+            handle = self.model.get_submodule(module).register_forward_hook(spoilt, prepend=True) if now == step else None
+            try:
+                return accumulate(self, now, *arguments)
+            finally:
+                if handle:
+                    handle.remove()
+
+        return struck
+
+    return Replaced(Stepper, "_accumulate", make)
+
+
+def spoil_weight(update: int) -> After:
+    """A fault: after this update of the optimizer, counted from 1, a weight is no longer finite."""
+
+    def spoilt(_: None, optimizer: Optimizer, *factors: float) -> None:
+        with torch.no_grad():
+            optimizer.parameters["decoder.norm.weight"][0] = math.inf
+
+    return After(Optimizer, "step", spoilt, update)
+
+
 class Strike(Before):
     """A fault: the process gets a signal as the `call`-th micro-batch of its steps, or call of a function, begins, counted from 1."""
 
@@ -342,7 +367,7 @@ class Strike(Before):
 strike = Strike
 
 
-def run_tfkit(folder: Path, words: Sequence[object], before: Callable[[], object] | None = None) -> Done:
+def run_tfkit(folder: Path, words: Sequence[object], before: Fault | None = None) -> Done:
     """Run tfkit to its end: in this process, or after `before` in one of its own, whose output goes to files in `folder`.
 
     A fault that can be taken back, such as a signal that tfkit handles, needs no process; `fault.__call__` gets one, whose stderr
@@ -356,12 +381,12 @@ def run_tfkit(folder: Path, words: Sequence[object], before: Callable[[], object
     return Process(folder, [str(word) for word in words], before).wait()
 
 
-def pretrain(run: Path, recipe: Path, *words: str, before: Callable[[], object] | None = None) -> Done:
+def pretrain(run: Path, recipe: Path, *words: str, before: Fault | None = None) -> Done:
     """Run a whole training."""
     return run_tfkit(run.parent, ["pretrain", recipe, "--run", run, "--threads", "1", *words], before)
 
 
-def finetune(run: str, *words: str, before: Callable[[], object] | None = None) -> Done:
+def finetune(run: str, *words: str, before: Fault | None = None) -> Done:
     """Run task.yaml of the current folder."""
     return run_tfkit(Path.cwd(), ["finetune", "task.yaml", "--run", run, "--threads", "1", *words], before)
 
@@ -383,6 +408,20 @@ def evaluate(folder: Path, *words: object) -> Done:
 
 def records(run: Path) -> list[dict[str, Any]]:
     return read_rows(run / "metrics.jsonl")
+
+
+def steps(run: Path) -> list[dict[str, Any]]:
+    """Return the records of the logged steps."""
+    return [record for record in records(run) if "loss" in record]
+
+
+def losses(run: Path) -> list[float]:
+    return [record["loss"] for record in steps(run)]
+
+
+def evaluations(run: Path) -> dict[int, dict[str, Any]]:
+    """Return the scores of each evaluation, by its step."""
+    return {record["step"]: record["evaluation"] for record in records(run) if "evaluation" in record}
 
 
 def exact(run: Path) -> list[dict[str, Any]]:

@@ -1,15 +1,18 @@
 """Tiny random models that generate: decoders of several shapes, windowed ones too, and encoder-decoders."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from tiny_layouts import GPT2_LAYOUT, LLAMA_LAYOUT
 
 from tfkit.generation.complete import TextCompletion, complete, encode_prompts
+from tfkit.hub import save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.recipe.schema.output_sections import GenerationSection
-from tfkit.tokenizer import Tokenizer
+from tfkit.tokenizer import Tokenizer, train_byte_bpe
 
 _LLAMA: dict[str, Any] = LLAMA_LAYOUT | {"num_heads": 6, "num_kv_heads": 2}
 DECODERS: dict[str, dict[str, Any]] = {
@@ -95,3 +98,31 @@ def complete_texts(
 ) -> list[TextCompletion]:
     """Continue texts; `rendered`: by a chat template."""
     return complete(model, tokenizer, encode_prompts(model, tokenizer, texts, rendered=rendered), settings, **how)
+
+
+# -- models with a tokenizer whose attention can be looked at
+
+ATTENDED = ["the cat sat on the mat and the dog ran to the cat", "a dog sat on a mat", "the mat is on the dog"] * 4
+TEXT = "the cat sat on the mat and the dog"
+
+
+def write_attended(folder: Path, family: str, change: Callable[[Transformer], object] = lambda _: None, context_length: int = 40) -> Path:
+    """Save a tiny random model of a family, changed by `change`, with a tokenizer of its own; return the folder."""
+    tokenizer = train_byte_bpe(ATTENDED, 300, add_bos=False)
+    model = tiny_model(family, context_length, vocab_size=tokenizer.size)
+    with torch.no_grad():
+        change(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = family if family in ("t5", "gemma2", "gpt2") else None
+    ids = {"decoder_start_token_id": START, "eos_token_id": tokenizer.eos_id}
+    save_model(folder, model.config, model.state_dict(), tokenizer, family=name, special_ids=ids if model.encoder is not None else {})
+    return folder
+
+
+def aim_heads(model: Transformer) -> None:
+    """Make heads of a tiny T5 by its position bias: in the encoder head 0 attends to the token before, 1 to the one after, 2 to itself; in
+    the decoder head 1 to the token before.
+    """
+    encoder, decoder = model.stacks
+    for stack, head, bucket in ((encoder, 0, 1), (encoder, 1, 4 + 1), (encoder, 2, 0), (decoder, 1, 1)):
+        stack.position_bias.weight[bucket, head] = 1000.0

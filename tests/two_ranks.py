@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from tiny_files import write_rows
-from tiny_runs import After, Before, Done, Process, pretrain, raising, records, write_corpus, write_recipe
+from tiny_runs import After, Before, Done, Fault, Process, pretrain, raising, write_corpus, write_recipe
+from tiny_runs import losses as losses
 from torch import Tensor
 
 from tfkit.data import Loader
@@ -51,11 +52,6 @@ def assert_close_checkpoints(one: Path, other: Path) -> None:
             torch.testing.assert_close(*parts, rtol=1e-6, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def losses(run: Path) -> list[float]:
-    """Return the losses in metrics.jsonl."""
-    return [record["loss"] for record in records(run) if "loss" in record]
-
-
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -64,13 +60,7 @@ def free_port() -> int:
 
 
 def start_ranks(
-    folder: Path,
-    words: list[str],
-    faults: Mapping[int, Callable[[], object]] | None = None,
-    size: int = 2,
-    *,
-    nodes: bool = False,
-    alone: bool = False,
+    folder: Path, words: list[str], faults: Mapping[int, Fault] | None = None, size: int = 2, *, nodes: bool = False, alone: bool = False
 ) -> list[Process]:
     """Start a command on all ranks; `faults` are called in the processes of their ranks first.
 
@@ -95,7 +85,7 @@ def start_ranks(
     return [Process(folder, words, before(rank)) for rank in range(1 if alone else size)]
 
 
-def run_ranks(run: Path, recipe: Path, *words: str, faults: Mapping[int, Callable[[], object]] | None = None, size: int = 2) -> list[Done]:
+def run_ranks(run: Path, recipe: Path, *words: str, faults: Mapping[int, Fault] | None = None, size: int = 2) -> list[Done]:
     """Run a whole training, and return how each rank ended."""
     command = ["pretrain", str(recipe), "--run", str(run), "--threads", "1", *words]
     return [process.wait() for process in start_ranks(run.parent, command, faults, size)]

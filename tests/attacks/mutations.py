@@ -1,11 +1,14 @@
-"""Random damage to a file, from a seed: bytes flipped, cut, inserted, and values of its JSON moved."""
+"""Random damage, from a seed: bytes flipped, cut, repeated and overwritten, and values of JSON replaced, removed and moved."""
 
 import copy
 import json
-import random
 import struct
+from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
+
+from tiny_files import at, places
 
 VALUES: list[Any] = [
     *(None, True, False, -1, 0, 1, 2, 7, 255, 65536, 2**31, 2**32 - 1, 2**63, 10**12, 10**30, 0.5, -2.5, 1e308, 5e-324),
@@ -15,112 +18,65 @@ VALUES: list[Any] = [
 ]
 
 
-def mutate(path: Path, random: random.Random) -> str:
-    """Damage a file once or twice; return a description."""
-    ways = []
-    for _ in range(random.choice((1, 1, 1, 2))):
-        if path.suffix == ".json" and random.random() < 0.7:
-            ways.append(_mutate_json(path, random))
-        elif path.suffix == ".safetensors" and random.random() < 0.6:
-            ways.append(_mutate_header(path, random))
-        else:
-            ways.append(_mutate_bytes(path, random))
-    return f"{path.name}: {', '.join(ways)}"
-
-
-def _mutate_bytes(path: Path, random: random.Random) -> str:
-    data = bytearray(path.read_bytes())
-    at, length = random.randrange(len(data) + 1), random.choice((1, 2, 8, 100))
-    if random.random() < 0.3:
-        at = min(at, random.randrange(64))  # where formats describe what follows
-    match random.choice(("flip", "cut", "remove", "insert", "overwrite", "repeat", "fill")):
-        case "flip" if data:
-            at %= len(data)
-            data[at] ^= 1 << random.randrange(8)
-            way = f"bit flipped in byte {at}"
-        case "cut":
-            del data[at:]
-            way = f"cut at {at}"
-        case "remove":
-            del data[at : at + length]
-            way = f"{length} removed at {at}"
-        case "overwrite":
-            data[at : at + length] = random.randbytes(length)
-            way = f"{length} overwritten at {at}"
-        case "repeat":
-            data[at:at] = data[at : at + length] * 50
-            way = f"{length} repeated at {at}"
-        case "fill":
-            data[at : at + length] = bytes([random.choice((0, 32, 255))]) * length
-            way = f"{length} filled at {at}"
-        case _:
-            data[at:at] = random.randbytes(length)
-            way = f"{length} inserted at {at}"
-    path.write_bytes(data)
-    return way
-
-
-def _mutate_json(path: Path, random: random.Random) -> str:
-    try:
-        document = json.loads(path.read_bytes())
-    except ValueError:
-        return _mutate_bytes(path, random)
-    document, way = _changed(document, random)
-    path.write_text(json.dumps(document), encoding="utf-8")
-    return way
-
-
-def _mutate_header(path: Path, random: random.Random) -> str:
-    """Change the JSON of a safetensors header, and update its length."""
-    data = path.read_bytes()
-    try:
+def damage(path: Path, dice: Random) -> None:
+    """Damage a file once or twice."""
+    for _ in range(dice.choice((1, 1, 1, 2))):
+        data = path.read_bytes()
         length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length])
-    except ValueError:
-        return _mutate_bytes(path, random)
-    header, way = _changed(header, random)
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
-    return f"header {way}"
+        try:
+            if path.suffix == ".json" and dice.random() < 0.7:
+                data = json.dumps(mutated_values(json.loads(data), dice)).encode()
+            elif path.suffix == ".safetensors" and dice.random() < 0.6:
+                header = json.dumps(mutated_values(json.loads(data[8 : 8 + length]), dice)).encode()
+                data = struct.pack("<Q", len(header)) + header + data[8 + length :]
+            else:
+                data = mutated_bytes(data, dice)
+        except ValueError:  # no JSON after the first damage
+            data = mutated_bytes(data, dice)
+        path.write_bytes(data)
 
 
-def _changed(document: Any, random: random.Random) -> tuple[Any, str]:
-    """Return the document with one value replaced, removed, or moved to another's place."""
-    places = list(_places(document, ()))
-    if not places:
-        return random.choice(VALUES), "all replaced"
-    *path, key = random.choice(places) if random.random() < 0.5 else random.choice([place for place in places if len(place) <= 2])
-    owner = _at(document, path)
-    match random.choice(("value", "value", "remove", "other", "near", "name")):
+def mutated_bytes(content: bytes, dice: Random, pieces: Sequence[bytes] = (), most: int = 100) -> bytes:
+    """Return the content with one change of at most so many bytes, or cut; `pieces` are put in as random bytes are."""
+    data = bytearray(content)
+    start, length = dice.randrange(len(data) + 1), dice.choice((1, 2, 8, most))
+    if dice.random() < 0.3:
+        start = min(start, dice.randrange(64))  # where formats describe what follows
+    piece = dice.choice([dice.randbytes(length), bytes([dice.choice((0, 32, 255))]) * length, *pieces])
+    match dice.choice(("flip", "cut", "remove", "insert", "overwrite", "repeat")):
+        case "flip" if data[start:]:
+            data[start] ^= 1 << dice.randrange(8)
+        case "cut":
+            del data[start:]
+        case "remove":
+            del data[start : start + length]
+        case "overwrite":
+            data[start : start + length] = piece
+        case "repeat":
+            data[start:start] = data[start : start + length] * dice.choice((1, 50))
+        case _:
+            data[start:start] = piece
+    return bytes(data)
+
+
+def mutated_values(document: Any, dice: Random, values: Sequence[Any] = VALUES, names: Sequence[str] = ("x", "")) -> Any:
+    """Return the document with one value replaced, removed, wrapped, renamed, or moved to another's place."""
+    document = copy.deepcopy(document)
+    paths = [*places(document)]
+    if not paths:
+        return dice.choice(values)
+    *path, key = dice.choice(paths) if dice.random() < 0.5 else dice.choice([path for path in paths if len(path) <= 2])
+    owner = at(document, path)
+    match dice.choice(("value", "value", "remove", "other", "near", "name")):
         case "value":
-            owner[key] = copy.deepcopy(random.choice(VALUES))
-            way = f"= {str(owner[key])[:20]!r}"
+            owner[key] = copy.deepcopy(dice.choice(values))
         case "remove":
             del owner[key]
-            way = "removed"
         case "other":
-            owner[key] = copy.deepcopy(_at(document, random.choice(places)))
-            way = "= another value"
+            owner[key] = copy.deepcopy(at(document, dice.choice(paths)))
         case "near":
-            value = owner[key]
-            owner[key] = value + random.choice((-1, 1)) if isinstance(value, int) else [value]
-            way = f"= {str(owner[key])[:20]!r}"
+            owner[key] = owner[key] + dice.choice((-1, 1)) if isinstance(owner[key], int) else [owner[key]] * dice.randint(1, 4)
         case _:
             value = owner.pop(key)
-            owner.insert(0, value) if isinstance(owner, list) else owner.update({random.choice(("x", "", str(key) + "x")): value})
-            way = "moved"
-    return document, f"{'.'.join(map(str, (*path, key)))[:60]} {way}"
-
-
-def _places(value: Any, path: tuple[Any, ...]) -> Any:
-    """Yield the path of every value inside."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        yield (*path, key)
-        yield from _places(item, (*path, key))
-
-
-def _at(value: Any, path: Any) -> Any:
-    for key in path:
-        value = value[key]
-    return value
+            owner.insert(0, value) if isinstance(owner, list) else owner.update({dice.choice((*names, f"{key}x")): value})
+    return document

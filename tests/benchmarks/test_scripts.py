@@ -4,14 +4,18 @@ import gzip
 import json
 import lzma
 import math
+import os
 import random
 import subprocess
 import sys
+import typing
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import baselines
 import files_before_step
+import gpu_report
 import make_chat_pairs
 import make_sums
 import measured_runs
@@ -21,17 +25,26 @@ import pytest
 import reward_against_kl
 import scaling
 import startup
+import torch
+from gpu_report import RUNNERS, SHAPES, run_tests, shape_of, tfkit_config
 from hypothesis import given
 from hypothesis import strategies as st
 from make_sums import COPIES, HELD_OUT, RIGHT
+from plain_decoder import PlainDecoder, PlainLoop
 from preference_folds import split
 from reward_against_kl import read, svg, ticks
+from run_hashes import CASES, main, recipe
 from tiny_files import read_rows, write_rows
-from tiny_runs import pretrain, write_corpus, write_recipe
+from tiny_runs import Process, pretrain, write_corpus, write_recipe
 
 from tfkit.data.columns.rows import Row
-
-# -- baselines.py, startup.py
+from tfkit.families import FAMILIES, PRESETS
+from tfkit.model.transformer import on_meta
+from tfkit.recipe.reading.validate import section_types, tags
+from tfkit.recipe.schema.objective_facts import SECTIONS
+from tfkit.recipe.schema.optimizer_sections import ScheduleSection
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.recipe.schema.vocabularies import VOCABULARIES
 
 
 def test_a_tiny_bigram_equals_the_hand_computed_one() -> None:
@@ -197,9 +210,7 @@ def test_the_table_has_means_by_rows_and_their_deviation_over_seeds() -> None:
     assert lines[2:] == ["| model | 0.775 ± 0.035 | 1.000 ± 0.000 |", "| length | 0.500 |  |"]
 
 
-def test_the_script_judges_each_pair_once_a_seed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_script_judges_a_pair_once_a_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pretrain(tmp_path / "base", write_recipe(tmp_path, write_corpus(tmp_path / "corpus")), "training.steps=2").exits(0)
     rows = [{"prompt": f"the {number} cats", "chosen": " sat", "rejected": " ran away"} for number in range(24)]
     write_rows(tmp_path / "pairs.jsonl", rows)
@@ -230,3 +241,100 @@ def test_no_more_files_before_the_first_step(options: list[str], most: int) -> N
     found = json.loads(done.stdout)
     assert {"training/step.py", "engine/training_run/run.py"} <= set(found) or options
     assert len(found) <= most, found
+
+
+# -- the measurements and the report of `make gpu`
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_both_runners_train_a_model_of_the_same_size(name: str) -> None:
+    def size(model: torch.nn.Module) -> int:
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    shallow = {**SHAPES[name], "layers": 1}
+    with torch.device("meta"):
+        assert size(PlainDecoder(shallow)) == size(on_meta(tfkit_config(shallow)))
+    assert f"{size(on_meta(tfkit_config(SHAPES[name]))) / 1e6:.0f}M" in name
+
+
+@pytest.mark.parametrize("runner", [name for name, (_, compiled, _) in RUNNERS.items() if not compiled])
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_row_of_the_table(name: str, runner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_report, "SECONDS", 0.0)
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        found = gpu_report.measure(name, runner, "cpu")
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert found["tokens_per_second"] > 0
+    assert 0 < found["mfu"] < 2
+    assert found["losses"][0] == pytest.approx(math.log(shape_of(name, "cpu")["vocab"]), abs=0.3), "random ids, nothing learned yet"
+
+
+def test_the_plain_loop_learns() -> None:
+    loop = PlainLoop(shape_of("Llama 125M", "cpu"), torch.device("cpu"), bf16=False, compiled=False)
+    ids = torch.randint(512, (2, 65), generator=torch.Generator().manual_seed(1))
+    losses = [loop.step(ids) for _ in range(12)]
+    assert losses[-1] < losses[0] - 0.1
+
+
+@pytest.mark.slow  # a program of its own
+def test_failures_are_in_the_report_with_their_traceback() -> None:
+    head, _, title, *traceback = run_tests("abacus", "bf16_is_asked")
+    assert (head[:10], "1 failed" in head, title) == ("1 tests in", True, "### test_bf16_is_asked_of_the_device")
+    assert any("device=abacus: not a device" in line for line in traceback)
+
+
+# -- run_hashes.py: its recipes leave nothing to a default and use everything that there is, and it names a run that differs
+
+
+NESTED = ("model", "tokenizer", "data")  # a preset with changes; what a kind reads; sources
+ONLY_WITH_ANSWERS = {"text_metrics", "bleu_tokenize"}
+
+
+def kinds(annotation: Any) -> set[str]:
+    return {tag for record in section_types(annotation) for tag in tags(record)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_value_is_written_out(name: str) -> None:
+    whole = recipe(name)
+    for section, field in Recipe.model_fields.items():
+        if section not in NESTED and isinstance(values := whole[section], dict):  # or a list, which is given whole
+            record = next(one for one in section_types(field.annotation) if not tags(one) or values["kind"] in tags(one))
+            assert {*record.model_fields} - {*values} <= ONLY_WITH_ANSWERS, section
+
+
+def test_the_cases_use_everything() -> None:
+    whole = [recipe(name) for name in CASES]
+
+    def used(section: str, field: str = "kind") -> set[Any]:
+        return {values[section].get(field) for values in whole if section in values} - {None}
+
+    sections = Recipe.model_fields
+    assert used("objective") == {kind for kind, section in SECTIONS.items() if section.scored_by != "likelihood"}
+    assert used("optimizer") == kinds(sections["optimizer"].annotation)
+    assert used("schedule") == {*typing.get_args(ScheduleSection.model_fields["kind"].annotation)}
+    assert used("tokenizer") == {*VOCABULARIES}
+    assert {PRESETS[preset][0].name for preset in used("model", "preset")} == {*FAMILIES}
+
+
+def test_a_run_that_differs_in_one_thing_is_named_with_it_alone(tmp_path: Path) -> None:
+    def program(words: list[str]) -> int:
+        os.chdir(tmp_path)
+        sys.argv = ["run_hashes.py", *words]
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0)
+
+    def make(out: str, *words: str) -> tuple[int, str]:
+        done = Process(tmp_path, [out, "--only", "gpt2", *words], program=program).wait()
+        return done.code, done.out.splitlines()[-1]
+
+    assert make("one.json") == (0, "1 runs")
+    made = json.loads((tmp_path / "one.json").read_text(encoding="utf-8"))
+    assert all(made["gpt2"][field] for field in ("files", "metrics", "evaluate"))
+    made["lora"] = {"exit": 1}
+    made["gpt2"]["metrics"][0]["loss"] += 1e-9
+    (tmp_path / "changed.json").write_text(json.dumps(made), encoding="utf-8")
+    assert make("two.json", "--against", "changed.json") == (1, "gpt2: metrics")

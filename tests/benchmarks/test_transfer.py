@@ -1,20 +1,62 @@
-"""benchmarks/transfer.py: its table, its figure, what it concludes; and the script itself, on a tiny model."""
+"""benchmarks/transfer.py and distillation.py: tables, a figure, conclusions; and the scripts themselves, on tiny models."""
 
+import itertools
 import math
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import distillation
 import measured_runs
 import pytest
 import transfer
 import transfer_figure
+from distillation import ALONE, TAUGHT, TEACHER, Model
 from measured_runs import Cost, Measured
-from tiny_tasks import script, write_task
+from tiny_files import write_rows
 
 from tfkit.data.columns.rows import Row
 from tfkit.recipe import read_recipe
+
+ROOT = Path(__file__).parents[2]
+BERT = """# A tiny BERT.
+model: {preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}
+tokenizer: {kind: wordpiece, vocab_size: 120}
+data: {train: [{path: TEXT}]}
+objective: {kind: masked_lm}
+training: {steps: 2, batch_size: 4}
+carbon: {enabled: false}
+"""
+TASK = """# A tiny task.
+model: {from: runs/bert, dropout: {attention: 0.0}}
+data: {train: [{path: labelled.jsonl}], validation: 0.3}
+objective: {kind: classification}
+optimizer: {lr: 1e-2}
+schedule: {kind: linear, warmup_steps: 5}
+training: {epochs: 1, batch_size: 4, precision: fp32}
+evaluation: {every: 1}
+"""
+
+
+def write_task(folder: Path) -> None:
+    """Write text, labelled rows, and two recipes."""
+    draw = random.Random(1)
+    rows = [{"text": " ".join(draw.choices(["the", "cat", "dog", "sat"], k=6)), "label": "good" if n % 3 else "bad"} for n in range(60)]
+    write_rows(folder / "labelled.jsonl", rows)
+    (folder / "text.txt").write_text("\n".join(row["text"] for row in rows), encoding="utf-8")
+    (folder / "bert.yaml").write_text(BERT.replace("TEXT", str(folder / "text.txt")), encoding="utf-8")
+    (folder / "task.yaml").write_text(TASK, encoding="utf-8")
+
+
+def script(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with these words, in the folder."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TFKIT_CACHE": str(folder / "cache")}
+    return subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -160,3 +202,62 @@ def test_a_section_is_put_between_its_markers_or_at_the_end_of_the_page(tmp_path
     page.write_text(f"{expected}\nMore.\n", encoding="utf-8")
     transfer.write_between(page, "three")
     assert page.read_text(encoding="utf-8") == f"# Page\n\nText.\n\n{transfer.BEGIN}\nthree\n{transfer.END}\n\nMore.\n"
+
+
+# -- distillation.py
+
+
+COST = Cost(10, 0.001, 0.5)
+MODELS = {TEACHER: Model([0.8, 0.9], 1000, None), TAUGHT: Model([0.8, 0.84], 500, COST, 1.8), ALONE: Model([0.7, 0.72], 500, COST, 1.8)}
+
+
+def test_the_table_has_what_each_keeps_of_the_lead_over_the_majority() -> None:
+    _, _, teacher, taught, alone, *_ = distillation.table(MODELS, 0.5).splitlines()
+    assert teacher == "| teacher | 1,000 | 0.850 ± 0.071 | 100% | 1 | - | - | - |"
+    assert taught == "| student with its teacher | 500 | 0.820 ± 0.028 | 91% | 1.80 | 10 | 0.001 | 0.5 |"
+    assert "| 60% |" in alone
+
+
+def test_the_conclusion_says_what_does_not_hold() -> None:
+    assert distillation.conclusion(MODELS, 0.5).count(": yes") == 3
+    text = distillation.conclusion(MODELS | {TAUGHT: Model([0.7], 500, COST, 0.9)}, 0.5)
+    assert text.count(": NO") == 3
+    assert "keeps 57% of the teacher's lead over the majority with 50% of its parameters: NO" in text
+    assert "is -0.010 beside the same student without a teacher" in text
+    assert "reads 0.90 times as fast: NO" in text
+    assert "nothing to keep" in distillation.conclusion(MODELS, 0.9)
+
+
+def test_the_ratio_of_two_is_that_of_their_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.accumulate(itertools.cycle([0.5, 5.0, 2.0]))  # between rounds, of the first, of the second
+    monkeypatch.setattr(distillation.time, "perf_counter", lambda: next(clock))
+    assert distillation.median_ratio(lambda: None, lambda: None, 5) == 2.5
+
+
+STUDENT = """# A tiny student.
+model: {preset: distilbert-base, encoder_layers: 1, dim: 8, num_heads: 2, hidden_dim: 16, context_length: 16}
+tokenizer: {path: runs/bert}
+data: {train: [{path: TEXT}]}
+objective: {kind: distillation, teacher: runs/bert, of: {kind: masked_lm}, temperature: 2}
+training: {steps: 2, batch_size: 4, precision: fp32}
+"""
+
+
+@pytest.mark.slow  # some ten processes of tfkit
+def test_the_script_trains_compares_and_reuses_what_is_finished(tmp_path: Path) -> None:
+    write_task(tmp_path)
+    (tmp_path / "student.yaml").write_text(STUDENT.replace("TEXT", str(tmp_path / "text.txt")), encoding="utf-8")
+    assert script(tmp_path, "-m", "tfkit", "pretrain", "bert.yaml", "--run", "runs/bert", "--threads", "1").returncode == 0
+    words = [distillation.__file__, "--teacher", "runs/bert", "--student", "student.yaml", "--task", "task.yaml", "--seeds", "1"]
+    words += ["--threads", "1", "--rounds", "3", "--out", "page.md", "--set", "carbon.enabled=false"]
+    done = script(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith(("| teacher", "| student"))]
+    parameters = [int(row[1].replace(",", "")) for row in rows]
+    assert len(rows) == 3
+    assert parameters[1] == parameters[2] < 0.6 * parameters[0]
+    recipes = [path.read_text(encoding="utf-8") for path in tmp_path.glob("runs/distillation/student*/recipe.yaml")]
+    assert sorted(recipe.count("kind: distillation") for recipe in recipes) == [0, 1]
+    again = script(tmp_path, *words)
+    assert (again.returncode, "finetune" in again.stderr) == (0, False)  # only the students' results are asked for again

@@ -217,9 +217,7 @@ def test_compiled_code_beside_the_file_is_ignored(tmp_path: Path) -> None:
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("fault", ["no home", "a file for the notes"])
-def test_a_state_folder_that_cannot_be_used_stops_no_training(
-    fault: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unusable_state_folder_stops_no_training(fault: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if fault == "no home":
         monkeypatch.delenv("XDG_STATE_HOME")
         monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
@@ -235,9 +233,7 @@ def test_a_state_folder_that_cannot_be_used_stops_no_training(
 
 
 @pytest.mark.thorough
-def test_the_printed_command_continues_the_run_for_a_user_who_has_allowed_nothing(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_printed_command_continues_the_run_without_a_permission(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = run("finetune", "grpo.yaml", "--run", "own", before=strike(signal.SIGTERM, 3)).exits(143)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
     assert done.next_command() == ["resume", "own", "--allow-code"]

@@ -3,7 +3,6 @@
 import datetime
 import math
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from answer_runs import KINDS, stop_in_the_fourth_window
+from answer_runs import KINDS
 from tiny_files import parse_rows, read_rows, receipt, write_rows
-from tiny_runs import Done, Process, run_here, run_piped
+from tiny_runs import Done, run_here, run_piped
 
 import tfkit
 from tfkit.model.answering_linear import has_int8
@@ -241,14 +240,3 @@ def test_the_run_folder_has_the_result_and_what_a_link_leads_to_is_replaced() ->
     assert (Path("link.npy").is_symlink(), np.load("there/v.npy").shape[0]) == (True, 75)
     assert Path("there/v.npy").stat().st_ino != before
     assert [path.name for path in Path("there").iterdir()] == ["v.npy"]
-
-
-# -- the program
-
-
-@pytest.mark.parametrize(("out", "number", "code"), [("v.npy", signal.SIGTERM, 143), ("v.parquet", signal.SIGINT, 130)])
-def test_a_stopped_command_leaves_no_half_file(out: str, number: int, code: int) -> None:
-    rows = write_rows(Path("rows.jsonl"), ROWS * 20)
-    words = ["embed", "--from", str(FIXTURES / "classes"), "--data", str(rows), "--out", out, "--threads", "1"]
-    Process(Path(), words, stop_in_the_fourth_window(number)).wait().exits(code, "112 rows were answered")
-    assert [*Path().glob("*v.*")] == []

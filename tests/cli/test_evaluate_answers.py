@@ -5,7 +5,7 @@ import math
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,25 @@ import numpy as np
 import pytest
 import sacrebleu
 import seqeval.metrics
-from answer_runs import KINDS
+from answer_runs import KINDS, made_rows
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from tiny_files import read_rows, receipt, write_rows
 from tiny_runs import evaluate, records, run_tfkit
 
+from tfkit.alignment.user_code import CodePermission
+from tfkit.carbon import Meter, Reading
+from tfkit.engine.inference.evaluator import Evaluator
+from tfkit.engine.inference.predicting import open_predictor
+from tfkit.engine.inference.session import Session
+from tfkit.engine.listener import Silent
 from tfkit.engine.results import EvaluationResult
 from tfkit.objectives.metrics import texts
+from tfkit.parallel.rank_map import RankMap, serial_map
 from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.objective_sections import TEXT_METRICS
+from tfkit.run.signals import interrupts
+from tfkit.training.isolation import isolated
 
 pytestmark = pytest.mark.usefixtures("in_place")
 
@@ -322,3 +331,29 @@ def test_predictions_have_what_was_asked_and_the_probabilities(place: Path, tmp_
             assert [*one["probabilities"]] == ["blue", "green", "red"]
             assert sum(one["probabilities"].values()) == pytest.approx(1, abs=1e-6)
             assert one["probabilities"][one["predicted"]] == pytest.approx(one["probability"], rel=1e-6)
+
+
+# -- results of a rank reach the others as JSON without loss, for every objective
+
+
+def through_json(compute: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
+    return (json.loads(json.dumps(compute(item))) for item in items)
+
+
+def evaluated_and_predicted(run: str, deal: RankMap) -> list[Any]:
+    changes = {"evaluation.batch_size": 5}
+    with isolated(), interrupts(None) as stop:
+        session = Session(stop, Silent(), Meter(), None, Reading(), False, "cpu", 1, deal=deal)
+        _, found = Evaluator(run, None, changes, None, CodePermission()).compute(session, each=True)
+        predictor = open_predictor(run, changes, all_labels=True)
+        asked = predictor.given_rows([row | {"talk": row["talk"][:-1]} for row in made_rows(30)[20:]])
+        predictor.load(session)
+        predicted = [line for window in predictor.windows(asked) for line in window]
+    assert found.scores is not None
+    return [found.metrics, found.predictions, found.facts, found.baselines, predicted]
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("name", KINDS)
+def test_evaluations_and_predictions_are_the_same_through_json(name: str) -> None:
+    assert repr(evaluated_and_predicted(name, through_json)) == repr(evaluated_and_predicted(name, serial_map))

@@ -10,9 +10,8 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from spoilt_steps import spoil
 from tiny_files import flip, read_json
-from tiny_runs import Done, assert_same_bits, exact, finetune, pretrain, run_here, run_tfkit, strike
+from tiny_runs import Done, assert_same_bits, exact, finetune, pretrain, run_here, run_tfkit, spoil, strike
 from transformers import AutoModelForCausalLM
 
 import tfkit

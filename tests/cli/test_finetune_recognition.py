@@ -26,11 +26,7 @@ from tfkit.recipe.schema.objective_sections import metrics_of
 from tfkit.recipe.starting_points import DECISIONS
 from tfkit.training.memory import trained_bytes
 
-STARTS = {
-    "bert": BERT_WORDS,
-    "gpt": ["model.context_length=200"],
-    "t5": T5_WORDS,
-}
+STARTS = {"bert": BERT_WORDS, "gpt": ["model.context_length=200"], "t5": T5_WORDS}
 
 
 def rows(**columns: Any) -> list[dict[str, Any]]:
@@ -56,9 +52,7 @@ DATA = {
     "names": rows(tokens=lambda n, t: t.split(), ner_tags=lambda n, t: ["B-cat" if word == "cat" else "O" for word in t.split()]),
     "parts": rows(tokens=lambda n, t: t.split(), upos=lambda n, t: ["DET" if len(word) < 4 else "NOUN" for word in t.split()]),
     "asked": rows(
-        question="{t}",
-        context="the {t} mat",
-        answers=lambda n, t: {"text": [t[:3]] * (n % 5 > 0), "answer_start": [4] * (n % 5 > 0)},
+        question="{t}", context="the {t} mat", answers=lambda n, t: {"text": [t[:3]] * (n % 5 > 0), "answer_start": [4] * (n % 5 > 0)}
     ),
     "choices": rows(question="{t}", choices=lambda n, t: [t, "the cat"], label=[0, 1]),
     "arc": rows(

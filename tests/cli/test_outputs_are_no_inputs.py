@@ -195,9 +195,7 @@ def test_an_output_does_not_lie_in_the_run_folder_of_its_own_command(place: Path
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize(("name", "option"), [key for key in OUTPUTS if key[0] in ("evaluate", "predict", "report")])
 @pytest.mark.parametrize("kind", ["device", "stdout", "pipe", "link"])
-def test_devices_pipes_and_links_are_written_directly(
-    place: Path, tmp_path: Path, in_place: None, name: str, option: str, kind: str
-) -> None:
+def test_devices_pipes_and_links_are_written_into(place: Path, tmp_path: Path, in_place: None, name: str, option: str, kind: str) -> None:
     path = {"device": Path("/dev/null"), "stdout": Path("/dev/stdout")}.get(kind, tmp_path / "out")
     read: list[bytes] = []
     reader = threading.Thread(target=lambda: read.append(path.read_bytes()))

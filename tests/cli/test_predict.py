@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import io
 import json
 import os
 import select
@@ -18,6 +19,8 @@ from answer_runs import KINDS, made_rows, stop_in_the_fourth_window
 from test_evaluate import write_checkpoint
 from tiny_files import parse_rows, write_rows
 from tiny_runs import Done, Process, Program, run_here, run_piped
+
+from tfkit.engine.inference.pipe import Pipe
 
 ANSWERS = {"classes": "label", "numbers": "size", "sets": "kinds", "tags": "names", "parts": "parts", "choices": "right"}
 ANSWERS |= {"spans": "asked", "texts": "answers"}
@@ -269,11 +272,14 @@ def test_the_fields_of_a_table_are_those_of_the_rows(answers: Path, suffix: str)
     assert [row["note"] for row in read_table(f"out.{suffix}")] == odd
 
 
-def test_a_stopped_command_leaves_no_half_file(answers: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "out", "number"),
+    [("predict", "new.jsonl", signal.SIGTERM), ("embed", "new.npy", signal.SIGTERM), ("embed", "new.parquet", signal.SIGINT)],
+)
+def test_a_stopped_command_leaves_no_half_file(answers: Path, name: str, out: str, number: int) -> None:
     rows = write_rows(Path("many.jsonl"), unlabelled("classes") * 400)
-    Process(Path(), command(answers, "--data", rows, "--out", "new.jsonl"), stop_in_the_fourth_window(signal.SIGTERM)).wait().exits(
-        143, "112 rows were answered"
-    )
+    words = [name, *command(answers, "--data", rows, "--out", out)[1:]]
+    Process(Path(), words, stop_in_the_fourth_window(number)).wait().exits(128 + number, "112 rows were answered")
     assert [*Path().glob("*new*")] == []
 
 
@@ -320,3 +326,22 @@ def test_a_suffix_without_a_format_is_refused(answers: Path, start: str, name: s
     said = [f"--out {name}: nothing is written in the format {suffix}; name a file in .jsonl"] if suffix else []
     predict("--from", answers / start, "--data", answers / "test.jsonl", "--out", name).exits(2 if suffix else 0, *said)
     assert Path(name).exists() == (not suffix)
+
+
+def test_a_stream_that_does_not_wait_is_read_to_its_end() -> None:
+    """As a parent process may leave stdin: the stream then gives None while there is nothing to read."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    parts = [b"first\nsec", b"ond\n"]
+
+    class Slow(io.FileIO):
+        """Whose writer writes after each read that found nothing."""
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            block = super().read(size)
+            if block is None:
+                os.write(write_end, parts.pop(0)) if parts else os.close(write_end)
+            return block
+
+    with Slow(read_end) as raw:
+        assert [*Pipe(raw, "stdin")] == [b"first\n", b"second\n"]

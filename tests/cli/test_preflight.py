@@ -11,6 +11,11 @@ import pytest
 from tiny_files import read_json, read_rows, write_rows
 from tiny_runs import Done, exact, kept, pretrain, run_here
 
+from tfkit.data import trained_tokenizer
+from tfkit.data.sources.open_sources import open_source
+from tfkit.engine.assembly.preflight import misfit
+from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
+
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "ran", "fast", "slow", "big", "small", "red", "blue", "tree"]
 RECIPE = """
 model: {preset: gpt2, decoder_layers: 1, dim: 16, num_heads: 2, context_length: 16, init: {std: 0.1}}
@@ -135,12 +140,35 @@ def test_more_bad_rows_than_the_limit_are_refused(place: Path) -> None:
     run(place, *words, "data.max_lost=0.19", name="more").refuses(3, said)
 
 
-def test_a_label_that_the_training_rows_do_not_have(place: Path) -> None:
-    write_rows(place / "held.jsonl", [{"text": "the cat", "label": "yes"}, {"text": "a dog", "label": "perhaps"}])
-    said = "held.jsonl: 1 row that the model cannot process counts as wrong: 1 label 'perhaps' (first held.jsonl:2)"
-    run(place, *CLASSES, "data.validation=[{path: held.jsonl}]").exits(0, said)
+# -- a tokenizer that does not fit the language of the texts is warned of, and no other
 
 
-def test_ids_beyond_the_vocabulary(place: Path) -> None:
-    finished(place, "large")
-    run(place, "tokenizer={path: large}", "model.vocab_size=280").refuses(2, "model.vocab_size is 280, but the tokenizer has 300 entries")
+SYLLABLES = {
+    "latin": ["ta", "ren", "ko", "mi", "sul", "ba", "nor", "ve"],
+    "cyrillic": ["та", "рен", "ко", "ми", "сул", "ба", "нор", "ве"],
+    "han": ["山", "水", "火", "木", "金", "土", "日", "月"],
+}
+
+
+def source(folder: Path, script: str, words: int = 600, seed: int = 0):
+    random, syllables = np.random.default_rng(seed), SYLLABLES[script]
+    made = ["".join(random.choice(syllables, 4)) for _ in range(words)]
+    write_rows(folder / f"{script}-{seed}.jsonl", [{"text": " ".join(made[first : first + 20])} for first in range(0, words, 20)])
+    return open_source(SourceSection(path=str(folder / f"{script}-{seed}.jsonl")), "all", None)
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("kind", ["byte_bpe", "wordpiece", "unigram", "bpe_byte_fallback"])
+def test_a_misfit_is_of_another_script_than_the_tokenizer_was_trained_on(tmp_path: Path, kind: str) -> None:
+    for script in SYLLABLES:
+        section = TokenizerSection(kind=kind, vocab_size=500 if kind != "wordpiece" else 300)
+        tokenizer = trained_tokenizer([source(tmp_path, script)], section, lambda _: None)
+        for other in SYLLABLES:
+            warning = misfit(source(tmp_path, other, seed=1), tokenizer, "encoder")
+            assert (warning is not None) == (script != other), (script, other, warning)
+            if warning is not None:
+                assert "100%" in warning or "99%" in warning
+                assert "such as hub:distilbert/distilbert-base-multilingual-cased" in warning
+        assert misfit(source(tmp_path, "han" if script != "han" else "latin", 100), tokenizer, "encoder") is None, (
+            "too few words to judge by"
+        )

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from spoilt_steps import spoil
 from tiny_files import flip, read_json, receipt
-from tiny_runs import Replaced, assert_same_bits, pretrain, records, run_here, run_tfkit, strike, write_corpus
+from tiny_runs import Replaced, assert_same_bits, pretrain, records, run_here, run_tfkit, spoil, strike, write_corpus
 from transformers import AutoModelForMaskedLM
 
 from tfkit.engine.assembly import memory_plan

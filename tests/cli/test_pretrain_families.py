@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from spoilt_steps import spoil
 from tiny_files import edit_config, read_by, read_json, receipt, write_rows
-from tiny_runs import WORDS, assert_same_bits, kept, pretrain, records, run_here, strike, write_recipe
+from tiny_runs import WORDS, assert_same_bits, kept, pretrain, records, run_here, spoil, strike, write_recipe
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from tfkit.hub import load

@@ -11,21 +11,7 @@ from pathlib import Path
 import pytest
 from fake_codecarbon import put_first, wait_for_the_end, write
 from tiny_files import emissions_rows, flip, receipt
-from tiny_runs import (
-    Done,
-    Process,
-    assert_same_bits,
-    both,
-    exact,
-    hashes,
-    kept,
-    pretrain,
-    records,
-    run_here,
-    strike,
-    write_corpus,
-    write_recipe,
-)
+from tiny_runs import Done, Process, assert_same_bits, both, exact, hashes, kept, pretrain, run_here, strike, write_corpus, write_recipe
 
 import tfkit.engine.training_run.best_checkpoint
 import tfkit.evaluation.text_scores
@@ -185,8 +171,8 @@ def test_what_may_change(base: Path, tmp_path: Path) -> None:
     words = [CONSTANT, "training={steps: 15, batch_size: 4, precision: fp32, log_every: 2}"]
     words += ["checkpoint={every: 5, keep: 1}", "evaluation={every: 6}"]
     pretrain(run, base / "tiny.yaml", *words, "carbon.pue=1.5", "--resume").exits(0)
-    assert [record["step"] for record in records(run) if "loss" in record] == [3, 6, 8, 10, 12, 14, 15]
-    assert [record["step"] for record in records(run) if "evaluation" in record] == [6, 12, 15]
+    assert [record["step"] for record in exact(run) if "loss" in record] == [3, 6, 8, 10, 12, 14, 15]
+    assert [record["step"] for record in exact(run) if "evaluation" in record] == [6, 12, 15]
     pretrain(tmp_path / "straight", base / "tiny.yaml", *words).exits(0)
     assert hashes(run, 15) == hashes(tmp_path / "straight", 15)
 
@@ -274,9 +260,7 @@ def test_an_attempt_that_took_no_step_does_not_hide_how_the_others_were_rounded(
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("damage", ["bit", "weights", "manifest"])
-def test_a_finished_run_whose_last_checkpoint_is_damaged_has_no_result(
-    base: Path, unbroken: Callable[[str], Path], tmp_path: Path, damage: str
-) -> None:
+def test_a_finished_run_with_a_damaged_end_has_no_result(base: Path, unbroken: Callable[[str], Path], tmp_path: Path, damage: str) -> None:
     """It continues from an older one, to the same end; --exact refuses that, and so does a folder without another."""
     run = shutil.copytree(unbroken("adamw-fp32"), tmp_path / "run")
     last = run / "checkpoints" / f"step-{STEPS:06d}"

@@ -272,9 +272,7 @@ def test_a_run_json_that_cannot_be_read_is_not_compared(metered: Path) -> None:
     assert [note.partition(" (")[0] for note in audit["notes"]] == [f"{metered / 'run.json'}: not compared"]
 
 
-def test_the_script_of_the_page_gives_the_same_totals(
-    metered: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_pages_script_gives_the_same_totals(metered: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[2] / "docs/carbon.md").read_text(encoding="utf-8")
     script = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
     assert len(script.splitlines()) <= 20

@@ -1,6 +1,8 @@
 """The Markdown files of the repository: links and anchors lead somewhere, and commands are ones that tfkit accepts."""
 
+import inspect
 import json
+import os
 import random
 import re
 import runpy
@@ -13,13 +15,20 @@ from urllib.parse import unquote
 
 import pytest
 import typer
+from ruamel.yaml import YAML
 from schema_walk import walk
-from tiny_runs import WORDS, run_here
+from tiny_runs import WORDS, Process, run_here
 
+import tfkit
 from tfkit import console
 from tfkit.cli import COMMANDS, app, examples
+from tfkit.data.formats.readers import FORMATS
+from tfkit.data.formats.suffixes import FORMAT_OF
+from tfkit.engine import listener
 from tfkit.errors import TfkitError
 from tfkit.recipe.bundled import find_bundled
+from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.sections import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -265,3 +274,85 @@ def test_the_readme_is_short_and_has_one_picture() -> None:
     assert len(readme.splitlines()) <= 200
     assert len(re.findall(r"!\[[^\]]+\]\(", readme)) == 1
     assert all(command in readme for command in ("make demo", "make test"))
+
+
+# -- docs/data.md: its sources are sections of a recipe, for objectives that read what they name, and its formats are all that there are
+
+DATA_PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+SOURCES = re.findall(r"^\|[^|]+\| ([a-z_, ]+) \| `(\{.*\})` \|$", DATA_PAGE, re.MULTILINE)
+assert len(SOURCES) == 9, "the page has its table"
+
+
+@pytest.mark.parametrize(("objectives", "source"), SOURCES)
+def test_a_source_of_the_page_is_one(objectives: str, source: str) -> None:
+    section = SourceSection.model_validate(YAML(typ="safe").load(source))
+    for kind in objectives.split(", "):
+        roles = {role.name for role in SECTIONS[kind].roles}
+        assert roles >= section.columns.keys()
+        assert section.text is None or "text" in roles
+
+
+def test_every_format_and_suffix_is_described() -> None:
+    rows = re.findall(r"^\| (.*?) \| (`[a-z].*?) \| ", DATA_PAGE, re.MULTILINE)[1:]  # without the table's head
+    documented = {suffix: name for suffixes, names in rows for suffix, name in _paired(suffixes, names)}
+    assert {suffix: name for suffix, name in documented.items() if suffix.startswith(".")} == FORMAT_OF
+    assert {name for _, names in rows for name in re.findall("[a-z]+", names)} == FORMATS.keys()
+
+
+def _paired(suffixes: str, names: str) -> list[tuple[str, str]]:
+    """Each suffix with its format: one for all, or one for each."""
+    found, formats = re.findall(r"\.[a-z0-9]+", suffixes), re.findall("[a-z]+", names)
+    return [(suffix, formats[i] if len(formats) > 1 else formats[0]) for i, suffix in enumerate(found)]
+
+
+# -- docs/library.md: its examples run, in order, in one process; what it names is there
+
+LIBRARY_PAGE = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.thorough
+def test_the_examples_run(tmp_path: Path) -> None:
+    """Each with the lines that it has in the page, which a traceback names."""
+    blocks = [("\n" * LIBRARY_PAGE[: found.start(1)].count("\n") + found[1]) for found in BLOCK.finditer(LIBRARY_PAGE)]
+    assert len(blocks) == 7
+
+    def program(_: list[str]) -> int:
+        os.chdir(tmp_path)
+        names: dict[str, object] = {"__name__": "library"}
+        for block in blocks:
+            exec(compile(block, "docs/library.md", "exec"), names)
+        return 0
+
+    done = Process(tmp_path, [], program=program).wait().exits(0)
+    assert "finished 12 " in done.out
+    # Of the listener `console` alone.
+    assert [line[:7] for line in done.err.splitlines() if line.startswith("step ")] == ["step 3/", "step 3:"]
+
+
+def test_every_function_is_in_the_table_with_arguments_it_has() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)\(([^)]*)\)` \|", LIBRARY_PAGE, re.MULTILINE))
+    assert rows.keys() == set(tfkit.__all__) - {"__version__"}
+    for name, arguments in rows.items():
+        assert set(re.findall(r"\w+", arguments)) <= inspect.signature(getattr(tfkit, name)).parameters.keys(), name
+
+
+def test_every_option_is_described() -> None:
+    options = {
+        parameter.name
+        for name in set(tfkit.__all__) - {"__version__", "load"}
+        for parameter in inspect.signature(getattr(tfkit, name)).parameters.values()
+    }
+    assert [name for name in sorted(options) if not re.search(rf"[`({{]{name}\b|\b{name}=", LIBRARY_PAGE)] == []
+
+
+def test_the_console_and_the_silent_listener_have_every_method() -> None:
+    """As the protocol has it: a type checker compares a user's listener with the class that it is derived from."""
+    for protocol, name in ((listener.ProgressBar, "advance"), (listener.Live, "update")):
+        assert inspect.signature(getattr(listener.Silent, name)) == inspect.signature(getattr(protocol, name))
+    methods = [name for name in vars(listener.Listener) if not name.startswith("_")]
+    assert set(methods) == {"say", "decided", "warn", "progress", "live"}
+    for name in methods:
+        expected = [*inspect.signature(getattr(listener.Listener, name)).parameters.values()][1:]
+        assert [*inspect.signature(getattr(listener.Silent, name)).parameters.values()][1:] == expected
+        assert [one.name for one in inspect.signature(getattr(console, name)).parameters.values()] == [one.name for one in expected]

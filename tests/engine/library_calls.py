@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
 from tiny_files import read_json
-from tiny_runs import Process
+from tiny_runs import RECIPE, Process
 
 from tfkit.engine.listener import Live, ProgressBar
 
@@ -31,15 +32,9 @@ def call(folder: Path, function: Callable[[], Any], before: Callable[[], object]
 
 def recipe(corpus: Path) -> dict[str, Any]:
     """Return a recipe of twelve steps of two micro-batches, with dropout."""
-    shape = {"decoder_layers": 2, "dim": 16, "num_heads": 2, "context_length": 16, "init": {"std": 0.1}, "dropout": {"residual": 0.1}}
-    return {
-        "model": {"preset": "gpt2", **shape},
-        "tokenizer": {"vocab_size": 300},
-        "data": {"train": [{"path": str(corpus)}], "validation": 0.3},
-        "training": {"steps": 12, "batch_size": 4, "micro_batch_size": 2, "precision": "fp32", "log_every": 3},
-        "evaluation": {"every": 4, "max_tokens": 300},
-        "carbon": {"enabled": False},
-    }
+    document: dict[str, Any] = YAML(typ="safe").load(RECIPE.replace("CORPUS", json.dumps(str(corpus))))
+    document["model"]["dropout"], document["training"]["micro_batch_size"] = {"residual": 0.1}, 2
+    return document
 
 
 class Recorder:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_attended import TEXT, write_attended
+from tiny_writers import TEXT, write_attended
 
 import tfkit
 from tfkit.engine.inference import attended_text

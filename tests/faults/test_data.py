@@ -18,12 +18,14 @@ import time
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from random import Random
 from typing import Any, get_args
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from attacks.mutations import mutated_bytes
 from tiny_files import read_json
 from tiny_runs import WORDS, After, Done, Process, Replaced, both, hashes, pretrain, run_here, write_corpus, write_recipe
 
@@ -417,11 +419,7 @@ def struck(number: int, call: str, ended: Path) -> Callable[[], None]:
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("call", "kind", "number", "code"),
-    [
-        ("Corpus", "byte_bpe", signal.SIGTERM, 143),
-        ("Corpus", "unigram", signal.SIGINT, 130),
-        ("_encode", "byte_bpe", signal.SIGTERM, 143),
-    ],
+    [("Corpus", "byte_bpe", signal.SIGTERM, 143), ("Corpus", "unigram", signal.SIGINT, 130), ("_encode", "byte_bpe", signal.SIGTERM, 143)],
 )
 def test_f04_a_signal_while_rust_is_at_work(tmp_path: Path, call: str, kind: str, number: int, code: int) -> None:
     """Training on this many words, and encoding a word so long, each take Rust many seconds: the signal does not wait for them."""
@@ -480,26 +478,14 @@ def test_f36_a_line_of_100_mb_is_read_in_bounded_memory(tmp_path: Path, kind: st
 # ------------------------------------------------------------------------------------------------------------------- mutations
 
 
-def mutated(content: bytes, random: np.random.Generator) -> bytes:
-    """One to four times: a byte changed, some cut out, some doubled, the end cut off, or something awkward put in."""
-    for _ in range(random.integers(1, 5)):
-        start, length = int(random.integers(0, len(content) + 1)), int(random.integers(1, 20))
-        match random.integers(0, 5):
-            case 0:
-                content = content[:start] + bytes([random.integers(0, 256)]) + content[start + 1 :]
-            case 1:
-                content = content[:start] + content[start + length :]
-            case 2:
-                content = content[: start + length] + content[start:]
-            case 3:
-                content = content[:start]
-            case 4:
-                content = content[:start] + AWKWARD[random.integers(0, len(AWKWARD))] + content[start:]
-    return content
-
-
 AWKWARD = [b"\0", b"\xff\xfe", b'"', b"\n", b"\r", b"\xef\xbb\xbf", b"9" * 5000, b"[" * 3000, b"NaN", b"\xf0\x9f", b"\t,", b"\\ud800"]
 AWKWARD += [b"\xff" * 8]
+
+
+def mutated(content: bytes, dice: Random) -> bytes:
+    for _ in range(dice.randint(1, 4)):
+        content = mutated_bytes(content, dice, AWKWARD, most=19)
+    return content
 
 
 def originals(folder: Path) -> dict[str, bytes]:
@@ -528,12 +514,12 @@ COLUMN = {"conll": "tokens"}  # of the text, where it has another name
 @pytest.mark.parametrize("name", FUZZED)
 def test_f49_mutated_files_are_read_or_refused(tmp_path: Path, request: pytest.FixtureRequest, name: str, tokenizer: Tokenizer) -> None:
     """All of them up to the tokens by the functions that the program calls, and every thirtieth by the program itself."""
-    random, original = np.random.default_rng(list(name.encode())), originals(tmp_path)[name.partition(".")[0]]
+    dice, original = Random(name), originals(tmp_path)[name.partition(".")[0]]
     draws, refused = request.config.getoption("--draws"), 0
     for draw in range(draws):
         path = tmp_path / f"{draw}.{name}"
-        packed_last = random.integers(0, 2)
-        path.write_bytes(packed(mutated(original, random), name) if packed_last else mutated(packed(original, name), random))
+        packed_last = dice.random() < 0.5
+        path.write_bytes(packed(mutated(original, dice), name) if packed_last else mutated(packed(original, name), dice))
         for policy in get_args(OnBadRow):
             began = time.process_time()
             refused += refusal(path, policy, tokenizer, COLUMN.get(name, "text")) is not None

@@ -293,4 +293,6 @@ def test_f51_a_metric_that_is_no_number_fails_every_gate(base: Path, tmp_path: P
     save_model(tmp_path / "model", loaded.config, tensors, loaded.codec)
     (tmp_path / "text.txt").write_text("the cat", encoding="utf-8")
     for gate in ("loss > 1000", "loss < 0", "perplexity == 3"):
-        assert evaluate(tmp_path, "--fail-if", gate).exits(8, "(it is nan)").document["metrics"]["loss"] is None
+        found = evaluate(tmp_path, "--fail-if", gate).exits(8, "(it is nan)").document
+        assert (found["metrics"]["loss"], found["nonfinite"]["metrics.loss"]) == (None, "nan")
+        assert found["gates"] == [{"gate": gate, "metric": gate.split()[0], "value": None, "failed": True}]

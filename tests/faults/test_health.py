@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spoilt_steps import spoil, spoil_weight
 from tiny_files import read_json, receipt
-from tiny_runs import After, Before, Done, assert_same_bits, both, kept, pretrain, raising, records, run_tfkit
+from tiny_runs import After, Before, Done, assert_same_bits, both, kept, pretrain, raising, records, run_tfkit, spoil, spoil_weight
 
 from tfkit.engine.training_run.validator import Validator
 from tfkit.objectives.causal_lm import CausalLM

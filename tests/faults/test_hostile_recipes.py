@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from random_recipes import FROM_SCHEMA, OVERRIDES, RECIPES, as_yaml, mutated_bytes, mutated_tree, tidy
+from random_recipes import FROM_SCHEMA, OVERRIDES, RECIPES, as_yaml, mutated_text, mutated_tree, tidy
 from tiny_runs import Process, pretrain, run_here, write_corpus
 
 import tfkit.recipe.reading.read
@@ -333,7 +333,7 @@ def test_f33_mutated_recipes(draws: int, tmp_path: Path) -> None:
     seen: Counter[int] = Counter()
     for seed in range(draws):
         dice = random.Random(seed)
-        mutate = mutated_tree if seed % 2 else mutated_bytes
+        mutate = mutated_tree if seed % 2 else mutated_text
         try:
             if judge(tmp_path / "r.yaml", content := mutate(dice), [], seen) == 0:
                 survives(tmp_path / "r.yaml", [])

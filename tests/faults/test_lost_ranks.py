@@ -11,9 +11,8 @@ from pathlib import Path
 import fake_codecarbon
 import pytest
 from fake_codecarbon import G_PER_KWH, POWER_W
-from spoilt_steps import spoil_weight
 from tiny_files import read_json, receipt
-from tiny_runs import After, Before, Done, Replaced, both, exact, hashes, kept, pretrain, run_here, slow_micro_batches, strike
+from tiny_runs import After, Before, Done, Replaced, both, exact, hashes, kept, pretrain, run_here, slow_micro_batches, spoil_weight, strike
 from two_ranks import ONE_EACH, ended, run_ranks, start_ranks, with_unbroken_run
 
 from tfkit.carbon import Meter

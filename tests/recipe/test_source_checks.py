@@ -84,10 +84,7 @@ def test_tasks_of_the_standard_library_that_there_are_not_or_are_not_read(object
         ("{path: a, format: jsonl, header: [text]}", ".header: files of the format jsonl have none; remove it"),
         ("{path: a, header: [text, n, text]}", ".header: 'text' is given twice"),
         ("{path: a, header: [text, n], beside: {n: b}}", ".beside: 'n' is in header, too; give the parallel column another name"),
-        (
-            "{path: a, format: text, beside: {n: b}}",
-            ".beside: a file that is one text has no lines for parallel files: set format: lines",
-        ),
+        ("{path: a, format: text, beside: {n: b}}", ".beside: a file that is one text has no lines for parallel files: set format: lines"),
         ("{path: a.jsonl, class_names: [a, b]}", ".class_names: the objective causal_lm reads no classes; remove it"),
         ("{path: a.jsonl, text: '{a}', columns: {text: b}}", ".text: is named in columns, too: remove one of the two"),
     ],

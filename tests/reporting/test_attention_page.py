@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 from test_html_page import HOSTILE, Page
-from tiny_attended import TEXT, aim_heads, write_attended
 from tiny_runs import run_here
+from tiny_writers import TEXT, aim_heads, write_attended
 
 import tfkit
 from tfkit.__main__ import main

@@ -36,7 +36,7 @@ def open_run(path: Path, resume: bool = False, **options: Any) -> RunFolder:
 
 
 def test_the_same_process_cannot_open_it_twice_and_closing_frees_it(tmp_path: Path) -> None:
-    """tests/faults/test_locks.py has two processes, and one that takes over from another that was killed."""
+    """tests/faults/test_saving.py has two processes, and one that takes over from another that was killed."""
     with open_run(tmp_path):
         for resume in (False, True):
             with pytest.raises(MachineError, match=f"{tmp_path}.* process {os.getpid()} on {socket.gethostname()}.*`run`"):

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -25,7 +26,7 @@ def main() -> int:
     from walks.workflow import draw_walk
 
     walk = Walk.from_document(read_case(arguments.case)) if arguments.case else draw_walk(arguments.seed)
-    _print(walk.to_document())
+    _print(asdict(walk))
     with tempfile.TemporaryDirectory() as scratch:
         judged = judge_walk(walk, arguments.folder or Path(scratch, "walk"), invariants=arguments.invariants)
         for command, done in judged.done:
@@ -34,7 +35,7 @@ def main() -> int:
             print(f"\nFAILED {failure.signature}\n{failure.detail}")
         if judged.failures and arguments.shrink:
             print("\nshrunk to")
-            _print(shrink_failure(walk, judged.failures[0], Path(scratch), invariants=arguments.invariants).to_document())
+            _print(asdict(shrink_failure(walk, judged.failures[0], Path(scratch), invariants=arguments.invariants)))
     return int(bool(judged.failures))
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import fake_codecarbon
 import torch
-from tiny_files import emissions_rows, read_json, read_rows, receipt, write_rows
-from tiny_runs import Done, exact
+from tiny_files import emissions_rows, read_json, receipt, write_rows
+from tiny_runs import Done, evaluations, exact
 from two_ranks import start_ranks
 
 from tfkit.adapters import load
@@ -25,9 +25,8 @@ from tfkit.hub import find_checkpoint
 from tfkit.hub.model_reading import Loaded
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.run.manifest import write_manifest
-from walks.data_files import write
 from walks.running import Failure, Outcome, enter, message_of, run_command, run_walk
-from walks.scenario import Command, DataFile, Walk
+from walks.scenario import Command, DataFile, Walk, write
 from walks.workflow import COMMON, QUIET
 
 TOLERANCE = 1e-4
@@ -51,11 +50,6 @@ class Run:
     def is_whole(self) -> bool:
         """Whether the checkpoint is a model, not an adapter."""
         return (self.checkpoint / "model.safetensors").exists()
-
-    @property
-    def decodes(self) -> bool:
-        """Whether `tfkit generate` continues a text with it."""
-        return load(self.checkpoint).config.head.kind == "lm"
 
     def again(self, name: str, *words: str, stop: str | None = None, may_diverge: bool = False, **options: Any) -> Path:
         """Run the same again in another folder, with further words; return that folder. `stop`: killed in the second step first.
@@ -130,11 +124,6 @@ def finished_runs(walk: Walk, folder: Path, outcome: Outcome) -> Iterator[Run]:
                 yield Run(folder, command, recipe, walk.files)
 
 
-def last_checkpoint(run: Path) -> Path:
-    """Return the newest checkpoint of a run."""
-    return max((run / "checkpoints").glob("step-*"))
-
-
 # -- the checkpoint
 
 
@@ -193,10 +182,10 @@ def saving_it_again_gives_the_same_bytes(run: Run) -> Iterator[str]:
 
 def an_evaluation_afterwards_reports_the_same(run: Run) -> Iterator[str]:
     """Compare the last evaluation during training with `tfkit evaluate` of its checkpoint."""
-    evaluated = _last_evaluation(run.folder / run.name)
-    if evaluated is None or not _in_float32(run):
+    evaluated = evaluations(run.folder / run.name)
+    if not evaluated or not _in_float32(run):
         return
-    step, during = evaluated
+    step, during = evaluated.popitem()
     folder = run.folder / run.name / "checkpoints" / f"step-{step:06d}"
     if not folder.exists() or during.get("loss") is None:
         return
@@ -215,11 +204,6 @@ def _in_float32(run: Run) -> bool:
     """Whether rows are held out, and evaluated in float32 both times."""
     both = run.recipe.get("training", {}).get("precision"), run.recipe.get("evaluation", {}).get("precision", "float32")
     return run.recipe.get("data", {}).get("validation") is not None and both == ("fp32", "float32")
-
-
-def _last_evaluation(run: Path) -> tuple[int, dict[str, Any]] | None:
-    lines = read_rows(run / "metrics.jsonl")
-    return next(((line["step"], line["evaluation"]) for line in reversed(lines) if line.get("evaluation")), None)
 
 
 def another_micro_batch_or_more_threads_give_the_same_loss(run: Run) -> Iterator[str]:
@@ -284,7 +268,7 @@ def killed_and_resumed_it_is_the_same(run: Run) -> Iterator[str]:
     """Compare a run that was killed in its second step, one that was never stopped, and the walk's own."""
     folders = {"whole": run.again(f"{run.name}-whole"), "killed": run.again(f"{run.name}-killed", "checkpoint.every=1", stop="SIGKILL")}
     folders["of the walk"] = run.folder / run.name
-    files = {name: _hashes(last_checkpoint(folder)) for name, folder in folders.items()}
+    files = {name: _hashes(max(folder.glob("checkpoints/step-*"))) for name, folder in folders.items()}
     for name, found in files.items():
         if found != files["whole"]:
             differs = sorted(key for key in {*found, *files["whole"]} if found.get(key) != files["whole"].get(key))
@@ -323,7 +307,7 @@ def its_emissions_sum_to_its_totals(run: Run) -> Iterator[str]:
 
 def a_batch_writes_what_each_prompt_alone_gives(run: Run) -> Iterator[str]:
     """Compare greedy completions, in float32."""
-    if not run.decodes:
+    if load(run.checkpoint).config.head.kind != "lm":  # which continues no text
         return
     prompts = ["the cat", "a", "red dog", "o"]
     write_rows(run.folder / "batch.jsonl", [{"prompt": prompt} for prompt in prompts])

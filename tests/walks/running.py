@@ -21,9 +21,8 @@ from tfkit.adapters import load
 from tfkit.run.checkpoints import checkpoints
 from tfkit.run.manifest import write_manifest
 from tfkit.training.free_memory import resident_bytes
-from walks.data_files import write
 from walks.recipes import CANARY
-from walks.scenario import Command, Walk
+from walks.scenario import Command, Walk, write
 
 CPU_SECONDS, SECONDS = 30, 240  # for one command, most of which take a fifth of a second; wall time for one that waits for ever
 MOST_BYTES = 1_000_000_000  # resident, beyond this process's memory, with which a fork begins

@@ -4,8 +4,12 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from tiny_runs import Fault
 
 from walks.invariants import judge_walk
 from walks.running import Failure
@@ -14,13 +18,13 @@ from walks.scenario import Walk
 TRIES = 200
 
 
-def shrink(walk: Walk, fails: Callable[[Walk], bool], tries: int = TRIES) -> Walk:
-    """Return the smallest walk for which `fails` holds that `tries` attempts find; it holds for `walk`."""
+def shrink(walk: Walk, fails: Callable[[Walk], bool]) -> Walk:
+    """Return the smallest walk for which `fails` holds that TRIES attempts find; it holds for `walk`."""
     seen: set[str] = set()
 
     def is_smaller(found: Walk) -> bool:
-        text = _text(found)
-        if text in seen or len(seen) >= tries:
+        text = json.dumps(asdict(found), sort_keys=True)
+        if text in seen or len(seen) >= TRIES:
             return False
         seen.add(text)
         return fails(found)
@@ -30,9 +34,7 @@ def shrink(walk: Walk, fails: Callable[[Walk], bool], tries: int = TRIES) -> Wal
     return walk
 
 
-def shrink_failure(
-    walk: Walk, failure: Failure, folder: Path, *, invariants: bool = False, before: Callable[[], object] | None = None, tries: int = TRIES
-) -> Walk:
+def shrink_failure(walk: Walk, failure: Failure, folder: Path, *, invariants: bool = False, before: Fault | None = None) -> Walk:
     """Return a small walk that fails with the same signature."""
     invariants = invariants and "not true that" in failure.signature
     numbers = itertools.count()
@@ -47,11 +49,7 @@ def shrink_failure(
             shutil.rmtree(place, ignore_errors=True)
         return any(one.signature == failure.signature for one in found.failures)
 
-    return shrink(walk, fails, tries)
-
-
-def _text(walk: Walk) -> str:
-    return json.dumps(walk.to_document(), sort_keys=True)
+    return shrink(walk, fails)
 
 
 def _smaller(walk: Walk) -> Iterator[Walk]:
@@ -82,7 +80,7 @@ def _smaller(walk: Walk) -> Iterator[Walk]:
 
 
 def _edited(walk: Walk, edit: Callable[[Walk], Any]) -> Walk:
-    made = walk.copy()
+    made = deepcopy(walk)
     edit(made)
     return made
 
