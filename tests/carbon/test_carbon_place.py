@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tiny_runs import raising
 
 from tfkit.carbon.emissions_file import CODECARBON_3_3, installed_columns
 from tfkit.carbon.place import (
@@ -86,10 +87,7 @@ def test_an_unknown_country_and_an_impossible_intensity_are_refused(monkeypatch,
 
 
 def test_without_codecarbons_table_a_country_has_the_worlds_average(monkeypatch, nowhere):
-    def absent():
-        raise FileNotFoundError
-
-    monkeypatch.setattr("tfkit.carbon.place.codecarbon_folder", absent)
+    monkeypatch.setattr("tfkit.carbon.place.codecarbon_folder", raising(FileNotFoundError()))
     _countries.cache_clear()
     assert place("FRA").describe() == "FRA, 475 g/kWh (world average, since CodeCarbon's table is missing, carbon.country)"
     assert place("WLD").intensity_g_per_kwh == 475.0

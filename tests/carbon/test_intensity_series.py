@@ -68,9 +68,7 @@ def test_what_is_no_csv_or_has_no_end_or_is_too_long_is_refused(tmp_path):
     for path, reason in {
         "nowhere": r"\(No such file or directory\)",
         "bytes": "",
-        "/dev/zero": r"\(not a regular file",
-        "link": r"\(not a regular file",
-        "pipe": r"\(not a regular file",
+        **dict.fromkeys(("/dev/zero", "link", "pipe"), r"\(not a regular file"),
         ".": r"\(not a regular file|\(Is a directory",
         "long": r"\(larger than 16,777,216 bytes\)",
     }.items():

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from test_examples import Letters, plain
 from tiny_files import wait_for
-from tiny_runs import Process
-from tiny_sources import opened
+from tiny_runs import Process, raising
+from tiny_sources import opened, write_files
 from tiny_streams import write_texts
 
 from tfkit.data import cache_folder, cache_size, example_set, token_stream, trained_tokenizer
@@ -63,11 +63,7 @@ def test_without_a_home_the_temporary_folder_serves_and_says_so(
     elif case == "not a folder":
         (home / ".cache").write_text("")  # as a read-only home: nothing can be made there
     else:
-
-        def no_home() -> Path:
-            raise RuntimeError("Could not determine home directory.")
-
-        monkeypatch.setattr(Path, "home", no_home)
+        monkeypatch.setattr(Path, "home", raising(RuntimeError("Could not determine home directory.")))
     with pytest.warns(RuntimeWarning, match="set TFKIT_CACHE"):
         folder = cache_folder()
     assert folder.parent == tmp_path
@@ -108,39 +104,28 @@ def build(folder: Path) -> None:
     (folder / "end").write_text("")
 
 
-def test_a_folder_is_built_once(tmp_path: Path) -> None:
-    assert build_once(tmp_path / "x", is_whole, build)
-    assert not build_once(tmp_path / "x", is_whole, build)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["x"]
-
-
-@pytest.mark.parametrize("kind", ["folder", "file"])
-def test_what_is_not_whole_is_replaced(tmp_path: Path, kind: str) -> None:
-    if kind == "folder":
-        (tmp_path / "x").mkdir()
-        (tmp_path / "x/half").write_text("")
-    else:
-        (tmp_path / "x").write_text("")
+@pytest.mark.parametrize("name", ["x/half", "x"])
+def test_what_is_not_whole_is_replaced(tmp_path: Path, name: str) -> None:
+    """A folder, and a file in its place."""
+    write_files(tmp_path, {name: ""})
     assert build_once(tmp_path / "x", is_whole, build)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["data", "end", "hashes.json", "x"]
 
 
-def test_a_builder_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    def fail(folder: Path) -> None:
-        (folder / "data").write_text("half")
-        raise KeyboardInterrupt
+def test_a_builder_that_fails_leaves_nothing_and_a_full_disk_is_the_machines_error(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for error, raised, said in (
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+        (full, MachineError, r"No space left on device.*TFKIT_CACHE"),
+    ):
 
-    with pytest.raises(KeyboardInterrupt):
-        build_once(tmp_path / "x", is_whole, fail)
-    assert not list(tmp_path.iterdir())
+        def fail(folder: Path, error: BaseException = error) -> None:
+            (folder / "data").write_text("half")
+            raise error
 
-
-def test_a_full_disk_is_the_machines_error(tmp_path: Path) -> None:
-    def fail(folder: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(MachineError, match=r"No space left on device.*TFKIT_CACHE"):
-        build_once(tmp_path / "x", is_whole, fail)
+        with pytest.raises(raised, match=said):
+            build_once(tmp_path / "x", is_whole, fail)
+        assert not list(tmp_path.iterdir())
 
 
 def build_when_both_are_there(folder: Path) -> None:

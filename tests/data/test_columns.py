@@ -47,55 +47,27 @@ def test_the_first_recognised_column_is_that_of_a_role_and_a_named_one_before_al
     assert row.text == "a\nc", "all that is text, and no label"
 
 
-@pytest.mark.parametrize(
-    ("name", "found"),
-    [
-        ("plain", "p"),
-        ("deep.inner", "d"),
-        ("several.1.input", "s1"),
-        ("several.0.output.0", "o"),
-        ("list.2", "l2"),
-        ("a.b", "a column whose name has a dot"),
-        ("12", "a number"),
-        ("grid.1.0", "g"),
-    ],
-)
-def test_paths(name: str, found: str) -> None:
-    record = {
-        "plain": "p",
-        "deep": {"inner": "d"},
-        "several": [{"output": ["o"]}, {"input": "s1"}],
-        "list": ["l0", "l1", "l2"],
-        "a.b": "a column whose name has a dot",
-        "a": {"b": "never"},
-        "12": "a number",
-        "grid": [["f"], ["g"]],
-    }
-    assert values(record, text=name) == {"text": found}
-    assert values(record, text=f"<{{{name}}}>") == {"text": f"<{found}>"}
+def test_paths() -> None:
+    record: dict[str, Any] = {"plain": "p", "list": ["l0", "l1", "l2"], "deep": {"inner": "d"}, "grid": [["f"], ["g"]], "12": "a number"}
+    record |= {"a.b": "a column whose name has a dot", "a": {"b": "never"}, "several": [{"output": ["o"]}, {"input": "s1"}]}
+    found = {"plain": "p", "deep.inner": "d", "several.1.input": "s1", "several.0.output.0": "o", "list.2": "l2", "grid.1.0": "g"}
+    for name, text in (found | {name: record[name] for name in ("a.b", "12")}).items():
+        assert values(record, text=name) == {"text": text}
+        assert values(record, text=f"<{{{name}}}>") == {"text": f"<{text}>"}
+    for name in ("list.3", "list.-1", "list.x", "plain.x", "deep", "deep.", "deep.none", ".plain", "list.1.x", ""):
+        assert isinstance(take(record, text=name), BadRow), "it leads nowhere"
 
 
-@pytest.mark.parametrize("name", ["list.3", "list.-1", "list.x", "plain.x", "deep", "deep.", "deep.none", ".plain", "list.1.x", ""])
-def test_paths_that_lead_nowhere(name: str) -> None:
-    record = {"plain": "p", "list": ["a", "b", "c"], "deep": {"inner": "d"}}
-    assert isinstance(take(record, text=name), BadRow)
-
-
-@pytest.mark.parametrize(
-    ("template", "text"),
-    [
-        ("translate: {en}", "translate: a house"),
-        ("{en} / {n} / {yes} / {half}", "a house / 3 / true / 0.5"),
-        ("{{{en}}} {{}} {{en}}", "{a house} {} {en}"),
-        ("{words}", "to be"),
-        ("{en}{en}", "a housea house"),
-        ("{deep.0.x}", "found"),
-        ("{{x}}", "{x}"),
-    ],
-)
-def test_templates(template: str, text: str) -> None:
+def test_templates() -> None:
     record = {"en": "a house", "n": 3, "yes": True, "half": 0.5, "words": ["to", "be"], "deep": [{"x": "found"}]}
-    assert values(record, text=template) == {"text": text}
+    found = {"translate: {en}": "translate: a house", "{{{en}}} {{}} {{en}}": "{a house} {} {en}", "{{x}}": "{x}"}
+    found |= {
+        "{words}": "to be",
+        "{en}{en}": "a housea house",
+        "{deep.0.x}": "found",
+        "{en} / {n} / {yes} / {half}": "a house / 3 / true / 0.5",
+    }
+    assert {template: values(record, text=template)["text"] for template in found} == found
 
 
 # ------------------------------------------------------------------------------------------------------------------- the forms
@@ -112,32 +84,22 @@ def test_what_each_form_takes() -> None:
     assert read("references", ["one", "two"]) == ["one", "two"]
 
 
-@pytest.mark.parametrize(
-    ("form", "value", "said"),
-    [
-        ("text", None, "null, not text"),
-        ("text", 5, "int, not text"),
-        ("text", [], "list, not text"),
-        ("text", ["a", 1], "list, not text"),
-        ("text", {"a": "b"}, "dict, not text"),
-        ("label", None, "null, not a label"),
-        ("label", ["a"], "list, not a label"),
-        ("label", "", "an empty text, not a label"),
-        ("label", " \n", "an empty text, not a label"),
-        ("labels", ["a", ""], "a list with an empty text, not a list of labels"),
-        ("texts", 1, "int, not a list of texts"),
-        ("texts", ["a", None], "a list with null, not a list of texts"),
-        ("labels", [["a"]], "a list with list, not a list of labels"),
-        ("labels", {"0": "a"}, "dict, not a list of labels"),
-        ("messages", [], "list, not a list of messages"),
-        ("messages", ["hello"], "list, not a list of messages"),
-        ("messages", {"role": "user"}, "dict, not a list of messages"),
-        ("references", 1, "int, not a list of texts"),
-    ],
-)
-def test_what_does_not_fit_is_named_with_its_column(form: Form, value: Any, said: str) -> None:
-    role = (Role("x", form, ("x", "y")),)
-    assert message({"y": value}, role) == f"column 'y' holds {said}; name another column with columns: {{x: NAME}}, remove the row"
+WRONG: dict[Form, tuple[str, list[tuple[Any, str]]]] = {  # what the form is, and values that are something else
+    "text": ("text", [(None, "null"), (5, "int"), ([], "list"), (["a", 1], "list"), ({"a": "b"}, "dict")]),
+    "label": ("a label", [(None, "null"), (["a"], "list"), ("", "an empty text"), (" \n", "an empty text")]),
+    "texts": ("a list of texts", [(1, "int"), (["a", None], "a list with null")]),
+    "labels": ("a list of labels", [(["a", ""], "a list with an empty text"), ([["a"]], "a list with list"), ({"0": "a"}, "dict")]),
+    "messages": ("a list of messages", [([], "list"), (["hello"], "list"), ({"role": "user"}, "dict")]),
+    "references": ("a list of texts", [(1, "int")]),
+}
+
+
+@pytest.mark.parametrize("form", WRONG)
+def test_what_does_not_fit_is_named_with_its_column(form: Form) -> None:
+    wanted, wrong = WRONG[form]
+    remedy = "name another column with columns: {x: NAME}, remove the row"
+    for value, said in wrong:
+        assert message({"y": value}, (Role("x", form, ("x", "y")),)) == f"column 'y' holds {said}, not {wanted}; {remedy}"
 
 
 def test_null_of_a_role_that_a_row_may_lack_is_as_if_it_were_not_there() -> None:
@@ -152,21 +114,13 @@ def test_a_template_of_what_is_no_text_is_a_bad_row() -> None:
     assert "column 'a {x}' holds dict, not text" in message({"x": {}}, text="a {x}")
 
 
-@pytest.mark.parametrize(
-    ("form", "value"),
-    [
-        ("text", "aé"),
-        ("label", "aé"),
-        ("texts", ["b", "aé"]),
-        ("labels", ["aé"]),
-        ("messages", [{"content": "aé"}]),
-        ("label_set", {"b": 0, "aé": 1}),
-    ],
-)
-def test_half_characters_are_found_in_every_form(form: Form, value: Any) -> None:
-    assert read(form, value) is not None
-    half = json.loads(json.dumps(value).replace("\\u00e9", "\\ud800"))
-    assert "column 'x' holds half a surrogate pair at character 1" in message({"x": half}, (Role("x", form, ("x",)),))
+def test_half_characters_are_found_in_every_form() -> None:
+    forms: dict[Form, Any] = {"text": "aé", "label": "aé", "texts": ["b", "aé"], "labels": ["aé"], "messages": [{"content": "aé"}]}
+    forms["label_set"] = {"b": 0, "aé": 1}
+    for form, value in forms.items():
+        assert read(form, value) is not None
+        half = json.loads(json.dumps(value).replace("\\u00e9", "\\ud800"))
+        assert "column 'x' holds half a surrogate pair at character 1" in message({"x": half}, (Role("x", form, ("x",)),))
 
 
 # ------------------------------------------------------------------------------------------------------------- what is missing

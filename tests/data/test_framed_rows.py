@@ -36,11 +36,7 @@ def pieces(batch: FramedBatch) -> list[list[list[int]]]:
 def test_the_layout_of_the_rows() -> None:
     """As drawn at the top of the module."""
     rows = FramedRows([(stream(numbered([[4], [2], [5]])), 1.0)], 9, 1, FRAME)
-    assert pieces(all_rows(rows)) == [
-        [[CLS, 10, 11, 12, 13, SEP]],
-        [[CLS, 14, 15, SEP], [CLS, 16, 17, 18, SEP]],
-        [[CLS, 19, 20, SEP]],
-    ]
+    assert pieces(all_rows(rows)) == [[[CLS, 10, 11, 12, 13, SEP]], [[CLS, 14, 15, SEP], [CLS, 16, 17, 18, SEP]], [[CLS, 19, 20, SEP]]]
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -50,13 +50,8 @@ ROWS: dict[str, tuple[Roles, Any]] = {
     "exchange": (ChatSection.roles, lambda ask, answer: {"instruction": ask, "output": answer}),
     "messages": (
         ChatSection.roles,
-        lambda ask, answer: {
-            "messages": [
-                {"role": "user", "content": ask},
-                {"role": "assistant", "content": answer},
-                {"role": "user", "content": f"why {answer}?"},
-                {"role": "assistant", "content": "because"},
-            ]
+        lambda *said: {
+            "messages": [{"role": ["user", "assistant"][n % 2], "content": one} for n, one in enumerate((*said, "why?", "because"))]
         },
     ),
     "labels": (ClassificationSection.roles, lambda ask, answer: {"text": ask, "label": answer}),

@@ -52,12 +52,6 @@ def texts(source: Source) -> list[str]:
     return [row.text for row in source.rows()]
 
 
-def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on whoever asks for the data set itself fails."""
-    monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: pytest.fail("it is in the cache"))
-    monkeypatch.setattr(datasets, "load_from_disk", lambda *arguments, **options: pytest.fail("it is in the cache"))
-
-
 @pytest.mark.parametrize("kind", ["files", "saved"])
 def test_the_first_rows_come_through_the_cache_and_then_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     folder = tmp_path / "set"
@@ -69,7 +63,8 @@ def test_the_first_rows_come_through_the_cache_and_then_from_it(tmp_path: Path, 
     assert [first[i].place for i in (0, 29)] == [f"{folder}, split train, row {i}" for i in (0, 29)]
     assert sorted(path.name for path in source.folder.iterdir()) == ["hashes.json", "index.json", "records.jsonl"]
     assert {*json.loads((source.folder / "records.jsonl").read_text(encoding="utf-8").splitlines()[0])} == {"text"}
-    no_library(monkeypatch)
+    for name in ("load_dataset", "load_from_disk"):
+        monkeypatch.setattr(datasets, name, lambda *arguments, **options: pytest.fail("it is in the cache"))
     again = streamed(folder, rows=30)
     assert list(again.rows()) == first
     assert again.fingerprint() == source.fingerprint()

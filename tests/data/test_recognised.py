@@ -114,10 +114,7 @@ def test_an_attribution_is_no_text(tmp_path: Path) -> None:
     assert rows(tmp_path / "fra.txt", PAIRS)[4] == {"source": "Go.", "target": ["Allez."]}
 
 
-WORDS = {
-    "Kaggle's names": ("Sentence #,Word,POS,Tag\n", "Sentence: {n}"),
-    "a number in each row": ("sentence_id,token,pos,ner\n", "{n}"),
-}
+WORDS = {"Kaggle's names": ("Sentence #,Word,POS,Tag\n", "Sentence: {n}"), "a number in each row": ("sentence_id,token,pos,ner\n", "{n}")}
 
 
 @pytest.mark.parametrize("name", [*WORDS, "blank rows"])

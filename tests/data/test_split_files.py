@@ -32,20 +32,10 @@ def parts(
 
 
 def test_the_word_may_be_anywhere_in_the_name_or_be_that_of_a_folder() -> None:
-    names = {
-        "train.csv": "train",
-        "train-00000-of-00004.parquet": "train",
-        "SNLI_dev.jsonl": "validation",
-        "val.en.gz": "validation",
-        "wiki.valid.tokens": "validation",
-        "en_ewt-ud-dev.conllu": "validation",
-        "test_2016_flickr.en.gz": "test",
-        "Training Set.csv": "train",
-        "trainset2.csv": "train",
-        "data/test/part-1.jsonl": "test",
-        "test/train.csv": "train",
-        **dict.fromkeys(("latest.csv", "contest.csv", "train_test.csv", "train.py", "test.md", "tests/a.csv")),
-    }
+    train = ("train.csv", "train-00000-of-00004.parquet", "Training Set.csv", "trainset2.csv", "test/train.csv")
+    names = dict.fromkeys(train, "train") | dict.fromkeys(("test_2016_flickr.en.gz", "data/test/part-1.jsonl"), "test")
+    names |= dict.fromkeys(("SNLI_dev.jsonl", "val.en.gz", "wiki.valid.tokens", "en_ewt-ud-dev.conllu"), "validation")
+    names |= dict.fromkeys(("latest.csv", "contest.csv", "train_test.csv", "train.py", "test.md", "tests/a.csv"))
     assert {name: split_of(PurePath(name)) for name in names} == names
 
 

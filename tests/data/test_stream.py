@@ -189,16 +189,6 @@ def test_progress_may_stop_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not list((cache_folder() / "streams").iterdir())
 
 
-CUTS = [
-    ("One. Two.", ["One.", " Two."]),
-    ("He said “no.” Then he left!", ["He said “no.”", " Then he left!"]),
-    ("Fruit, e.g. apples. (Pears too.)", ["Fruit, e.g. apples.", " (Pears too.)"]),
-    ("def f(x):\n    return x.y\n\nf(1.5)\n", ["def f(x):", "\n    return x.y", "\n\nf(1.5)", "\n"]),
-    ("no end", ["no end"]),
-    ("", [""]),
-    ("晴れ。雨！", ["晴れ。", "雨！"]),
-    ("What?! Yes…  \n no", ["What?!", " Yes…", "  \n no"]),
-]
 PARTS = st.sampled_from(["a", "Bc", ".", "?", " ", "\n", "\t", ")", "”", "。", "é", "\u0301", "[MASK]", "\r", "\x00"])
 
 
@@ -207,9 +197,18 @@ def wordpiece() -> Tokenizer:
     return train_tokenizer(TokenizerSection(kind="wordpiece", vocab_size=120), ["some words. Other (words)? A line\nof code.x = 1 。é"] * 9)
 
 
-@pytest.mark.parametrize(("text", "sentences"), CUTS)
-def test_where_sentences_end(text: str, sentences: list[str]) -> None:
-    assert split_sentences(text) == sentences
+def test_where_sentences_end() -> None:
+    for text, sentences in {
+        "One. Two.": ["One.", " Two."],
+        "He said “no.” Then he left!": ["He said “no.”", " Then he left!"],
+        "Fruit, e.g. apples. (Pears too.)": ["Fruit, e.g. apples.", " (Pears too.)"],
+        "def f(x):\n    return x.y\n\nf(1.5)\n": ["def f(x):", "\n    return x.y", "\n\nf(1.5)", "\n"],
+        "no end": ["no end"],
+        "": [""],
+        "晴れ。雨！": ["晴れ。", "雨！"],
+        "What?! Yes…  \n no": ["What?!", " Yes…", "  \n no"],
+    }.items():
+        assert split_sentences(text) == sentences
 
 
 @pytest.mark.parametrize("text", ["." * 300_000, " ." * 150_000, "." + ")" * 300_000, "a" + " " * 300_000, "." + "\n " * 150_000])

@@ -82,16 +82,13 @@ def test_the_labels_of_a_classification_are_choices() -> None:
     assert judge.questions(0, row(1))[0].continuation == "yes 1"  # a row's own choices come first
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
+def test_a_row_that_cannot_be_asked_is_bad() -> None:
+    for values, message in (
         ({"choices": None}, "no answers to choose from"),
         ({"choices": ["a", ""]}, "answer 1, counted from 0, has no text"),
         ({"label": "7"}, "the label '7' is none of the 2 answers"),
-    ],
-)
-def test_a_row_that_cannot_be_asked_is_bad(values: dict[str, object], message: str) -> None:
-    assert f"rows.jsonl:3: {message}" in few_shot().questions(0, row(3, **values)).message
+    ):
+        assert f"rows.jsonl:3: {message}" in few_shot().questions(0, row(3, **values)).message
 
 
 def test_an_empty_sentence_is_bad_and_bad_examples_can_be_left_out() -> None:

@@ -2,20 +2,9 @@
 
 from tiny_references import named
 
-_T5 = {
-    "vocab_size": 97,
-    "d_model": 20,
-    "d_kv": 6,  # three heads of 6 are not 20
-    "d_ff": 36,
-    "num_layers": 2,
-    "num_decoder_layers": 3,
-    "num_heads": 3,
-    "relative_attention_num_buckets": 8,
-    "relative_attention_max_distance": 20,
-    "decoder_start_token_id": 0,
-    "n_positions": 64,
-    "bos_token_id": None,
-}
+_T5 = {"vocab_size": 97, "d_model": 20, "d_kv": 6, "d_ff": 36, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 3}  # 3 of 6: not 20
+_T5 |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 20, "decoder_start_token_id": 0, "n_positions": 64}
+_T5 |= {"bos_token_id": None}
 _ENCODER = _T5 | {"num_decoder_layers": None, "is_encoder_decoder": False}
 _GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 _BLOCKS = {"vocab_size": 97, "d_model": 24, "encoder_layers": 2, "encoder_attention_heads": 3, "decoder_attention_heads": 3}

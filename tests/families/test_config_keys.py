@@ -71,13 +71,8 @@ COMPUTED: dict[str, dict[str, list[Any]]] = {
     },
     "gpt2": {"n_head": [4], "activation_function": ["gelu", "relu", "silu"], "layer_norm_epsilon": [0.5], "tie_word_embeddings": []},
     "openai-gpt": {"n_head": [4], "afn": ["relu", "silu"], "layer_norm_epsilon": [0.5], "tie_word_embeddings": []},
-    "t5": {
-        "relative_attention_max_distance": [200],
-        "layer_norm_epsilon": [0.5],
-        "scale_decoder_outputs": [True],
-        "tie_word_embeddings": [],
-        "feed_forward_proj": [],  # with both halves of it: below
-    },
+    "t5": {"relative_attention_max_distance": [200], "layer_norm_epsilon": [0.5], "scale_decoder_outputs": [True]}
+    | {"tie_word_embeddings": [], "feed_forward_proj": []},  # with both halves of it: below
     "bert": {"num_attention_heads": [4], "hidden_act": ["relu", "gelu_new", "silu"], "layer_norm_eps": [0.5], "tie_word_embeddings": []},
     "distilbert": {"n_heads": [4], "activation": ["relu", "silu"], "tie_word_embeddings": []},
     "marian": {"activation_function": ["gelu", "silu"], "scale_embedding": [False], "tie_word_embeddings": []},
@@ -87,15 +82,9 @@ COMPUTED |= {
 }
 COMPUTED |= {"electra": COMPUTED["roberta"], "mpnet": {"layer_norm_eps": [0.5], "tie_word_embeddings": []}}
 _FULL, _LOCAL = ({"full_attention": {**ROTARY, "rope_theta": first}, "sliding_attention": ROTARY} for first in (50.0, 1e4))
-COMPUTED["modernbert"] = {
-    "norm_eps": [0.5],
-    "num_attention_heads": [4],
-    "local_attention": [2, 6],
-    "layer_types": [["full_attention", "full_attention", "sliding_attention"]],
-    "rope_parameters": [_FULL, _LOCAL],
-    "hidden_activation": [],  # with classifier_activation: the parity cases
-    "tie_word_embeddings": [],
-}
+COMPUTED["modernbert"] = {"norm_eps": [0.5], "num_attention_heads": [4], "local_attention": [2, 6], "rope_parameters": [_FULL, _LOCAL]}
+COMPUTED["modernbert"] |= {"layer_types": [["full_attention", "full_attention", "sliding_attention"]], "tie_word_embeddings": []}
+COMPUTED["modernbert"] |= {"hidden_activation": []}  # with classifier_activation: the parity cases
 COMPUTED["mistral"] = COMPUTED["llama"] | {"sliding_window": [3, None]}
 COMPUTED["gemma2"] = {name: values for name, values in COMPUTED["mistral"].items() if name != "hidden_act"} | {
     "hidden_activation": ["gelu", "silu"],
@@ -171,37 +160,18 @@ REFUSED: dict[str, dict[str, list[Any]]] = {
     | {"encoder_attention_heads": [4], "decoder_attention_heads": [4], "architectures": [["MarianForCausalLM"], ["BartForCausalLM"]]},
 }
 REFUSED |= dict.fromkeys(("roberta", "xlm-roberta", "camembert"), REFUSED["bert"] | {"hidden_act": ["relu"], "pad_token_id": [50, "1"]})
-REFUSED["modernbert"] = {
-    **{name: [True] for name in ("norm_bias", "classifier_bias")},
-    "decoder_bias": [False],
-    "classifier_activation": ["silu"],
-    "hidden_activation": ["silu", "quick_gelu"],
-    "local_attention": ["8"],
-    "rope_parameters": [ROTARY, *NO_ROTATIONS],
-}
+REFUSED["modernbert"] = {"norm_bias": [True], "classifier_bias": [True], "decoder_bias": [False], "classifier_activation": ["silu"]}
+REFUSED["modernbert"] |= {"hidden_activation": ["silu", "quick_gelu"], "local_attention": ["8"], "rope_parameters": [ROTARY, *NO_ROTATIONS]}
 REFUSED["electra"] = {name: REFUSED["roberta"][name] for name in ("is_decoder", "add_cross_attention", "hidden_act")}
 REFUSED["mpnet"] = {"hidden_act": ["relu"], "pad_token_id": [2], "relative_attention_num_buckets": [16]}
 COMPUTED |= dict.fromkeys(("bart", "mbart"), COMPUTED["marian"] | {"activation_function": ["relu", "silu"], "scale_embedding": []})
 COMPUTED["mt5"] = {name: COMPUTED["t5"][name] for name in COMPUTED["t5"] if name != "scale_decoder_outputs"}
 REFUSED |= {key: {name: REFUSED["marian"][name] for name in REFUSED["marian"] if "share" not in name} for key in ("bart", "mbart")}
 REFUSED["mt5"] = REFUSED["t5"] | {"scale_decoder_outputs": [True], "architectures": [["T5EncoderModel"]]}
-COMPUTED["deberta-v2"] = {
-    "num_attention_heads": [4],
-    "hidden_act": ["relu"],
-    "layer_norm_eps": [0.5],
-    "max_relative_positions": [9, -1],
-    "tie_word_embeddings": [],
-}
-REFUSED["deberta-v2"] = {
-    "relative_attention": [False],
-    "position_biased_input": [True],
-    "pos_att_type": [["c2p"], "p2c", None, 3],
-    "norm_rel_ebd": ["none"],
-    "share_att_key": [False],
-    "conv_kernel_size": [3],
-    "pooler_hidden_act": ["tanh"],
-    "legacy": [False],
-}
+COMPUTED["deberta-v2"] = COMPUTED["roberta"] | {"hidden_act": ["relu"], "max_relative_positions": [9, -1]}
+REFUSED["deberta-v2"] = {"relative_attention": [False], "position_biased_input": [True], "pos_att_type": [["c2p"], "p2c", None, 3]}
+REFUSED["deberta-v2"] |= {"norm_rel_ebd": ["none"], "share_att_key": [False], "conv_kernel_size": [3], "pooler_hidden_act": ["tanh"]}
+REFUSED["deberta-v2"] |= {"legacy": [False]}
 ENCODERS = tuple(name for name in BASES if MODEL_TYPES[name].stacks == (True, False))
 OTHERS: dict[str, Any] = {  # a value of each of FOREIGN_KEYS that would matter
     "quantization_config": {"quant_method": "fp8"},

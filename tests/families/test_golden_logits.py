@@ -55,34 +55,21 @@ MARIAN |= {"scale_embedding": True, "max_position_embeddings": 40}
 # Of decoders: logits[0, -1, :3], logits[1, 5, :3], and the mean of all absolute logits. Of the others' input, the last five positions of
 # row 1 are padding: an encoder has logits[1, 10, :3] and the mean of real tokens; a decoder beside it reads eleven ids, and has
 # logits[1, 4, :3].
+TIED, UNCAPPED = LLAMA | {"tie_word_embeddings": True}, GEMMA2 | {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+GATED = T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 GOLDEN: dict[str, tuple[dict[str, Any], tuple[float, ...], tuple[float, ...], float]] = {
     "gpt": (GPT2 | {"model_type": "openai-gpt"}, (3.6939, 1.1860, -0.4309), (2.4174, 2.3019, 2.4014), 1.1163),
     "gpt2": (GPT2, (-0.9493, -0.1306, 1.9246), (0.0385, -0.7053, 0.3924), 1.1079),
     "llama": (LLAMA, (-1.6194, 0.4306, 0.0368), (1.1242, -1.9249, 3.1327), 1.9221),
-    "llama 3.1": (
-        LLAMA | {"tie_word_embeddings": True, "rope_theta": 1e4, "rope_scaling": LLAMA3},
-        (1.3131, -1.1809, 1.8654),
-        (-1.0309, 0.1568, -0.0283),
-        2.0084,
-    ),
+    "llama 3.1": (TIED | {"rope_theta": 1e4, "rope_scaling": LLAMA3}, (1.3131, -1.1809, 1.8654), (-1.0309, 0.1568, -0.0283), 2.0084),
     "mistral": (MISTRAL, (1.0004, -4.6089, 0.0122), (-1.9443, -2.2757, 1.4525), 1.6403),
     "gemma2": (GEMMA2, (-2.8826, -0.8966, -2.3348), (2.1956, 2.1839, 1.7745), 1.3160),
-    "gemma2 without caps": (
-        GEMMA2 | {"attn_logit_softcapping": None, "final_logit_softcapping": None},
-        (-5.2088, -1.3942, -3.9842),
-        (2.1328, 2.2406, 2.3509),
-        1.6586,
-    ),
-    "smollm2": (LLAMA | {"tie_word_embeddings": True, "rope_theta": 1e5}, (-3.4525, -5.4637, 1.6936), (-1.2269, 3.8345, -0.8715), 1.9772),
+    "gemma2 without caps": (UNCAPPED, (-5.2088, -1.3942, -3.9842), (2.1328, 2.2406, 2.3509), 1.6586),
+    "smollm2": (TIED | {"rope_theta": 1e5}, (-3.4525, -5.4637, 1.6936), (-1.2269, 3.8345, -0.8715), 1.9772),
     "bert": (BERT, (-1.2377, -1.6786, 1.3149), (-1.2733, -1.2177, 2.6575), 1.2292),
     "distilbert": (DISTILBERT, (-0.9450, 0.1284, 1.6267), (1.7608, -1.1433, 1.8569), 1.2028),
     "t5 1.0": (T5, (-0.1854, 0.2836, 0.1777), (-0.1633, 0.0557, 0.2116), 0.2457),
-    "t5 1.1": (
-        T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
-        (0.6135, 1.2045, -0.9147),
-        (-0.7147, 0.7683, -2.0944),
-        1.0315,
-    ),
+    "t5 1.1": (GATED, (0.6135, 1.2045, -0.9147), (-0.7147, 0.7683, -2.0944), 1.0315),
     "transformer of 2017": (MARIAN, (-2.1206, -2.5307, -0.4332), (-1.4781, -1.0526, -0.4190), 1.2105),
 }
 

@@ -69,20 +69,13 @@ def test_auto_is_float32_where_answers_change(any_size):
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        {"has_bf16": False},
-        {"agree": lambda allowed: False},
-        {"change": lambda loaded: replace(loaded, codec=None)},
-        {"change": lambda loaded: replace(loaded, codec=Tokenizer.from_backend(NO_LETTERS, NO_LETTERS.to_str(), {}))},
-        with_head(NoHeadConfig(kind="none")),
-        with_head(ClassesHeadConfig(kind="classes", count=1, pool="first")),
-    ],
-)
-def test_auto_is_float32_without_hardware_agreement_texts_or_choices(any_size, how):
-    one = opened(CLASSIFIER, **how)
-    assert (one.precision, one.answers, one.described()) == ("float32", 0, "")
+def test_auto_is_float32_without_hardware_agreement_texts_or_choices(any_size):
+    heads = NoHeadConfig(kind="none"), ClassesHeadConfig(kind="classes", count=1, pool="first")
+    without_tokens = Tokenizer.from_backend(NO_LETTERS, NO_LETTERS.to_str(), {})
+    without_texts = [{"change": lambda loaded, codec=codec: replace(loaded, codec=codec)} for codec in (None, without_tokens)]
+    for how in ({"has_bf16": False}, {"agree": lambda allowed: False}, *without_texts, *map(with_head, heads)):
+        one = opened(CLASSIFIER, **how)
+        assert (one.precision, one.answers, one.described()) == ("float32", 0, "")
 
 
 def test_auto_is_float32_for_small_models():
@@ -122,15 +115,13 @@ def test_int8_is_used_by_the_commands(tmp_path):
     assert not (tmp_path / "saved").exists()
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["generate", "--from", WRITER, "--prompt", "the cat", "--temperature", "0"],
-        ["generate", "--from", FIXTURES / "translation", "--prompt", "the cat", "--temperature", "0"],
-        ["predict", "--from", CLASSIFIER, "--data", FIXTURES / "rows.jsonl"],
-        ["predict", "--from", FIXTURES / "translation", "--data", FIXTURES / "pairs.jsonl"],
-    ],
-)
+PROMPT = ["--prompt", "the cat", "--temperature", "0"]
+COMMANDS = [["generate", "--from", WRITER, *PROMPT], ["generate", "--from", FIXTURES / "translation", *PROMPT]]
+COMMANDS += [["predict", "--from", CLASSIFIER, "--data", FIXTURES / "rows.jsonl"]]
+COMMANDS += [["predict", "--from", FIXTURES / "translation", "--data", FIXTURES / "pairs.jsonl"]]
+
+
+@pytest.mark.parametrize("words", COMMANDS)
 def test_the_answers_of_a_large_model_are_those_of_a_small_one(words, monkeypatch):
     """The weights of a large one are laid out for the processor."""
     packed = []

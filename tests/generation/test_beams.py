@@ -19,35 +19,24 @@ from tfkit.recipe.schema.output_sections import GenerationSection
 generate = partial(generate_from, start_id=START)
 FEW = PROMPTS[1:4]  # where each is searched for alone
 THEIR_EARLY_STOPPING = {"full": True, "likely": False, "never": "never"}
+LONG = {"num_beams": 3, "length_penalty": 3.0, "max_new_tokens": 20}
 SEARCHES = {
     "two beams": ({"num_beams": 2, "max_new_tokens": 15}, [3]),
     "ended early, several eos": ({"num_beams": 4, "length_penalty": 0.6, "early_stopping": "full", "max_new_tokens": 20}, [3, 17, 20]),
     "short texts": ({"num_beams": 3, "length_penalty": -1.0, "max_new_tokens": 20}, [9, 4, 12, 30]),
     "long texts": ({"num_beams": 4, "length_penalty": 2.0, "early_stopping": "never", "max_new_tokens": 25}, [1, 2, 3, 5, 6, 7]),
     "no law of lengths": ({"num_beams": 5, "length_penalty": 0.0, "early_stopping": "never", "max_new_tokens": 12}, [15, 18]),
-    "ended early, long texts": (
-        {"num_beams": 3, "length_penalty": 3.0, "early_stopping": "full", "max_new_tokens": 20},
-        [3, 7, 17, 20, 28],
-    ),
-    "likely to be the best": ({"num_beams": 3, "length_penalty": 3.0, "max_new_tokens": 20}, [3, 7, 17, 20, 28]),
+    "ended early, long texts": (LONG | {"early_stopping": "full"}, [3, 7, 17, 20, 28]),
+    "likely to be the best": (LONG, [3, 7, 17, 20, 28]),
     "no end": ({"num_beams": 3, "max_new_tokens": 12}, []),
     "no repetition": ({"num_beams": 3, "repetition_penalty": 1.3, "no_repeat_ngram": 2, "max_new_tokens": 20}, [3, 17, 20]),
 }
 
 
 def their_search(theirs: Any, prompt: list[int], settings: GenerationSection, eos_ids: list[int]) -> list[int]:
-    made = their_writers.written(
-        theirs,
-        prompt,
-        do_sample=False,
-        num_beams=settings.num_beams,
-        length_penalty=settings.length_penalty,
-        early_stopping=THEIR_EARLY_STOPPING[settings.early_stopping],
-        max_new_tokens=settings.max_new_tokens,
-        eos_token_id=eos_ids or None,
-        repetition_penalty=settings.repetition_penalty,
-        no_repeat_ngram_size=settings.no_repeat_ngram or 0,
-    )
+    options = {name: getattr(settings, name) for name in ("num_beams", "length_penalty", "max_new_tokens", "repetition_penalty")}
+    options |= {"early_stopping": THEIR_EARLY_STOPPING[settings.early_stopping], "no_repeat_ngram_size": settings.no_repeat_ngram or 0}
+    made = their_writers.written(theirs, prompt, do_sample=False, eos_token_id=eos_ids or None, **options)
     return list(itertools.takewhile(lambda token: token not in eos_ids, made))
 
 

@@ -80,7 +80,4 @@ def test_the_mask_is_true_for_real_tokens() -> None:
     assert real_tokens(ROWS).tolist() == [[True, True, True], [True, False, False], [True, True, False]]
     assert real_tokens(ROWS, left=True).tolist() == [[True, True, True], [False, False, True], [False, True, True]]
     assert torch.equal(padding_mask(ROWS), real_tokens(ROWS))
-
-
-def test_rows_of_one_length_need_no_mask() -> None:
-    assert padding_mask([[1, 2], [3, 4]]) is None
+    assert padding_mask([[1, 2], [3, 4]]) is None  # rows of one length need no mask

@@ -105,19 +105,6 @@ def test_a_cache_gives_the_full_forward(name: str, pieces: list[int], padded: in
 
 
 @models
-@torch.no_grad()
-def test_a_cache_goes_on_with_the_rows_that_are_kept(name: str) -> None:
-    model, ids = BUILT[name], random_ids(3, 8)
-    cache = KeyValueCache(model.config, 3, 8, torch.float32)
-    model(ids[:, :6], cache=cache)
-    rows = torch.tensor([2, 0])
-    kept = KeyValueCache(model.config, 2, 8, torch.float32)
-    kept.take([(cache, rows)], 6)
-    logits = model(ids[rows, 6:], cache=kept).logits
-    torch.testing.assert_close(logits, model(ids).logits[rows, 6:], atol=ROUNDING, rtol=ROUNDING)
-
-
-@models
 def test_a_sequence_longer_than_the_context_is_refused(name: str) -> None:
     model = BUILT[name]
     with pytest.raises(ValueError, match=f"25 tokens do not fit into the model's context of {CONTEXT}"):

@@ -93,12 +93,8 @@ def test_only_the_last_answer_is_learned_where_that_is_asked_and_its_end_always(
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}}]
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
-CALLED = [
-    {"role": "user", "content": "the cat"},
-    {"role": "assistant", "content": None, "tool_calls": [CALL]},
-    {"role": "tool", "content": "sat"},
-    {"role": "assistant", "content": "it sat"},
-]
+CALLED = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": None, "tool_calls": [CALL]}]
+CALLED += [{"role": "tool", "content": "sat"}, {"role": "assistant", "content": "it sat"}]
 # As Llama 3.1's: tools in the first turn of the user, a turn for each result.
 WITH_TOOLS = """{%- for message in messages %}
     {{- '<|start_header_id|>' + message.role + '<|end_header_id|>\n\n' }}

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from tiny_examples import ENCODER, TWO_LAYERS, made_stream, model, tokenizer
 from tiny_files import flip
+from tiny_writers import DECODERS
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
@@ -33,14 +34,7 @@ SIZES: dict[str, Any] = {"vocab_size": 300, "max_position_embeddings": 24, "init
 BERT = BertConfig(**SIZES, hidden_size=24, num_hidden_layers=4, num_attention_heads=3, intermediate_size=52)
 DISTILBERT = DistilBertConfig(**SIZES, dim=24, n_layers=2, n_heads=3, hidden_dim=52, dropout=0.0)
 DISTILBERTS = {"temperature": 2.0, "teacher_weight": 5.0, "text_weight": 2.0, "cosine_weight": 1.0}
-DECODER: dict[str, Any] = TWO_LAYERS | {
-    "position": {"kind": "rotary"},
-    "norm": {"kind": "rms", "placement": "sandwich", "unit_offset": True},
-    "embedding": {"scale": True},
-    "attention": {"softcap": 3.0, "windows": [5, None]},
-    "mlp": {"activation": "gelu_tanh", "gated": True},
-    "head": {"tied": True, "softcap": 2.0},
-}
+DECODER: dict[str, Any] = TWO_LAYERS | DECODERS["gemma2"]
 STUDENT = {name: value for name, value in ENCODER.items() if name != "embedding"} | {"embedding": {"norm": True}}
 
 
@@ -183,6 +177,9 @@ def test_a_decoder_begins_with_a_part_of_its_teacher() -> None:
         assert torch.equal(parameter, teacher.get_parameter(whose)), name
 
 
+UP = "encoder.blocks.1.mlp.op.up_proj.weight"
+
+
 @pytest.mark.parametrize(
     ("changes", "layers", "said"),
     [
@@ -191,11 +188,7 @@ def test_a_decoder_begins_with_a_part_of_its_teacher() -> None:
         ({"dim": 12}, [0, 1], "head_dim: the student's is 4, the teacher's 8"),
         ({"num_heads": 6}, [0, 1], "num_heads: the student's is 6, the teacher's 3"),
         ({"norm": {"kind": "layer", "placement": "pre"}}, [0, 1], "norm.placement: the student's is pre, the teacher's post"),
-        (
-            {"hidden_dim": 40},
-            [0, 1],
-            "encoder.blocks.1.mlp.op.up_proj.weight (40, 24): the teacher's encoder.blocks.1.mlp.op.up_proj.weight is (96, 24)",
-        ),
+        ({"hidden_dim": 40}, [0, 1], f"{UP} (40, 24): the teacher's {UP} is (96, 24)"),
         ({"context_length": 12}, [0, 1], "embedding.positions.weight (12, 24): the teacher's embedding.positions.weight is (24, 24)"),
         ({"head": {"kind": "masked_lm", "tied": False}}, [0, 1], "head.output.weight (300, 24): the teacher has no head.output.weight"),
     ],

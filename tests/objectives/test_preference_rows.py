@@ -255,17 +255,11 @@ def test_messages_go_through_the_chat_template_and_prompts_are_the_same_alone(tm
     assert "has '<|im_end|>', which would be read as a special token" in bad[0].message
 
 
-@pytest.mark.parametrize(
-    ("row", "chat", "why"),
-    [
-        ({"prompt": MESSAGES, "chosen": "a", "rejected": "b"}, False, "the prompt or its completion is messages"),
-        ({"prompt": "p", "chosen": "a", "rejected": "b"}, True, "objective.chat is set"),
-    ],
-)
-def test_without_a_chat_template_messages_are_refused(tmp_path: Path, row: Section, chat: bool, why: str) -> None:
-    said = f"rows.jsonl:1: .*{why}, but base has no chat template.*start from a checkpoint that has one, or give texts"
-    with pytest.raises(ModelError, match=said):
-        stored(tmp_path, encoder(chat=chat), row)
+def test_without_a_chat_template_messages_are_refused(tmp_path: Path) -> None:
+    for prompt, chat, why in ((MESSAGES, False, "the prompt or its completion is messages"), ("p", True, "objective.chat is set")):
+        said = f"rows.jsonl:1: .*{why}, but base has no chat template.*start from a checkpoint that has one, or give texts"
+        with pytest.raises(ModelError, match=said):
+            stored(tmp_path, encoder(chat=chat), {"prompt": prompt, "chosen": "a", "rejected": "b"})
 
 
 def test_completions_are_cut_to_the_context_and_labels_are_those_of_completions(tmp_path: Path) -> None:
@@ -289,21 +283,13 @@ def test_pairs_are_all_of_a_prompt_but_ties(tmp_path: Path) -> None:
     assert batch.extras["row"].tolist() == [0, 0, 0, 1, 1, 1, 1]
 
 
-@pytest.mark.parametrize(
-    ("columns", "winner", "best"),
-    [
-        (("response_a", "response_b"), "a", "yes"),
-        (("answer_a", "answer_b"), "model_b", "no"),
-        (("response_1", "response_2"), 2, "no"),
-        (("output_1", "output_2"), "output_1", "yes"),
-        (("response_a", "response_b"), ["a", "b", "b"], "no"),
-        (("response_a", "response_b"), ["b", "tie", "tie (bothbad)"], "no"),
-        (("response_a", "response_b"), {"votes_a": 3, "votes_b": 1}, "yes"),
-    ],
-)
-def test_two_responses_and_the_votes_of_annotators(tmp_path: Path, columns: tuple[str, str], winner: Any, best: str) -> None:
-    [found] = read(tmp_path, {"prompt": "is it", columns[0]: "yes", columns[1]: "no", "winner": winner})
-    assert (found.prompt, found.completions[0], found.ranks) == ("is it", best, [0, 1])
+def test_two_responses_and_the_votes_of_annotators(tmp_path: Path) -> None:
+    columns = [("response_a", "response_b"), ("answer_a", "answer_b"), ("response_1", "response_2"), ("output_1", "output_2")]
+    told = [*zip(columns, ["a", "model_b", 2, "output_1"], ["yes", "no", "no", "yes"], strict=True)]
+    votes = [(["a", "b", "b"], "no"), (["b", "tie", "tie (bothbad)"], "no"), ({"votes_a": 3, "votes_b": 1}, "yes")]
+    for (first, second), winner, best in told + [(columns[0], winner, best) for winner, best in votes]:
+        [found] = read(tmp_path, {"prompt": "is it", first: "yes", second: "no", "winner": winner})
+        assert (found.prompt, found.completions[0], found.ranks) == ("is it", best, [0, 1]), winner
 
 
 def test_votes_may_be_in_columns_of_their_own_and_a_tie_is_dropped(tmp_path: Path) -> None:

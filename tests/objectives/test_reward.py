@@ -160,18 +160,16 @@ def test_padding_has_a_token_of_its_own() -> None:
     assert known.size == 320  # a token that the vocabulary has
 
 
-@pytest.mark.parametrize(
-    ("margins", "weights", "calibration"),
-    [
-        ([[math.log(9)] * 9 + [-math.log(9)]], [1], 0),  # a confidence of 0.9
-        ([[math.log(9), -math.log(9)], []], [1, 1], 0.4),
+def test_calibration_is_the_distance_of_confidence_from_accuracy() -> None:
+    sure = math.log(9)  # a confidence of 0.9
+    for margins, weights, calibration in (
+        ([[sure] * 9 + [-sure]], [1], 0),
+        ([[sure, -sure], []], [1, 1], 0.4),
         ([[0.0, 1e-9]], [2], 0.25),
-        ([[math.nan]], [1], math.nan),
-        ([[]], [1], math.nan),
-    ],
-)
-def test_calibration_is_the_distance_of_confidence_from_accuracy(margins: list[Any], weights: list[int], calibration: float) -> None:
-    assert calibration_metrics(margins)(np.array(weights, float))["calibration"] == pytest.approx(calibration, nan_ok=True)
+        *(([margins], [1], math.nan) for margins in ([math.nan], [])),
+    ):
+        found = calibration_metrics(margins)(np.array(weights, float))["calibration"]
+        assert found == pytest.approx(calibration, nan_ok=True), margins
 
 
 def test_a_row_that_is_lost_is_decided_wrongly() -> None:

@@ -91,18 +91,16 @@ def test_the_computed_lengths_are_those_of_the_batch() -> None:
     assert torch.equal(batch.labels, again.labels)  # static
 
 
-@pytest.mark.parametrize(
-    ("kind", "arguments", "message"),
-    [
-        ("t5", {"codec": tokenizer("bpe_byte_fallback", variant="translation", vocab_size=400)}, "has none: use tokenizer.kind: unigram"),
+def test_what_does_not_fit_is_said_with_a_remedy() -> None:
+    without = tokenizer("bpe_byte_fallback", variant="translation", vocab_size=400)
+    for kind, arguments, message in (
+        ("t5", {"codec": without}, "has none: use tokenizer.kind: unigram"),
         ("t5", {"length": 2048}, r"needs 114 sentinels .* has 100: raise objective.mean_span, or lower data.sequence_length"),
         ("2017", {"rate": 0.7}, "the targets of .* do not fit model.context_length 24; lower objective.rate"),
         ("t5", {"length": 2}, "rows of 2 tokens are too short"),
-    ],
-)
-def test_what_does_not_fit_is_said_with_a_remedy(kind: str, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ModelError, match=message):
-        opened(kind, **arguments)
+    ):
+        with pytest.raises(ModelError, match=message):
+            opened(kind, **arguments)
 
 
 def test_relative_positions_have_no_end_so_targets_may_be_longer_than_inputs() -> None:

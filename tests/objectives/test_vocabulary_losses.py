@@ -200,21 +200,17 @@ def test_a_frozen_matrix_gets_no_gradient_and_the_rest_gets_its_own(bounds: None
     torch.testing.assert_close(frozen.bias.grad, (-above[:, None].float() * shares).sum(0), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("block", "bound", "wanted"),
-    [
+def test_blocks_never_hold_more_logits_than_the_bound(monkeypatch: pytest.MonkeyPatch, shapes: list[torch.Size]) -> None:
+    for block, bound, wanted in (
         (2048, 5 * VOCABULARY * 4, [*[(5, 101)] * 7, (2, 101)] * 2),  # blocks of rows, forward and backward
         (50, vocabulary_loss.LOGITS_BYTES, [(ROWS, 101)]),  # kept
         (50, 1, [(ROWS, 50), (ROWS, 50), (ROWS, 1)] * 2),  # blocks of entries, if the logits are too many to be kept
-    ],
-)
-def test_blocks_never_hold_more_logits_than_the_bound(
-    monkeypatch: pytest.MonkeyPatch, shapes: list[torch.Size], block: int, bound: int, wanted: list[Any]
-) -> None:
-    monkeypatch.setattr(vocabulary_loss, "_BLOCK", block)
-    monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", bound)
-    solve(torch.float32)
-    assert shapes == wanted
+    ):
+        monkeypatch.setattr(vocabulary_loss, "_BLOCK", block)
+        monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", bound)
+        solve(torch.float32)
+        assert shapes == wanted
+        shapes.clear()
 
 
 # ------------------------------------------------------------------------------- divergences from a teacher's distribution

@@ -16,22 +16,8 @@ from tiny_runs import kept, run_here, write_corpus, write_recipe
 from tfkit.engine.tools.launching import FILES, LaunchedTraining
 from tfkit.errors import UsageError
 
-HOSTILE = [
-    "a b",
-    "it's",
-    '"quoted"',
-    "$(touch x)",
-    "`x`",
-    "a;b",
-    "# no comment",
-    "- list: {x}",
-    "Ünï🙂",
-    "\\",
-    "%s",
-    "--",
-    "a&b|c>d",
-    "!!tag",
-]
+HOSTILE = ["a b", "it's", '"quoted"', "$(touch x)", "`x`", "a;b", "a&b|c>d", "# no comment", "- list: {x}", "!!tag", "Ünï🙂"]
+HOSTILE += ["\\", "%s", "--"]
 WORDS = ("pretrain", *HOSTILE, "--run", "runs/it's $HOME", "--resume")
 
 

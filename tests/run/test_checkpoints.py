@@ -7,8 +7,8 @@ import shutil
 import signal
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_files import flip
-from tiny_runs import raising
+from tiny_runs import Process, raising
 
 from tfkit import durable
 from tfkit.errors import MachineError, ModelError, Stopped
@@ -43,21 +43,6 @@ def save(root: Path, *steps: int) -> None:
 
 def content(checkpoint: Path) -> str:
     return (checkpoint / "training_state" / "state.json").read_text()
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Run `work` in a fork of this process, and return the exit status of the fork, or minus the signal that killed it. 99: it raised."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of a fork in a process with threads; the child starts none
-        pid = os.fork()
-    if pid == 0:
-        status = 99
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def kill_at(point: int) -> None:
@@ -109,11 +94,8 @@ def test_killed_at_every_point(tmp_path: Path, work: str) -> None:
         for step, text in enumerate(("zero", "one", "two")):
             save_checkpoint(root, step, writer(text))
 
-        def killed(root: Path = root, point: int = point) -> None:
-            kill_at(point)
-            AT_WORK[work](root)
-
-        status = in_child(killed)
+        child = Process(tmp_path, [], partial(kill_at, point), lambda _, root=root: int(AT_WORK[work](root) is None))
+        status = child.wait().code
         assert status in (0, -signal.SIGKILL)
         newest = newest_good(root, pytest.fail)
         whole = (newest.name, content(newest))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tiny_chats import TEMPLATES, chat_tokenizer
+from tiny_runs import raising
 
 from tfkit.errors import MachineError, ModelError
 from tfkit.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
@@ -189,9 +190,6 @@ def test_no_template(tmp_path):
 
 
 def test_a_machine_without_room_for_a_process(monkeypatch):
-    def refuse(*arguments, **options):
-        raise BlockingIOError("no more processes")
-
-    monkeypatch.setattr(template_module.subprocess, "Popen", refuse)
+    monkeypatch.setattr(template_module.subprocess, "Popen", raising(BlockingIOError("no more processes")))
     with ours("x") as template, pytest.raises(MachineError, match="did not start"):
         template.render([])

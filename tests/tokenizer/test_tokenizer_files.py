@@ -17,14 +17,7 @@ from tfkit.errors import ModelError
 from tfkit.tokenizer import load_tokenizer, pipelines
 from tfkit.tokenizer.entries import token_bytes
 
-TEXTS = [
-    "",
-    "plain words, with  two spaces",
-    "line\nline\r\n\n\ttab",
-    "Grüße 世界 🦊 e\u0301 \u202e \x00",
-    "<|endoftext|>at the start, <|endoftext|> inside",
-    " leading space , and a . before space n't",
-]
+TEXTS = [*PROBES, "<|endoftext|>at the start, <|endoftext|> inside", " leading space , and a . before space n't"]
 
 
 def foreign_tokenizer() -> Backend:
@@ -87,16 +80,8 @@ def test_a_folder_without_a_tokenizer_gives_none(tmp_path: Path) -> None:
 
 
 MARKED = [
-    "The Cat é 中文 sat",
-    "  lead and trail ",
-    "a <x> b<y>c",
-    "a[MASK]b </s> <s> <p2>a",
-    "Ünïcode\u0301 naïve",
-    "x <|endoftext|> y [MASK] <unk> z <x>  <newpad> q <m2><newbos>",
-    "",
-    " ",
-    "\n\tx\u3000y\u200b",
-    "🙂한 தமிழ்",
+    *("", " ", "  lead and trail ", "The Cat é 中文 sat", "Ünïcode\u0301 naïve", "\n\tx\u3000y\u200b", "🙂한 தமிழ்"),
+    *("a <x> b<y>c", "a[MASK]b </s> <s> <p2>a", "x <|endoftext|> y [MASK] <unk> z <x>  <newpad> q <m2><newbos>"),
 ]
 CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZéÉüÜï中文</>[]▁|"
 
@@ -151,44 +136,29 @@ def added(content: str, **flags: bool) -> dict[str, Any]:
     return {"content": content, **dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False), "special": True, **flags}
 
 
-def files(change: str, backend: Backend) -> dict[str, dict[str, Any]]:
-    """The file that a change is written to, and its content."""
+OPTIONS = {"cased": "do_lower_case", "accents": "strip_accents", "no chinese": "tokenize_chinese_chars"}
+OPTIONS |= {"no prefix space": "add_prefix_space", "no bos": "add_bos_token", "no eos": "add_eos_token"}
+
+
+def changed_files(backend: Backend) -> dict[str, dict[str, dict[str, Any]]]:
+    """For each change: the files that it is written to, and their content."""
     size = backend.get_vocab_size()
     last, token = sorted(backend.get_added_tokens_decoder().items())[-1]
-    config: dict[str, dict[str, Any]] = {
-        "nothing": {},
-        "cased": {"do_lower_case": False},
-        "accents": {"strip_accents": False},
-        "no chinese": {"tokenize_chinese_chars": False},
-        "prefix space": {"add_prefix_space": True},
-        "no prefix space": {"add_prefix_space": False},
-        "bos": {"add_bos_token": True},
-        "no bos": {"add_bos_token": False},
-        "eos": {"add_eos_token": True},
-        "no eos": {"add_eos_token": False},
-        "legacy": {"legacy": True},
-        "special": {"added_tokens_decoder": {str(size): added("<x>")}},
-        "two": {
-            "added_tokens_decoder": {str(size + 1): added("<y>"), str(size): added("<x>", special=False, normalized=True, lstrip=True)}
-        },
-        "gap": {"added_tokens_decoder": {str(size + 3): added("<x>")}},
-        "flags": {"added_tokens_decoder": {str(last): added(token.content, lstrip=True)}},
-        "more": {"additional_special_tokens": ["<x>", "<y>"]},
-        "pad": {"pad_token": "<newpad>"},
-        "pad in full": {"pad_token": {"__type": "AddedToken", **added("<newpad>", lstrip=True)}},
-        "roles": {"pad_token": "<p2>", "bos_token": "<newbos>", "mask_token": "<m2>"},
-    }
-    if change == "map":
-        return {"special_tokens_map.json": {"mask_token": "<x>"}}
-    if change == "names":
-        return {"added_tokens.json": {"<x>": size, "<newpad>": size + 1}, "tokenizer_config.json": {"pad_token": "<newpad>"}}
-    return {"tokenizer_config.json": config[change]}
+    two = {str(size + 1): added("<y>"), str(size): added("<x>", special=False, normalized=True, lstrip=True)}
+    decoders = {"special": {str(size): added("<x>")}, "two": two, "gap": {str(size + 3): added("<x>")}}
+    decoders["flags"] = {str(last): added(token.content, lstrip=True)}
+    config: dict[str, dict[str, Any]] = {change: {option: False} for change, option in OPTIONS.items()}
+    config |= {change.removeprefix("no "): {option: True} for change, option in OPTIONS.items() if option.startswith("add_")}
+    config |= {change: {"added_tokens_decoder": tokens} for change, tokens in decoders.items()}
+    config |= {"nothing": {}, "legacy": {"legacy": True}, "more": {"additional_special_tokens": ["<x>", "<y>"]}}
+    config |= {"pad": {"pad_token": "<newpad>"}, "pad in full": {"pad_token": {"__type": "AddedToken", **added("<newpad>", lstrip=True)}}}
+    config |= {"roles": {"pad_token": "<p2>", "bos_token": "<newbos>", "mask_token": "<m2>"}}
+    names = {"added_tokens.json": {"<x>": size, "<newpad>": size + 1}, "tokenizer_config.json": {"pad_token": "<newpad>"}}
+    found = {change: {"tokenizer_config.json": content} for change, content in config.items()}
+    return found | {"map": {"special_tokens_map.json": {"mask_token": "<x>"}}, "names": names}
 
 
-CHANGES = [
-    *("nothing", "cased", "accents", "no chinese", "prefix space", "no prefix space", "bos", "no bos", "eos", "no eos", "legacy"),
-    *("special", "two", "gap", "flags", "more", "pad", "pad in full", "roles", "map", "names"),
-]
+CHANGES = tuple(changed_files(t5()[0]))
 REFUSED = {  # the key that is named; of the others the ids are those of transformers
     **{("bert", "BertTokenizer", change): key for change, key in (("cased", "do_lower_case"), ("accents", "strip_accents"))},
     ("bert", "BertTokenizer", "no chinese"): "tokenize_chinese_chars",
@@ -202,7 +172,7 @@ REFUSED = {  # the key that is named; of the others the ids are those of transfo
 def write(folder: Path, kind: str, name: str, change: str) -> None:
     backend, roles = KINDS[kind][0]()
     (folder / "tokenizer.json").write_text(backend.to_str(), encoding="utf-8")
-    changed = files(change, backend)
+    changed = changed_files(backend)[change]
     settings = {**roles, "tokenizer_class": name, **changed.pop("tokenizer_config.json", {})}
     for file, document in {**changed, "tokenizer_config.json": settings}.items():
         (folder / file).write_text(json.dumps(document), encoding="utf-8")

@@ -113,65 +113,37 @@ def test_the_likely_peak() -> None:
     assert held is None or 10**7 < held < 10**11
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "context_length", "row_bytes", "free", "expected"),
-    [
-        (9, 1, 10, 2 * memory.LOGITS_BYTES + 95, 9),
-        (9, 1, 10, 2 * memory.LOGITS_BYTES + 89, 3),  # a divisor
-        (9, 1, 10, 2 * memory.LOGITS_BYTES - 1, 1),
-        (9, 1, 10, -5, 1),
-        (9, 1, 10, None, 9),
-        (32, 256, 0, None, 32),  # 8,192 tokens, of at most 16,384
-        (128, 256, 0, None, 64),
-        (96, 256, 0, None, 48),  # the largest divisor of 96 up to 64
-        (97, 256, 0, None, 1),  # a prime
-        (6, 16_384, 0, None, 1),
-        (6, 100_000, 0, None, 1),
-        (128, 256, 2**26, None, 64),  # 4 GiB of activations
-        (128, 256, 2**28, None, 16),
-        (128, 256, 2**40, None, 1),
-    ],
-)
-def test_rows_that_fit(batch_size: int, context_length: int, row_bytes: int, free: int | None, expected: int) -> None:
-    assert memory.choose_micro_batch(batch_size, context_length, row_bytes, free) == expected
-
-
-def test_the_largest_divisor() -> None:
+def test_rows_that_fit() -> None:
+    logits = 2 * memory.LOGITS_BYTES
+    for free, rows in ((logits + 95, 9), (logits + 89, 3), (logits - 1, 1), (-5, 1), (None, 9)):  # 3 divides 9
+        assert memory.choose_micro_batch(9, 1, 10, free) == rows
+    # At most 16,384 tokens: 48 is the largest divisor of 96 up to 64, and 97 a prime.
+    for batch_size, length, rows in ((32, 256, 32), (128, 256, 64), (96, 256, 48), (97, 256, 1), (6, 16_384, 1), (6, 100_000, 1)):
+        assert memory.choose_micro_batch(batch_size, length, 0, None) == rows
+    for row_bytes, rows in ((2**26, 64), (2**28, 16), (2**40, 1)):  # at most 4 GiB of activations
+        assert memory.choose_micro_batch(128, 256, row_bytes, None) == rows
     assert [memory.largest_divisor(12, most) for most in (1, 5, 7, 11, 12, 99)] == [1, 4, 6, 6, 12, 12]
 
 
 MEMINFO = "MemTotal: 9000 kB\nMemFree: 100 kB\nMemAvailable: 8000 kB\nSwapFree: 500 kB\n"
 V1, V2 = "sys/fs/cgroup/memory/", "sys/fs/cgroup/jobs/"
+GROUP_1 = {"proc/self/cgroup": "3:cpu,cpuacct:/x\n5:memory:/job\n", V1 + "memory.limit_in_bytes": str(2**63 - 4096)}
+GROUP_1 |= {V1 + "job/memory.limit_in_bytes": "500000", V1 + "job/memory.usage_in_bytes": "100000"}
+GROUP_1 |= {V1 + "job/memory.stat": "total_inactive_file 1000\n"}
+# The page cache may go, and the group above counts as well.
+GROUP_2 = {"proc/self/cgroup": "0::/jobs/mine\n", V2 + "memory.max": "1000000", V2 + "memory.current": "900000"}
+GROUP_2 |= {V2 + "memory.stat": "anon 5\ninactive_file 200000\n", V2 + "mine/memory.stat": "inactive_file 0\n"}
+GROUP_2 |= {V2 + "mine/memory.max": "max", V2 + "mine/memory.current": "1"}
+PAGES = {"proc/self/statm": "10 5 1 1 0 1 0"}
 
 
 @pytest.mark.parametrize(
-    ("files", "limit", "available"),
-    [
-        ({}, resource.RLIM_INFINITY, 8000 * 1024),
-        # Version 2: the page cache may go, and the group above counts as well.
-        (
-            {"proc/self/cgroup": "0::/jobs/mine\n", V2 + "memory.max": "1000000", V2 + "memory.current": "900000"}
-            | {V2 + "memory.stat": "anon 5\ninactive_file 200000\n", V2 + "mine/memory.stat": "inactive_file 0\n"}
-            | {V2 + "mine/memory.max": "max", V2 + "mine/memory.current": "1"},
-            resource.RLIM_INFINITY,
-            300_000,
-        ),
-        # Version 1.
-        (
-            {"proc/self/cgroup": "3:cpu,cpuacct:/x\n5:memory:/job\n", V1 + "memory.limit_in_bytes": str(2**63 - 4096)}
-            | {V1 + "job/memory.limit_in_bytes": "500000", V1 + "job/memory.usage_in_bytes": "100000"}
-            | {V1 + "job/memory.stat": "total_inactive_file 1000\n"},
-            resource.RLIM_INFINITY,
-            401_000,
-        ),
-        # ulimit.
-        ({"proc/self/statm": "10 5 1 1 0 1 0"}, 4_000_000, 4_000_000 - 10 * resource.getpagesize()),
-    ],
+    ("files", "available"),
+    [({}, 8000 * 1024), (GROUP_2, 300_000), (GROUP_1, 401_000), (PAGES, 4_000_000 - 10 * resource.getpagesize())],
     ids=["machine", "group", "group of version 1", "ulimit"],
 )
-def test_the_memory_that_is_available(
-    files: dict[str, str], limit: int, available: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_memory_that_is_available(files: dict[str, str], available: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = 4_000_000 if files is PAGES else resource.RLIM_INFINITY
     monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
     monkeypatch.setattr(free_memory, "_ROOT", tmp_path)
     assert available_bytes() is None or limit != resource.RLIM_INFINITY  # not Linux

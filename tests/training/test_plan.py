@@ -26,20 +26,17 @@ def recipe(**training: object) -> Recipe:
     return Recipe(model=ModelSection(preset="gpt2"), data=data, training=TrainingSection.model_validate(training))
 
 
-@pytest.mark.parametrize(
-    ("training", "steps"),
-    [
+def test_length() -> None:
+    for training, steps in (
         ({"steps": 7}, 7),
         ({"tokens": 12 * 8, "batch_size": 8}, 1),
         ({"tokens": 12 * 8 + 1, "batch_size": 8}, 2),  # rounded up to whole steps
         ({"epochs": 1, "batch_size": 1}, len(ROWS)),
         ({"epochs": 2, "batch_size": len(ROWS)}, 2),
         ({"epochs": 0.001, "batch_size": 8}, 1),
-    ],
-)
-def test_length(training: dict[str, object], steps: int) -> None:
-    wanted = recipe(**training)
-    assert total_steps(wanted, ROWS, batch_sizes(wanted, ROWS)) == steps
+    ):
+        wanted = recipe(**training)
+        assert total_steps(wanted, ROWS, batch_sizes(wanted, ROWS)) == steps, training
 
 
 @pytest.mark.parametrize(("local", "size", "shard", "copies"), [(1, 1, 4, 1.0), (2, 2, 1, 2.0), (2, 2, 2, 1.0), (4, 16, 16, 0.25)])

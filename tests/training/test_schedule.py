@@ -45,10 +45,7 @@ def test_by_hand(schedule: dict[str, object], steps: list[int], expected: list[f
     assert factors(schedule, 100, steps) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("dim", "golden"),
-    [(512, {1: 1.74693e-7, 4000: 6.98771e-4, 100_000: 1.39754e-4}), (1024, {4000: 4.94106e-4})],
-)
+@pytest.mark.parametrize(("dim", "golden"), [(512, {1: 1.74693e-7, 4000: 6.98771e-4, 100_000: 1.39754e-4}), (1024, {4000: 4.94106e-4})])
 def test_the_paper_s_learning_rate(dim: int, golden: dict[int, float]) -> None:
     """Section 5.3 of arXiv 1706.03762: dim^-0.5 min(step^-0.5, step warmup^-1.5), with warmup 4000."""
     peak = (dim * 4000) ** -0.5

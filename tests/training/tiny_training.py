@@ -19,14 +19,8 @@ from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
 
-GPT2: dict[str, Any] = GPT2_LAYOUT | {
-    "vocab_size": 53,
-    "context_length": 12,
-    "decoder_layers": 2,
-    "dim": 24,
-    "num_heads": 3,
-    "init": {"std": 0.3},
-}
+GPT2: dict[str, Any] = GPT2_LAYOUT | {"vocab_size": 53, "context_length": 12, "decoder_layers": 2, "dim": 24, "num_heads": 3}
+GPT2 |= {"init": {"std": 0.3}}
 LLAMA = GPT2 | LLAMA_LAYOUT | {"num_heads": 6, "num_kv_heads": 2, "hidden_dim": 40, "attention": {}}
 
 

@@ -61,11 +61,14 @@ class Silent:
         """Show nothing."""
 
     @contextmanager
-    def progress(self, *_: object, **__: object) -> Iterator[Self]:
+    def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[Self]:
         """Show nothing."""
         yield self
 
-    live = progress
+    @contextmanager
+    def live(self) -> Iterator[Self]:
+        """Show nothing."""
+        yield self
 
 
 class StopRequest(Protocol):
