@@ -225,7 +225,8 @@ def grid(base: Path, name: str, begin: float, minutes: float, rows: int = 3) -> 
 
 def test_a_series_of_another_time_is_refused_before_there_is_a_folder(base: Path) -> None:
     past, future = grid(base, "past.csv", -600, 10), grid(base, "future.csv", 5, 10)
-    for path, said in ((past, "but now it is"), (future, "but now it is"), (base / "none.csv", "cannot be read as csv")):
+    none = [(base / "none.csv", "cannot be read as csv"), ("~nobody-here/none.csv", "cannot be read as csv")]
+    for path, said in ((past, "but now it is"), (future, "but now it is"), *none):
         pretrain(base / "refused", base / "tiny.yaml", f"carbon.intensity_file={path}").exits(3, said)
     both_given = [f"carbon.intensity_file={past}", "carbon.intensity_g_per_kwh=7"]
     pretrain(base / "refused", base / "tiny.yaml", *both_given).exits(2, "replaces intensity_g_per_kwh")

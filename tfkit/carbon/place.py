@@ -99,7 +99,7 @@ def resolve_place(section: "CarbonSection") -> Place:
 
 def series_of(section: "CarbonSection") -> IntensitySeries | None:
     """Return the series of intensities of a recipe; None if its intensity is constant. Raises DataError."""
-    return read_series(Path(section.intensity_file).expanduser()) if section.intensity_file is not None else None
+    return read_series(Path(os.path.expanduser(section.intensity_file))) if section.intensity_file is not None else None
 
 
 def require_long_series(section: "CarbonSection", seconds: float) -> None:
@@ -110,7 +110,7 @@ def require_long_series(section: "CarbonSection", seconds: float) -> None:
 
 def _place_of_series(section: "CarbonSection") -> Place:
     assert section.intensity_file is not None
-    path, now = Path(section.intensity_file).expanduser(), time.time()
+    path, now = Path(os.path.expanduser(section.intensity_file)), time.time()
     series = read_series(path)
     require_cover(series, path, now)
     country = _country(section.country, "carbon.country") if section.country else Place()

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, Self, TypeVar
 
 from tfkit.data import StepLoader
-from tfkit.errors import Stopped, UnhealthyError, argument, is_out_of_memory
+from tfkit.errors import Stopped, UnhealthyError, argument, first_line, is_out_of_memory
 from tfkit.objectives.objective import Batch
 from tfkit.training.device import set_determinism
 from tfkit.training.health import LossHistory, StepReport, UnhealthyStepError
@@ -233,7 +233,7 @@ def deterministic_if_possible(
     except RuntimeError as error:
         if "does not have a deterministic implementation" not in str(error):
             raise
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
     stepper.drop_gradients()
     set_determinism(1)
     nondeterministic(reason)
@@ -250,6 +250,6 @@ def until_it_fits(attempt: Callable[[], Result], stepper: Stepper, out_of_memory
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
         stepper.drop_gradients()  # outside `except`: the error's traceback, which kept the activations alive, is gone
         out_of_memory(reason)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from tfkit.errors import MachineError, is_out_of_memory
+from tfkit.errors import MachineError, first_line, is_out_of_memory
 from tfkit.model.stack import Block
 from tfkit.model.transformer import Transformer
 from tfkit.training.depth import Unfreezing
@@ -119,7 +119,7 @@ def _fitting_together() -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise MachineError(
             f"out of memory in a micro-batch ({reason}), and ranks with sharded weights cannot make it smaller in the middle of a step: "
             "continue with a larger parallel.shard or training.activation_checkpointing=true, or lower training.micro_batch_size"

@@ -72,7 +72,7 @@ def recipe_inputs(recipe: Recipe, *files: Path) -> Inputs:
 
 def files_of(objective: ObjectiveSection, carbon: CarbonSection) -> list[Path]:
     """Return the files that the sections `objective` and `carbon` name: a user's code, and the file of carbon intensities."""
-    return [Path(name).expanduser() for name in (*objective.code_files.values(), carbon.intensity_file) if name is not None]
+    return [Path(os.path.expanduser(name)) for name in (*objective.code_files.values(), carbon.intensity_file) if name is not None]
 
 
 def sections_of(data: DataSection) -> list[SourceSection]:
