@@ -33,7 +33,7 @@ _TASKS = {"classes": "SEQ_CLS", "tags": "TOKEN_CLS", "spans": "QUESTION_ANS", "n
 
 @dataclass(frozen=True)
 class PeftConfig:
-    """The settings of an adapter folder: the base model, and the numbers that give the scale of the updates."""
+    """The settings of an adapter folder: the base model, the scale of the updates, the task, and whether tied matrices stay tied."""
 
     base: str  # a folder, or a repository of the Hub
     revision: str | None = None

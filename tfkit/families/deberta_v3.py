@@ -30,7 +30,7 @@ PRESETS = {  # as released
 }
 
 ARCHITECTURES: Architectures = {
-    "DebertaV2Model": {"kind": "none", "pooler": False},  # the released configurations name no class
+    "DebertaV2Model": {"kind": "none", "pooler": False},  # first, so the default: the released configurations name no class
     **bert.encoder_classes("DebertaV2", "gelu", pooler=False),
 }
 

@@ -146,7 +146,8 @@ def from_hf(
     parts = {"dense_act_fn": "gelu_new" if mlp == "gated-gelu" else mlp.removeprefix("gated-"), "is_gated_act": gated}
     if contradicting := [name for name, value in parts.items() if hf.get(name, value) != value]:
         raise UnsupportedError(f"{contradicting[0]} {hf[contradicting[0]]!r} contradicts feed_forward_proj {mlp!r}")
-    # Before transformers 5, hidden states were scaled only if the output matrix was tied; newer files have a field for each.
+    # Before transformers 5, the decoder's outputs were scaled exactly if the output matrix was tied; newer files have a field for each
+    # of the two.
     tied = hf.get("tie_word_embeddings", True)
     scaled = hf.get("scale_decoder_outputs", tied)
     classes = {**architectures, **encoder_architectures}

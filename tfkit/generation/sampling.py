@@ -101,5 +101,5 @@ def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     As each row has its own uniform number, its token depends neither on other rows nor on the device.
     """
     cumulative = probabilities.cpu().double().cumsum(dim=-1)  # (B, V); not every device has float64 or a fixed order of sums
-    limits = uniforms.to(cumulative)[:, None] * cumulative[:, -1:]  # below the last sum, even if rounded
+    limits = uniforms.to(cumulative)[:, None] * cumulative[:, -1:]  # even after rounding less than the last sum, so a token is always found
     return torch.searchsorted(cumulative, limits, right=True).squeeze(-1)

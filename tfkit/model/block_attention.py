@@ -1,6 +1,6 @@
 """Attention over packed documents and windows on a GPU, by PyTorch's flex_attention (arXiv 2412.05496): its mask is a function of two
-positions, and it skips every block of 128 x 128 pairs in which no query sees a key. FlashAttention supports neither such masks nor dense
-ones.
+positions, and it skips every block of 128 x 128 pairs in which no query sees a key. The FlashAttention kernel of PyTorch takes only the
+causal mask.
 
 The kernel is compiled at its first use. It supports no dropout and, as used here, neither a bias nor a soft cap of the scores.
 """

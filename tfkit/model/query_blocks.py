@@ -17,7 +17,7 @@ QUERY_BLOCK = 128  # queries in a block
 
 @dataclass(frozen=True)
 class ScoreRule:
-    """The settings of the scores: softcap(scale q k) + bias for each pair of query and key that the mask allows, else -inf."""
+    """How scores are computed: softcap(scale q k), plus the caller's bias, for each pair that the mask allows; -inf for other pairs."""
 
     mask: Tensor | None  # (1 or B, 1, T, S), True where a query sees a key; None: `causal` alone decides
     causal: bool  # query t sees no key after t; if there is a mask, it hides these keys itself

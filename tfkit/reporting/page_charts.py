@@ -1,4 +1,5 @@
-"""The charts of the HTML report as data: positions in an SVG. The macro of page.html.jinja that a chart's field `kind` names draws it.
+"""The charts of the HTML report as data: positions in an SVG. A macro of page.html.jinja draws each chart; the chart's field
+`kind` has the macro's name.
 
 The axes have ticks at round numbers. Long series are thinned out, but keep their minima and maxima.
 """

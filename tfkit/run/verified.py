@@ -105,7 +105,9 @@ def _check_size(folder: Path, name: str, entry: Entry) -> Path:
 
 
 def _compare(paths: Mapping[str, Path], entries: Mapping[str, Entry], names: Iterable[str], stop: threading.Event) -> dict[Path, Identity]:
-    """Return the identity that each file had when it was hashed. Raises ModelError if a hash differs; returns early once `stop` is set."""
+    """Compare the hashes of the files `names` with their entries. Return the identity (inode, size, times) that each hashed file had then;
+    return early once `stop` is set. Raises ModelError if a hash differs.
+    """
 
     def advance(_count: int) -> None:
         if stop.is_set():

@@ -108,8 +108,8 @@ def find_conflict(document: Any, settings: Mapping[str, Any]) -> str:
 def add_configured_tokens(backend: Backend, settings: Mapping[str, Any], special: Mapping[str, Any], named: Mapping[str, Any]) -> bool:
     """Add the tokens that the settings name and the vocabulary lacks; return whether any was added.
 
-    `special`: the content of special_tokens_map.json; `named`: that of added_tokens.json. Raises TokenError if the settings and
-    tokenizer.json give a token different ids or flags, or if GemmaTokenizer would give a missing token another id.
+    `special`: the content of special_tokens_map.json; `named`: that of added_tokens.json. Raises TokenError if a file states an id
+    or flags that the token does not have here, or if GemmaTokenizer would add a token under an id other than it has here.
     """
     present = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     changed = False

@@ -73,7 +73,7 @@ class Plan:
     evaluate_every: int | None
     save_every: int | None
     max_skipped_steps: int = 0  # the number of unhealthy steps that may be skipped; a further one ends the run
-    loss_jump_sigmas: float | None = None  # a loss above the mean by more than this many standard deviations is unhealthy; None: no limit
+    loss_jump_sigmas: float | None = None  # a loss above the running mean by more standard deviations is unhealthy; None: no limit
 
     def due(self, every: int | None, step: int) -> bool:
         """Whether an action with the interval `every` is due after `step`."""

@@ -175,8 +175,8 @@ def planned_row_bytes(
 
 
 def companion_bytes_per_row(objective: Objective, length: int, itemsize: int) -> int:
-    """Return the peak bytes of a row in the forward passes of the objective's companions, without gradients: for each companion the
-    residual stream and, of one block, the MLP or the scores of capped attention, whichever are more.
+    """Return the peak bytes of a row in the forward passes without gradients of the objective's companions: for each companion the mask,
+    the residual stream, and the larger of one block's MLP and its soft-capped attention scores.
 
     The activations that autograd keeps for a trained companion are not included: they are counted with those of the model.
     """

@@ -40,7 +40,7 @@ class SpanLengths(NamedTuple):
 
 
 def span_lengths(raw: int, rate: float, mean_span: float) -> SpanLengths:
-    """Return the lengths for a row of `raw` tokens, at least 2. No part is empty. Halves are rounded to even, as in T5's own code.
+    """Return the lengths for a row of `raw` tokens (at least 2 tokens). No part is empty. Halves are rounded to even, as in T5's own code.
 
     `rate`: the fraction of the tokens that is noise; `mean_span`: the mean number of tokens in a span.
     """

@@ -36,7 +36,7 @@ class Encoded(NamedTuple):
     arrays: Mapping[str, Sequence[int] | NDArray[Any]]
     length: int  # the number of tokens that the model reads
     truncated: bool = False  # whether tokens were cut off
-    unread: int = 0  # the number of the row's further targets, as good as the one in the example, that are not used
+    unread: int = 0  # how many more targets the row has, equally valid but not used, since an example has only one
 
     def example(self) -> Example:
         """Return the arrays as an ExampleSet stores them."""

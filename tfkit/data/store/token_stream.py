@@ -42,7 +42,7 @@ class TokenStream:
     name: str  # the name of the source
     tokens: NDArray[Any] | HashedArray  # (tokens,) uint16 or uint32, memory-mapped
     starts: NDArray[np.int64]  # (documents + 1,) where each document begins, and where the next one after the last would begin
-    text_bytes: NDArray[np.int64]  # (documents,) UTF-8 bytes covered by the ids that are targets if the document is scored alone
+    text_bytes: NDArray[np.int64]  # (documents,) UTF-8 bytes of each text, without those of its first id if no id precedes it
     separator: int  # number of ids appended to each document: 1 (eos); 0 if its template or the next bos ends it, or there is no eos
     max_id: int  # the largest id
     fingerprint: str

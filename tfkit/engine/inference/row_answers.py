@@ -77,7 +77,7 @@ class RowAnswers(ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Return the fields of the result that only the command of the subclass has."""
+        """Return the fields that only the subclass's command, `tfkit predict` or `tfkit embed`, has in its result."""
 
     def open_rows(self, pipe: Pipe | None = None) -> Iterator[PredictionInput]:
         """Open the sources, and return an iterator over their rows. `pipe`: the stream that the source "-" reads. Raises DataError if a
@@ -86,7 +86,7 @@ class RowAnswers(ABC):
         return chain.from_iterable([self._open(section, pipe) for section in self.sources])
 
     def given_rows(self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> Iterator[PredictionInput]:
-        """Yield the rows of a call in Python: mappings of fields, or texts. Raises UsageError for others, and if data.rows is set."""
+        """Yield the rows passed to a call in Python, mappings or texts. Raises UsageError for other types, and if data.rows is set."""
         if self.drawn is not None:
             raise UsageError("data.rows: all rows of a call are answered, and none are drawn; select them before the call, as rows[:10]")
         given = [rows] if isinstance(rows, Mapping | str) else rows

@@ -61,7 +61,7 @@ _PAST_RUN = TypeAdapter(PastRun)
 
 @dataclass(frozen=True)
 class Correction:
-    """The correction of a forecast by earlier runs. A range is None if there are no comparable runs."""
+    """The correction of a forecast by earlier runs. A range is None if no earlier run gives a value for it."""
 
     time_ratio: Range | None  # measured time divided by the time from the table of speeds
     watts: Range | None  # mean power of the machine, without PUE

@@ -38,7 +38,7 @@ from tfkit.training.model_sharder import shard_models
 from tfkit.training.step import Stepper
 
 _CPU = torch.device("cpu")
-MIN_BLOCKS = 3  # smallest depth of a stack from which a deeper model is extrapolated
+MIN_BLOCKS = 3  # least number of blocks of an encoder or decoder whose measurements are extrapolated to more blocks
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ _LONG_STEP = 5e11  # FLOPs of a step that takes a few seconds on a CPU; if steps
 
 @dataclass(frozen=True)
 class RowTokens:
-    """The numbers of tokens of the first rows."""
+    """The tokens per row, counted in some rows or estimated from their characters."""
 
     mean: float
     most: int  # 95 % of the rows do not have more tokens

@@ -30,7 +30,9 @@ _CALLS = 64  # calls of `should_stop`, one for every module of a forward pass, b
 
 
 class ModelWork:
-    """Computes a model's scores, completions and stored facts, and gathers its tensors. Rank 0 calls these methods; the others `serve`."""
+    """Computes a model's scores, its completions and the facts that a checkpoint stores about it, and gathers its tensors. Rank 0 calls
+    these methods; the other ranks `serve`.
+    """
 
     def __init__(self, recipe: Recipe, components: Components, should_stop: Callable[[], bool]):
         self.recipe, self.components, self.should_stop = recipe, components, should_stop

@@ -46,7 +46,7 @@ class Role(NamedTuple):
         return self.in_input and self.form not in (*LABELS, *REFERENCES)
 
     def knows(self, name: str) -> bool:
-        """Return whether a column's name is recognised for the role; letter case is ignored."""
+        """Return whether a column's name is recognised for the role; the names are compared in the form of `normalized`."""
         return normalized(name) in map(normalized, (*self.columns, *self.later))
 
 
