@@ -16,7 +16,7 @@ __all__ = ["__version__", "average", "evaluate", "finetune", "generate", "load",
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import tfkit` is fast."""
-    if name in ("console", "errors"):  # `console`: shows progress in a terminal; `errors`: what the functions raise
+    if name in ("console", "errors"):  # `console` shows progress; `errors` has the exceptions of the functions
         return importlib.import_module(f"tfkit.{name}")
     if name in __all__:
         from tfkit.engine import api

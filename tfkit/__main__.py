@@ -1,4 +1,4 @@
-"""The entry point of the program. It handles stop signals before it imports the command line and its libraries."""
+"""The entry point of the program. Stop signals are handled from the start, even while the code of the command line is imported."""
 
 import atexit
 import gc
@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from tfkit.errors import Stopped
 from tfkit.run.signals import StopSignals, ignore_signals
 
-# With its default settings, the garbage collector would visit the objects that torch creates several times while a command starts, which
-# takes a fifth of a second, and once more at exit, which takes as long as importing torch. Training does not need frequent collections,
-# because a step leaves no tensors in reference cycles.
+# With Python's default threshold, the garbage collector would traverse torch's many objects several times while a command starts (a fifth
+# of a second). At exit it would traverse them again, which takes as long as importing torch, so they are then excluded (`freeze`). Training
+# does not need frequent collections, because a step leaves no tensors in reference cycles.
 gc.set_threshold(10_000)
 atexit.register(gc.freeze)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code. `arguments`: None for those of this process, which exits after the command."""
+    """Run a command line and return its exit code. `arguments`: the words after `tfkit`; None: those of this process, which then exits."""
     is_process = arguments is None
     if is_process:
-        atexit.register(ignore_signals)  # called after all later handlers, since it is registered before them
+        atexit.register(ignore_signals)  # called after all exit functions that are registered later
     try:
         with StopSignals(("SIGTERM", "SIGHUP")) as signals, signals.at_once():  # Ctrl-C raises KeyboardInterrupt, Python's default
             try:

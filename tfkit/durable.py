@@ -1,7 +1,7 @@
-"""Write files and folders so that a killed process, a full disk or a power cut never leaves incomplete content under a name.
+"""Write files and folders so that a killed process, a full disk or a power cut never leaves incomplete content at its path.
 
-The content is written to a temporary sibling, which is flushed to disk (fsync) and renamed; then the folder is flushed. Pillai et al. 2014,
-"All File Systems Are Not Created Equal" (OSDI), explain why each step is needed.
+The content is written under a temporary name beside the path, flushed to disk (fsync) and renamed; then the folder is flushed. Pillai et
+al. 2014, "All File Systems Are Not Created Equal" (OSDI), explain why each step is needed.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TypeVar
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY})  # errors of network disks
+TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY})  # may not recur
 PAUSES = (0.1, 0.4, 1.5)  # seconds between attempts
 _T = TypeVar("_T")
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})  # errors of file systems on which a folder cannot be flushed
 
 
 def user_folder(variable: str, in_home: str) -> Path | None:
-    """Return the absolute path in the XDG variable `variable`, else the folder `in_home` in the user's home; None without a home folder."""
+    """Return the path in the XDG environment variable `variable` if it is absolute, else ~/`in_home`; None if no home folder exists."""
     xdg = os.environ.get(variable)
     if xdg and os.path.isabs(xdg):  # the XDG specification says to ignore relative paths
         return Path(xdg)
@@ -35,16 +35,16 @@ def user_folder(variable: str, in_home: str) -> Path | None:
 
 
 def temporary_sibling(path: Path, kind: str = "tmp") -> Path:
-    """Return a hidden path in the folder of `path` that no other process uses: .NAME.KIND-PID-RANDOM."""
+    """Return a hidden path beside `path`, .NAME.KIND-PID-RANDOM, which no other process uses."""
     return path.with_name(f".{path.name}.{kind}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
 def with_retries(
     work: Callable[[], _T], should_retry: Callable[[BaseException], bool] | None = None, pauses: Sequence[float] = PAUSES
 ) -> _T:
-    """Return the result of `work`, which is called again after each pause as long as `should_retry` returns True for its error.
+    """Call `work` and return its result. After an error, pause and call `work` again if `should_retry(error)`, once for each of `pauses`.
 
-    If `should_retry` is None, `work` is retried after a transient error of the disk. In each call, `work` must write everything again,
+    If `should_retry` is None, `work` is called again after a transient error of the disk. In each call, `work` must write everything again,
     because after a failed fsync the kernel may have dropped unwritten data, while a second fsync of the same file succeeds (Rebello et al.
     2020, "Can Applications Recover from fsync Failures?", USENIX ATC).
     """
@@ -59,10 +59,10 @@ def with_retries(
 
 
 def write_atomically(path: Path, text: str | Callable[[], Iterable[str]]) -> None:
-    """Write `text` as UTF-8 to `path`, completely or not at all. A link is replaced, not followed. Raises OSError; after a transient error
-    only if the last retry has failed, too.
+    """Write `text` as UTF-8 to `path`, completely or not at all. A symbolic link at `path` is replaced, not followed. Raises OSError; a
+    transient error is raised only if the last retry has failed, too.
 
-    If the text is too long for the memory, `text` is a function that returns its parts. Each attempt calls this function.
+    For a text that is too long for the memory, `text` is a function that returns the parts of the text; each attempt calls it again.
     """
     with_retries(lambda: write_once(path, text))
 
@@ -84,7 +84,7 @@ def write_once(path: Path, text: str | Callable[[], Iterable[str]]) -> None:
 
 
 def is_replaceable(path: Path) -> bool:
-    """Whether a new file may replace `path`. A device, a pipe or a link must not be replaced, but written directly."""
+    """Whether a new file may replace what is at `path`. A device, a pipe or a link is instead to be opened and written to."""
     return not path.is_symlink() and (path.is_file() or not path.exists())
 
 
@@ -134,19 +134,19 @@ def sync_folder(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:  # a network file system raises these, and flushes folders on its own
+        if error.errno not in _NO_FOLDER_SYNC:  # network file systems raise the errors in this set, and flush folders on their own
             raise
     finally:
         os.close(descriptor)
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Whether `error` means that the disk is full, or that a quota or the limit of a file's size is reached."""
+    """Whether `error` means that the disk is full, or that a disk quota or the maximum size of a file is reached."""
     return _error_number(error) in DISK_FULL
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether `error` is a disk error that may not occur in another attempt."""
+    """Whether `error` is a disk error that may not recur if the operation is tried again."""
     return _error_number(error) in TRANSIENT
 
 

@@ -1,7 +1,7 @@
-"""Errors that a user can correct, each with its exit code (docs/cli.md). Any other exception is a bug (exit code 1), except for stops,
-refusals by the operating system, and exhausted memory.
+"""Errors that a user can correct, each with its exit code (docs/cli.md). Any other exception is a bug (exit code 1), except
+`Stopped`, an operation that the operating system refuses, and exhausted memory.
 
-A message has the form "PLACE: what is wrong; what to do". With --json, a command writes its error as a document:
+A message has the form "PLACE: what is wrong; what to do". With --json, a command writes its error as a JSON document:
 {"error": {"code", "kind", "message", "place", "remedy"}}.
 """
 
@@ -26,11 +26,11 @@ class UsageError(TfkitError):
 
 
 class SpentBudgetError(UsageError):
-    """A run or a sweep that cannot continue, because its budget is used up."""
+    """A run or a sweep that cannot continue, because its budget (a limit on time, energy or emissions) is used up."""
 
     def __init__(self, problem: str, larger: str):
         super().__init__(problem)
-        self.larger = larger  # the key=value of a budget with which the run or sweep can continue
+        self.larger = larger  # key=value: the field of the budget, and a value large enough to continue
 
     def __str__(self) -> str:
         return f"{self.args[0]}. Give a larger budget to continue, such as {self.larger}"
@@ -49,17 +49,17 @@ class ModelError(TfkitError):
 
 
 class OtherVersionError(ModelError):
-    """A file in the format of a later version of tfkit, which may be complete, but which this version cannot check."""
+    """A file that a later version of tfkit wrote in a newer format: it may be complete, but this version cannot check it."""
 
 
 class MachineError(TfkitError):
-    """A problem of the environment: the device, memory, disk or a permission, a missing extra, a folder in use."""
+    """A problem of the environment: the device, memory, disk or a permission, a missing optional dependency, a folder in use."""
 
     exit_code = 5
 
 
 class InsufficientMemoryError(MachineError):
-    """A model, or the steps of its training, that do not fit into the memory."""
+    """A model that does not fit into the memory, or whose training steps do not."""
 
 
 class UnhealthyError(TfkitError):
@@ -75,15 +75,15 @@ class QualityGateError(TfkitError):
 
 
 class PeerLostError(TfkitError):
-    """Another rank of the same command that was lost, or did not answer in time."""
+    """Another rank (process) of the same command that ended unexpectedly, or did not answer in time."""
 
     exit_code = 9
 
 
 class Stopped(Exception):
-    """Raised if a signal or a request stopped a command, after saving what can be continued. The exit code is 128 + the signal's number."""
+    """Raised when a command is stopped by a signal or its caller; a training is saved first. The exit code is 128 + the signal's number."""
 
-    reason = "request"  # as in the field `stopped_by` of a result: "request", or the recipe's field for the budget
+    reason = "request"  # the field `stopped_by` of a result: "request", or the recipe's field whose limit was reached
     result: dict[str, object] | None = None  # the result of a training up to the stop; None if the training had not begun
     runs_code = False  # whether the training runs the user's code, so that the command that resumes it needs --allow-code
 
@@ -99,11 +99,11 @@ class BudgetReached(Stopped):
         super().__init__(message)
         self.exit_code = 7
         self.reason = key
-        self.larger = larger  # the key=value of a budget with which the run can continue
+        self.larger = larger  # key=value: the field of the budget, and a value large enough to continue
 
 
 def how_to_install(extra: str) -> str:
-    """Return the text of a message about missing libraries of the optional dependency group (extra) `extra`: how to install them."""
+    """Return the end of a message about missing libraries: how to install the optional dependency group (extra) `extra`."""
     return f"needs the extra {extra}: in the folder of tfkit, pip install -e '.[{extra}]'"
 
 
@@ -115,7 +115,7 @@ _REFUSALS = {
 
 
 def refusal(error: BaseException) -> str | None:
-    """Return the message for a refusal by the operating system; None if `error` may be a bug."""
+    """Return the message for an operation that the operating system refused; None for any other error, which may be a bug."""
     if isinstance(error, ImportError) and "failed to map segment" in str(error):
         return f"{error}: this library cannot be loaded; allow the process more memory (ulimit -v), or use a disk without noexec"
     if not isinstance(error, OSError) or error.errno not in _REFUSALS:
@@ -126,7 +126,7 @@ def refusal(error: BaseException) -> str | None:
 
 @contextmanager
 def writing(place: object, remedy: str) -> Iterator[None]:
-    """A context that writes `place`. Raises MachineError with the remedy in place of an OSError."""
+    """A context for code that writes `place`. If the code raises OSError, raises MachineError, whose message ends with `remedy`."""
     try:
         yield
     except OSError as error:
@@ -143,12 +143,12 @@ _OUT_OF_MEMORY = (
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message that is not blank, or the name of its class if there is none."""
+    """Return the first line of an error's message that is not blank, or the name of the error's class if the message is blank."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` means that the memory of the machine or the GPU is exhausted. Types are compared by name, without torch."""
+    """Whether `error` means that the memory of the machine or the GPU is exhausted. PyTorch's error is recognised by name."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _OUT_OF_MEMORY)
@@ -164,13 +164,13 @@ _form: Callable[[str, object], str] = _in_python
 def argument(name: str, value: object = None) -> str:
     """Return the name of an argument, with its value unless that is None, for a message: `run`, start=CKPT or `resume=True`.
 
-    In the context `naming` it has another form, such as that of the command line: --run, --from CKPT, --resume.
+    Within the context `naming`, the argument has the form of that context, such as the command line's: --run, --from CKPT, --resume.
     """
     return _form(name, value)
 
 
 def path_argument(path: Path) -> str:
-    """Return a path as a command-line argument, not quoted yet: a path that begins with a dash would be read as an option."""
+    """Return a path as a command-line argument, not quoted: ./ precedes a dash, so that the path is not read as an option."""
     return f"./{path}" if str(path).startswith("-") else str(path)
 
 
@@ -196,7 +196,7 @@ KINDS = {  # by exit code; any other code means "stopped"
     8: "gate",
     9: "peer",
 }
-_STAGE = re.compile(r"stage [A-Za-z][\w-]*: ")  # the beginning of a message about a recipe with stages; not part of the place
+_STAGE = re.compile(r"stage [A-Za-z][\w-]*: ")  # begins a message about a stage of a recipe, and is not part of the place
 _LONGEST_PLACE = 300  # characters; if more precede the first colon of a message, they are not taken for a place
 _SPACED_PLACE = re.compile(r"(?:--|/|\./|\.\./|~|command line$|hub data set |(?:step|prompt) \d+$)|[^;,]*\.\w{1,8}(?::\d+){0,2}$")
 _IMPERATIVES = (
@@ -209,7 +209,7 @@ _MEANT = re.compile(r"did you mean .+")
 
 
 def error_document(code: int, message: str) -> dict[str, Any]:
-    """Return the document for an error. The place and the remedy are parsed from the message; each is None if the message lacks it."""
+    """Return the JSON document for an error. Place and remedy are parsed from the message, and None if the message does not have them."""
     place, _, rest = _STAGE.sub("", message, count=1).partition(": ")
     if not rest or code == 1 or len(place) > _LONGEST_PLACE or "\n" in place or (" " in place and not _SPACED_PLACE.match(place)):
         place, rest = "", message

@@ -1,4 +1,4 @@
-"""Requests to the Hugging Face Hub: retried after transient errors, forbidden by TFKIT_OFFLINE. Downloads are checked against hashes."""
+"""Repeat requests to the Hugging Face Hub after transient errors, unless TFKIT_OFFLINE is set, and check downloads against hashes."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 _PAUSES = (1.0, 4.0)  # seconds between attempts; in each attempt the Hub's client also retries on its own
 _TRANSIENT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
-_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")  # packages whose errors are errors of a connection
+_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")  # packages whose exceptions are errors of the connection
 
 
 class WrongContentError(ValueError):
@@ -35,7 +35,7 @@ def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[R
 
     After a transient error (a server that is down, a time-out, an incomplete file, wrong content) the download is retried up to twice; the
     error of the last attempt is raised, which is WrongContentError for wrong content. Files with wrong content are removed from the cache.
-    If `download` has returned a result that was made from such files, `discard` must remove the result.
+    If `download` has returned a result made from them, `discard` is called with the result, which it must delete.
     """
     wrong: list[str] = []  # names of the files of the latest attempt that had wrong content
 
@@ -57,7 +57,7 @@ def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[R
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Whether a retry may help: never offline; else depending on the HTTP status of the response or, without one, the type of the error."""
+    """Whether a retry may help: never offline; else by the HTTP status of the response or, without a response, by the error's type."""
     from huggingface_hub import constants
 
     if is_offline() or constants.HF_HUB_OFFLINE:
@@ -82,10 +82,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _remove_wrong_files(repository: Path, since: float) -> list[str]:
-    """Remove blobs whose content does not match their names, and return the names of the files that are links to them.
+    """Remove blobs (files in the Hub's cache) whose content does not match their names, and return the names of the links to them.
 
-    The name of a blob is its SHA-256 if it is large, and git's SHA-1 if it is small. Only blobs that are newer than `since`, a time in
-    seconds, are read.
+    A large blob is named by its SHA-256, a small one by git's SHA-1. Only blobs that are newer than `since`, in seconds since 1970, are
+    read.
     """
     wrong = []
     for blob in (repository / "blobs").glob("*"):
@@ -100,7 +100,7 @@ def _remove_wrong_files(repository: Path, since: float) -> list[str]:
 
 
 def has_hash(blob: Path, expected: str) -> bool:
-    """Whether the hash of a file is `expected`: a SHA-256 of 64 digits, or git's SHA-1 of 40 digits. True if `expected` is no such hash."""
+    """Whether the hash of a file is `expected`: a SHA-256 of 64 digits, or git's SHA-1 of 40 digits. True for any other length."""
     if len(expected) not in (40, 64):
         return True
     digest = hashlib.sha256() if len(expected) == 64 else hashlib.sha1(b"blob %d\0" % blob.stat().st_size, usedforsecurity=False)

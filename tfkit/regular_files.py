@@ -1,4 +1,4 @@
-"""Read a file that a user or an untrusted folder names, if it is a regular file: reading a pipe may block, and a device may never end."""
+"""Read only regular files, where a path comes from a user or an untrusted folder: a pipe may block, and a device may never end."""
 
 import os
 import stat

@@ -84,7 +84,7 @@ def format_range(low: float, high: float) -> str:
 
 
 def _scaled(value: float, units: Mapping[str, float]) -> str:
-    """Format a value in the largest unit in which it rounds to 1 or more, else in the smallest. Below 100 it has a decimal, unless 0."""
+    """Format a value in the largest unit in which it rounds to 1 or more, else in the smallest. A number below 100 may have one decimal."""
     if not abs(value) < float("inf"):
         return "?"
     unit, size = next((item for item in units.items() if abs(value) >= 0.9995 * item[1]), list(units.items())[-1])
@@ -95,11 +95,11 @@ def _scaled(value: float, units: Mapping[str, float]) -> str:
 
 # Baselines are compared by the first of these metrics that at least one baseline has.
 _BASELINE_METRICS = ("f1", "accuracy", "f1_micro", "rmse", "chrf", "rougeL", "exact_match", "bleu")
-_COUNTS = ("target_tokens", "majority")  # metrics that are not shown, since the number of texts and the baselines are shown instead
+_COUNTS = ("target_tokens", "majority")  # not shown, since the number of tokens and the baselines have lines of their own
 
 
 def shown_metrics(metrics: Mapping[str, Value]) -> dict[str, Value]:
-    """Return the metrics that are shown to people: no counts, and no f1_micro that equals the accuracy (it does with one class per row)."""
+    """Return the metrics to show: not those in _COUNTS, nor an f1_micro that equals the accuracy, as it does if each row has one class."""
 
     def same(name: str) -> bool:
         of_set, _, metric = name.rpartition(".")
@@ -115,7 +115,7 @@ def format_metrics(metrics: Mapping[str, float | None]) -> str:
 
 
 def baseline_metric(baselines: Mapping[str, Mapping[str, float]], preferred: str | None = None) -> str | None:
-    """Return the metric by which baselines are compared: `preferred` or, if no baseline has it, another one; None if they have none."""
+    """Return the metric by which baselines are compared: `preferred` or, if no baseline has it, one of _BASELINE_METRICS; else None."""
     names = (preferred, *_BASELINE_METRICS)
     return next((name for name in names if name and any(name in scores for scores in baselines.values())), None)
 

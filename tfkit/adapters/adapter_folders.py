@@ -1,4 +1,4 @@
-"""Write adapter folders in the format of `peft`, and load an adapter and its base as one model. `tfkit.hub` loads other model folders."""
+"""Write adapter folders in `peft`'s format, and load an adapter and its base as one model. `tfkit.hub` loads folders without adapters."""
 
 import json
 import os
@@ -38,12 +38,12 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_folder(folder: Path) -> Path:
-    """Return the folder of the model that an adapter updates. Raise ModelError if it is missing, or changed since the training."""
+    """Return the folder of the model that an adapter updates. Raise ModelError if it is missing, or its weights changed since training."""
     return find_base(folder, read_peft_config(folder))
 
 
 def describe(path: str | Path) -> Described:
-    """Describe a model folder without reading weights, an adapter as one model with its base. Raise ModelError if the folder is invalid."""
+    """Describe a model folder, or an adapter with its base, without reading weights. Raise ModelError if the folder is invalid."""
     folder = find_checkpoint(path)
     if not is_adapter(folder):
         return hub.describe(folder)
@@ -100,14 +100,14 @@ def _load(
     updates = read_updates(folder, opened.peft, opened.family, opened.config)
     wanted_head = head or opened.config.head
     changes = merge(opened.config.model_dump(include=TRAINING_ONLY_FIELDS), changes)
-    # If adapter and base have different numbers of labels, the head's rows are drawn here, and those of the adapter replace them below.
+    # If adapter and base have different numbers of labels, the head's rows are drawn here, and the adapter's rows replace them below.
     of_base = opened.base.config.head
     redraw = other_labels or (wanted_head.kind == of_base.kind and getattr(wanted_head, "count", None) != getattr(of_base, "count", None))
     base = hub.load(opened.base.folder, head=wanted_head, other_labels=redraw, changes=changes, seed=seed, defer_blocks=defer_blocks)
     has_own_head = wanted_head == opened.config.head and not other_labels
     redrawn = label_tensors(None, base.config) if other_labels else frozenset()  # tfkit's names, as in `updates`
     parameters = dict(base.model.named_parameters())
-    replaced = {  # left out: tensors of another head and, with `other_labels`, of the adapter's labels
+    replaced = {  # without tensors of another head and, with `other_labels`, of the adapter's labels
         name: tensor
         for name, tensor in updates.replaced.items()
         if name in parameters and name not in redrawn and parameters[name].shape == tensor.shape
@@ -150,7 +150,7 @@ class _Opened:
     peft: PeftConfig
     base: Described
     hf: dict[str, Any]  # the adapter's config.json; empty if it has none
-    family: str  # the family whose Hugging Face names the adapter's tensors have
+    family: str  # the model family, by whose Hugging Face names the adapter's tensors are stored
     config: ModelConfig  # the base's configuration with the adapter's head
 
 

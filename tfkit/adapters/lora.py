@@ -31,7 +31,7 @@ _STACKS = ("encoder.", "decoder.")
 
 
 class LoraLinear(nn.Linear):
-    """A linear layer with an update; it keeps the parameters of the layer that it replaces, and the names of these parameters."""
+    """A linear layer with an update; it keeps the parameters of the layer that it replaces, and their names."""
 
     def __init__(self, linear: nn.Linear, section: LoraSection):
         nn.Module.__init__(self)
@@ -55,10 +55,10 @@ class LoraLinear(nn.Linear):
 
 
 def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[str] = ()) -> None:
-    """Freeze the model, and add updates drawn with `seed` to the recipe's targets.
+    """Freeze the model, and add updates, drawn with `seed`, to the matrices that the recipe's targets match.
 
-    Trained in full: the parameters in `new`, which the checkpoint lacks, and a task's head (classes, tags or spans). Raise UsageError for a
-    target that matches no matrix, and for a name in `new` outside the head, such as that of an embedding with new entries.
+    The parameters in `new`, which the checkpoint lacks, and a task's head (classes, tags or spans) are trained in full. Raise UsageError
+    for a target that matches no matrix, and for a name in `new` outside the head, such as that of an embedding with new entries.
     """
     if foreign := [name for name in new if not name.startswith("head.")]:
         raise UsageError(
@@ -134,10 +134,10 @@ class Merged(Mapping[str, Tensor]):
 
 
 def find_targets(model: Transformer, patterns: Sequence[str]) -> dict[str, nn.Linear]:
-    """Return the linear layers of encoder and decoder that match a pattern: the end of a module's name, or a glob for the name.
+    """Return the linear layers of encoder and decoder that match a pattern, the end or a glob of a module's name.
 
-    In a mixture of experts, only matrices of attention match: transformers holds a layer's experts in one tensor, and peft would treat the
-    matrix of any MLP as a part of such a tensor.
+    In a mixture of experts, only matrices of attention match: transformers holds a layer's experts in one tensor, and peft would treat any
+    other MLP's matrix, too, as a part of such a tensor.
 
     Raise UsageError if a pattern matches no matrix.
     """
@@ -188,7 +188,7 @@ class FrozenReference:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[Transformer]:
-        """A context in which the returned model computes as the reference: without updates, dropout and gradients. Ranks that hold
+        """A context in which the model that it yields computes as the reference: without updates, dropout and gradients. Ranks that hold
         shards of its weights must enter the context together; within it, each rank computes independently.
         """
         model, training = self.model, self.model.training
@@ -201,7 +201,7 @@ class FrozenReference:
 
 
 def needs_copy(model: Transformer) -> bool:
-    """Whether the reference model must be a copy: if only LoRA matrices are trained, the model without them is the reference."""
+    """Whether the reference model must be a copy. If only LoRA matrices are trained, the model without them serves instead."""
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     return not trained or not all(name.endswith(LORA_PARAMETERS) for name in trained)
 

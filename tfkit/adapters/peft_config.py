@@ -20,7 +20,7 @@ from tfkit.run.model_files import read_object
 from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.run.verified import find_named
 
-# Fields of adapter_config.json that, if set, make an update something else than alpha / rank * B A x.
+# Fields of adapter_config.json that, if set, give an update another formula than alpha / rank * B A x.
 _UNSUPPORTED = (
     *("use_dora", "use_qalora", "lora_bias", "layer_replication", "alora_invocation_tokens", "arrow_config", "use_bdlora"),
     *("target_parameters", "trainable_token_indices", "monteclora_config", "velora_config", "kasa_config"),
@@ -38,7 +38,7 @@ class PeftConfig:
     base: str  # a folder, or a repository of the Hub
     revision: str | None = None
     alpha: float = 8.0
-    alpha_pattern: dict[str, float] = field(default_factory=dict)  # regular expression -> alpha of the modules whose names end with a match
+    alpha_pattern: dict[str, float] = field(default_factory=dict)  # alpha by regular expression, for modules whose names end with a match
     by_root: bool = False  # whether alpha is divided by the square root of the rank (rsLoRA, arXiv 2312.03732)
     task: str | None = None  # peft's task_type, such as SEQ_CLS
     keeps_ties: bool = False  # whether a matrix that is trained in full stays tied as in the base (ensure_weight_tying)
@@ -82,14 +82,14 @@ def read_peft_config(folder: Path) -> PeftConfig:
 def peft_settings(
     section: LoraSection, config: ModelConfig, ranks: Mapping[str, int], modules: Sequence[str], saved: Sequence[str], *, transposed: bool
 ) -> dict[str, Any]:
-    """Return the fields of adapter_config.json but those that name the base. `ranks`: the rank of each updated module; `modules`: all
+    """Return the fields of adapter_config.json, without those that name the base. `ranks`: the rank of each updated module; `modules`: all
     modules of Hugging Face's class; `saved`: the modules that are trained in full.
 
     A module's alpha grows with its rank, so that alpha / rank is the recipe's in every module.
     """
     most_common = max({*ranks.values()}, key=list(ranks.values()).count)
     other_ranks = {name: rank for name, rank in ranks.items() if rank != most_common}
-    ends = sorted({name.rpartition(".")[2] for name in ranks})  # such as q or c_attn; peft updates all modules whose names end with these
+    ends = sorted({name.rpartition(".")[2] for name in ranks})  # such as q or c_attn; peft updates all modules whose names end with one
     is_clear = {name for name in modules if name.rpartition(".")[2] in ends} == ranks.keys()
     language = ("SEQ_2_SEQ_LM" if config.stacks == "both" else "CAUSAL_LM") if config.head.kind == "lm" else None
     return {
@@ -116,15 +116,15 @@ def _plain(number: float) -> float:
 
 
 def find_base(folder: Path, config: PeftConfig) -> Path:
-    """Return the folder of the base model: at the path in adapter_config.json (which may be relative to the adapter's folder), at that in
-    tfkit.json, or on the Hub.
+    """Return the folder of the base model: at the path in adapter_config.json (which may be relative to the adapter's folder), at the path
+    in tfkit.json, or on the Hub.
 
     Raise ModelError if the base does not exist, is an adapter itself, or has another SHA-256 than the one in tfkit.json.
     """
     stated = read_tfkit_json(folder).adapter.get("base")
     record: dict[str, Any] = stated if isinstance(stated, dict) else {}
     candidates = [Path(config.base), folder / config.base, *([folder / record["path"]] if isinstance(record.get("path"), str) else [])]
-    existing = next((path for path in candidates if os.path.isdir(path)), None)  # Path.is_dir raises for a name that is too long
+    existing = next((path for path in candidates if os.path.isdir(path)), None)  # Path.is_dir fails for too long a name
     if existing is not None:
         base = find_checkpoint(existing)
     elif is_hub_name(config.base):

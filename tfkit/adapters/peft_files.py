@@ -32,11 +32,11 @@ from tfkit.run.verified import find_named
 NAME = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
-_EMBEDDING = ".lora_embedding_"  # in the names of an embedding's factors, which peft applies in another way
+_EMBEDDING = ".lora_embedding_"  # in the names of an embedding's factors, which are not supported
 _TOKENS = "embedding.tokens.weight"
-_WHOLE_HEADS = ("classifier", "score")  # peft trains these in full for classes and tags, so modules_to_save may not name a part of one
+_WHOLE_HEADS = ("classifier", "score")  # peft trains these in full for classes and tags, so modules_to_save names the whole, not a part
 _FLOATS = ("F32", "F16", "BF16", "F64")
-_MAX_LISTED = 20  # problems in an error message
+_MAX_LISTED = 20  # the most problems that an error message lists
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class PeftTensors:
     """The tensors of the file, and their description in adapter_config.json."""
 
     tensors: dict[str, Tensor]
-    ranks: dict[str, int]  # the rank of the update of each module that has one
+    ranks: dict[str, int]  # the rank of each update, by the name of its module
     saved: list[str]  # the modules that are trained in full
     modules: list[str]  # all modules of Hugging Face's class
     transposed: bool  # whether the matrices with an update are stored as (in, out)
@@ -99,7 +99,7 @@ class Updates:
 
     @torch.no_grad()
     def apply(self, parameters: Mapping[str, Tensor], prefix: str = "") -> None:
-        """Update the parameters in place, but none on the meta device; `prefix` precedes their names in the model."""
+        """Update the parameters in place, except those on the meta device. `prefix`: the beginning of their names in the model."""
         for name, parameter in parameters.items():
             if parameter.is_meta:
                 continue
@@ -148,7 +148,7 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
             if len(rest) != 1 or rule.row:
                 problems.append(f"no matrix: {name}")
                 continue
-            rank = max((1, *weights[module + _A].stored.shape[:1]))  # the shape of a scalar is empty
+            rank = max((1, *weights[module + _A].stored.shape[:1]))  # 1 for a scalar, whose shape is empty
             shape = (rank, *rest) if name.endswith(_A) else (rows, rank)
         elif rule.transposed or rule.row:
             shape = shape[::-1] if rule.transposed else (1, *shape)
@@ -175,7 +175,7 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
 
 
 def _missing_prefix(weights: Mapping[str, Weight], rules: Mapping[str, object]) -> str:
-    """Return the prefix, such as "bert.", that names lack if the adapter is for the class without a head, but the base has one; else ""."""
+    """Return the prefix, such as "bert.", that the adapter's names lack if only the base has a head; "" if they lack none."""
     first = next((name.removesuffix(_A) for name in weights if name.endswith(_A)), None)
     if first is None or f"{first}.weight" in rules:
         return ""

@@ -1,5 +1,5 @@
-"""Advantages of sampled responses, from the mean of a group (GRPO), or from a value function for each token (GAE in PPO); and estimators of
-the KL divergence of the policy from its reference, given the log-probabilities of the sampled tokens under both models.
+"""Advantages of sampled responses: for a response, from its group's mean (GRPO), or for a token, from a value function (GAE in PPO); and
+estimators of the KL divergence of the policy from its reference, given the log-probabilities of the sampled tokens under both models.
 
 Tensors of tokens are (B, T): the response tokens of a row come first, and `real` is True at each of them, including the end token.
 """
@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 _STD_EPS = 1e-4  # added to a group's standard deviation, as in TRL
-_VARIANCE_EPS = 1e-8  # added to the variance in `whiten`, which is 0 if all values are equal, as for a single token
-_LARGEST_ERROR = 0.2  # the clip range of the adaptive coefficient's relative error
+_VARIANCE_EPS = 1e-8  # added to the variance in `whiten`, since the variance of equal values, as of a single one, is 0
+_LARGEST_ERROR = 0.2  # the bound to which the relative error of the KL is clipped in `AdaptiveCoefficient`
 
 
 def group_advantages(rewards: Tensor, *, is_scaled: bool) -> Tensor:
@@ -35,9 +35,9 @@ def generalized_advantages(
 ) -> tuple[Tensor, Tensor]:
     """Return advantages and returns of each token, both (B, T), 0 where `real` is False.
 
-    GAE (Schulman et al. 2015, arXiv 1506.02438, eq. 16), backwards over the real tokens; the value after the last one is 0, since the
-    response has ended. `discount` is gamma, `decay` is lambda: at decay 0 an advantage is the TD error, at 1 the Monte Carlo return minus
-    the value. Returns are advantages plus values, before any whitening.
+    GAE (Schulman et al. 2015, arXiv 1506.02438, eq. 16), computed backwards over the real tokens; the value after the last one is 0, since
+    the response has ended. `discount` is gamma, `decay` is lambda: at decay 0 an advantage is the TD error, at 1 the Monte Carlo return
+    minus the value. Returns are advantages, not whitened, plus values.
     """
     rewards, values = rewards.masked_fill(~real, 0.0), values.masked_fill(~real, 0.0)
     following = torch.cat((values[:, 1:], torch.zeros_like(values[:, :1])), dim=1)
@@ -81,8 +81,8 @@ def token_credit(
 ) -> Credit:
     """Return the Credit of the tokens of an iteration's responses, computed in float64.
 
-    `scores` (N,): one for each response. `log_ratios` and `values` (n,): for each token of a response, log policy - log reference, and the
-    value of the text before the token. The reward of a token is -beta times its log-ratio; the last token's also has the score
+    `scores` (N,): one per response. For each token of a response, `log_ratios` (n,) has log policy - log reference, and `values` (n,) the
+    value of the text before the token. The reward of a token is -beta times its log-ratio, plus the response's score at the last token
     (InstructGPT, arXiv 2203.02155, 3.5).
     """
     sizes = torch.tensor([len(of_response) for of_response in log_ratios])
@@ -110,7 +110,7 @@ def k3(log_ratios: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AdaptiveCoefficient:
-    """A weight of the KL in the reward that drives the KL towards `target` (Ziegler et al. 2019, arXiv 1909.08593, 2.2)."""
+    """The weight of the KL in the reward, adapted so that the KL approaches `target` (Ziegler et al. 2019, arXiv 1909.08593, 2.2)."""
 
     value: float
     target: float  # nats per response

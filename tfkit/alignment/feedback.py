@@ -15,8 +15,8 @@ from tfkit.objectives.ai_feedback import Feedback
 from tfkit.objectives.companion import PLACEHOLDER
 from tfkit.objectives.preference_rows import IDS
 
-_VERSION = "ai feedback 1"  # part of the fingerprint: raise it when equal prompts and models give other examples
-_BATCH_SIZE = 256  # responses that are sampled together
+_VERSION = "ai feedback 1"  # part of the fingerprint: raise it if changed code makes other examples of the same prompts
+_BATCH_SIZE = 256  # the number of responses that are sampled together
 
 
 class FeedbackEncoder:

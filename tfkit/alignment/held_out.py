@@ -1,4 +1,4 @@
-"""Evaluation of a policy on held-out prompts: sample a response to each, always with the same seed, and compute its reward and KL."""
+"""Evaluation of a policy on held-out prompts: sample a response to each, always with the same seed, and compute the reward and the KL."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ def judge_prompts(
 ) -> list[list[JudgedResponse]]:
     """Sample a response to each of the first prompts of each set, and evaluate the responses; without a reference they have no `kl`.
 
-    `counts`: how many prompts of each set are used; sets beyond the last count are left out. Raises Stopped if `work` is stopped.
+    `counts`: how many prompts of each set are used; sets beyond the number of counts are left out. Raises Stopped if `work` is stopped.
     """
 
     def judge(examples: ExampleSet, count: int) -> list[JudgedResponse]:
@@ -74,7 +74,7 @@ def _judged(response: SampledResponse, kl: float | None, rollouts: Rollouts) -> 
 def _divergences(
     model: Transformer, reference: FrozenReference, sampled: Sequence[SampledResponse], rollouts: Rollouts, batch_size: int, work: BatchWork
 ) -> list[float]:
-    """Return the sum over each response's tokens of log policy - log reference: the estimate k1 of the KL divergence, in nats."""
+    """Return, for each response, the sum over its tokens of log policy - log reference: the estimate k1 of the KL divergence, in nats."""
     device, temperature = next(model.parameters()).device, rollouts.section.temperature
     batches = np.split(np.arange(len(sampled)), range(batch_size, len(sampled), batch_size))
     read = partial(by_response, sampled, batches, rollouts, device, work, "during the evaluation")

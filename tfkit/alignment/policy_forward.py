@@ -21,7 +21,7 @@ from tfkit.parallel.rank_map import BatchWork
 
 
 def token_statistics(model: Transformer, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return each response token's log-probability and the entropy there, (targets,) each, in nats; `model` is in evaluation mode."""
+    """Return the log-probability of each response token and the entropy of its distribution, (targets,) each, in nats."""
     targets = batch.labels != IGNORED
     head, hidden = vocabulary_head(model.head), model(**batch.inputs()).hidden[targets]
     log_probs = token_log_probs(head, hidden, batch.labels[targets], temperature=temperature)
@@ -40,12 +40,12 @@ def initial_statistics(
     """Return four lists with a tensor (n,) per response: the log-probabilities by policy and by reference, the entropies, and the values.
 
     `batches`: the indices of the responses in the micro-batches of the first training pass. The forward passes here use the same batches,
-    so that in float32 the ratios in the first step's loss are exactly 1; in bf16 they are not, as kernels without gradients round
-    differently. The values are empty without a value model. Raises Stopped if `work` is stopped.
+    so that in float32 the ratios in the first step's loss are exactly 1; in bf16 the ratios are not, as kernels without gradients
+    round differently. The values are empty without a value model. Raises Stopped if `work` is stopped.
     """
     temperature, values = rollouts.section.temperature, [torch.empty(0)] * len(sampled)
     read = partial(by_response, sampled, batches, rollouts, device, work, "between sampling and training")
-    # The models compute one after the other, so that a rank gathers the shards of only one at a time.
+    # The models compute one after the other, so that a rank gathers the shards of only one model at a time.
     with inference(policy), policy.unsharded():
         policy_log_probs, entropies = read(lambda batch: token_statistics(policy, batch, temperature))
     with reference.in_use() as model:

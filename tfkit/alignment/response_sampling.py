@@ -48,7 +48,7 @@ def sample(
     batch_size: int,
     work: BatchWork = UNWATCHED,
 ) -> list[SampledResponse]:
-    """Sample `completions` responses to each prompt, in the order of the prompts, and reward them.
+    """Sample `completions` responses to each prompt, in the order of the prompts, and compute their rewards.
 
     Response c to prompt j is drawn with the seed (seed, j * completions + c), so the batch size changes it by rounding errors only.
     Raises Stopped if `work` is stopped, UsageError if a rule fails, ModelError if the reward model's score is huge or not finite.
@@ -62,7 +62,7 @@ def sample(
             model,
             ids[start : start + batch_size],
             settings,
-            on_token=lambda row, token: token in rollouts.end_ids,  # ends a response; eos_ids would leave out its end token
+            on_token=lambda row, token: token in rollouts.end_ids,  # ends a response; eos_ids would also remove the end token
             should_stop=work.should_stop,
             first_row=start,
         )
@@ -126,7 +126,7 @@ def _rewarded(prompt: list[int], ids: list[int], row: PromptRow, score: float, r
 
 
 def response_text(rollouts: Rollouts, prompt: Sequence[int], ids: Sequence[int], *, is_cut: bool = False) -> str:
-    """Return the text of a response after its prompt, as `tfkit generate` prints it; `is_cut`: drop an incomplete last character."""
+    """Return the text that a response adds to its prompt, as `tfkit generate` prints it; `is_cut`: drop an incomplete last character."""
 
     def decode(tokens: list[int]) -> str:
         return rollouts.tokenizer.decode(tokens, skip_special_tokens=True)

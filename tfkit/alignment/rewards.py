@@ -1,4 +1,4 @@
-"""Verifiable rewards of responses: each rule returns a number for a prompt's row and the text of a response."""
+"""Verifiable rewards of responses: each rule computes a number from a prompt's row and the text of a response."""
 
 import ast
 import json
@@ -19,7 +19,7 @@ from tfkit.recipe.schema import reward_rules
 from tfkit.recipe.schema.bounds import LARGEST_REWARD
 
 _NUMBER = re.compile(r"(?:(?<!\w)[-+])?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
-SECONDS = 2.0  # processor time that a pattern may take for one text; most take microseconds
+SECONDS = 2.0  # processor time that a pattern may take for one text; most patterns take microseconds
 _WORD, _SPACE = r"\p{L}\p{Nt=De}\p{Nt=Di}\p{Nt=Nu}_", r"\s\x1c-\x1f"  # the characters that `re` matches with \w and \s
 _SETS = {"w": _WORD, "s": _SPACE}
 _COMPLEMENTS = {"W": f"[^{_WORD}]", "S": f"[^{_SPACE}]"}
@@ -49,7 +49,7 @@ class PromptRow:
 
 @dataclass(frozen=True)
 class Reward:
-    """The reward of a response, and whether every rule returned the full value, 1."""
+    """The reward of a response, and whether every rule returned 1, its full value."""
 
     value: float
     is_full: bool
@@ -147,7 +147,7 @@ def _is_python(text: str) -> bool:
 
 
 def _user_function(target: str, module: ModuleType, place: str) -> Scorer:
-    """Return a scorer that calls the function that `target` (file.py:function) names, with a copy of the row."""
+    """Return a scorer that calls the function that `target` (file.py:function) names, with the prompt, its answers and the response."""
     path, _, name = target.rpartition(":")
     function = getattr(module, name, None)
     if not callable(function):
@@ -165,7 +165,7 @@ def _user_function(target: str, module: ModuleType, place: str) -> Scorer:
 
 
 def compile_limited(pattern: str) -> "regex.Pattern[str]":
-    """Compile a pattern that is valid for `re`, with the same meaning; pass `timeout=SECONDS` to its methods. Raises regex.error.
+    """Compile a pattern of `re` so that it keeps its meaning; pass `timeout=SECONDS` to the result's methods. Raises regex.error.
 
     The pattern is translated for the `regex` library, which has a time limit, but reads some syntax differently.
     """
@@ -190,5 +190,5 @@ def _translated(part: re.Match[str], is_ascii: bool) -> str:
     if not complements:
         return f"[{part['negated']}{content}]"
     rest = [f"[\\{content}]" if content[0] in "^]" else f"[{content}]"] if content else []
-    either = "|".join([*rest, *complements])  # a set may not hold the complement of a set
+    either = "|".join([*rest, *complements])  # in `regex`, a set may not hold the complement of a set
     return f"(?:(?!{either})(?s:.))" if part["negated"] else f"(?:{either})"

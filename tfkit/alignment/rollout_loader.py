@@ -1,10 +1,10 @@
-"""The loader of sampled responses, which takes the place of a loader of rows. An iteration is one sampling and the steps that train on it.
+"""The loader of sampled responses, used in place of a loader of rows. In an iteration, responses are sampled, then steps train on them.
 
     iteration i: its prompts, a function of (seed, i)  ->  responses, sampled by (seed, i, prompt, completion)  ->  rewards
         ->  log-probabilities before the first step, by policy and reference  ->  advantages
         ->  steps: the responses, permuted by (seed, i, pass), in batches
 
-An iteration depends only on the weights before its first step. A checkpoint within an iteration contains its responses, for a resumed run.
+An iteration depends only on the weights before its first step. Checkpoints within an iteration contain its responses, for a resumed run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ from tfkit.objectives.rollouts import GroupBaseline, Response, Rollouts, ValueBa
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
 _SAMPLED_MICRO_BATCHES = 8  # micro-batches per batch of sampling, which needs less memory than training, as it has no backward pass
-_TOKEN_VALUES = "of_tokens/"  # precedes the names of token values in the training state
+_TOKEN_VALUES = "of_tokens/"  # the prefix of the names of token values in the training state
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Experience:
 
     iteration: int
     numbers: NDArray[np.int64]  # (N,): the row index of each response's prompt
-    responses: Sequence[Response]  # N of them
+    responses: Sequence[Response]  # N responses
     observed: Mapping[str, float]  # the metrics, by name
 
     def tensors(self) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ def _split(values: Tensor, sizes: Sequence[int]) -> list[NDArray[Any]]:
 class RolloutLoader:
     """Samples an iteration's responses at its first step, and returns the batches of each step. `micro_batch_size` may change at any time.
 
-    `policy`: the model in training; `uncompiled`: a context in which it is not compiled; `work`: shares sampling among ranks.
+    `policy`: the model in training; `uncompiled`: a context in which the policy is not compiled; `work`: shares sampling among ranks.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class RolloutLoader:
         self.rows, self.objective, self.sizes, self.micro_batch_size = rows, objective, sizes, micro_batch_size
         self.policy, self.reference, self.rules, self.device, self.seed = policy, reference, rules, device, seed
         self.uncompiled, self.work = uncompiled, work
-        self.rank, self.ranks = 0, 1  # a step returns every `ranks`-th micro-batch from `rank` on
+        self.rank, self.ranks = 0, 1  # `step` returns every `ranks`-th micro-batch, from the index `rank` on
         self.collate, self.rollouts = objective.collate, objective.rollouts
         self.pad_id = self.rollouts.tokenizer.pad_id or 0
         self._experience: Experience | None = None
@@ -138,7 +138,7 @@ class RolloutLoader:
         return dict(self._experience.observed) if self._experience is not None else {}
 
     def state(self, n: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the state for resuming at step n: an adaptive beta, and the responses of its iteration if they are sampled already."""
+        """Return the state for resuming at step n: an adaptive beta, and the responses of the step's iteration if already sampled."""
         beta = {"beta": self._coefficient.value} if self._coefficient is not None else {}
         if self._experience is None or self._experience.iteration != n // self.steps:
             return {}, beta
@@ -185,7 +185,7 @@ class RolloutLoader:
             sampled, self._first_pass(iteration), self.rollouts, self.policy, self.reference, self.device, self.work
         )
         pairs = zip(log_probs, reference_log_probs, strict=True)
-        log_ratios = [policy.double() - reference.double() for policy, reference in pairs]  # k1 of each token
+        log_ratios = [policy.double() - reference.double() for policy, reference in pairs]  # the KL estimate k1 at each token
         observed = _iteration_metrics(self.rollouts, iteration * self.steps + 1, sampled, log_ratios, entropies)
         rewards = torch.tensor([response.reward for response in sampled], dtype=torch.float64)
         match self.rollouts.baseline:
@@ -230,7 +230,7 @@ class RolloutLoader:
 def _iteration_metrics(
     rollouts: Rollouts, step: int, sampled: Sequence[SampledResponse], log_ratios: Sequence[Tensor], entropies: Sequence[Tensor]
 ) -> dict[str, float]:
-    """Return the metrics for the log. `step`: the iteration's first step, from 1; `log_ratios`: k1 of the tokens of each response (n,).
+    """Return an iteration's metrics. `step`: its first step, counted from 1; `log_ratios`: (n,) for each response, the k1 of each token.
 
     Raises UnhealthyError if the mean KL exceeds objective.kl_stop.
     """

@@ -1,8 +1,8 @@
 """The user's code that a recipe names: the files that a command may run, and `open_code`, the only function that runs them.
 
 A file is identified by the SHA-256 of its content, so that a permission ends when the file changes. The allowed files are recorded in
-$XDG_STATE_HOME/tfkit/allowed_code, where $XDG_STATE_HOME is ~/.local/state by default: for each, a file named by its SHA-256, which the
-user may delete at any time. This module does not import torch.
+$XDG_STATE_HOME/tfkit/allowed_code, where $XDG_STATE_HOME is ~/.local/state by default: for each, that folder has a file whose name is
+the SHA-256; the user may delete it at any time. This module does not import torch.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ class CodePermission:
     noted: bool = True  # whether files that this user has allowed before may be run
 
     def with_named(self, paths: Iterable[str], warn: Callable[[str], None]) -> "CodePermission":
-        """Return the permission extended by files that the user's own recipe names, and record them as allowed. Missing files are left out.
+        """Return the permission extended by the files `paths`, which the user's own recipe names, and record these files as allowed.
 
-        `warn` is called for the first file that cannot be recorded.
+        Files that cannot be read are left out. `warn` is called with a message about the first file that cannot be recorded.
         """
         hashes: dict[str, str] = {}
         for path in paths:
@@ -85,7 +85,7 @@ def open_code(place: str, path: str, permission: CodePermission) -> tuple[Module
     """Run a file of code, and return its module and its SHA-256. Raises UsageError if the file may not be run, or fails.
 
     The content whose hash was checked is run; a compiled file in its folder, which an import would prefer, is ignored. The module is added
-    to `sys.modules`, where its dataclasses and its pickled objects are looked up.
+    to `sys.modules`, where Python looks up the module of a dataclass or of a pickled object.
     """
     content = read_code(place, path)
     sha256 = permission._check(place, path, content)
@@ -99,13 +99,13 @@ def open_code(place: str, path: str, permission: CodePermission) -> tuple[Module
 
 @contextmanager
 def running_code(failure: str) -> Iterator[None]:
-    """A context for a user's code: prints go to stderr, errors but KeyboardInterrupt become UsageErrors that begin with `failure`."""
+    """A context for a user's code: prints go to stderr, errors except KeyboardInterrupt become UsageErrors that begin with `failure`."""
     try:
         with redirect_stdout(sys.stderr):  # stdout carries the result of the command
             yield
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a script may end with sys.exit
+    except BaseException as error:  # also SystemExit, since the code may call sys.exit
         raise UsageError(f"{failure} ({type(error).__name__}: {error}): correct it") from error
 
 

@@ -23,8 +23,8 @@ class Ledger:
     """The writer of one ledger, which appends a line of JSON for each tick (ledger.py)."""
 
     def __init__(self, folder: Path, node: int, attempt: int, previous: str | None = None):
-        """Create the file. Its name has a serial number if there is a ledger with this node and attempt already, as after the loss of
-        run.json, which lets attempts count from 1 again. Raises OSError.
+        """Create the ledger's file. Its name has a serial number if there is a ledger with this node and attempt already, as after the
+        loss of run.json, after which attempts are counted from 1 again. Raises OSError.
 
         `previous`: the hash of the last line of the previous ledger on this node; None if there is none.
         """
@@ -41,8 +41,8 @@ class Ledger:
         self._previous, self._torn = previous, False
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write and sync a line, with the hash of the last intact line. Raises OSError; the next call then first writes a line break, so
-        that its line is separate from a torn one.
+        """Write `line`, with the hash of the last intact line of the file, and flush it to disk. Raises OSError; the next call then begins
+        with a line break, which separates its line from the torn one.
         """
         if self._torn:  # the previous line may have been written completely, although `append` raised an error
             lines = reversed(self.path.read_bytes().split(b"\n"))
@@ -60,14 +60,14 @@ def tick_line(
     at: float, phase: str, seconds: float, totals: Totals, power_w: float, status: str, reason: str | None = None, step: int | None = None
 ) -> dict[str, Any]:
     """Return the ledger's line for a tick. `at`: seconds since 1970; `seconds`: since the attempt's start; `reason`: the problems since the
-    previous tick; `step`: the run can continue after this step (None: no such point).
+    previous tick; `step`: if this tick is a point from which the run can continue, the step after which it continues.
     """
     line = {"kind": "tick", "at": round(at, 3), "phase": phase, "seconds": round(seconds, 3), **asdict(totals), "power_w": power_w}
     return line | {"status": status} | ({"reason": reason} if reason else {}) | ({} if step is None else {"step": step})
 
 
 def estimate_line(seconds: float, totals: Totals) -> dict[str, Any]:
-    """Return the ledger's line for the `seconds` before CodeCarbon's start: their energy at the mean power of `totals`, which lack them."""
+    """Return the ledger's line for the `seconds` before CodeCarbon's start, not in `totals`: their energy at the mean power of `totals`."""
     ratio = seconds / totals.measured_seconds
     return {"kind": "estimate", "seconds": seconds} | {name: getattr(totals, name) * ratio for name in ENERGIES}
 
@@ -116,7 +116,7 @@ class AttemptFiles:
     def _count_earlier(self, attempts: list[Attempt]) -> None:
         self._previous = next((attempt.chain.last for attempt in reversed(attempts) if attempt.header["node"] == self._node), None)
         own = [attempt for attempt in attempts if attempt.header["run_id"] == self._spec["run_id"]]
-        # Another node may have begun this attempt already, and its ledger does not count as earlier.
+        # Another node may already have a ledger of this same attempt, which is not one of an earlier attempt.
         earlier = [attempt for attempt in own if attempt.header["node"] == self._node or attempt.header["attempt"] != self._spec["attempt"]]
         self.earlier = {name: sum(attempt.sums[name] for attempt in earlier) for name in self.earlier}
         self.earlier["seconds"] = sum(wall_seconds(earlier).values())
@@ -143,7 +143,7 @@ class AttemptFiles:
             self._machine_written = True
         last = self._unwritten[-1] if self._unwritten else {"kind": ""}
         if last["kind"] == "tick" and last["phase"] == tick["phase"] and not last.keys() & {"step", "reason", "g_per_kwh"}:
-            # The next tick's sums include those of an unwritten tick, but step, reason and g_per_kwh concern only the tick that has them.
+            # Drop the unwritten tick: the sums of the next one include its sums, and it has none of the fields that concern it alone.
             self._unwritten.pop()
         self._unwritten += [tick, *([estimate] if estimate else [])]
         if self._ledger is None:

@@ -1,9 +1,9 @@
 """emissions.csv: one row per phase, attempt and node, in CodeCarbon's columns and units (kg, kWh), derived from the ledgers.
 
-The columns are the fields of the record of the installed CodeCarbon, in the same order, since CodeCarbon renames a file with any other
-columns. The file is replaced atomically. Rows that other programs with CodeCarbon wrote are kept. If the present file has other columns or
+The columns are the fields of the record of the installed CodeCarbon, in the same order, since CodeCarbon renames a file that has other
+columns. The file is replaced atomically. Rows that other programs wrote with CodeCarbon are kept. If the present file has other columns or
 incomplete rows, which cannot be kept, it is first copied to emissions.csv.bak. The writers of a run folder, one on each node, need no lock:
-if a ledger has grown while a writer replaced the file, the writer derives the rows again, so the last writer has read all ledgers.
+if a ledger has grown while a writer replaced the file, the writer derives the rows again, so the last file has the rows of all ledgers.
 """
 
 import ast
@@ -47,7 +47,7 @@ def installed_columns() -> tuple[str, ...]:
 
 
 def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> None:
-    """Write emissions.csv from the ledgers in `run_folder`/carbon. Without ledgers, it has only rows of other programs. Raises OSError."""
+    """Write emissions.csv from the ledgers in `run_folder`/carbon. Without ledgers, it has only other programs' rows. Raises OSError."""
     ledgers = ledgers or LedgerReader(run_folder / "carbon")
     path, columns = run_folder / NAME, installed_columns()
     while True:
@@ -65,7 +65,7 @@ def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> No
 
 
 def emission_rows(attempts: list[Attempt]) -> list[dict[str, Any]]:
-    """Return the rows of the ledgers. No row contains time or energy of another row, so the sums over all rows are those of the run."""
+    """Return a row for each phase of each ledger. The rows do not overlap, so their energies and emissions add up to those of the run."""
     return [_row(attempt, index, phase) for attempt in attempts for index, phase in enumerate(attempt.phases.values())]
 
 
@@ -102,7 +102,7 @@ def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Return the complete rows of the present file; none if it has other columns. If any row is left out, the file is first backed up."""
+    """Return the complete rows of the file `path`; [] if it has other columns. If any row is left out, the file is first backed up."""
     try:
         data = path.read_bytes()
         header, *lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))

@@ -23,7 +23,7 @@ class Intensity:
     beyond_series: bool | None = None  # whether the run lasted longer than the series
     source: str | None = None
     year: int | None = None
-    kind: str | None = None  # as in Place (place.py)
+    kind: str | None = None  # how it was obtained, such as "annual mean" (see Place)
 
     def document(self) -> dict[str, Any]:
         """Return the JSON object. It lacks the fields of the range and of a series (`mean_g_per_kwh` to `beyond_series`) that are None."""
@@ -168,8 +168,8 @@ def _mean_intensity(parts: Sequence[RunTotals]) -> Intensity | None:
 
 
 def _mean_factor(parts: Iterable[RunTotals], name: str) -> float:
-    """Return the mean over the runs, weighted by emissions, of the lower or upper limit of a run's intensity (the field `name`), divided by
-    that intensity. A run without a range counts as 1.
+    """Return the lower or upper limit of a run's intensity (the field `name`), divided by the intensity, as a mean over the runs, weighted
+    by emissions. A run without a range counts as 1.
     """
     pairs = []
     for part in parts:
@@ -198,8 +198,8 @@ def _sum_by_name(parts: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | 
 
 
 def _sum(values: Iterable[Any]) -> Any:
-    """Return the sum of the values that are not None; None if there are none. Integers are summed exactly, and other numbers are rounded
-    to 15 digits, so that 5.1 + 2.9 is 8.0.
+    """Return the sum of the values that are not None; None if there are none. A sum of integers is exact; any other sum is
+    rounded to 15 digits, so that 5.1 + 2.9 is 8.0.
     """
     numbers = [value for value in values if value is not None]
     if len(numbers) < 2 or all(isinstance(value, int) for value in numbers):

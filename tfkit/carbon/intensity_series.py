@@ -29,7 +29,7 @@ _EXAMPLE = "2026-11-26T17:00:00Z"
 
 @dataclass(frozen=True)
 class IntensitySeries:
-    """A series of intensities. Each applies from its time to the next time, the last one to `end`; times are in seconds since 1970."""
+    """A series of carbon intensities. Each applies from its time in `times` (seconds since 1970) to the next one, the last to `end`."""
 
     times: tuple[float, ...]
     g_per_kwh: tuple[float, ...]
@@ -40,7 +40,7 @@ class IntensitySeries:
         return self.g_per_kwh[max(0, bisect_right(self.times, moment) - 1)]
 
     def mean(self, begin: float, end: float) -> float:
-        """Return the time-weighted mean from `begin` to `end`, with values as in `at`. The mean of equal values is exact."""
+        """Return the time-weighted mean from `begin` to `end` of the values that `at` returns. The mean of equal values is exact."""
         first, last = max(0, bisect_right(self.times, begin) - 1), max(0, bisect_right(self.times, end) - 1)
         values = self.g_per_kwh[first : last + 1]
         if end <= begin or len({*values}) == 1:
@@ -111,13 +111,13 @@ def parse_intensity(value: Any, where: str, error: type[TfkitError] = DataError)
 
 
 def _text(moment: float) -> str:
-    if moment >= datetime.max.replace(tzinfo=UTC).timestamp():  # forecast for a run that is far too large for this machine
+    if moment >= datetime.max.replace(tzinfo=UTC).timestamp():  # the forecast end of a run that is far too large for this machine
         return "after the year 9999"
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class IntensityCorrection:
-    """Corrects CodeCarbon's emissions, which assume a constant intensity, by a series of intensities.
+    """The correction of CodeCarbon's emissions, which assume a constant intensity, by a series of intensities.
 
     If all values of the series equal the constant, the emissions are unchanged to the last bit. `series`: the fields of an IntensitySeries;
     None: nothing is corrected. `g_per_kwh`: the constant. `offset`: the wall clock minus the monotonic clock at the start, from which all
@@ -129,7 +129,7 @@ class IntensityCorrection:
         self._g_per_kwh, self._offset, self._clock = g_per_kwh, offset, clock
         self._energy_wh = self._correction_g = 0.0
         self._corrected_until: float | None = None
-        self._intensity_seconds = self._seconds = 0.0  # since the last tick: the integral of the intensity over time, g/kWh x s, and its s
+        self._intensity_seconds = self._seconds = 0.0  # since the last tick: the sum of intensity times seconds, and of the seconds
         self.is_past_end = False  # whether a reading was after the end of the series
 
     def correct(self, totals: Totals) -> Totals:
@@ -146,9 +146,9 @@ class IntensityCorrection:
         return replace(totals, emissions_g=max(0.0, totals.emissions_g + self._correction_g)) if self._correction_g else totals
 
     def take_fields(self) -> dict[str, Any]:
-        """Return the fields of the next tick: the mean intensity since the previous tick, and the seconds that the mean covers.
+        """Return the fields of a tick: the mean intensity since the previous call, and the seconds that the mean covers.
 
-        The next call begins a new mean. Without a series there are no fields.
+        Without a series there are no fields.
         """
         if self._series is None:
             return {}

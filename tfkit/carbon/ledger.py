@@ -6,16 +6,16 @@ reading of the meter, appends a fsynced line of JSON.
     {"kind": "tick", "at": ..., "phase": "train", "seconds": ..., "energy_wh": ..., ...}         sums since the attempt's start
     {"kind": "estimate", "seconds": 2.1, "energy_wh": ..., ...}     for the time before CodeCarbon's start, at the first measured power
 
-Each sidecar, one per node and attempt, writes its own file, so no locks are needed. The time between two ticks belongs to the phase of the
-later tick. A tick with a `step` marks a point from which the run can continue: the checkpoint of that step was saved, the attempt resumed
-from it, or an evaluation after that step was recorded. The sums in ticks do not include the estimate. Readers add it to the attempt's sums,
-and divide it among the phases before CodeCarbon's start.
+Each sidecar, the process that measures one attempt on one node, writes its own file, so no locks are needed. The time between two ticks
+belongs to the phase of the later tick. A tick with a `step` marks a point from which the run can continue: the checkpoint of that step was
+saved, the attempt resumed from it, or an evaluation after that step was recorded. The sums in ticks do not include the estimate. Readers
+add it to the attempt's sums, and divide it among the phases in proportion to their unmeasured time.
 
 Each line has the SHA-256 of the previous line, so that changed, removed and inserted lines are detected. The hash covers the bytes between
 two line breaks. A torn line, which is not a JSON object, is not part of the chain. The first line of a ledger has the hash of the line that
-was then the last one in the previous ledger on the same node (null if there was none), so that a missing ledger is detected, too. If lines
-at the end of a ledger are removed, the ledger contradicts the files derived from it: emissions.csv, the totals in run.json, and the first
-line of the next ledger.
+was then the last one in the previous ledger on the same node (null if there was none), so that a missing ledger is detected, too. The
+hashes in a ledger do not show that its last lines were removed, but emissions.csv, the totals in run.json, and the first line of the next
+ledger do.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ def parse_line(text: bytes) -> dict[str, Any] | None:
 
 @dataclass
 class Chain:
-    """Verifies the hash chain of one ledger, line by line."""
+    """The hash chain of one ledger, which is checked line by line."""
 
     lines: int = 0  # the number of lines, including torn and empty ones
     first: Any = None  # the hash in the first line: that of the last line of the node's previous ledger
@@ -80,7 +80,7 @@ class Chain:
 
 @dataclass
 class Phase:
-    """The sums of one phase of one attempt, over all its occurrences."""
+    """The sums of one phase of one attempt, over all occurrences of the phase in the attempt."""
 
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     utilization: dict[str, float] = field(default_factory=lambda: dict.fromkeys(UTILIZATIONS, 0.0))
@@ -114,7 +114,7 @@ class Attempt:
     series_integral: float = 0.0  # the integral of a series of intensities over time, in g/kWh x s
     series_seconds: float = 0.0
     is_beyond_series: bool = False
-    ticks: list[tuple[float, float, float, float]] | None = None  # sums of seconds, Wh and g; mean W since the last tick. None: not stored
+    ticks: list[tuple[float, float, float, float]] | None = None  # each tick: sums of seconds, Wh, g, and its mean W; None: not stored
     status: str = "starting"
     lines_dropped: int = 0
     chain: Chain = field(default_factory=Chain)
@@ -227,7 +227,7 @@ class LedgerReader:
     def __init__(self, folder: Path, *, keeps_ticks: bool = False):
         self.folder = folder
         self._keeps_ticks = keeps_ticks
-        self._read: dict[Path, tuple[int, Attempt]] = {}  # for each ledger, the number of bytes read so far, and the sums in them
+        self._read: dict[Path, tuple[int, Attempt]] = {}  # for each ledger, the number of bytes read so far, and the sums from these
 
     def attempts(self) -> list[Attempt]:
         """Return the sums of each ledger that has a header, sorted by attempt and node."""
@@ -248,7 +248,7 @@ class LedgerReader:
                 start, attempt = new
             file.seek(start)
             data = file.read()
-        complete = data[: data.rfind(b"\n") + 1]  # the rest is a line that is being written, or was torn by a kill
+        complete = data[: data.rfind(b"\n") + 1]  # after it comes at most a line that is being written or was torn by a kill
         for text in complete.split(b"\n")[:-1]:
             attempt.add(text)
         self._read[path] = (start + len(complete), attempt)

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
 CODECARBON = "tfkit.carbon.probe:CodeCarbonProbe"
-STOP_SECONDS = 3.0  # the longest time that `stop` waits for CodeCarbon's start, so that a power can be measured
+STOP_SECONDS = 3.0  # the longest time that `stop` takes; it waits for CodeCarbon's start, so that a power can be measured
 LAST_READING_SECONDS = 0.5  # the time that `stop` needs for the last reading, if CodeCarbon has started
-SILENCE_SECONDS = 90.0  # without a message from the sidecar for this time plus three ticks, the reading is out of date
+SILENCE_SECONDS = 90.0  # after this time and three intervals between ticks without a message of the sidecar, the reading is out of date
 
 
 class Meter:
@@ -36,7 +36,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self.began = time.monotonic()  # all processes of a machine share this clock
+        self.began = time.monotonic()  # on a clock that the sidecar shares
         self._changed = threading.Condition()
         self._reading = Reading()
         self._warning: str | None = None
@@ -82,8 +82,8 @@ class Meter:
 
     @classmethod
     def on_node(cls, facts: dict[str, Any]) -> Self:
-        """Start the meter of a node other than that of rank 0. `facts`: the arguments of `start` as rank 0 sent them, with `carbon` for the
-        section. The meters of all nodes write their ledgers into the same folder.
+        """Start the meter of a node other than that of rank 0. `facts`: the arguments of `start` as rank 0 sent them, with `section` under
+        the name `carbon`. The meters of all nodes write their ledgers to the same folder.
         """
         from tfkit.recipe.schema.carbon_section import CarbonSection
 
@@ -95,13 +95,13 @@ class Meter:
         """Attribute the energy to the phase `name` from now on (setup, tokenize, train, evaluate, checkpoint, finish, ...).
 
         `step`: the run can continue after this step, whose checkpoint was just saved or loaded, or whose evaluation was recorded. If the
-        work after this moment is lost, its energy counts as rework.
+        work after this moment is lost by a kill, and is repeated, its energy counts as rework.
         """
         self._command({"do": "phase", "name": name, "step": step, "at": time.monotonic()})
 
     def reading(self) -> Reading:
-        """Return the latest totals of the run, including earlier attempts. They are at most one interval between ticks old, unless the
-        sidecar is silent; after SILENCE_SECONDS and three intervals of silence, they are marked as degraded and failing.
+        """Return the latest totals of the run, including earlier attempts. They are at most as old as the interval between two ticks. If
+        the sidecar has sent nothing for SILENCE_SECONDS and three such intervals, they are marked as degraded and failing.
         """
         if self._forked:
             return self._reading

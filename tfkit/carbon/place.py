@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
 WORLD = "WLD"  # not an ISO code; CodeCarbon's carbonboard accepts it, but not an empty code
-TABLE = "global_energy_mix.json"  # in CodeCarbon: yearly means by country
-WORLD_AVERAGE_G_PER_KWH = 475.0  # IEA, Global Energy & CO2 Status Report 2019; CodeCarbon's own fallback
+TABLE = "global_energy_mix.json"  # a file of CodeCarbon, with the mean intensity of each country in a year
+WORLD_AVERAGE_G_PER_KWH = 475.0  # IEA, Global Energy & CO2 Status Report 2019; CodeCarbon's value for an unknown country, too
 
-_PLANTS = {  # grams of CO2e per kWh, low and high, by the column of CodeCarbon's table (see `range_of_country`)
+_PLANTS = {  # low and high grams of CO2e per kWh, by kind of plant (column of CodeCarbon's table), see `range_of_country`
     "coal_TWh": (877.0, 1130.0),
     "oil_TWh": (722.0, 907.0),
     "gas_TWh": (422.0, 548.0),
@@ -38,7 +38,7 @@ _PLANTS = {  # grams of CO2e per kWh, low and high, by the column of CodeCarbon'
     "hydroelectricity_TWh": (3.0, 7.0),
 }
 _LEAST_SHARE = 0.9  # a country has a range if at least this fraction of its electricity comes from known kinds of plants
-Range = tuple[float | None, float | None, str | None]  # low and high, in grams of CO2e per kWh, and their basis in words; None: not known
+Range = tuple[float | None, float | None, str | None]  # low and high, in grams of CO2e per kWh, and how they were obtained; None: not known
 _UNKNOWN: Range = (None, None, None)
 _WORLD_CUT = 20  # the range of an unknown place excludes the lowest and the highest twentieth of the countries
 
@@ -51,7 +51,7 @@ class Place:
     country_name: str = "World"
     intensity_g_per_kwh: float = WORLD_AVERAGE_G_PER_KWH
     source: str = "place unknown"  # the setting from which the place or its intensity was taken
-    kind: str = "world average"  # how the intensity was obtained; also "annual mean", "user" or "series"
+    kind: str = "world average"  # how the intensity was obtained: this, "annual mean", "user" or "series"
     year: int | None = 2018  # the year of the intensity; None: not known
     dataset: str = "IEA, Global Energy & CO2 Status Report 2019"  # the data set from which the intensity comes
     low_g_per_kwh: float | None = None  # None: no range is known, or the user gave the intensity
@@ -74,9 +74,9 @@ class Place:
 
 
 def resolve_place(section: "CarbonSection") -> Place:
-    """Take the place from the recipe, or else from TFKIT_CARBON_*, or else from CodeCarbon's settings; without any, use the world average.
+    """Return the place from the recipe, else from TFKIT_CARBON_*, else from CodeCarbon's settings; if none names one, the world average.
 
-    A series in the recipe takes precedence over everything. Within each of the three sources, an intensity takes precedence over that of a
+    A series in the recipe takes precedence over all of these. Within each of the three sources, an intensity takes precedence over a
     country. Raises UsageError for an unknown country or an invalid intensity, and DataError for a series that is invalid or does not cover
     the present.
     """
@@ -120,7 +120,7 @@ def _place_of_series(section: "CarbonSection") -> Place:
 
 
 def codecarbon_settings() -> dict[str, str]:
-    """Return the settings that CodeCarbon would read: ~/.codecarbon.config, ./.codecarbon.config, CODECARBON_* variables; the last wins.
+    """Return the settings that CodeCarbon would read: ~/.codecarbon.config, ./.codecarbon.config, CODECARBON_* variables; later ones win.
 
     CodeCarbon's own function is not used, since it imports the whole package. An invalid file must not stop a run, so it is ignored, and
     `broken_codecarbon_files` reports it.
@@ -215,7 +215,7 @@ def range_of_country(row: Mapping[str, Any]) -> Range:
 
 
 def range_of_world(means: Iterable[float], mean: float) -> Range:
-    """Return the range of an unknown place from the means of all countries; unknown without such means. `mean`: the mean of the world."""
+    """Return the range of an unknown place from the means of all countries; not known for fewer than two. `mean`: the world's mean."""
     known = sorted(means)
     if len(known) < 2:
         return _UNKNOWN

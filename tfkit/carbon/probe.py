@@ -1,7 +1,6 @@
-"""The probe, which wraps CodeCarbon, and the gauge, which reads the probe. Only this module imports CodeCarbon, and only in the sidecar.
-
-Only one thread reads CodeCarbon: CodeCarbon's own timer is set to a longer period than any run, and each tick of the sidecar calls
-`flush()`. If a flush came while the timer took a reading, the interval before the flush would count twice.
+"""The probe, which wraps CodeCarbon, and the gauge, which reads the probe. Only this module imports CodeCarbon, and only in the sidecar,
+a process of its own (sidecar.py). Only one thread reads CodeCarbon: its own timer is set to a longer period than any run, and each tick of
+the sidecar calls `flush()`. If a flush came while the timer took a reading, the interval before the flush would count twice.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ from typing import Any, cast
 from tfkit.carbon.reading import Status, Totals
 
 NEVER_SECONDS = 10 * 365 * 86400.0
-START_PATIENCE_SECONDS = 60.0  # importing pandas and reading the processor's name take 2 s, and 20 s on a busy machine
+START_PATIENCE_SECONDS = 60.0  # CodeCarbon's start takes 2 s (it imports pandas), and 20 s on a busy machine
 READ_PATIENCE_SECONDS = 2.0
 
 
@@ -100,7 +99,7 @@ class CodeCarbonProbe:
             force_mode_cpu_load=False,
             rapl_include_dram=False,
             rapl_prefer_psys=False,
-            gpu_ids=[] if visible is not None and visible.strip() in ("", "-1") else visible,  # CodeCarbon reads "" as all boards
+            gpu_ids=[] if visible is not None and visible.strip() in ("", "-1") else visible,  # CodeCarbon reads "" as all GPUs
             output_methods=[],
             output_handlers=[Handler()],
             output_dir=os.sep,  # must exist; nothing is written there

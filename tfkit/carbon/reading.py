@@ -30,7 +30,7 @@ class Reading:
     status: Status = "off"
     place: str = ""  # "FRA, 56 g/kWh (...)"
     provenance: str = ""  # "CPU model, RAM constant"
-    cpu_wh: float = 0.0  # the parts of energy_wh
+    cpu_wh: float = 0.0  # this and the next two fields: the parts of energy_wh
     gpu_wh: float = 0.0
     ram_wh: float = 0.0
     failing: bool = False  # the reading is out of date, because CodeCarbon or its process has failed

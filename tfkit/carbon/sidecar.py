@@ -1,4 +1,4 @@
-"""The sidecar, the process of the meter: it reads CodeCarbon, writes the run's ledger and emissions.csv, and outlives a killed trainer.
+"""The sidecar, a process that reads CodeCarbon, writes the run's ledger and emissions.csv, and outlives a killed trainer.
 
 stdin has one JSON object per line: first the spec, then {"do": "phase", "name": ..., "step": ..., "at": ...}, {"do": "read", "token": n,
 "timeout": s}, {"do": "stop", "timeout": s}. stdout has a reading for each tick and each command. After a stop, when stdin ends, or when the
@@ -120,7 +120,7 @@ class Sidecar:
             self._send(self._reading(line, token))
 
     def _make_estimate(self, seconds: float, final: bool) -> dict[str, Any] | None:
-        """Return the ledger's estimate for the time before CodeCarbon's start in the first call in which the power is known; else None.
+        """Return the ledger's line that estimates the energy before CodeCarbon's start, in the first call with a known power; else None.
 
         `seconds`: the time from the attempt's start to the latest reading. `final`: whether this is the last reading, for which a shorter
         measurement of the power suffices.
@@ -152,7 +152,7 @@ class Sidecar:
 
 
 def _listen(stdin: int, commands: "queue.SimpleQueue[dict[str, Any]]") -> None:
-    """Put each command of the meter into the queue, and, when the pipe from the meter ends, the command `stop`."""
+    """Put each command of the meter into the queue `commands`, and the command `stop` when the pipe from the meter ends."""
     with contextlib.suppress(OSError), os.fdopen(stdin, "rb") as lines:
         for line in lines:
             with contextlib.suppress(ValueError):

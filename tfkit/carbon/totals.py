@@ -1,4 +1,4 @@
-"""The totals of a run from its ledgers: sums over all attempts, the ranges of their uncertainty, and how they were obtained.
+"""The totals of a run from its ledgers: sums over all attempts, their ranges of uncertainty, and how the energy was obtained.
 
 The range of an attempt's energy depends on how the energy of each component was obtained. A counter (RAPL, NVML) is accurate to about 5 %.
 CodeCarbon's model of a processor is TDP x (0.1 + 0.9 u^3) at utilization u, so its range is 10 % to 100 % of the TDP. For memory,
@@ -28,7 +28,7 @@ _IDLE_FRACTION = 0.1  # the fraction of the TDP that a processor uses without lo
 
 
 def attempts_of(run_folder: Path, run_id: str | None = None, *, keeps_ticks: bool = False) -> list[Attempt]:
-    """Return the sums of each ledger of a run (None: of any run), by attempt and node; `keeps_ticks`: also its ticks. Raises OSError."""
+    """Return the sums of each ledger of a run (None: of any), sorted by attempt and node; `keeps_ticks`: also its ticks. Raises OSError."""
     reader = LedgerReader(run_folder / "carbon", keeps_ticks=keeps_ticks)
     return [attempt for attempt in reader.attempts() if run_id in (None, attempt.header["run_id"])]
 
@@ -45,7 +45,7 @@ def reading_of(attempts: Sequence[Attempt]) -> Reading:
 
 
 def read_totals(run_folder: Path, run_id: str | None = None) -> Reading:
-    """Return the present totals of a run from its ledgers. `run_id` None: with any run id. Without ledgers, the status is "off"."""
+    """Return the present totals of a run from its ledgers. `run_id` None: of all runs. Without ledgers, the status is "off"."""
     return reading_of(attempts_of(run_folder, run_id))
 
 
@@ -249,7 +249,7 @@ def _full_load_energy(attempt: Attempt) -> float:
 
 
 def rework(attempts: Sequence[Attempt]) -> dict[str, float]:
-    """Return the sums of the work that was lost and repeated, which is the cost of kills. The totals of the run include these sums.
+    """Return the time, energy and emissions of work that was lost, as by a kill, and repeated. The totals of the run include these sums.
 
     If a later attempt resumed from a step, the lost work of an attempt is its steps and evaluations after its last resume point (a
     checkpoint or a recorded evaluation) that is not beyond that step. The start of an attempt does not count, nor does the end of an

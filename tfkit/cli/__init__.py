@@ -1,4 +1,4 @@
-"""The command line: one Typer app, one file per command. A file is imported when its command is called, so that --help stays fast."""
+"""The command line: one Typer app, one file per command. A command's file is imported only for that command, so that --help is fast."""
 
 import difflib
 import importlib
@@ -37,7 +37,7 @@ COMMANDS = {
 
 
 def examples(name: str) -> tuple[str, ...]:
-    """Return the examples at the end of a command's --help, which are complete command lines."""
+    """Return the examples, complete command lines, with which the --help of a command ends."""
     lines: tuple[str, ...] = importlib.import_module(f"tfkit.cli.{name}").EXAMPLES
     return lines
 
@@ -51,10 +51,10 @@ class _Command(TyperCommand):
 
 
 class LazyGroup(TyperGroup):
-    """A group of commands that imports a command only to run it or to show its help."""
+    """A group of commands. The file of a command is imported only to run the command or to show its help."""
 
     def main(self, args: Any = None, *others: Any, **named: Any) -> Any:
-        """Run a command line as the program does, and exit with its code, so that `app()` and Typer's CliRunner report the same errors."""
+        """Run a command line through tfkit.__main__, so that `app()` and Typer's CliRunner report errors and exit as the program does."""
         if not named.get("standalone_mode", True):
             return super().main(args, *others, **named)
         raise SystemExit(importlib.import_module("tfkit.__main__").main(args))
@@ -74,7 +74,7 @@ class LazyGroup(TyperGroup):
         return typer.main.get_command(single)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the options of `tfkit` itself. The help text of --install-completion is replaced by one that names the changed files."""
+        """Return the options of `tfkit` itself. The help text of --install-completion is replaced by one that names the written files."""
         params: list[Any] = super().get_params(ctx)
         for param in params:
             if param.name == "install_completion":

@@ -1,4 +1,4 @@
-"""Code of the commands predict and embed: read, answer and write rows in windows of consecutive rows, and show a summary."""
+"""Code of predict and embed: read rows in windows (consecutive rows), write each with its prediction or vector, and show a summary."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -24,13 +24,13 @@ class RowCommand:
     """The command predict or embed. `open_file` returns a context that opens the file of --out and yields a function that writes rows."""
 
     name: str
-    doing: str  # the description of the progress bar
+    doing: str  # the text of the progress bar, such as `predicting`
     open_answers: "Callable[[], RowAnswers]"
     open_file: "Callable[[Path, RowAnswers, Session], AbstractContextManager[WriteRows]]"
 
 
 def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path | None, *, as_json: bool) -> None:
-    """Answer the rows of `data` ("-": stdin) on all ranks of the command. If `out` is None, the answers are JSON lines on stdout."""
+    """Write a prediction or vector for each row of `data` ("-": stdin), computed on all ranks, to `out` (None: as JSON lines to stdout)."""
     from tfkit.cli.session import command_session, open_as_leader, stdin_bytes
     from tfkit.engine.inference.pipe import Pipe
 
@@ -55,7 +55,7 @@ def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path 
                 for lines in _interruptible(answers, answers.windows(rows, pipe.is_ready if pipe else lambda: True), session):
                     write(lines)
                     bar.advance(len(lines))
-        except BrokenPipeError as error:  # --out is a pipe that its reader has closed
+        except BrokenPipeError as error:  # --out is a pipe, and its reader has closed it
             raise console.ReaderGone from error
         for warning in answers.warnings():
             console.warn(warning)
@@ -66,7 +66,7 @@ def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path 
 
 
 def _interruptible(answers: "RowAnswers", windows: Iterator[list[dict[str, Any]]], session: "Session") -> Iterator[list[dict[str, Any]]]:
-    """Yield the answers of each window of rows as soon as they are known. A signal ends the wait for the next window."""
+    """Yield the rows of each window with their answers, once they are computed. A signal ends the wait for the next window."""
     while True:
         with session.stop.at_once(f"{answers.counts.rows:,} rows were answered"):  # `next` may wait for a row from stdin
             lines = next(windows, None)
@@ -84,7 +84,7 @@ def _print_rows(lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _show(result: dict[str, Any], reading: "Reading", answers: str, *, as_json: bool) -> None:
-    """Show a summary, on stderr if the rows are on stdout. `answers`: what the rows have, such as predictions."""
+    """Show a summary, on stderr if the rows are on stdout. `answers`: the name of what was computed, such as `predictions`."""
     if "out" not in result:
         if reading.status == "ok":
             console.say(f"{format_number_of(result['rows'], 'row')}, {reading.text}")

@@ -1,4 +1,4 @@
-"""The option --dry-run of pretrain, finetune and sweep: show the recipe on stdout, the first rows and the size of the run on stderr."""
+"""The option --dry-run of pretrain, finetune and sweep: show the recipe on stdout; the first rows, steps, memory and time on stderr."""
 
 import shutil
 from dataclasses import replace
@@ -24,7 +24,7 @@ _ROWS_SHOWN, _LINES_OF_A_ROW = 2, 12
 
 
 class OnlyWarnings(Silent):
-    """A listener that shows only warnings. Automatic decisions are not shown, because the recipe that a dry run prints has them."""
+    """A listener that shows only warnings. Automatic decisions are not shown, because the recipe that a dry run prints contains them."""
 
     def warn(self, text: str) -> None:
         """Show a warning."""
@@ -56,7 +56,7 @@ def show_dry_run(request: TrainingRequest, options: RunOptions, json: bool, swee
 
 
 def _show_chain(chain: ChainPlan, options: RunOptions, json: bool, sweep: "SweepPlan | None") -> None:
-    """Show the plan of each stage of a chain. A stage that needs the model of an untrained one is not planned, and the reason is shown."""
+    """Show the plan of each stage of a recipe; for a stage that needs the model of an untrained stage, only say why it is not planned."""
     from tfkit.engine.tools.dry_run import dry_run
 
     documents: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The command tfkit env, which shows what a bug report needs, and what determines the speed on this machine."""
+"""The command tfkit env, which shows the facts about this machine that a bug report needs and that determine the speed."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def _forecasts(history: dict[str, Any]) -> str:
 
 
 def text(document: dict[str, Any]) -> str:
-    """Return the document of --json as lines of text, each with a name and a value."""
+    """Return the facts in the document of --json as lines of text, each with a name and a value."""
     bf16 = {True: "bf16", False: "no bf16", None: "bf16 unknown"}[document["processor"]["bf16"]]
     cache = document["cache"]
     size = cache["error"] if cache["bytes"] is None else f"{cache['folder']} ({format_bytes(cache['bytes'])})"

@@ -1,4 +1,4 @@
-"""The command tfkit evaluate, which scores a model on texts, labelled rows or choices, and checks the scores against quality gates."""
+"""The command tfkit evaluate, which scores a model on texts, labelled rows or choices, and checks the conditions of --fail-if."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -25,10 +25,10 @@ EXAMPLES = (
 )
 
 _MAX_CLASSES = 20  # maximum number of classes in a table; if there are more, the table has only those with the lowest F1
-_WORST = 10  # number of classes with the lowest F1
+_WORST = 10  # number of classes in the table of those with the lowest F1
 _MAX_PAIRS = 10  # maximum number of rows in the table of confused classes
-_MAX_NAME = 32  # maximum number of characters of a class's name
-_WIDTH = 100  # maximum number of characters of a line if stdout is not a terminal
+_MAX_NAME = 32  # maximum width of a class's name, in columns of the terminal
+_WIDTH = 100  # maximum width of a confusion matrix if stdout is not a terminal
 
 
 def evaluate(
@@ -116,7 +116,7 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
 
 
 def class_tables(result: Mapping[str, Any]) -> str:
-    """Return the tables of the classes in a result, each after a blank line; empty for a result without classes."""
+    """Return tables of the scores and confusions of a result's classes, each after a blank line; empty for a result without classes."""
     classes, entities, confusion = (result.get(name) for name in ("classes", "entities", "confusion"))
     tables = [_metrics(rows, noun) for rows, noun in ((entities, "entity"), (None if entities else classes, "class")) if rows]
     tables += [_confusion_matrix(confusion, list(classes)) or _most_confused(confusion)] if classes and confusion else []
@@ -135,7 +135,7 @@ def _metrics(classes: Mapping[str, Mapping[str, float]], noun: str) -> str:
 
 
 def _confusion_matrix(confusion: Mapping[str, Mapping[str, int]], labels: Sequence[str]) -> str:
-    """Return the table of how often each class was predicted for each label; empty if the table is too large for the terminal."""
+    """Return the table of how often each class was predicted for each true class; empty if the table is too large for the terminal."""
     if len(labels) > _MAX_CLASSES:
         return ""
     rows = [[_cut(label), *(f"{confusion[label].get(other, 0):,}" for other in labels)] for label in labels if label in confusion]

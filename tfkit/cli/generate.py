@@ -1,7 +1,7 @@
 """The command tfkit generate, which continues prompts.
 
-The output for a single prompt is text, written on a terminal as tokens arrive. Prompts from a file or stdin are answered by JSON lines, in
-their order. --chat without prompts is a conversation on the terminal.
+The output for a single prompt is text, on a terminal token by token. Prompts from a file or stdin give JSON lines, in the order of the
+prompts. --chat without prompts is a conversation on the terminal.
 """
 
 import io
@@ -124,7 +124,7 @@ def _read_prompts(
     """Return the prompts in batches, which are read lazily; None if --chat is given alone on a terminal, which begins a conversation.
 
     A file is opened in this call, and closed by `stack`. A batch from a pipe has the lines that have arrived, so that no prompt waits for
-    later ones. Raises UsageError or DataError; an error in a line is raised after the batch of the lines before it.
+    later ones. Raises UsageError or DataError; for an error in a line, only after the lines before that one were returned as a batch.
     """
     unknown = [word for word in words if word != "-"]
     if unknown:
@@ -152,7 +152,7 @@ def _read_prompts(
 
 
 def _write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], text: str | None) -> tuple[int, int]:
-    """Answer the prompts, and return the numbers of prompts and of new tokens. `text`: the only prompt, answered as text; else None."""
+    """Answer prompts, and return the numbers of prompts and of new tokens. `text`: the only prompt, answered as text; None: JSON lines."""
     count = tokens = 0
     with ExitStack() as stack:
         with generator.session.stop.at_once():
@@ -173,7 +173,7 @@ def _write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], 
 
 
 def _write_text(generator: "TextGenerator", shown: str, text: str) -> int:
-    """Write `shown` and then the continuation of `text`, on a terminal as tokens arrive. Return the number of new tokens."""
+    """Write `shown` and then the continuation of `text`, on a terminal token by token. Return the number of new tokens."""
     live = sys.stdout is not None and sys.stdout.isatty()
     if live:
         console.piece(shown)
@@ -205,7 +205,7 @@ def _converse(generator: "TextGenerator", as_json: bool) -> int:
 
 
 def _read_message(session: "Session") -> str | None:
-    """Return the next line of the user that is not empty; None at the end of the input."""
+    """Return the next line that the user types and that is not blank; None at the end of the input."""
     with session.stop.at_once("the conversation is over"):
         while (line := console.ask("> ")) is not None:
             if line.strip():
@@ -216,7 +216,7 @@ def _read_message(session: "Session") -> str | None:
 def _complete(
     generator: "TextGenerator", text: str, row: int = 0, should_stop: Callable[[], bool] | None = None, *, live: bool
 ) -> "TextCompletion":
-    """Continue a text; if `live`, write the continuation as tokens arrive. `row`: the index of the text in this command, for sampling."""
+    """Continue a text; if `live`, write the continuation token by token. `row`: the text's index, which decides its random numbers."""
     [completion] = generator.complete([text], row, lambda _, piece: console.piece(piece) if live else None, should_stop)
     if live:
         console.result("")

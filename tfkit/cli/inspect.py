@@ -1,4 +1,4 @@
-"""The command tfkit inspect, which shows the first rows of a training token by token, as the model will see them, or their masks."""
+"""The command tfkit inspect, which shows the first rows of a training, token by token or as attention masks, or a model's attention."""
 
 import shutil
 from collections import Counter
@@ -26,10 +26,10 @@ EXAMPLES = (
 
 _GUTTER = {"loss": "loss  ", "no loss": "      ", "padding": "pad   "}
 _STYLE = {"loss": "green", "no loss": "", "padding": "dim"}
-# Texts for the values of a row's facts (`ShownRow.facts`), by the fact's name.
+# Texts for the values of a row's facts (`ShownRow.facts`), by the name of the fact and then by its value.
 _VALUES: dict[str, dict[int, str]] = {"next_sentence": {0: "follows", 1: "does not follow"}, "right": {True: "yes", False: "no"}}
-_DRAWN = {"#": "█"}  # how the characters of a mask are drawn; characters that are not here stay the same
-_PARTLY = "▒"  # a block of cells of which some are seen
+_DRAWN = {"#": "█"}  # how a mask's characters are drawn; others are drawn as they are
+_PARTLY = "▒"  # for a block of cells (pairs of query and key) of which only some are visible
 
 
 def inspect(
@@ -64,7 +64,7 @@ def inspect(
 
     request = tuned.request_of("inspect", recipe, overrides)
     shown = request.written.recipe if request.written is not None else None
-    is_trained = shown is None or tuned.checkpoint is not None or tuned.data is not None  # else the recipe may only evaluate
+    is_trained = shown is None or tuned.checkpoint is not None or tuned.data is not None  # else the recipe may train nothing
     if is_trained:
         request.check()
     with command_session("inspect", CarbonSection(enabled=False)) as session:
@@ -86,7 +86,7 @@ def lines(inspection: "Inspection", width: int, most: int | None = None) -> Iter
     """Yield the output line by line. Of a row with more than `most` lines, only the first and the last ones are shown; None: no limit."""
     for place, row in inspection.rows:
         real = sum(token.kind != "padding" for token in (*row.tokens, *(row.target or ())))
-        texts = {name: _fact_text(name, value) for name, value in row.facts.items() if name != "row"}  # the row's place has its number
+        texts = {name: _fact_text(name, value) for name, value in row.facts.items() if name != "row"}  # `place` has the row number
         facts = "".join(f", {name.replace('_', ' ')}: {text}" for name, text in texts.items())
         with_loss = f", {row.targets:,} with a loss" if row.targets or not {"label", "labels"} & row.facts.keys() else ""
         yield [(f"{place}: {real:,} tokens{with_loss}{facts}", "bold")]
@@ -110,7 +110,7 @@ def _fact_text(name: str, value: Any) -> Any:
 
 
 def _token_lines(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]:
-    """Yield the lines of a row, with a separator line between documents. All tokens of a line have the same kind, which begins the line."""
+    """Yield the lines of a row, with a separator between documents. A line begins with the kind of its tokens: loss, no loss or padding."""
     for index, (_, document) in enumerate(groupby(tokens, key=lambda token: token.document)):
         if index:
             yield [("  ---", "bold")]
@@ -131,7 +131,7 @@ def _shorten(lines: list[list[Part]], most: int | None) -> list[list[Part]]:
 
 
 def _mask_lines(masks: "Sequence[ShownMask]", width: int) -> Iterator[list[Part]]:
-    """Yield a line for each query token of each mask, with a character for each key token or, if the mask is too wide, several tokens."""
+    """Yield a line for each query token of each mask, with a character for each key token; for wide masks, each shows several tokens."""
     from tfkit.engine.tools.inspection import MEANINGS
 
     seen: set[str] = set()
@@ -163,6 +163,6 @@ def _title(mask: "ShownMask") -> str:
 
 
 def _drawn(rows: Sequence[str], column: int, together: int) -> str:
-    """Return the character for a block of cells: that of all cells or, if they differ, _PARTLY if some are seen, else the most frequent."""
+    """Return the character for a block of cells: that of all, if they are equal; else _PARTLY, if some are visible, or the commonest."""
     cells = Counter("".join(row[column : column + together] for row in rows))
     return next(iter(cells)) if len(cells) == 1 else _PARTLY if "#" in cells else max(cells, key=lambda one: cells[one])

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.head_patterns import HeadPattern
 
 Part = tuple[str, str]  # a text and its style
-_SHADES = ((0.75, "█"), (0.5, "▓"), (0.25, "▒"), (0.05, "░"), (0.0, "."))  # each after the smallest weight for which it is drawn
+_SHADES = ((0.75, "█"), (0.5, "▓"), (0.25, "▒"), (0.05, "░"), (0.0, "."))  # characters, each after the smallest weight for it
 _UNSEEN = " "  # for a key that the query may not attend to
-_LETTERS = {  # the letter for each kind of heads
+_LETTERS = {  # the letter that is shown for each kind of attention head
     "previous token": "P",
     "next token": "N",
     "itself": "I",
@@ -34,7 +34,7 @@ _LETTERS = {  # the letter for each kind of heads
     "spread": "~",
     "mixed": ".",
 }
-_CLEAREST = 3  # number of heads of each kind that are named
+_CLEAREST = 3  # number of heads named for each kind: those with the highest scores
 _STRONGEST = 4  # maximum number of keys that are named for each query
 _LIKELIEST = 5  # number of next tokens that are shown at each position
 LABEL = 14  # maximum number of characters of a token in the first column
@@ -56,7 +56,7 @@ class Looked:
     ] = False
 
     def check(self, tuned: Tuned, words: Sequence[str]) -> None:
-        """Raise UsageError for options that exclude or need each other; `words`: other arguments, such as a recipe."""
+        """Raise UsageError for options that exclude or need each other; `words`: arguments that --attention excludes."""
         if self.attention is None:
             given = {"--target": self.target, "--layer": self.layer, "--head": self.head, "--html": self.html}
             given |= {"--next": self.next_tokens or None}
@@ -73,7 +73,7 @@ class Looked:
 
 
 def show_attention(checkpoint: str, looked: Looked, *, as_json: bool, width: int) -> None:
-    """Compute the attention of a checkpoint in the text, and write it to stdout, or to an HTML page."""
+    """Compute the attention weights of a checkpoint for the text of --attention, and write them to stdout or to an HTML page."""
     from tfkit.cli.session import command_session
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
@@ -146,7 +146,7 @@ def _page(attended: "AttendedText", checkpoint: str, looked: Looked) -> str:
 
 
 def _summary_lines(patterns: "Sequence[HeadPattern]", heads: int, width: int) -> Iterator[list[Part]]:
-    """Yield a line for each kind of heads, with their number and the clearest heads, then a line for each layer, with a letter per head."""
+    """Yield a line for each kind of heads, with their number and those with top scores, then one for each layer, with a letter per head."""
     from tfkit.engine.inference.head_patterns import summarize
 
     for one in summarize(patterns, _CLEAREST):
@@ -188,7 +188,7 @@ def _head_lines(attended: "AttendedText", name: str, layer: int, head: int, widt
 
 
 def _strongest(weights: "NDArray[np.float32]", keys: Sequence[str], room: int, label: int) -> Iterator[Part]:
-    """Yield the keys of largest weight, if that is 5 % or more, as many as fit into `room` characters, but always the first one."""
+    """Yield the key of largest weight, and the next ones as long as their weights are 5 % or more and they fit into `room` columns."""
     for index, place in enumerate(weights.argsort()[::-1][:_STRONGEST].tolist()):
         weight = float(weights[place])
         text = f" {_shade(weight)} {console.cut(keys[place], label)} {weight:.0%}"

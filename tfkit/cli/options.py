@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def _skip_verification(context: typer.Context, no_verify: bool) -> bool:
     if no_verify:
-        context.with_resource(unverified())  # entered now, and left when the command ends
+        context.with_resource(unverified())  # a context that is left when the command ends
     return no_verify
 
 
@@ -74,7 +74,7 @@ AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Run the code that the recipe of a run names, also if you have not trained with it before.")
 ]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 or mps; by default the best one available.")]
-_MAX_THREADS = 1024  # as many as the largest machines have cores; PyTorch would start any number of threads at once
+_MAX_THREADS = 1024  # the number of cores of the largest machines; PyTorch itself has no limit
 Threads = Annotated[int | None, typer.Option(min=1, max=_MAX_THREADS, metavar="N", help="CPU threads; by default one per core.")]
 RankCount = Annotated[
     int | None, typer.Option(min=1, max=1024, metavar="N", help="Use N processes on this machine; --threads applies to each.")
@@ -110,7 +110,7 @@ Quiet = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """The device, threads and ranks of a command that does not train, and the run folder to which it writes the result."""
+    """The options of a command that does not train: the run folder for its result, and the device, threads and ranks."""
 
     run: RunFolder = None
     no_verify: NoVerify = False
@@ -139,14 +139,14 @@ class Tuned:
         return training_request(kind, source, parse_overrides(changes), *named, rows=self.rows)
 
     def request_of(self, command: str, recipe: str | None, overrides: Sequence[str] | None) -> "TrainingRequest":
-        """Return the request for a training that is only shown or planned. Raises UsageError without recipe, data and checkpoint."""
+        """Return the request for a training that is only shown or planned. Raises UsageError if no recipe, data or checkpoint is given."""
         chosen, changes = split_recipe(command, recipe, overrides)
         if chosen is None and self.checkpoint is None and self.data is None:
             raise UsageError(f"{command}: which training? Give a RECIPE, or --data F, and --from CKPT to train a checkpoint")
         return self.request(None, chosen, changes)
 
     def changed(self, overrides: Mapping[str, Any], source: "RecipeText | None") -> dict[str, Any]:
-        """Return `overrides` with these options added (to the first stage, if any). Raises UsageError for invalid --columns."""
+        """Return `overrides` with these options added, to the first stage if `source` has some. Raises UsageError for invalid --columns."""
         from tfkit.engine.recognition.own_data import tuning_overrides
 
         return tuning_overrides(overrides, source, self.checkpoint, self.data, named_columns(self.columns), self.rows)
@@ -171,7 +171,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The options of a training: its run folder, attempt, quality gates and stages, and the form of its output."""
+    """The options of a training: its run folder, attempt, quality gates (--fail-if) and stages, and the form of its output."""
 
     run: RunFolder = None
     resume: Resume = False
@@ -187,7 +187,7 @@ def flatten_options(command: Callable[..., object]) -> Callable[..., object]:
 
     @wraps(command)
     def flat(**given: Any) -> None:
-        _call(command, given)  # the command does not get --quiet, which its callback has already applied
+        _call(command, given)  # without --quiet, which `_set_quiet` has already applied
 
     quiet = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
     flat.__signature__ = inspect.signature(command).replace(parameters=[*_flat(command), quiet])  # type: ignore[attr-defined]
@@ -208,7 +208,7 @@ def _call(function: Any, given: Mapping[str, Any]) -> Any:
 
 
 def named_columns(columns: str | None) -> dict[str, Any]:
-    """Return the column of each role, such as text or label, in --columns; empty without that option. Raises UsageError for an invalid one.
+    """Return the columns that --columns names, by role, such as text or label; empty without --columns. Raises UsageError if it is invalid.
 
     A comma begins a new part only if `role=` follows it. `choices=[a, b]` names several columns, one for each item of the list. Quotes
     preserve spaces at the beginning or end of a name: `label='topic '`.
@@ -235,7 +235,7 @@ def stage_names(stages: str | None) -> tuple[str, ...]:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the positional arguments, and the key=value arguments. A file, or a path with a slash before "=", is positional."""
+    """Return the positional arguments, and the key=value arguments. A file, or a text with a slash before "=", is positional."""
     overrides = [argument for argument in arguments if "=" in argument.partition("/")[0] and not os.path.isfile(argument)]
     return [argument for argument in arguments if argument not in overrides], overrides
 

@@ -20,7 +20,7 @@ EXAMPLES = (
     "tfkit plan --from hub:sentence-transformers/all-MiniLM-L6-v2 --data reviews.csv",
 )
 
-_MIN_TRAFFIC = 0.001  # collective operations with a smaller fraction of the traffic are not shown: some exchange only a few numbers
+_MIN_TRAFFIC = 0.001  # collective operations with a smaller fraction of the traffic are not shown
 _PARTS_OF_STEPS = ("attention", "head")  # parts of the FLOPs that `forward` and `backward` already include
 
 
@@ -70,7 +70,7 @@ def plan(
 
 
 def lines(plan: "Estimate") -> list[str]:
-    """Return a plan as a table; for a chain, a table for each stage and one for their sum, each below a heading."""
+    """Return a plan as a table; for a recipe with stages, a table for each stage and one for all together, each below a heading."""
     tables: list[str] = []
     for name, stage in plan.stages.items():
         tables += [f"stage {name}", _table(stage), ""]
@@ -106,7 +106,7 @@ def _table(plan: "Estimate") -> str:
 
 
 def _rank_rows(cluster: dict[str, Any]) -> dict[str, str]:
-    """Return the rows on ranks in the table of a plan: memory and traffic in each layout of the weights, with parts for the planned one."""
+    """Return the table rows about ranks: memory and traffic for each layout of the weights, and their parts for the planned layout."""
     layout, units = cluster["layout"], cluster["gathered_units"]
     fits = "" if cluster["fits"] else ": DOES NOT FIT the memory"
     memory, traffic = cluster["memory_bytes"], cluster["traffic_bytes_per_step"]
@@ -125,7 +125,7 @@ def _rank_rows(cluster: dict[str, Any]) -> dict[str, str]:
 
 
 def _shares(flops: dict[str, float]) -> str:
-    """Return a text about the parts of the FLOPs, as fractions, largest first, and the fractions of attention and head in the steps."""
+    """Return as text the fraction of each part in all FLOPs, largest first, and that of attention and head in the FLOPs of the steps."""
     total = flops["total"] or 1.0
     parts = sorted(((value, name) for name, value in flops.items() if name not in ("total", *_PARTS_OF_STEPS) and value), reverse=True)
     shown = ", ".join(f"{name} {value / total:.0%}" for value, name in parts)

@@ -18,11 +18,11 @@ from tfkit.cli import app
 from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, is_out_of_memory, naming, refusal
 from tfkit.run.signals import StopSignals
 
-# The exception for an invalid command line: newer versions of Typer contain a copy of click, older versions depend on the package click.
+# Click's exception for an invalid command line, found by its name: it is in Typer's own copy of click, in older versions in click itself.
 _ClickException: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 COMPLETION = "_TFKIT_COMPLETE"  # the environment variable that the script of --install-completion sets to ask for completions
-_TEXTS = ("--prompt", "--stop", "--attention", "--target")  # options whose value is any text, also an empty one
+_TEXTS = ("--prompt", "--stop", "--attention", "--target")  # options whose value may be an empty text
 
 words_of_command: list[str] = []  # the command-line arguments
 _crash_folder: Path | None = None
@@ -37,7 +37,7 @@ class AlreadyReportedError(Exception):
 
 
 def run(words: list[str], signals: StopSignals) -> int:
-    """Run a command line, and return the exit code. After a signal, raises Stopped, KeyboardInterrupt or the error that it caused."""
+    """Run a command line, and return the exit code. After a signal, raises Stopped, KeyboardInterrupt or the resulting error."""
     console.begin("--json" in words)
     set_crash_folder(None)
     words_of_command[:] = words
@@ -52,7 +52,7 @@ def run(words: list[str], signals: StopSignals) -> int:
 
 
 def set_crash_folder(folder: Path | None) -> None:
-    """Set the folder in which the traceback of a bug is written to crash.log; None: it is written to stderr."""
+    """Set the folder in which a bug's traceback is written, as crash.log; None: the traceback is written to stderr."""
     global _crash_folder
     _crash_folder = folder
 
@@ -64,7 +64,7 @@ def _column(column: str | list[str]) -> str:
 
 
 def _option(name: str, value: object) -> str:
-    """Return an argument of a function of the engine as a command-line option, such as --from CKPT, --resume or --no-verify."""
+    """Return an argument of the Python API, by name and value, as a command-line option, such as --from CKPT, --resume or --no-verify."""
     if name == "overrides":
         return "command line"
     if isinstance(value, Mapping):
@@ -129,12 +129,12 @@ def _warnings_on_one_line() -> Iterator[None]:
             console.warn(text)
 
     with warnings.catch_warnings():
-        warnings.showwarning = show  # the place in the code is not shown, since it is of no use to a user
+        warnings.showwarning = show  # file and line are not shown, since users do not need them
         yield
 
 
 def _refuse_empty(words: list[str]) -> None:
-    """Raise UsageError for an empty argument, such as an unset shell variable, which as a path would mean the current folder."""
+    """Raise UsageError for an empty argument (from an unset shell variable, for example), since an empty path means the current folder."""
     for before, word in pairwise(["tfkit", *words]):
         place = word.removesuffix("=") or before
         if re.fullmatch("(--[^=]*=)?", word) and place not in _TEXTS:
@@ -156,6 +156,6 @@ def _invoke(arguments: list[str]) -> None:
         with command.make_context("tfkit", list(arguments)) as context:
             command.invoke(context)
     except OSError as error:
-        if {"-h", "--help"} & set(arguments):  # the help is printed by click, not by console
+        if {"-h", "--help"} & set(arguments):  # click prints the help, so console has not handled the error
             console.raise_write_error(error)
         raise

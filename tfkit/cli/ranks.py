@@ -1,4 +1,4 @@
-"""The option --ranks N: a command that starts N processes of itself, and the roles of these processes, which are the ranks."""
+"""The option --ranks N, with which a command starts N processes of itself (the ranks), and the part that each rank takes in a training."""
 
 import contextlib
 import shlex
@@ -38,7 +38,7 @@ def join_training(attempt: Attempt, request: "Callable[[], TrainingRequest] | No
 def start_ranks(requested: int | None, again: str | None = None) -> Ranks | None:
     """Return the place of this process among the ranks; None if this process has started the ranks, and all of them have succeeded.
 
-    Raises AlreadyReportedError if one of them failed. `again`: the command that continues the training after the loss of a rank.
+    Raises AlreadyReportedError if one of them failed. `again`: the command that continues the training, shown after the loss of a rank.
     """
     found = find_or_start(requested, words_of_command, forwarded, console.error, again)
     if isinstance(found, Ranks):
@@ -49,7 +49,7 @@ def start_ranks(requested: int | None, again: str | None = None) -> Ranks | None
 
 
 def _follow(ranks: Ranks, threads: int | None, request: "Callable[[], TrainingRequest] | None") -> None:
-    """Train as a rank that follows rank 0, until the training ends. `request` reads the training that this rank's command line names."""
+    """Train as a rank other than rank 0, until the training ends. `request` reads the training that this rank's command line asks for."""
     from tfkit.engine.request.rank_checks import rank_threads
     from tfkit.engine.training_run.coordinator import follow
 

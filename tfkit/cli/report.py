@@ -23,7 +23,7 @@ EXAMPLES = (
 )
 
 
-# For each format, MODULE:FUNCTION in tfkit.reporting: a function of a RunSet (or the RunFacts of one run) that returns a text or JSON.
+# For each format, MODULE:FUNCTION in tfkit.reporting. The function gets a RunSet, or the RunFacts of one run, and returns a text or JSON.
 _OF_RUNS = {"json": "report_document:report_document", "csv": "report_document:report_csv"}
 _OF_ONE_RUN = {"card": "finished_card:finished_card", "eu-gpai": "formats.eu_gpai:eu_gpai"}
 _OF_ONE_RUN |= {name: f"formats.{name}:{name}" for name in ("cyclonedx", "spdx", "sci", "boamps")}

@@ -1,4 +1,4 @@
-"""Show results: facts and tables in columns, the results of trainings and sweeps, and JSON."""
+"""Show the results of commands as JSON or as text: facts and tables in columns, and the results of trainings and sweeps."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -69,7 +69,7 @@ def show(
 
 
 def training_text(result: dict[str, Any]) -> str:
-    """Return the result of a training as text: for a chain, the result of each stage and the totals; for a sweep, a table of its trials."""
+    """Return the result of a training as text; with stages, the result of each stage and the totals; of a sweep, a table of its trials."""
     if "trials" in result:
         return _sweep(result)
     if "stages" in result:
@@ -84,7 +84,7 @@ def _totals(result: dict[str, Any], name: str = "all stages") -> str:
 
 
 def _footprint(result: dict[str, Any]) -> str:
-    """Return the text of the energy and the emissions; empty if they were not measured."""
+    """Return the energy and the emissions as text; empty if they were not measured."""
     energy, mass = result["energy_kwh"], result["emissions_g"]
     at_least = "at least " if result.get("carbon_status") == "degraded" else ""  # a part of the run was not measured
     return f"{at_least}{format_energy(1000 * energy)}, {format_mass(mass)} CO2e" if energy and mass is not None else ""
@@ -108,7 +108,7 @@ def _sweep(result: dict[str, Any]) -> str:
 
 
 def _lineage(result: dict[str, Any]) -> str:
-    """Return the emissions of the run alone, and with those of the models from which it was made, as text; empty without such models."""
+    """Return as text a run's emissions, alone and with those of its ancestors (models from which it was made); empty without ancestors."""
     own, inherited = result.get("emissions_g"), result.get("inherited_g")
     if inherited is None:
         is_unknown = result.get("inherited_is_lower_bound")
@@ -124,7 +124,7 @@ def _lines(result: dict[str, Any]) -> str:
     steps, tokens = format_number_of(result["steps"], "step"), format_count(result["tokens"])
     # A result of version 0.1.0 has no `train_seconds`; there, `seconds` is the time of the training loop alone.
     seconds = format_seconds(result.get("train_seconds") or result["seconds"])
-    place = f" ({result['place']})" if result.get("place") else ""  # the result of an older version has no place
+    place = f" ({result['place']})" if result.get("place") else ""  # older versions recorded no place
     length = result.get("sequence_length")  # the scores of a language model depend on the length of the pieces of the texts
     pieces = f"  in pieces of at most {length:,} tokens" if length and "target_tokens" in evaluation else ""
     earlier = best["step"] if best and best["step"] != result["steps"] else None
@@ -179,7 +179,7 @@ def _since_before(result: dict[str, Any]) -> str:
 
 
 def _measured(result: dict[str, Any]) -> str:
-    """Return a text on how the energy was measured, and on its bounds; empty without bounds."""
+    """Return a text on how the energy was measured, and between which bounds it lies; empty without bounds."""
     energy, seconds = result["energy_kwh"], result["seconds"]
     low, high = result.get("energy_kwh_low"), result.get("energy_kwh_high")
     if not energy or not seconds or low is None or high is None:
@@ -192,5 +192,5 @@ def _measured(result: dict[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Format a score, which is None if it was not finite, because JSON cannot represent such numbers."""
+    """Format a score; None is a score that was not finite, which JSON cannot represent."""
     return "not finite" if value is None else f"{value:.4g}"

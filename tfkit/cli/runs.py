@@ -56,7 +56,7 @@ def runs(
 
 
 def _delete(unfinished: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
-    """Delete runs, and return their folders. Unless `yes` is set, the user is asked first, or UsageError is raised without a terminal."""
+    """Delete runs, and return their folders. Unless `yes` is set, ask the user first; without a terminal, raise UsageError."""
     from tfkit.run.folder import delete_run
 
     if not unfinished:
@@ -77,7 +77,7 @@ def _delete(unfinished: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
 
 
 def _table(listed: "Sequence[ListedRun]") -> str:
-    """Return the runs as a table of at most the terminal's width (80 characters without one). A note names the columns that are omitted."""
+    """Return the runs as a table of at most the terminal's width (80 characters without one). A note names the omitted columns."""
     names, rows, width = [*_HEAD], [_HEAD, *map(_row, listed)], shutil.get_terminal_size().columns
     table, left_out = align_columns(rows, len(names)), list[str]()
     for name in _LEFT_OUT:

@@ -1,4 +1,4 @@
-"""Code of all training commands: start the training, handle stop signals, and show the result or, after a stop, the resuming command."""
+"""Code of all training commands: start the training, handle stop signals, and show the result or, after a stop, the command to resume."""
 
 import shlex
 import sys
@@ -22,10 +22,10 @@ from tfkit.run.signals import StopSignals
 
 
 def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions, words: Sequence[str], *, as_json: bool) -> None:
-    """Run an attempt and show its result. If a signal or a budget stops it, the last line of the output is the command that resumes it.
+    """Run an attempt and show its result. If a signal or a budget stops it, the last line of the output is a command that continues it.
 
-    That command is `tfkit resume`. If the attempt was stopped before its training began, the command is instead `words`, the original one,
-    because the run folder does not have the recipe and its changes yet.
+    That command is `tfkit resume`. If the attempt was stopped before its training began, it is instead `words`, the original command,
+    because the run folder does not contain the recipe and the changes to it yet.
     """
     set_crash_folder(options.run)
     with StopSignals(acknowledge=console.acknowledge) as signals:
@@ -37,7 +37,7 @@ def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunO
             if isinstance(stopped, BudgetReached):
                 key = stopped.larger.partition("=")[0]
                 resume_words = [*(word for word in resume_words if not word.startswith(f"{key}=")), stopped.larger]
-            elif signals.requested is not None:  # otherwise another rank received the signal, and the exit code is that for it already
+            elif signals.requested is not None:  # else another rank received the signal, and its exit code is already set
                 stopped.exit_code = 128 + signals.requested
             command = shlex.join(["tfkit", *resume_words, *_flags(options, as_json, runs_code=stopped.runs_code)])
             stopped.args = (f"{stopped}\n{command}",)
@@ -57,7 +57,7 @@ def start_training(
     if (ranks := join_training(training.attempt, open_request, planned=training.dry_run)) is None:
         return
     request = open_request()
-    is_named = request.source is not None or not training.dry_run  # else the name is that of the data, which may still turn out invalid
+    is_named = request.source is not None or not training.dry_run  # else the run is named after data that may be invalid
     folder = training.run or Path("runs") / (request.run_name if is_named else "")
     options = to_run_options(training, ranks, folder, request, minutes)
     if training.dry_run:
@@ -78,7 +78,7 @@ def start_training(
 def to_run_options(
     training: Training, ranks: Ranks, folder: Path, request: TrainingRequest | None = None, minutes: float | None = None
 ) -> RunOptions:
-    """Convert the options of a training command to those of the engine."""
+    """Convert the options of a training command to `RunOptions`, which tfkit/engine reads."""
     attempt = training.attempt
     return RunOptions(
         folder,
@@ -99,7 +99,7 @@ def to_run_options(
 
 
 def _flags(options: RunOptions, as_json: bool, *, runs_code: bool) -> list[str]:
-    code = runs_code or options.code.every_file  # even if the user has allowed the code: the command may be run on another machine
+    code = runs_code or options.code.every_file  # also if code is allowed here: the command may be run on another machine
     unverified = "--no-verify" in words_of_command
     given = {"exact": options.exact, "force": options.force, "allow-code": code, "no-verify": unverified, "json": as_json}
     flags = [f"--{name}" for name, is_given in given.items() if is_given]

@@ -44,7 +44,7 @@ def _carbon_lines(audit: "Audit") -> list[str]:
 
 
 def _verdict_lines(verdict: "Verdict") -> list[str]:
-    """Return a verdict on a checkpoint as lines: a summary, each problem, and each file that the manifest does not list."""
+    """Return a verdict on a checkpoint as lines: a summary, each problem, and each file that manifest.json does not list."""
     size = f" ({verdict.files} files, {verdict.bytes:,} bytes)" if verdict.files else ""
     extra = (f"{verdict.path}/{name}: is not in the manifest, and is ignored" for name in verdict.extra)
     wrong = [*verdict.problems, *extra]

@@ -1,6 +1,6 @@
 """The only package that prints. stdout has nothing but the result; messages, warnings and progress go to stderr.
 
-Names and labels may come from other people's folders, so control characters are replaced by escape sequences in all text for people.
+Names and labels may come from untrusted folders, so control characters are replaced by escape sequences in all text for people.
 
 On a terminal and in a notebook, progress is a live line, drawn by rich, which is imported when the first live line is drawn. Elsewhere,
 progress is plain lines. In the C locale, or if the encoding of the stream is not UTF-8, UTF-16 or UTF-32, messages and `result_parts` are
@@ -40,14 +40,14 @@ class ReaderGone(Exception):
 
 
 def begin(as_json: bool) -> None:
-    """Reset the state for a new command: not quiet, and no result written yet. `as_json`: also write an error of the command as JSON."""
+    """Begin a command: not quiet, and without a written result. `as_json`: an error of the command is also written as JSON."""
     global _json_wanted, _json_written
     set_quiet(False)
     _json_wanted, _json_written = as_json, False
 
 
 def set_quiet(quiet: bool) -> None:
-    """Set whether `say` writes nothing, and `progress` and `live` only a line per minute. Other output is not affected."""
+    """Set whether to be quiet: `say` then writes nothing, `progress` and `live` write a line per minute, and other output stays."""
     global _quiet
     _quiet = quiet
 
@@ -100,7 +100,7 @@ def json(document: Any, error: TfkitError | Stopped | None = None) -> None:
 
 
 def error_result(text: str, code: int) -> None:
-    """With --json, write an error as a JSON document, unless the command has already written a document, which may have the error."""
+    """With --json, write an error as a JSON document, unless the command has already written a document, which may contain it."""
     if _json_wanted and not _json_written:
         with contextlib.suppress(ReaderGone, MachineError):  # stdout is closed or full: the error is still reported on stderr
             json(error_document(code, text))
@@ -183,7 +183,7 @@ def _write_line(text: str, colour: str = "") -> None:
     try:
         stream.write(f"{line}\n")
         stream.flush()
-    except (OSError, ValueError):  # a run must not end because nobody reads stderr, or because it is closed
+    except (OSError, ValueError):  # a run must not end because stderr is closed or nobody reads it
         discard_buffer(stream)
 
 

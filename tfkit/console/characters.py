@@ -1,4 +1,4 @@
-"""Text in the form that a stream or a terminal can show: its width in columns, a line that fits, and ASCII where only that is supported."""
+"""Convert text to what a stream or a terminal can show: measure its width in columns, cut and wrap lines, and escape characters."""
 
 import os
 from bisect import bisect_right
@@ -41,7 +41,7 @@ def ascii_only(text: str) -> str:
 
 
 def supports_unicode(stream: "IO[str] | TextIO | None") -> bool:
-    """Return whether the stream and the locale support every character. The C locale does not, although Python's encoding is UTF-8."""
+    """Return whether the stream and the locale support every character. The C locale does not, although Python uses UTF-8 in it."""
     locale = next((value for name in ("LC_ALL", "LC_CTYPE", "LANG") if (value := os.environ.get(name))), "C")
     encoding = (getattr(stream, "encoding", None) or "").lower().replace("-", "")
     return locale not in ("C", "POSIX") and encoding in ("utf8", "utf16", "utf32")

@@ -1,4 +1,4 @@
-"""Lines of progress. On a terminal or in a notebook, rich redraws one line, and is imported only for this. Elsewhere, plain lines are
+"""Lines of progress. On a terminal or in a notebook, rich redraws one line; rich is imported only for this. Elsewhere, plain lines are
 written.
 """
 
@@ -14,9 +14,9 @@ from typing import Any, TextIO, cast
 from tfkit.console.characters import escaped_line, fit, is_terminal, supports_unicode
 from tfkit.units import format_count, format_fields, format_seconds
 
-_LIVE_SECONDS, _PLAIN_SECONDS = 0.1, 10.0  # between two live or plain lines of a counter
-_QUIET_SECONDS = 60.0  # between two plain lines with --quiet
-_NOTEBOOK_SECONDS = 0.1  # between live lines in a notebook, since each is a message to the browser
+_LIVE_SECONDS, _PLAIN_SECONDS = 0.1, 10.0  # least time between two live, or two plain, lines of a counter
+_QUIET_SECONDS = 60.0  # least time between two plain lines with --quiet
+_NOTEBOOK_SECONDS = 0.1  # least time between two live lines in a notebook, since each is a message to the browser
 
 
 class LineDisplay:
@@ -24,7 +24,7 @@ class LineDisplay:
 
     def __init__(self, draw: Callable[[list[str], float | None], None], *, terminal: bool = False, pause: float = 0.0, due: float = 0.0):
         self.draw, self.terminal = draw, terminal
-        self.pause, self.due = pause, due  # the least time between two lines, and the time before which none is shown
+        self.pause, self.due = pause, due  # the least seconds between two lines, and the time before which no line is shown
 
     def __call__(self, parts: list[str], fraction: float | None) -> None:
         """Show the parts in one line, on a terminal with a bar for the completed fraction (None: no bar)."""
@@ -46,7 +46,7 @@ class Counter:
         self.due = self.started + (2 * _LIVE_SECONDS if show.terminal else _PLAIN_SECONDS)
 
     def advance(self, count: int = 1) -> None:
-        """Add to the count, and show the line if the last one is old enough (`due`)."""
+        """Add to the count, and show the line unless the last one was shown too recently (`due`)."""
         self.done += count
         if (now := time.monotonic()) >= self.due:
             self.due = now + (_LIVE_SECONDS if self.show.terminal else _PLAIN_SECONDS)
@@ -113,7 +113,7 @@ class _Unfailing:
 
 @contextlib.contextmanager
 def line_display(quiet: bool, write: Callable[[str], None]) -> Iterator[LineDisplay]:
-    """A context with a display of lines on stderr. If stderr is no terminal or notebook, or `quiet` is set, `write` gets plain lines."""
+    """A context with a display of lines on stderr. If stderr is no terminal or notebook, or `quiet` is set, `write` writes plain lines."""
     stream = sys.stderr
     if quiet or not (is_terminal(stream) or _is_notebook()):
         pause = _QUIET_SECONDS if quiet else 0.0
@@ -138,7 +138,7 @@ def line_display(quiet: bool, write: Callable[[str], None]) -> Iterator[LineDisp
 def _is_notebook() -> bool:
     """Return whether the output goes to a Jupyter notebook with ipywidgets, in which rich can redraw a line."""
     if not hasattr(builtins, "get_ipython") or importlib.util.find_spec("ipywidgets") is None:
-        return False  # before rich is imported, which takes time
+        return False  # decided without importing rich, which takes time
     from rich.console import Console
 
     return Console().is_jupyter

@@ -1,4 +1,4 @@
-"""The data path from text to batches: sources of rows, the cache, token streams, and rows in an order drawn from a seed.
+"""The data path from text to batches: sources of rows, a cache of their token ids, and batches of rows in an order drawn from a seed.
 
 This package imports neither torch nor tfkit.model. It imports `datasets` and `pyarrow` only when a source needs them.
 """

@@ -1,1 +1,1 @@
-"""Turn a recipe into a run, independently of the command line: `tfkit.pretrain` in a notebook and `tfkit pretrain` in a shell call it."""
+"""The engine, which turns a recipe into a run. Both `tfkit.pretrain` in a notebook and `tfkit pretrain` in a shell call it."""

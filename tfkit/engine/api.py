@@ -1,8 +1,8 @@
-"""The functions of the library, such as `tfkit.pretrain`, which docs/library.md describes.
+"""The functions of the library, such as `tfkit.pretrain`. docs/library.md describes them.
 
 Nothing is printed unless a listener prints it, errors are the classes of tfkit.errors, and a call restores the state of its process, such
 as seeds and threads. `recipe` is the name of a bundled recipe, a path, a dict or a Recipe; `overrides` is a dict from dotted names of
-fields, or from sections, to values. A KeyboardInterrupt is deferred until it loses no work.
+fields, such as "training.steps", or of sections to values. A KeyboardInterrupt is deferred until it loses no work.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -82,17 +82,17 @@ def pretrain(
 ) -> TrainingResult:
     """Train the model of a recipe from random weights, in the folder `run` (default: runs/<recipe>).
 
-    `data`: a file, folder or glob to train on, of which a part is held out; the fields of the recipe that depend on the amount of text
-    are computed from it unless the overrides set them. Without a recipe, a small decoder is trained. `tokens`, `minutes`: the length of the
-    training. A recipe with stages runs its stages in order, or only those in `stages`; the names of overrides begin with a
+    `data`: a file, folder or glob to train on; a part is held out for validation. The fields of the recipe that depend on the amount of
+    text are computed from the data unless the overrides set them. Without a recipe, a small decoder is trained. `tokens`, `minutes`: the
+    length of the training. If the recipe has stages, all are run in order, or only those in `stages`; names in `overrides` begin with a
     stage's name.
     `should_stop` is called between micro-batches; if it returns True, the unfinished step is dropped, and the result has the status
     "stopped". KeyboardInterrupt is raised once the last complete step is saved. Raises the classes of tfkit.errors.
 
-    `ranks`: the number of processes on this machine that train together: this one, and others that are started for the call and end with
-    it. `resume`: continue a run that is in the folder already; `exact`: do so only from its newest checkpoint, not from an older one if the
-    newest is damaged. `force`: start even if the planned checkpoints do not fit on the disk. `allow_code`: run the code that the recipe of
-    a resumed run names, even if it was not allowed before. For a new run, the recipe's own allow_code: true is enough.
+    `ranks`: the number of processes on this machine that train together: this one, and others that the call starts and ends. `resume`:
+    continue a run that is in the folder already; `exact`: only from its newest checkpoint, not from an older one if the newest is damaged.
+    `force`: start even if the planned checkpoints do not fit on the disk. `allow_code`: run the reward functions that the recipe of a
+    resumed run names, even if they were not allowed before. For a new run, allow_code: true in the recipe is enough.
     """
     if recipe is None and data is None:
         raise UsageError("pretrain: what is trained? Give a recipe, or data=F, a text")
@@ -122,10 +122,10 @@ def finetune(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> TrainingResult:
-    """Fine-tune the checkpoint `start` on `data` (defaults: the recipe's). Without a recipe, the task is inferred from data and model.
+    """Fine-tune the checkpoint `start` on `data` (defaults: those of the recipe). Without a recipe, the task is inferred from these two.
 
-    `columns`: the column of `data` for each role, {"text": "question", "label": "topic"}; columns of other roles are recognised. In a
-    recipe with stages, `start`, `data` and `columns` belong to the first stage. For the other arguments see `pretrain`.
+    `columns`: the column of `data` for each role, such as {"text": "question", "label": "topic"}; for a role that is left out, it is
+    recognised. In a recipe with stages, `start`, `data` and `columns` belong to the first stage. For the other arguments see `pretrain`.
     """
     request = _request("fine-tuning", recipe, overrides, start, data, columns)
     given = {"resume": resume, "exact": exact, "force": force, "device": device, "threads": threads, "stages": stage_names(stages)}
@@ -179,12 +179,12 @@ def sweep(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> SweepResult:
-    """Train a recipe once for each combination of the values in `space`, and compare the trials by their scores on held-out rows.
+    """Train a recipe once for each combination of the values in `space`, and compare these trials by their scores on held-out rows.
 
-    If `recipe` is None, it is inferred once from `start` and `data`, as by `finetune`, with the first value (of a range, the lower end) of
-    each field in `space`. `space`: {"optimizer.lr": [1e-3, 3e-3]}. `trials`: the number of trials, whose values Optuna chooses; `space` may
-    then have ranges, such as {"optimizer.lr": "1e-5..1e-2"}; None: all combinations. Each trial is a run in its own folder inside `run`
-    (default: runs/<recipe>-sweep). For the other arguments see `pretrain` and `finetune`.
+    If `recipe` is None, it is inferred once, as by `finetune`, from `start`, `data` and the first value (of a range, the lower end) of
+    each field in `space`. `space`: such as {"optimizer.lr": [1e-3, 3e-3]}. `trials`: the number of trials, whose values Optuna chooses;
+    `space` may then have ranges, such as {"optimizer.lr": "1e-5..1e-2"}; None: all combinations. Each trial is a run in its own folder
+    inside `run` (default: runs/<recipe>-sweep). For the other arguments see `pretrain` and `finetune`.
     """
     from tfkit.engine.chains import sweeping
 
@@ -212,7 +212,7 @@ def plan(
     allow_code: bool = False,
     listener: Listener | None = None,
 ) -> "Estimate":
-    """Estimate a run without starting it: text is tokenized, as for the run itself, and no weights are allocated.
+    """Estimate the time, energy and memory of a run without starting it. Text is tokenized, but no weights are allocated.
 
     For a recipe with stages, the estimate is the sum over all stages, or over those in `stages`, and `.stages` has the estimate of each; a
     stage that starts from an earlier stage's model is planned with the model that the earlier stage's recipe describes. `probe`: the number
@@ -251,11 +251,11 @@ def evaluate(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> EvaluationResult:
-    """Score the checkpoint `start` on `data`; by default on data.validation of the recipe, or of the checkpoint's run without a recipe.
+    """Score the checkpoint `start` on `data`; by default on data.validation of the recipe or, without one, of the checkpoint's run.
 
-    `columns`: the column of `data` for each role, {"text": "question"}; the columns of other roles are those of the training, or
-    recognised. `predictions`: return the prediction for each row, too. `allow_code`: run the code that the recipe names, even if it was not
-    allowed before. Raises Stopped if `should_stop` returns True; the scores of the rows so far are then discarded.
+    `columns`: the column of `data` for each role, such as {"text": "question"}; for a role that is left out, it is that of the
+    training, or recognised. `predictions`: return the prediction for each row, too. `allow_code`: run the reward functions that the recipe
+    names, even if they were not allowed before. Raises Stopped if `should_stop` returns True; the scores so far are then discarded.
     """
     from tfkit.engine.inference.evaluator import Evaluator
 
@@ -283,7 +283,7 @@ def generate(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> list[Completion]:
-    """Continue each prompt with the checkpoint `start`, in order. `overrides`: {"generation.max_new_tokens": 20}.
+    """Continue each prompt with the checkpoint `start`. `overrides`: such as {"generation.max_new_tokens": 20}.
 
     `chat`: a prompt is a user's message, a list of messages {"role", "content"}, or {"messages": such a list, "tools": ...}. A masked
     language model fills the masks in the prompt. `precision`: auto, float32, bf16 or int8. Raises Stopped if `should_stop` returns True.
@@ -313,11 +313,11 @@ def predict(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield each row, a dict or a string, with the `prediction` and `probability` that the checkpoint `start` gives it, in order.
+    """Yield each of `rows` as a dict with the `prediction` and `probability` that the checkpoint `start` gives it, in order.
 
     Rows need no label, and are read a few batches ahead. `all_labels`: also yield the `probabilities` of all labels. `precision`: auto,
-    float32, bf16 or int8. `columns`: the column of each role, {"text": "body"}. Raises DataError for a row that cannot be read; with the
-    override {"data.on_bad_row": "skip"}, it is yielded with an `error` in place of a prediction. Raises Stopped if `should_stop()` is True.
+    float32, bf16 or int8. `columns`: the column of each role, such as {"text": "body"}. Raises DataError for a bad row; with the override
+    {"data.on_bad_row": "skip"}, it is yielded with an `error` in place of a prediction. Raises Stopped if `should_stop()` is True.
     """
     from tfkit.engine.inference.predicting import open_predictor
 
@@ -337,9 +337,9 @@ def load(
 ) -> "LoadedModel":
     """Load a checkpoint, a run folder (its best checkpoint, else its newest), a Hugging Face model folder, or hub:org/name@revision.
 
-    An adapter of tfkit or peft is loaded as its base model with the updates added. `precision`: float32, bf16, int8 (such a model can
-    answer, but can be neither trained nor saved), or auto; it is ignored if `dtype` is given. `verify`: compare the files with the hashes
-    in manifest.json, if there is one. `options`: further arguments of tfkit.hub.load. Raises ModelError if there is no valid model.
+    An adapter of tfkit or peft is loaded as its base model with the updates added. `precision`: float32, bf16, int8 (a model in int8
+    can answer, but can be neither trained nor saved), or auto; it is ignored if `dtype` is given. `verify`: compare the files with the
+    hashes in manifest.json, if there is one. `options`: other arguments of tfkit.hub.load. Raises ModelError if `path` has no valid model.
 
     Example::
 
@@ -370,10 +370,10 @@ def load(
 def average(
     run: str | Path, out: str | Path, *, last: int = 5, listener: Listener | None = None, should_stop: ShouldStop = None
 ) -> "Averaged":
-    """Write the mean of the weights of a run's newest checkpoints, `last` in number, to the model folder `out`, which must not exist yet.
+    """Average the weights of the `last` newest checkpoints of a run, and write them to the model folder `out`, which must not exist yet.
 
-    Returns the names of the averaged checkpoints and the step of the newest. Raises UsageError for an invalid `out` or `last`, ModelError
-    for checkpoints that are missing, damaged or of different runs, and MachineError if `out` cannot be written.
+    Returns the names of the averaged checkpoints and the step of the newest one. Raises UsageError for an invalid `out` or `last`,
+    ModelError for checkpoints that are missing, damaged or of different runs, and MachineError if `out` cannot be written.
     """
     from tfkit.engine.tools.averaging import average_checkpoints, choose_checkpoints
 
@@ -429,7 +429,7 @@ def _run_options(call: str, run: Path, allow_code: bool, **given: Any) -> "RunOp
 def _until_stopped(
     train: Train, options: "RunOptions", ranks: int, should_stop: ShouldStop, listener: Listener | None
 ) -> dict[str, Any] | Stopped:
-    """Return the result of a training, also if it was stopped. If it was stopped before it had a result, return the error Stopped."""
+    """Return the result of a training, also of one that was stopped; return the error Stopped if it was stopped before its first step."""
     from tfkit.engine.training_run.ranks_of_command import local_ranks
 
     try:
@@ -469,7 +469,7 @@ def _session_of(
 
 
 def _predictions(predictor: "RowAnswers", rows: Any, open_session: OpenSession, should_stop: ShouldStop) -> Iterator[dict[str, Any]]:
-    """Yield the answered rows. Between windows of rows, the process has the caller's state, such as seeds and threads."""
+    """Yield the rows with their predictions. Between windows (batches) of rows, the process has the caller's seeds, threads and so on."""
     import torch
 
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Two interfaces that a caller of the engine implements: a Listener receives its reports, a StopRequest asks it to stop."""
+"""Two interfaces that a caller of the engine implements: a Listener receives reports of the engine, a StopRequest asks it to stop."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-LOOK_SECONDS = 0.25  # least time between two checks of a stop request
+LOOK_SECONDS = 0.25  # the least time between two checks for a stop request by a progress bar
 
 
 class ProgressBar(Protocol):
@@ -17,7 +17,7 @@ class ProgressBar(Protocol):
 
 
 class Live(Protocol):
-    """The display of a training's steps. `terminal`: an update replaces the line, so that every step can be shown, and adds none."""
+    """The display of a training's steps. `terminal`: an update replaces the line instead of adding one, so every step can be shown."""
 
     terminal: bool
 
@@ -26,13 +26,13 @@ class Live(Protocol):
 
 
 class Listener(Protocol):
-    """A receiver of reports. The listener of `tfkit.console` writes reports to stderr; `Silent` shows none."""
+    """A receiver of the engine's reports. The listener in `tfkit.console` writes them to stderr; `Silent` shows none."""
 
     def say(self, text: str) -> None:
         """Report information that needs no action."""
 
     def decided(self, text: str) -> None:
-        """Report a decision made for the user, such as the task, rate or length of a run; shown even with --quiet."""
+        """Report a choice made for the user, such as the task, learning rate or length of a run; shown even with --quiet."""
 
     def warn(self, text: str) -> None:
         """Report something that may be wrong; the run continues."""
@@ -111,7 +111,7 @@ class StoppingListener:
             yield _Watched(count, self)
 
     def check(self) -> None:
-        """Raise Stopped if the work should stop. Calls within LOOK_SECONDS of the last check do nothing."""
+        """Raise Stopped if the work should stop. A call within LOOK_SECONDS of the last check does nothing."""
         now = time.monotonic()
         if now - self._checked >= LOOK_SECONDS:
             self._checked = now

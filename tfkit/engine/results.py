@@ -1,4 +1,4 @@
-"""The results of the library's functions: the documents of --json (docs/cli.md) as typed objects."""
+"""The results of the library's functions: the JSON documents that commands print with --json (docs/cli.md), as typed objects."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,7 +11,7 @@ from tfkit.run.metrics import read_metrics
 
 @dataclass(frozen=True)
 class _Result:
-    """A document of --json whose fields are attributes."""
+    """A result that has the fields of a command's JSON document as attributes."""
 
     document: dict[str, Any] = field(repr=False)
 
@@ -26,7 +26,7 @@ class _Result:
         return dict(self.document)
 
     def __repr__(self) -> str:
-        """Show the fields that have a value, a line each, with those of energy last. A notebook shows this for the result of a cell."""
+        """Show each field that has a value on a line, those of energy last. A notebook shows this for the result of a cell."""
         names = sorted((one.name for one in fields(self) if one.repr), key=lambda name: name in MEASURED)
         shown = [f"    {name}={value!r},\n" for name in names if (value := getattr(self, name)) not in (None, [], {})]
         return f"{type(self).__name__}(\n{''.join(shown)})"
@@ -34,48 +34,48 @@ class _Result:
 
 @dataclass(frozen=True, repr=False)
 class TrainingResult(_Result, Measurement):
-    """The result of pretrain, finetune and resume. `status` is finished or stopped; seconds are wall time, over all attempts.
+    """The result of pretrain, finetune and resume. `status` is finished or stopped; `seconds` is the wall time of all attempts.
 
     For a recipe with stages, `stages` maps the name of each stage to its result; steps, tokens, time, energy and emissions are then sums,
     and the other fields are those of the last stage that was run.
     """
 
     run: str
-    checkpoint: str | None  #: None: the run was stopped before the first checkpoint
+    checkpoint: str | None  #: the folder of the last checkpoint; None: the run was stopped before the first
     status: str
     steps: int
     tokens: int
-    loss: float | None  #: nats per target: the mean over the steps of the last line in the log
+    loss: float | None  #: in nats per target, the mean over the steps that the log's last line reports
     evaluation: dict[str, float | None]
     before: dict[str, float | None] | None  #: the metrics of `evaluation` before the first step of a fine-tuning; else None
-    improvement: float | None  #: how much the best checkpoint is better than `before`, in the metric that chose it; positive is better
-    baselines: dict[str, dict[str, float]]  #: scores that simple methods reach on the validation rows, by the method's name
+    improvement: float | None  #: by how much the best checkpoint is better than `before`, in the metric that chose it; negative if worse
+    baselines: dict[str, dict[str, float]]  #: scores of simple methods on the validation rows, by the method's name
     beats_baseline: int | None  #: 1: the best checkpoint is better than each baseline; 0: it is not; None: there is no baseline
-    best_baseline: dict[str, Any] | None  #: name, metric and value of the best baseline, and the model's score
+    best_baseline: dict[str, Any] | None  #: name, metric and value of the best baseline, and the best checkpoint's score
     new_head: bool | None  #: whether the head was random before the first step; `before` then says nothing about the checkpoint
-    sequence_length: int | None  #: tokens of a row, and of the pieces in which validation texts are scored
+    sequence_length: int | None  #: number of tokens of a row, and of a piece in which validation texts are scored
     rate_trial: dict[str, Any] | None  #: the learning rates that were tried before the first step, and the chosen one (`lr`)
     best: dict[str, Any] | None
     stopped_early: bool
-    stopped_by: str | None  #: the budget's field that ended the run, or "request": a signal, Ctrl-C or should_stop; None: it is finished
+    stopped_by: str | None  #: the budget field that ended the run, or "request" (a signal, Ctrl-C or should_stop); None: it is finished
     seconds: float
     train_seconds: float
     tokens_per_second: float | None
-    inherited_g: float | None  #: grams of CO2e of the model's ancestors, the runs it was trained from; None: not known for any
+    inherited_g: float | None  #: grams of CO2e of the runs from whose models this model descends; None: not known for any
     inherited_kwh: float | None
     inherited_is_lower_bound: bool | None
-    gates: list[dict[str, Any]]  #: the verdicts of --fail-if
+    gates: list[dict[str, Any]]  #: the verdicts on the comparisons of --fail-if; empty for a call in Python
     stages: dict[str, "TrainingResult"] = field(repr=False)  #: empty for a recipe without stages
 
     @classmethod
     def of_training(cls, document: dict[str, Any]) -> Self:
-        """Read a document, with the results of its stages if there are any."""
+        """Return the result in a document, with those of its stages if there are any."""
         stages = {name: cls.of_training(one) for name, one in document.get("stages", {}).items()}
         return cls.of(document, stages=stages)
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl, one for each line: steps, evaluations, samples. pandas.DataFrame accepts this list.
+        """The records of metrics.jsonl, a dict for each line: steps, evaluations, samples. pandas.DataFrame accepts this list.
 
         For a recipe with stages, these are the records of the last stage that was run. Raises DataError if the run folder is missing.
         """
@@ -98,7 +98,7 @@ class SweepResult(_Result):
     status: str
     metric: str | None  #: the metric by which trials are compared; None: no trial has a score yet
     planned_trials: int
-    trials: list[dict[str, Any]]  #: each with trial, run, values, status, score, steps, seconds, energy_kwh, emissions_g
+    trials: list[dict[str, Any]]  #: a dict for each trial, with its name, run, values, status, score, steps, seconds and energy
     best: dict[str, Any] | None  #: the finished trial with the best score, and its checkpoint
     seconds: float | None
     train_seconds: float | None
@@ -107,24 +107,24 @@ class SweepResult(_Result):
     energy_kwh_parts: dict[str, float] | None
     emissions_g: float | None
     carbon_status: str | None
-    stopped_by: str | None  #: the budget's field that ended the sweep, or "request"; None: it is finished
+    stopped_by: str | None  #: the budget field that ended the sweep, or "request"; None: it is finished
     selection_factor: float | None  #: emissions of all trials divided by those of the best trial
     gates: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, repr=False)
 class EvaluationResult(_Result, Footprint):
-    """The result of evaluate. `predictions` has a document for each text or labelled row if predictions were requested."""
+    """The result of evaluate. `predictions` has a dict for each text or labelled row, if the call asked for them."""
 
     metrics: dict[str, float]
-    baselines: dict[str, dict[str, float]]  #: scores that simple methods reach on the same rows, by the method's name
+    baselines: dict[str, dict[str, float]]  #: scores of simple methods on the same rows, by the method's name
     beats_baseline: int | None  #: 1: the model is better than each baseline; 0: it is not; None: there is no baseline
     best_baseline: dict[str, Any] | None
     intervals: dict[str, tuple[float, float]]  #: 95 % confidence interval of each metric
-    bootstrap: int | None  #: the number of bootstrap samples
+    bootstrap: int | None  #: the number of bootstrap samples from which `intervals` are computed
     examples: int
     tokens: int
-    trained_on: int | None  #: how many of the scored texts were training data of the run; None: it is not known
+    trained_on: int | None  #: how many scored texts were training data of the checkpoint's run; None: it is not known
     checkpoint: str
     data: list[dict[str, str]]
     batch_size: int
@@ -135,11 +135,11 @@ class EvaluationResult(_Result, Footprint):
     entities: dict[str, dict[str, float]] | None  #: precision, recall, f1 and support of each kind of entity that tags mark
     confusion: dict[str, dict[str, int]] | None  #: for each true class, how often each class was predicted; zeros are left out
     lost: dict[str, int] | None  #: the number of labelled rows that the model could not process, by reason; they count as wrong answers
-    decoding: dict[str, Any] | None  #: the settings with which texts were generated
+    decoding: dict[str, Any] | None  #: the generation settings, if texts were generated
     bleu_tokenize: str | None
-    inputs: int | None  #: the number of generated texts
+    inputs: int | None  #: the number of inputs for which texts were generated
     references: int | None  #: the number of references with which the generated texts were compared
-    gates: list[dict[str, Any]]  #: the verdicts of --fail-if
+    gates: list[dict[str, Any]]  #: the verdicts on the comparisons of --fail-if; empty for a call in Python
     predictions: list[dict[str, Any]] = field(repr=False)
 
 

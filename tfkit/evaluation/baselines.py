@@ -26,10 +26,10 @@ from tfkit.objectives.text_regression import label_value, regression_metrics
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 Baselines = dict[str, dict[str, float]]  # the metrics of each baseline, by name
-MAX_WORDS = 100_000  # distinct words that are counted; further ones are treated as unknown
-MAX_CHARACTERS = 100_000_000  # characters of training rows that are read; reading them takes about ten seconds
-MAX_LABEL_SETS = 100_000  # training rows with sets of labels that are read
-MAX_OPERATIONS = 200_000_000  # additions, which take some seconds; a naive Bayes classifier that needs more is left out
+MAX_WORDS = 100_000  # the most distinct words that are counted; later ones are treated as unknown
+MAX_CHARACTERS = 100_000_000  # the most characters of training rows that are read; reading them takes about ten seconds
+MAX_LABEL_SETS = 100_000  # the most training rows that are read if rows have sets of labels
+MAX_OPERATIONS = 200_000_000  # the most additions, which take some seconds; a naive Bayes classifier that needs more is left out
 _WORD = re.compile(r"\w+")
 
 
@@ -74,7 +74,7 @@ class NaiveBayes:
 
 
 class LabelNaiveBayes:
-    """A naive Bayes classifier for each label, which separates the rows with this label from those without.
+    """A naive Bayes classifier for each label, which separates the rows with this label from the rows without it.
 
     It stores the word counts of the rows with each label and those of all rows; their difference is the counts of the rows without it.
     """
@@ -135,7 +135,7 @@ def has_baselines(section: ObjectiveSection, text_metrics: Sequence[str]) -> boo
 
 
 def baselines(section: ObjectiveSection, train: Iterable[Row] | None, scored: Iterable[Row], text_metrics: Sequence[str] = ()) -> Baselines:
-    """Return the baselines of an objective; empty if it has none, like language models. `train`: the training rows; None: they are unknown.
+    """Return the baselines of an objective; language modelling, for example, has none. `train`: the training rows; None: they are unknown.
 
     `text_metrics`: the metrics by which generated texts are compared with their references.
     """
@@ -304,7 +304,7 @@ def _numbers(rows: Iterable[Row]) -> Iterator[float]:
 
 
 def _tagged(rows: Iterable[Row]) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield the words and the tags of each row that has a tag for each word; other rows are bad."""
+    """Yield the words and the tags of each row that has as many tags as words; other rows are skipped."""
     for row in rows:
         words, tags = row.values["tokens"], [str(tag) for tag in row.values["tags"]]
         if len(words) == len(tags):

@@ -20,11 +20,11 @@ from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 from tfkit.recipe.schema.label_sections import FewShotSection
 from tfkit.tokenizer import Tokenizer
 
-_BLOCK_ROWS = 256  # rows whose questions are sorted by length together, so that the questions of a batch have similar lengths
+_BLOCK_ROWS = 256  # how many rows' questions are sorted by length together, so that those of a batch have similar lengths
 
 
 class Verdict(NamedTuple):
-    """The score of one row in each metric (usually 0 or 1), and the row's line of --predictions."""
+    """The score of one row in each metric (usually 0 or 1), and the row's fields in the file of --predictions."""
 
     scores: dict[str, float]
     prediction: dict[str, Any]
@@ -62,7 +62,7 @@ def judge_by_likelihood(
     skipped: dict[str, Skipped] | None = None,
     work: BatchWork = UNWATCHED,
 ) -> Judgement:
-    """Score all rows or, with `max_tokens`, the first rows that together have at most `max_tokens` tokens; the first row is always scored.
+    """Score all rows or, with `max_tokens`, as many of the first rows as together have at most `max_tokens` tokens, but at least one row.
 
     `start_id`: the decoder's start token in an encoder-decoder. Raises DataError for a bad row; if `on_bad_row` is "skip", bad rows are
     counted in `skipped` instead.
@@ -119,7 +119,7 @@ def verdict_metrics(verdicts: Sequence[Verdict]) -> Scores:
 
 class FewShot:
     """A judge of multiple choice, with or without examples in the prompt (GPT-3, Brown et al. 2020, arXiv 2005.14165, section 2.4). Its
-    prediction is the answer with the highest likelihood, normalized as objective.normalize says; each normalization also has its accuracy.
+    prediction is the answer with the highest likelihood, normalized as objective.normalize says; each normalization gives an accuracy.
 
         context and answer of row 17         each formatted by the template
         <separator>
@@ -162,8 +162,8 @@ class FewShot:
         return [Question(context, choice) for context in (prompt, self._alone) for choice in choices]
 
     def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
-        """Return an accuracy for each normalization of the likelihoods. The prediction is the likeliest answer; of equally likely ones, the
-        first.
+        """Return the accuracy of each normalization of the likelihoods and of chance. The prediction is the likeliest answer; of equally
+        likely ones, the first.
         """
         choices, right = self._choices(row), self._right(row)
         assert isinstance(right, int)

@@ -2,8 +2,8 @@
 
 Text is split as in lm-evaluation-harness: spaces at the end of a context belong to the continuation. Context and continuation are encoded
 together, and the ids after the first n are the continuation, where n is the number of ids of the context alone. If one token spans the end
-of the context and the beginning of the continuation, the model in the harness reads the ids of the context alone; here it reads those of
-the whole text.
+of the context and the beginning of the continuation, the harness gives the model the ids of the context encoded alone; here the model
+reads the ids of the whole text.
 
     ids        0 1 2 3 4 5 6        a context of 4 ids, a continuation of 3
     read       0 1 2 3 4 5
@@ -29,7 +29,7 @@ from tfkit.tokenizer import Tokenizer
 
 
 class Question(NamedTuple):
-    """A context and a continuation, of which log P(continuation | context) is asked."""
+    """A context and a continuation; the answer is log P(continuation | context)."""
 
     context: str
     continuation: str
@@ -39,9 +39,9 @@ class Question(NamedTuple):
 class Likelihood:
     """The answer to one question. `greedy`: whether each token of the continuation is the model's likeliest token there."""
 
-    log_prob: float  # nats, the sum over the tokens
+    log_prob: float  # in nats, summed over the continuation's tokens
     tokens: int  # the number of tokens of the continuation
-    bytes: int  # the continuation's length in UTF-8
+    bytes: int  # the number of the continuation's UTF-8 bytes
     greedy: bool
     cut: bool  # whether context and continuation do not fit the model together, so that the context was truncated on the left
 
@@ -134,7 +134,7 @@ def _spaces_moved(question: Question) -> Question:
 def _split(alone: list[int], prefix: list[int], whole: list[int], context: int) -> Ids:
     """Return the ids `whole` of a context and its continuation, preceded by `prefix`, or by `alone` if there is no context.
 
-    `context`: how many of the ids belong to the context. At least the last id is scored, unless it is the only one.
+    `context`: how many of the ids belong to the context. At least the last id is scored, unless no other id precedes it.
     """
     context = max(0, min(context, len(whole) - 1))
     opening = prefix if context else alone

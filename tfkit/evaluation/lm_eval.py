@@ -20,7 +20,7 @@ from tfkit.evaluation.likelihood import Ids, Question, likelihoods, score_questi
 from tfkit.generation.complete import complete
 from tfkit.recipe.schema.output_sections import GenerationSection
 
-_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness' names of max_new_tokens
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness' names for tfkit's max_new_tokens
 _BATCH = 16
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "num_beams")
 
@@ -36,7 +36,7 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         model or no tokenizer.
         """
         super().__init__()
-        if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):  # the harness asks for cuda without checking
+        if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):  # the harness requests cuda without checking
             device = "cuda" if torch.cuda.is_available() else "cpu"
         loaded = tfkit.load(checkpoint, device=device, dtype=getattr(torch, dtype))
         if loaded.config.head.kind != "lm" or loaded.codec is None:

@@ -1,5 +1,5 @@
-"""Lost rows of an evaluation: rows that the model cannot read or whose label it cannot predict. They count as wrong if an answer can be
-wrong, and are reported.
+"""Lost rows of an evaluation: rows that the model cannot read or whose label it cannot predict. They are reported, and count as
+wrong if the objective's answers can be wrong.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from tfkit.objectives.labelled import LabelledObjective, RowResult
 
 
 class LostRow(NamedTuple):
-    """A lost row, the reason in a few words, and the number of encoded rows before it."""
+    """A lost row, the reason for its loss in a few words, and the number of encoded rows before it."""
 
     row: Row
     reason: str
@@ -25,7 +25,7 @@ class LostRow(NamedTuple):
 def scored_examples(
     source: Source, objective: LabelledObjective, on_bad_row: OnBadRow, progress: Callable[[int], None] | None = None
 ) -> ExampleSet:
-    """Return the examples of a source, in which lost rows are missing. Other bad rows are skipped or, if `on_bad_row` is "error", raise
+    """Return the examples of a source; a lost row has none. Other bad rows are skipped, too, or, if `on_bad_row` is "error", raise
     DataError.
     """
     try:
@@ -35,7 +35,7 @@ def scored_examples(
 
 
 def lost_rows(source: Source, stored: ExampleSet, objective: LabelledObjective, count: int) -> list[LostRow]:
-    """Return the lost rows before the last of the first `count` examples of a set; if `count` is the number of examples, all lost rows."""
+    """Return a source's lost rows that precede its example `count`, counted from 1; if that is the last example, return all lost rows."""
     if not stored.skipped:
         return []
     missing = list(_missing(source, stored, count))
@@ -45,8 +45,8 @@ def lost_rows(source: Source, stored: ExampleSet, objective: LabelledObjective, 
 
 
 def _missing(source: Source, stored: ExampleSet, count: int) -> Iterator[tuple[Row, int]]:
-    """Yield the rows of a source that have no example in the set, each with the number of examples before it; only those before the last of
-    the first `count` examples, or all if `count` is the number of examples.
+    """Yield the rows of a source that have no example, each with the number of examples before it: those that precede example `count`,
+    counted from 1; if that is the last example, all.
     """
     number = 0
     for row in source.rows({}):
@@ -59,7 +59,7 @@ def _missing(source: Source, stored: ExampleSet, count: int) -> Iterator[tuple[R
 
 
 def within(lost: Sequence[LostRow], count: int, total: int) -> list[LostRow]:
-    """Return the lost rows before the last of the first `count` of `total` examples; all lost rows if `count` is `total`."""
+    """Return the lost rows that precede example `count` of `total`, counted from 1; all lost rows if `count` is `total`."""
     return [row for row in lost if row.before < count or count == total]
 
 

@@ -18,7 +18,7 @@ from tfkit.objectives.preference_rows import Preference, rate_right, read_prefer
 
 MAX_PAIRS = 20_000  # the largest number of training pairs
 MAX_WORDS = 20_000  # the largest number of words that are features: the most frequent ones of the training pairs
-_STEPS, _LR, _L2 = 200, 0.05, 1e-3  # steps and learning rate of full-batch Adam, and the factor of the L2 penalty in its loss
+_STEPS, _LR, _L2 = 200, 0.05, 1e-3  # steps and learning rate of full-batch Adam, and the factor of the loss's L2 penalty
 _WORD = re.compile(r"\w+")
 
 
@@ -32,7 +32,7 @@ class Pair(NamedTuple):
 def preference_baselines(train: Iterable[Row] | None, scored: Iterable[Row]) -> dict[str, dict[str, float]]:
     """Return the accuracies of two baselines over the pairs of the `scored` rows.
 
-    The length baseline chooses the longer completion, or the shorter one if that is preferred in most training pairs. The other baseline is
+    The length baseline chooses the longer completion, or the shorter one if most training pairs prefer that one. The other baseline is
     a Bradley-Terry model over the words that only one completion of a pair has. `train`: the training rows; None: they are unknown, and
     there is only the length baseline, in the direction (longer or shorter) with the higher accuracy.
     """
@@ -79,7 +79,7 @@ def _by_words(train: Sequence[Pair], scored: Sequence[Pair]) -> Numbers:
     for _ in range(_STEPS):
         loss = torch.nn.functional.softplus(-features.margins(weights)).mean() + _L2 * weights.square().sum()
         gradients = torch.autograd.grad(loss, [weights])
-        with torch.no_grad():  # in its functional form, since importing the class Adam imports PyTorch's compiler
+        with torch.no_grad():  # Adam as a function, since importing the class Adam imports PyTorch's compiler
             adam([weights], [*gradients], [mean], [square], [], [step], amsgrad=False, maximize=False, **settings)
     scored_features = Features.of([(_words(pair.better), _words(pair.worse)) for pair in scored], columns)
     return scored_features.margins(weights).detach().double().numpy()

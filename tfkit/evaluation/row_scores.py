@@ -1,6 +1,6 @@
 """Scores of an objective on held-out rows: each row is scored once, in a fixed order, with the same random choices at every evaluation.
 
-For labelled rows, this includes the prediction and the right answer of each row, and metrics that are computed from them.
+For labelled rows, the results include the prediction and the right answer of each row, and metrics that are computed from these two.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -105,7 +105,7 @@ class TokenBudget:
             self.left -= tokens
 
 
-_PROBABILITIES = "label probabilities"  # the key under which `_packed` writes LabelProbabilities
+_PROBABILITIES = "label probabilities"  # the key under which `_packed` puts LabelProbabilities
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,12 @@ from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.objectives.objective import perplexity
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
-BATCH_TOKENS = 16_384  # limit of a forward pass; a single piece may have more. Larger batches take gigabytes and are no faster
+BATCH_TOKENS = 16_384  # the most ids in a forward pass, unless one piece has more. Larger batches take gigabytes and are no faster
 
 
 @dataclass(frozen=True)
 class TextScore:
-    """The losses of several texts: each array has one entry per text, in the order in which the texts were scored."""
+    """The scores of several texts: each array has one entry per text, in the order in which the texts were scored."""
 
     losses: Numbers  # float64, nats: the sum over a text's targets
     targets: Numbers  # int64: the number of a text's targets
@@ -66,7 +66,7 @@ def text_metrics(loss_sum: float, target_tokens: float, text_bytes: float) -> di
 
 @dataclass(frozen=True)
 class _Pieces:
-    """The positions of pieces: piece i has the ids [starts[i] : starts[i] + lengths[i]] of the text with the index texts[i]."""
+    """The positions of pieces: piece i consists of the ids [starts[i] : starts[i] + lengths[i]] of the text with the index texts[i]."""
 
     texts: Numbers
     starts: Numbers
@@ -74,8 +74,8 @@ class _Pieces:
 
 
 def count_targets(stream: TokenStream, max_tokens: int | None = None) -> Numbers:
-    """Return the number of targets of each text that is scored, int64. With `max_tokens`, only the first texts are scored, which together
-    have at most `max_tokens` targets; the first text is always scored.
+    """Return the number of targets of each text that is scored, int64. With `max_tokens`, only as many of the first
+    texts are scored as together have at most `max_tokens` targets, but at least one text.
     """
     targets = np.maximum(np.diff(np.asarray(stream.starts)) - stream.separator - 1, 0)
     if max_tokens is not None and len(targets):
@@ -128,8 +128,8 @@ def score_streams(
     max_tokens: int | None = None,
     work: BatchWork = UNWATCHED,
 ) -> list[TextScore]:
-    """Return the result of `score_texts` for each stream. `max_tokens` limits all streams together, so the last ones may have no result.
-    Raises the errors of `score_texts`.
+    """Return the result of `score_texts` for each stream. `max_tokens` limits the targets of all streams together, so the last streams
+    may have no result. Raises the errors of `score_texts`.
     """
     scores: list[TextScore] = []
     budget = TokenBudget(max_tokens)

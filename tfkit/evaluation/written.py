@@ -1,4 +1,4 @@
-"""Generation of the answers to labelled rows whose answers are texts, such as translations or summaries.
+"""Generation of the answers to labelled rows, where answers are texts, such as translations or summaries.
 
 Texts are decoded greedily or by beam search, as the recipe's section `generation` says, but never by sampling.
 """
@@ -37,7 +37,7 @@ def write_texts(
     tokenizer = objective.tokenizer
     prompts = [objective.prompt_ids(example) for example in examples]
     ends, start_id, constraints = end_ids(tokenizer), objective.start_id, Constraints(forced_first=tokenizer.forced_first_id)
-    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))  # longest first, so that a batch has similar lengths
+    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))  # longest first: similar lengths in a batch
     texts = [""] * len(prompts)
 
     def write(numbers: Sequence[int]) -> list[str]:
@@ -65,7 +65,7 @@ def rows_of(source: Source, stored: ExampleSet) -> Iterator[Row]:
 
 def is_row_of(row: Row, stored: ExampleSet, number: int) -> bool:
     """Whether example `number` was made from a row: both have the same file name, line and text."""
-    place = row.place.encode(errors="replace").decode()  # as in the stored examples
+    place = row.place.encode(errors="replace").decode()  # the stored examples have places in this form
     if PurePath(place).name != PurePath(stored.place(number)).name:
         return False
     return text_hash(row.text) == np.asarray(stored.texts[number], "<u8").tobytes()

@@ -1,7 +1,7 @@
-"""The model families, one file of data each: presets, and a two-way mapping to the Hugging Face layout.
+"""The model families, one file of data each, with presets and a two-way mapping to the Hugging Face layout.
 
-A family maps the names of tensors, and `tfkit.hub` converts the tensors: no file here imports torch. Each file is imported when its family
-is looked up.
+A family maps only the names of tensors, and `tfkit.hub` converts the tensors, so no file here imports torch. A family's file is imported
+when the family is looked up.
 """
 
 import importlib
@@ -74,5 +74,5 @@ def _preset(name: str) -> tuple[Family, dict[str, Any]]:
 FAMILIES = _Lookup(lambda: _NAMES, _family)
 # The presets of all families, each with its family. A preset's name begins with that of its family.
 PRESETS = _Lookup(lambda: (name for family in FAMILIES.values() for name in family.presets), _preset)
-# The families by Hugging Face's model_type; of families that share a type, the one that has its name.
+# The families by Hugging Face's model_type; of several families with the same type, the one that is named like it.
 MODEL_TYPES = _Lookup(lambda: _MODEL_TYPES, lambda kind: _family(_MODEL_TYPES[kind]))

@@ -21,7 +21,7 @@ BASE: dict[str, Any] = transformer_2017.PRESETS["transformer-2017-base"] | {
     "init": {"std": 0.02},
 }
 LARGE = BASE | {"encoder_layers": 12, "decoder_layers": 12, "dim": 1024, "num_heads": 16}
-PRESETS = {"bart-base": BASE | {"dim": 768, "num_heads": 12}, "bart-large": LARGE}  # sizes of section 4 and as released
+PRESETS = {"bart-base": BASE | {"dim": 768, "num_heads": 12}, "bart-large": LARGE}  # sizes: section 4 of the paper, and as released
 
 _MODULES = {
     "model.encoder.layernorm_embedding": "embedding.norm",
@@ -40,11 +40,11 @@ RULES = (
 
 
 def family(name: str, prefix: str, presets: dict[str, dict[str, Any]], placement: str) -> Family:
-    """Return a family of BART's layout. `prefix`: how the names of Hugging Face's classes begin; `placement`: of the norms."""
+    """Return a family of BART's layout. `prefix`: how the names of Hugging Face's classes begin; `placement`: where norms are."""
     architectures: Architectures = {
         f"{prefix}ForConditionalGeneration": {"kind": "lm"},
-        # This class reads the decoder at </s>, a text's last token; the decoder's input is the text itself, shifted right by one. Hugging
-        # Face's class has dropout before the dense layer, too.
+        # This class reads the decoder at </s>, a text's last token; the decoder's input is the text itself, shifted right by one. Unlike
+        # tfkit, Hugging Face also has dropout before the dense layer.
         f"{prefix}ForSequenceClassification": {"kind": "classes", "pool": "last", "dense": "tanh", "bias": True},
         f"{prefix}ForQuestionAnswering": {"kind": "spans"},
         f"{prefix}Model": {"kind": "none", "pooler": False},

@@ -41,10 +41,10 @@ PRESETS = {
 
 
 def encoder_classes(name: str, dense: str, pretraining: Architectures = MappingProxyType({}), **body: Any) -> Architectures:
-    """Return the head of each of an encoder's model classes in transformers, by the class's usual name.
+    """Return transformers' classes of an encoder under their usual names, each with the fields of its head.
 
-    `dense`: the activation of the dense layer in the head for classes; `pretraining`: further classes with a head for masked tokens;
-    `body`: further fields for the class without a head.
+    `dense`: the activation of the dense layer in the head for classes; `pretraining`: more classes with a head for masked tokens;
+    `body`: fields of the class without a head.
     """
     return {
         f"{name}ForMaskedLM": {"kind": "masked_lm", "next_sentence": False},
@@ -58,7 +58,7 @@ def encoder_classes(name: str, dense: str, pretraining: Architectures = MappingP
 
 ARCHITECTURES = encoder_classes("Bert", "tanh", {"BertForPreTraining": {"kind": "masked_lm", "next_sentence": True}})
 _OURS, _THEIRS = "encoder.blocks.{i}", "bert.encoder.layer.{i}"
-CLASSIFIERS = (  # Hugging Face has one name for the output layer of classes and of tags
+CLASSIFIERS = (  # Hugging Face has one name for two output layers, of classes and of tags
     *module_rules({"classifier": "head.classes"}, when=lambda config: config.head.kind != "tags"),
     *module_rules({"classifier": "head.tags"}, when=lambda config: config.head.kind == "tags"),
     *module_rules({"qa_outputs": "head.spans"}),
@@ -92,7 +92,7 @@ RULES = (
     *module_rules(_HEADS),
     Rule("cls.predictions.decoder.weight", ("head.output.weight",)),
     Rule("cls.predictions.bias", ("head.bias",)),
-    # If untied, Hugging Face's class has two biases and uses this one.
+    # If the output matrix is not tied, Hugging Face's class has two biases and uses this one.
     Rule("cls.predictions.decoder.bias", ("head.bias",), when=lambda config: not config.tied),
     *CLASSIFIERS,
 )
@@ -138,9 +138,9 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def to_hf_with_pooler(config: ModelConfig) -> dict[str, Any]:
-    """Return the fields of a config.json for a class that always has a pooler, and draws random weights for one that the file lacks.
+    """Return the fields of a config.json, with a field of tfkit's, add_pooling_layer, if the model has neither a head nor a pooler.
 
-    Hugging Face's config has no field for a missing pooler, so tfkit adds the field add_pooling_layer.
+    Hugging Face's config has no such field: its class always has a pooler, with random weights if the file has none.
     """
     return to_hf(config) | ({"add_pooling_layer": False} if config.head.kind == "none" and not config.head.pooler else {})
 

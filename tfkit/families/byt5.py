@@ -16,7 +16,7 @@ def _preset(layers: tuple[int, int], dim: int, heads: int, hidden_dim: int) -> d
     return t5.PRESETS["t5-v1.1-small"] | sizes | {"vocab_size": 384, "context_length": 1024}  # 3 special tokens, 256 bytes, 125 sentinels
 
 
-# Table 1.
+# Sizes: table 1.
 PRESETS = {
     "byt5-small": _preset((12, 4), 1472, 6, 3584),
     "byt5-base": _preset((18, 6), 1536, 12, 3968),

@@ -18,7 +18,7 @@ class UnsupportedError(ValueError):
 class Fields:
     """The fields of a config.json whose values equal fields of ModelConfig, for reading and writing.
 
-    `names`: a field of ModelConfig ("norm.eps": of a section) -> Hugging Face's name, and the class's default if a file may leave it out.
+    `names`: a field of ModelConfig ("norm.eps": eps in the section norm) -> Hugging Face's name and, if files may omit it, its default.
     """
 
     names: Mapping[str, tuple[Any, ...]]
@@ -45,8 +45,8 @@ USUAL_FIELDS: Mapping[str, tuple[Any, ...]] = {  # names that many of transforme
     "init.std": ("initializer_range", 0.02),
 }
 
-# Keys of config.json that change the computation in every class of transformers, or in classes of other architectures whose files may claim
-# a known model_type -> the values that do not change it. Null does not change it either, unless noted.
+# Keys of config.json that change the computation, be it in every class of transformers or in foreign architectures whose files may claim a
+# family's model_type -> the values that change nothing. Null changes nothing either, unless noted.
 FOREIGN_KEYS: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(("quantization_config", "per_layer_config"), ()),
     "is_causal": (True,),  # null means false
@@ -68,13 +68,13 @@ _COUNTS = {
     **dict.fromkeys(("max_window_layers", "local_attention"), range(1 << 31)),
 }
 
-# Keys beside the text_config of a model that also reads images, which apply to its text part, too.
+# If a model also reads images: the keys beside text_config that apply to its text part, too.
 _OF_THE_FOLDER = ("architectures", "tie_word_embeddings", "quantization_config")
 
 
 def normalize_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """Return the fields of a config.json under the names that the family's `from_hf` reads.
-    Raise UnsupportedError for a key that requires another computation, or for two names of one field with different values.
+    Raise UnsupportedError for a key that requires a computation that tfkit lacks, or if two names of one field have different values.
     """
     fields = dict(hf)
     if hf.get("model_type") == family.container and isinstance(text := hf.get("text_config"), dict):
@@ -105,7 +105,7 @@ def normalize_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
 
 
 def check_heads(config: ModelConfig) -> None:
-    """Raise UnsupportedError unless num_heads divides dim: some of transformers' classes require it, even those that read head_dim."""
+    """Raise UnsupportedError unless num_heads divides dim: some of transformers' classes require this although they read head_dim."""
     if config.dim % config.num_heads:
         raise UnsupportedError(f"hidden_size {config.dim} is not a multiple of num_attention_heads {config.num_heads}")
 
@@ -114,8 +114,8 @@ LAYER_TYPES = ("sliding_attention", "full_attention")
 
 
 def windows_from_hf(hf: Mapping[str, Any], window: Any, default: Callable[[int], bool]) -> list[Any]:
-    """Return the shortest list that, repeated, gives every layer its window or null. `window`: in tokens; `default`: whether a layer has
-    this window if layer_types is null.
+    """Return the shortest list that, repeated, gives each layer's window, or null for none. `window`: in tokens; `default`: returns
+    whether a layer has this window if layer_types is null.
     """
     kinds, layers = hf.get("layer_types"), hf["num_hidden_layers"]
     local, full = LAYER_TYPES
@@ -135,7 +135,7 @@ def shortest_period(values: list[Any]) -> list[Any]:
 
 
 def layer_types(config: ModelConfig) -> list[str]:
-    """Return config.json's layer_types: for each layer, the name of a layer with or without a window."""
+    """Return config.json's layer_types: for each layer, whether it has a window, in Hugging Face's words."""
     return [LAYER_TYPES[config.window(layer) is None] for layer in range(config.decoder_layers or config.encoder_layers)]
 
 
@@ -160,7 +160,7 @@ def activation_from_hf(hf: Mapping[str, Any], field: str, default: str, known: M
 
 
 def class_from_hf(hf: Mapping[str, Any], architectures: Architectures) -> str:
-    """Return the class that a config.json names, else the first of `architectures`. Raise UnsupportedError for one that is not in these."""
+    """Return the class that a config.json names, else the first of `architectures`. Raise UnsupportedError if it is not one of these."""
     named = hf.get("architectures") or [next(iter(architectures))]
     name = named[0] if isinstance(named, list) else named
     if not isinstance(name, str) or name not in architectures:

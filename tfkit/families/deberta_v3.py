@@ -1,7 +1,7 @@
 """DeBERTa v3 (He et al. 2021, arXiv 2111.09543; the attention: arXiv 2006.03654).
 
-New compared with BERT: an attention score is the sum of three: query token with key token, query token with distance, and distance with key
-token; distances have normed vectors, which each layer projects as it does tokens. There are no positions at the input and no segments. The
+New compared with BERT: an attention score is the sum of three products: query and key, query and distance, and distance and key; distances
+have learned, normed vectors, which each layer projects like the hidden states. There are no positions at the input and no segments. The
 model is pretrained like ELECTRA, but generator and discriminator share their token vectors; the released files hold the discriminator.
 Hugging Face's class, unlike tfkit, also has dropout on the vectors of distances. DeBERTa 1, and version 2 with its convolution, are not
 supported.
@@ -36,7 +36,7 @@ ARCHITECTURES: Architectures = {
 
 
 def _theirs(name: str) -> str:
-    """Return the name in DeBERTa's files for a tensor of BERT's."""
+    """Return DeBERTa's name of the tensor that BERT's files call `name`."""
     for part in ("query", "key", "value"):
         name = name.replace(f"self.{part}.", f"self.{part}_proj.")
     return f"deberta{name.removeprefix('bert')}" if name.startswith("bert.") else name
@@ -70,7 +70,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     return values | {"position": position, "embedding": {"norm": True, "segments": segments}, "norm": norm, "dropout": dropout}
 
 
-# The values of version 3 for fields whose defaults in Hugging Face's class are others.
+# Fields that have other values in version 3 than the defaults of Hugging Face's class.
 _V3 = {"relative_attention": True, "position_biased_input": False, "norm_rel_ebd": "layer_norm", "share_att_key": True}
 
 

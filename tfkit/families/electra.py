@@ -1,9 +1,9 @@
 """ELECTRA (Clark et al. 2020, arXiv 2003.10555).
 
 New compared with BERT: a small generator fills in masked tokens, and the model, a discriminator, learns which tokens were replaced; every
-token contributes to the loss, not only the seventh that is masked. Generators and the small discriminator have token vectors of another
+token contributes to the loss, not only the masked 15%. Generators and the small discriminator have token vectors of another
 width than their blocks, and a matrix between the two. A discriminator is read here as an encoder for heads of other tasks, without its
-output for pretraining. A generator is a masked language model, whose output layer goes back to the width of its token vectors.
+output for pretraining. A generator is a masked language model, whose head first reduces hidden states to the width of its token vectors.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from tfkit.families import bert
 from tfkit.families.rules import Architectures, Family, Rule, module_rules
 
-# Table 6. The released small generator has its discriminator's width, base and large generators 1/3 and 1/4 of their discriminators' width.
+# Sizes: table 6. Of the released generators, small is as wide as its discriminator; base and large are 1/3 and 1/4 as wide as theirs.
 _BASE: dict[str, Any] = bert.PRESETS["bert-base"] | {"head": {"kind": "masked_lm", "tied": True}}
 _NARROW = {"encoder_layers": 12, "dim": 256, "hidden_dim": 1024, "num_heads": 4}
 
@@ -67,5 +67,5 @@ FAMILY = Family(
     from_hf=_from_hf,
     to_hf=lambda config: bert.to_hf(config) | {"embedding_size": config.embedding_dim},
     renamed=bert.OLD_NORMS,
-    fixed={**bert.FAMILY.fixed, "hidden_act": ("gelu",)},  # two of Hugging Face's heads have this activation, whatever the field says
+    fixed={**bert.FAMILY.fixed, "hidden_act": ("gelu",)},  # hard-coded in two of Hugging Face's heads, whatever the field says
 )

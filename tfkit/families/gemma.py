@@ -36,7 +36,7 @@ _CLASS_DEFAULTS: dict[str, Any] = {
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     hf = _CLASS_DEFAULTS | hf | {"mlp_bias": False}
-    if hf["hidden_act"] == "gelu":  # in the first released files, which mean the tanh form
+    if hf["hidden_act"] == "gelu":  # the first released files say gelu, but mean its tanh form
         hf["hidden_act"] = "gelu_pytorch_tanh"
     values = llama.from_hf(hf, ARCHITECTURES)
     values["embedding"] = {"scale": True}

@@ -46,7 +46,7 @@ ARCHITECTURES: Architectures = {
     "Gemma3ForConditionalGeneration": {"kind": "lm"},  # a model that also reads images
 }
 
-# Hugging Face's class defaults for fields that a file leaves out; the released files with images leave out most.
+# Hugging Face's class defaults for fields that a file leaves out; released files of models that also read images leave out most.
 _CLASS_DEFAULTS: dict[str, Any] = {
     "vocab_size": 262208,
     "hidden_size": 2304,

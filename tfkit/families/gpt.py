@@ -65,7 +65,7 @@ RULES = (
     *HEAD_RULES,
 )
 
-# Names of fields in other families, which transformers also accepts for GPT and GPT-2 -> the names in their files.
+# Other families' names of fields, which transformers also accepts for GPT and GPT-2 -> the names in the files of these two.
 ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
@@ -86,10 +86,10 @@ FIELDS = Fields(
         "init.std": ("initializer_range", 0.02),
     }
 )
-_ACTIVATIONS = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}  # this family's gelu is the tanh form
+_ACTIVATIONS = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}  # in this family's files, gelu means the tanh form
 _FROM_ACTIVATIONS = dict(zip(_ACTIVATIONS.values(), _ACTIVATIONS, strict=True)) | {"swish": "silu"}
 
-# How Hugging Face's double-heads classes score a sequence; no released model has other values of these fields, and tfkit refuses them.
+# How Hugging Face's double-heads classes score a sequence; no released model has other values, which tfkit refuses.
 SUMMARY = {"summary_type": "cls_index", "summary_use_proj": True, "summary_activation": None, "summary_proj_to_labels": True}
 
 

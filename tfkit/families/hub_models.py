@@ -92,7 +92,7 @@ def preset_of(name: str) -> str:
 
 
 def unknown_preset(name: str) -> str:
-    """Return the error message for an unknown preset: the name that was probably meant, and a preset of each family."""
+    """Return the error message for an unknown preset: the nearest family or probable name, and one preset of each family."""
     lower = name.lower().rpartition("/")[2]
     meant = difflib.get_close_matches(lower, [*PRESETS, *_BY_NAME], n=1, cutoff=0.75)
     if (listed := _listed_nearest(lower)) is not None:

@@ -2,7 +2,7 @@
 
 New compared with GPT-3: RMSNorm instead of LayerNorm, rotary positions instead of learned ones, a gated SiLU in the MLP, no biases and no
 dropout; Llama 2 (70B) and 3 share each key and value head among several query heads; 3.1 stretches the long wavelengths of the
-rotation for a context of 128 k. Fewer parameters, trained on more tokens.
+rotation for a context of 128 k. All were trained on more tokens, and most have fewer parameters.
 """
 
 from collections.abc import Container
@@ -18,7 +18,7 @@ BASE: dict[str, Any] = {  # families derived from Llama use it, too
     "norm": {"kind": "rms", "eps": 1e-5},
     "mlp": {"activation": "silu", "gated": True, "bias": False},
     "head": {"kind": "lm", "tied": False},
-    "init": {"std": 0.02},  # most papers do not state theirs; this is Hugging Face's default
+    "init": {"std": 0.02},  # most papers do not state the std; this is Hugging Face's default
 }
 
 
@@ -35,7 +35,7 @@ _LLAMA3 = _LLAMA2 | {"vocab_size": 128256, "context_length": 8192, "position": {
 
 
 def _stretched(factor: float) -> dict[str, Any]:
-    """Return the context and positions of Llama 3.1 and later: after pretraining at 8,192 tokens, longer wavelengths."""
+    """Return the context and positions of Llama 3.1 and later, which multiply long wavelengths by `factor` after pretraining."""
     scaling = {"kind": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context_length": 8192}
     return {"context_length": 131072, "position": {"kind": "rotary", "theta": 5e5, "scaling": scaling}}
 
@@ -101,8 +101,8 @@ def from_hf(
 ) -> dict[str, Any]:
     """Return the values of a ModelConfig from a config.json with Llama's fields; families derived from Llama add values of their own.
 
-    `act`: the name of the activation's field; `position`: replaces the rotary positions of these fields; `vocabulary`: further fields
-    of a language model's head.
+    `act`: the name of the activation's field; `position`: replaces the rotary positions that the file states; `vocabulary`: more
+    fields of a language model's head.
     """
     bias = bool(hf.get("attention_bias", False))
     return {

@@ -13,7 +13,7 @@ from tfkit.families.rules import decoder_classes
 
 # The context is that of training (table 1); thanks to the window, the model also works on longer texts.
 _V1 = llama.size(4096, 32, 32, 8, 14336, vocab_size=32000, context_length=8192, attention={"windows": [4096]})
-# According to the model cards: 32 k tokens without a window, theta 1e6; 0.3 also has a larger vocabulary.
+# According to the model cards: 32 k tokens without a window, theta 1e6; version 0.3 also has a larger vocabulary.
 _V2 = _V1 | {"context_length": 32768, "position": {"kind": "rotary", "theta": 1e6}, "attention": {"windows": [None]}}
 
 PRESETS = {"mistral-7b-v0.1": _V1, "mistral-7b-v0.2": _V2, "mistral-7b-v0.3": _V2 | {"vocab_size": 32768}}

@@ -61,14 +61,14 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     scaling = getattr(config.position, "scaling", None)
-    # transformers computes the wavelengths of YaRN and longrope of this class only with a stated head_dim.
+    # For this class, transformers computes the wavelengths of YaRN and longrope only if config.json states head_dim.
     left_out = () if scaling is not None and scaling.kind in ("yarn", "longrope") else llama.usual_head_dim(config)
     fields = llama.to_hf(config, (*llama.NO_BIAS, *left_out))
     return fields | {"sliding_window": config.attention.windows[0], **expert_fields(config, "num_local_experts")}
 
 
 def expert_fields(config: ModelConfig, count: str) -> dict[str, Any]:
-    """Return the fields of a config.json that describe experts of the width intermediate_size; `count`: the field of their number."""
+    """Return the fields of a config.json that describe experts of the width intermediate_size; `count`: the field with their number."""
     if config.mlp.experts is None or config.routing is None:
         return {}
     return {

@@ -3,7 +3,7 @@
 New compared with RoBERTa: texts of 8,192 tokens. Two of three layers see only the 64 tokens on either side, and rotate by a smaller base
 than the layers that see all; a gated MLP; a norm before each sublayer, apart from the first attention, whose input the norm of the
 embeddings has just produced; no biases but that of the output; no segments. All heads have the dense layer and norm of the masked-LM head.
-Hugging Face's class has dropout before the output layer for answers, too.
+Unlike tfkit, Hugging Face's class also has dropout before the output layer for answers.
 """
 
 from typing import Any
@@ -24,9 +24,9 @@ from tfkit.families.rotary import ropes_by_layer
 from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
-_THETA, _LOCAL_THETA, _WINDOW = 160_000.0, 10_000.0, 65  # a token and the 64 on either side: local_attention 128
+_THETA, _LOCAL_THETA, _WINDOW = 160_000.0, 10_000.0, 65  # a token and the 64 before it; with the 64 after it, local_attention is 128
 
-# Tables 1 and 4; the vocabulary of 50,280 and its padding as released.
+# Sizes: tables 1 and 4; the vocabulary, 50,280 entries and unused rows, as released.
 _BASE: dict[str, Any] = {
     "vocab_size": 50368,
     "context_length": 8192,
@@ -36,7 +36,7 @@ _BASE: dict[str, Any] = {
     "attention": {"windows": [None, _WINDOW, _WINDOW]},
     "mlp": {"activation": "gelu", "gated": True},
     "head": {"kind": "masked_lm", "tied": True, "dense_bias": False},
-    "dropout": {"residual": 0.1},  # in the paper, dropout of the attention's output alone
+    "dropout": {"residual": 0.1},  # the paper has this dropout only on the attention's output
     "init": {"std": 0.02, "residual_scaling": True},
 }
 PRESETS = {
@@ -116,7 +116,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 
 
 def _thetas(hf: dict[str, Any]) -> tuple[Any, Any]:
-    """Return the bases of layers without and with a window, from global_rope_theta and local_rope_theta, or newer rope_parameters."""
+    """Return the bases of layers without and with a window, from global_rope_theta and local_rope_theta or newer files' rope_parameters."""
     found = []
     local, full = ropes_by_layer(hf)
     for rope, old, default in ((full, "global_rope_theta", _THETA), (local, "local_rope_theta", _LOCAL_THETA)):

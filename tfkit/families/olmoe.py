@@ -2,7 +2,7 @@
 
 New compared with Mixtral: 64 small experts, of which eight compute each token, weighted by their probabilities among all; queries and keys
 are normed over the whole projection; each query head has its own key and value head. Data, code and checkpoints are open. In pretraining,
-a further loss keeps the logits of the routers small (section 4.1.6); transformers does not have this loss. Sizes as released.
+a second loss of the routers keeps their logits small (section 4.1.6); transformers does not have it. Sizes as released.
 """
 
 from dataclasses import replace

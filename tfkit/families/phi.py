@@ -1,8 +1,8 @@
 """Phi-3 and Phi-4 (Abdin et al. 2024, arXiv 2404.14219 and 2412.08905).
 
-The architecture is Llama's; new is the data: filtered pages, and texts written by larger models, chosen for small models. Queries, keys and
+The architecture is Llama's; new is the data, chosen for small models: filtered pages, and texts written by larger ones. Queries, keys and
 values are one matrix in the files, and so are gate and up. Phi-3's 4 k models have a window of 2,047 tokens. Its 128 k models and
-Phi-4-mini have longrope, whose factors are in their files alone, so they have no presets. Sizes as released.
+Phi-4-mini have no presets, since only their files state the factors of their longrope. Sizes as released.
 """
 
 from dataclasses import replace

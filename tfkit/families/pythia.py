@@ -1,8 +1,8 @@
 """Pythia (Biderman et al. 2023, arXiv 2304.01373) and GPT-NeoX-20B (Black et al. 2022, arXiv 2204.06745).
 
 New compared with GPT-3: attention and MLP of a block read the same input, each through a norm of its own, and are added in one step, so
-that they can be computed together; a quarter of each head is rotated by its position, and the rest has none; input and output matrix
-differ. Pythia is made for research: all sizes saw the same data in the same order. Sizes: table 1, and the released vocabularies.
+that they can be computed together; a quarter of each head is rotated by its position, and the rest is unchanged; input and output
+matrix are not tied. Pythia is for research: all sizes saw the same data in the same order. Sizes: table 1, and the released vocabularies.
 """
 
 from typing import Any

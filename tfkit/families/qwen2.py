@@ -1,7 +1,7 @@
 """Qwen 2 and 2.5 (Yang et al. 2024, arXiv 2407.10671 and 2412.15115).
 
 New compared with Llama 2: a bias on queries, keys and values alone; a larger base of the rotary positions, for 32 k to 128 k tokens; small
-models share their input and output matrix. Qwen 2.5 keeps the architecture and was trained on 18 instead of 7 trillion tokens. Sizes
+models have one matrix for input and output. Qwen 2.5 keeps the architecture and was trained on 18 instead of 7 trillion tokens. Sizes
 as in the released base models.
 """
 
@@ -56,7 +56,7 @@ CLASS_DEFAULTS: dict[str, Any] = {
 
 
 def windows(hf: dict[str, Any], chosen: Callable[[int], bool] | None = None) -> list[Any]:
-    """Return the layers' windows. `chosen`: which layers have one if layer_types is null; None: those from max_window_layers on."""
+    """Return the layers' windows. `chosen`: whether a layer has one if layer_types is null; None: those from max_window_layers on."""
     window = hf["sliding_window"] if hf["use_sliding_window"] else None
     return windows_from_hf(hf, window, lambda layer: window is not None and (chosen(layer) if chosen else layer >= hf["max_window_layers"]))
 

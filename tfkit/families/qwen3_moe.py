@@ -1,7 +1,7 @@
 """Qwen 3, its mixtures of experts (Yang et al. 2025, arXiv 2505.09388).
 
 The attention is that of the dense models; each MLP is replaced by 128 small experts, of which eight compute each token. In a file,
-some layers may have one MLP, of the width intermediate_size; the released models have experts in all layers. Sizes as released.
+some layers may have an MLP of the width intermediate_size instead; the released models have experts in all layers. Sizes as released.
 """
 
 from dataclasses import replace
@@ -52,7 +52,7 @@ _CLASS_DEFAULTS: dict[str, Any] = qwen2.CLASS_DEFAULTS | {
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     hf = _CLASS_DEFAULTS | hf | {"mlp_bias": False}
     values = llama.from_hf(hf, ARCHITECTURES)
-    # The class has a window in all layers or in none.
+    # Hugging Face's class has a window in all layers or in none.
     values["attention"] |= {"qk_norm": "head", "windows": [hf["sliding_window"] if hf["use_sliding_window"] else None]}
     step, dense = hf["decoder_sparse_step"], hf.get("mlp_only_layers") or []
     if not isinstance(dense, list) or not all(type(number) is int for number in (step, *dense)) or step < 1:

@@ -38,7 +38,7 @@ def heads(body: str) -> tuple[Rule, ...]:
         *module_rules(_HEADS),
         Rule("lm_head.decoder.weight", ("head.output.weight",)),
         Rule("lm_head.bias", ("head.bias",)),
-        # If untied, Hugging Face's class has two biases and uses this one.
+        # If the output matrix is not tied, Hugging Face's class has two biases and uses this one.
         Rule("lm_head.decoder.bias", ("head.bias",), when=lambda config: not config.tied),
         *module_rules({f"{body}.pooler.dense": "head.pooler"}, when=lambda config: config.head.kind != "classes"),
         *module_rules({"classifier.dense": "head.pooler"}, when=lambda config: config.head.kind == "classes"),
@@ -64,13 +64,13 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     return bert.to_hf_with_pooler(config) | {"max_position_embeddings": config.position_rows, "pad_token_id": config.position.offset - 1}
 
 
-# The dense layer of Hugging Face's head for masked tokens has this activation, whatever the field says.
+# In the dense layer of Hugging Face's head for masked tokens, GELU is hard-coded, whatever hidden_act says.
 FIXED = {**bert.FAMILY.fixed, "hidden_act": ("gelu",)}
 
 
 def family(name: str, model_type: str, prefix: str, presets: dict[str, dict[str, Any]]) -> Family:
     """Return a family of RoBERTa's layout; `prefix`: how the names of Hugging Face's classes begin."""
-    classes = bert.encoder_classes(prefix, "tanh")  # unlike tfkit, its class for sequences has dropout before the dense layer, too
+    classes = bert.encoder_classes(prefix, "tanh")  # for classes, transformers also has dropout before the dense layer
     return Family(
         name=name,
         model_type=model_type,

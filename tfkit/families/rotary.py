@@ -12,7 +12,7 @@ from tfkit.families.config_fields import LAYER_TYPES, UnsupportedError
 from tfkit.model.config import Position, Rotary
 
 _KINDS = ("default", "linear", "yarn", "llama3", "longrope")
-_REFUSED = {  # a rope_type -> the reason that the error message adds
+_REFUSED = {  # a rope_type -> the reason, which the error message adds
     "dynamic": " (beyond max_position_embeddings its wavelengths change with each token of a text; "
     "for shorter texts it changes nothing: make its type default in config.json)"
 }
@@ -20,9 +20,9 @@ _BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}  # YaRN's defaults
 
 
 def position_from_hf(hf: Mapping[str, Any], *, partial: float | None = None) -> dict[str, Any]:
-    """Return the position of a config.json. `partial`: the class's default of partial_rotary_factor; None: the class has no such field.
+    """Return the values of ModelConfig.position for a config.json. Raise UnsupportedError for a scaling that tfkit does not compute.
 
-    Raise UnsupportedError for a scaling that tfkit does not compute.
+    `partial`: the class's default of partial_rotary_factor; None: the class has no such field.
     """
     rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {"rope_type": "default"}  # looked up in the same order as by transformers
     if not isinstance(rope, dict):
@@ -39,7 +39,7 @@ def position_from_hf(hf: Mapping[str, Any], *, partial: float | None = None) -> 
 
 
 def position_by_layer(hf: Mapping[str, Any], theta: float, local_theta: float) -> dict[str, Any]:
-    """Return the position of a config.json in which layers with a window have their own base. `theta`, `local_theta`: default bases."""
+    """Return the values of ModelConfig.position if layers with a window have their own base. `theta`, `local_theta`: the default bases."""
     local, full = ropes_by_layer(hf)
     if (scaling := hf.get("rope_scaling")) and not (isinstance(scaling, dict) and "rope_type" in scaling):
         raise UnsupportedError("rope_scaling has no rope_type")

@@ -1,4 +1,4 @@
-"""A family's Hugging Face layout as data: one list of rules, read forwards to load and backwards to save."""
+"""A family's Hugging Face layout as data: one list of rules, applied forwards to load a file and backwards to save one."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -67,8 +67,8 @@ class Family:
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of config.json's keys -> the names that `from_hf` reads
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # a key of config.json -> the only values that tfkit supports
     own_keys: frozenset[str] = frozenset()  # keys of FOREIGN_KEYS that `from_hf` reads
-    container: str | None = None  # the model_type of folders that also hold other parts (images), whose text_config describes the model
-    other_parts: str | None = None  # a regular expression of the tensors of these other parts; its first group is the part's name
+    container: str | None = None  # the model_type of folders that also hold parts for images; their text_config describes the model
+    other_parts: str | None = None  # a regular expression of the tensors of the parts for images; its first group is the part's name
     prefixes: Mapping[str, str] = field(default_factory=dict)  # kind of head -> the prefix in its class, if that differs from `prefix`
     encoder_architectures: Architectures = field(default_factory=dict)  # of encoder-decoders: the classes of the encoder alone
 

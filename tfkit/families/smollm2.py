@@ -21,7 +21,7 @@ def _size(dim: int, layers: int, heads: int, kv_heads: int, hidden_dim: int, the
     return llama.size(dim, layers, heads, kv_heads, hidden_dim, **values, init={"std": dim**-0.5, "residual_scaling": True})
 
 
-# As released. The largest was trained with theta 1e4 at 2,048 tokens, and afterwards for a longer context with this theta.
+# As released. The largest was trained with theta 1e4 at 2,048 tokens, and afterwards with 1.3e5 for a longer context.
 PRESETS = {
     "smollm2-135m": _size(576, 30, 9, 3, 1536),
     "smollm2-360m": _size(960, 32, 15, 5, 2560),

@@ -3,7 +3,7 @@
 New compared with the Transformer of 2017: every task is text to text, so one encoder-decoder learns them all; RMSNorm before each sublayer
 and after each stack; a learned bias for each head and range of distances instead of sinusoids, in self-attention only; no biases
 elsewhere; attention scores are not scaled, since the query projections start smaller instead. In 1.0, the output matrix is the embedding
-times 1 / sqrt(dim); 1.1 has a matrix of its own, and a gated GELU (arXiv 2002.05202) instead of the ReLU. Widths of 1.0: the paper; of 1.1:
+times 1 / sqrt(dim); 1.1 has a matrix of its own, and a gated GELU (arXiv 2002.05202) instead of the ReLU. Sizes of 1.0: the paper; of 1.1:
 as released.
 """
 
@@ -18,7 +18,7 @@ DROPOUTS = ("embedding", "attention", "residual", "hidden", "final")  # all have
 
 
 def _output_scale(dim: Any) -> float | None:
-    """Return the factor of 1.0's hidden states before the output matrix; None for an invalid width, which ModelConfig rejects."""
+    """Return the factor by which T5 1.0 multiplies the decoder's output; None for an invalid width, which ModelConfig rejects."""
     return dim**-0.5 if type(dim) is int and 0 < dim < 1 << 63 else None
 
 
@@ -108,7 +108,7 @@ RULES = (
     *module_rules({"qa_outputs": "head.spans", "classifier": "head.tags"}),
 )
 
-# feed_forward_proj -> activation, gated. Hugging Face's "gated-gelu" is the tanh form, whatever "gelu" means elsewhere.
+# feed_forward_proj -> activation, gated. In Hugging Face's code, "gated-gelu" has GELU's tanh form, although "gelu" is the exact form.
 _MLPS = {
     "relu": ("relu", False),
     "gelu": ("gelu", False),
@@ -146,8 +146,8 @@ def from_hf(
     parts = {"dense_act_fn": "gelu_new" if mlp == "gated-gelu" else mlp.removeprefix("gated-"), "is_gated_act": gated}
     if contradicting := [name for name, value in parts.items() if hf.get(name, value) != value]:
         raise UnsupportedError(f"{contradicting[0]} {hf[contradicting[0]]!r} contradicts feed_forward_proj {mlp!r}")
-    # Before transformers 5, the decoder's outputs were scaled exactly if the output matrix was tied; newer files have a field for each
-    # of the two.
+    # Before transformers 5, the decoder's outputs were scaled exactly if the output matrix was tied; newer files have a
+    # field for scaling (scale_decoder_outputs) and one for tying.
     tied = hf.get("tie_word_embeddings", True)
     scaled = hf.get("scale_decoder_outputs", tied)
     classes = {**architectures, **encoder_architectures}
@@ -199,6 +199,6 @@ FAMILY = Family(
     ignored=(r".*\.EncDecAttention\.relative_attention_bias\.weight",),  # in the first released files; never used
     from_hf=from_hf,
     to_hf=to_hf,
-    renamed=((r"^transformer\.", ""), (r"^(encoder|decoder)\.embed_tokens\.", "shared.")),  # classes for a task have the prefix
+    renamed=((r"^transformer\.", ""), (r"^(encoder|decoder)\.embed_tokens\.", "shared.")),  # `transformer.` is in some classes for tasks
     aliases={"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers", "head_dim": "d_kv"},
 )

@@ -2,7 +2,7 @@
 
 New compared with recurrent networks: attention alone, so that all positions are computed in parallel and any two are one step apart. An
 encoder reads the source, a decoder attends to itself and to the encoder's output; several heads; sinusoids encode the order; a norm after
-each sum; source, target and output share one matrix, times sqrt(dim) at the input.
+each sum; one matrix serves the source, the target and the output, times sqrt(dim) at the input.
 
 Hugging Face's nearest class is Marian's, and the presets have its form: sine columns first, then cosine columns (interleaved in the paper,
 which is the same model with its columns in another order), and biases on attention and output, which the paper does not have and which

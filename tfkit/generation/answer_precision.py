@@ -39,8 +39,8 @@ class OpenedModel(NamedTuple):
 
     loaded: Loaded
     precision: Literal["float32", "bf16", "int8"]
-    changed: int = 0  # how many answers to the sample texts differ in bf16
-    answers: int = 0  # the number of these answers; 0: no comparison
+    changed: int = 0  # how many answers to the sample texts are different in bf16 and float32
+    answers: int = 0  # the number of answers that were compared; 0: no comparison
 
     def described(self) -> str:
         """Return a sentence about the precision that was chosen, and why; empty if bf16 was not compared with float32."""
@@ -91,7 +91,7 @@ def is_large(model: Transformer) -> bool:
 
 
 def _gains_by_bf16(loaded: Loaded) -> bool:
-    """Whether bf16 saves time, since the model is large, and costs no digits, since its answers are tokens or labels, not numbers."""
+    """Whether bf16 saves time, since the model is large, and rounds no results, since they are tokens or labels, not numbers."""
     head = loaded.config.head
     gives_numbers = head.kind == "none" or (isinstance(head, ClassesHeadConfig) and head.count == 1)
     return loaded.codec is not None and is_large(loaded.model) and not gives_numbers

@@ -26,7 +26,7 @@ class GenerationBatch:
         self, model: Transformer, input_ids: Tensor, real: Tensor, source: tuple[Tensor, Tensor] | None, room: int = 0, **sharing: int
     ):
         """`input_ids`: the input of the next step, (B, T). `real`: whether each column so far is a real token, (B, columns). `source`: the
-        ids and the mask of an encoder's input, (prompts, S) each. `room`: for how many further columns the cache has space.
+        ids and the mask of an encoder's input, (prompts, S) each. `room`: how many columns after those in `real` fit into the cache.
 
         `sharing`: the arguments `copies` and `shared` of KeyValueCache.
         """
@@ -34,7 +34,7 @@ class GenerationBatch:
         self.is_padded = not bool(real.all())
         weight = model.embedding.tokens.weight
         # On a CPU, torch's attention kernel is several times as slow for one query in bf16 as in float32, so the cache of a model that is
-        # only used for inference is float32. A model that is also trained keeps the type of its weights.
+        # only used for inference is float32. The cache of a model that is also trained has the type of its weights.
         cache_type = torch.float32 if weight.device.type == "cpu" and model.only_answers else weight.dtype
         self.cache = KeyValueCache(model.config, len(real), real.shape[1] + room, cache_type, weight.device, **sharing)
 
@@ -48,11 +48,11 @@ class GenerationBatch:
 
     @classmethod
     def join(cls, parts: Sequence[tuple["GenerationBatch", Sequence[int]]], room: int, copies: int = 1) -> "GenerationBatch":
-        """Return a batch of some rows of other batches: `parts` has each batch and the indices of its rows, which may repeat. The caches of
-        the other batches are emptied.
+        """Return a batch of rows of existing batches: `parts` has each of these batches and the indices of its rows, which may repeat. The
+        caches of these batches are emptied.
 
-        `room`: the largest number of inputs that a row may still get, the next one included. `copies`: if above 1, there is one other
-        batch, and each group of this many successive rows shares one prompt, whose keys and values are stored once. Leading columns that
+        `room`: the largest number of inputs that a row may still get, the next one included. `copies`: if above 1, `parts` has one batch,
+        and each group of `copies` successive rows shares one prompt, whose keys and values are stored once. Leading columns that
         are padding in all rows are left out, so that a batch that fills the context has room again once its longest row is removed.
         """
         first = parts[0][0]

@@ -27,7 +27,7 @@ _IMPOSSIBLE = float("-inf")
 
 @dataclass(frozen=True)
 class _Beam:
-    """An unfinished text: its generated ids."""
+    """An unfinished text: its generated ids, and their log-probability after the prompt."""
 
     ids: list[int]
     log_probability: float
@@ -36,7 +36,7 @@ class _Beam:
 
 @dataclass(frozen=True)
 class CompleteText:
-    """The generated ids of a complete text, without the eos that ended it."""
+    """The generated ids of a complete text, without the eos that ended it, and the score by which it is ranked."""
 
     ids: list[int]
     score: float
@@ -72,7 +72,7 @@ class BeamSearch:
     def extend(self, candidates: Iterable[tuple[float, int, int]]) -> None:
         """Extend the beams by candidates (log-probability of the extended text, index of the beam, token), likeliest first.
 
-        There must be enough candidates for `num_beams` unfinished texts, even if all others complete theirs. As in transformers, only the
+        There must be enough candidates for `num_beams` unfinished texts, even if each beam ends at each eos. As in transformers, only the
         first `num_beams` candidates can complete a text.
         """
         beams, completed, running = self.settings.num_beams, self.completed, []
@@ -129,7 +129,7 @@ def search(
         rows = [i * rows_per_search + beam.parent for i, one in unfinished for beam in one.running]
         if len(unfinished) == len(running) and rows_per_search == settings.num_beams:
             batch.reorder_rows(rows)
-        else:  # in the first step, each prompt has a single row; in later ones, a search has ended
+        else:  # after the first step, the rows become `num_beams` per prompt; later, a search has ended
             batch = GenerationBatch.join(
                 [(batch, rows)], max(one.limit - len(one.running[0].ids) for _, one in unfinished), settings.num_beams
             )
@@ -139,7 +139,7 @@ def search(
 
 
 def _extend(searches: Sequence[BeamSearch], logits: Tensor, settings: GenerationSection, constraints: Constraints) -> None:
-    """Extend the beams of all searches by the logits (B, V) after them, which have the same number of rows for each search."""
+    """Extend the beams of all searches. `logits`, (B, V): those after each beam, with the same number of rows for each search."""
     vocabulary = logits.shape[-1]
     scores = logits.float().log_softmax(dim=-1)
     scores = without_repetition(scores, (text for one in searches for text in one.texts), settings)

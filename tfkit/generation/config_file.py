@@ -141,7 +141,7 @@ def _taken(values: Mapping[str, Any], given: Collection[str], encodes: bool) -> 
         if taken.get(name) == 0:
             taken[name] = None
     if set(_SAMPLING) & set(given):
-        taken.pop("num_beams", None)  # beam search does not sample
+        taken.pop("num_beams", None)  # beam search would ignore the user's settings of sampling
     for name in ("temperature", "top_p", "min_p", "repetition_penalty", "length_penalty"):
         if type(taken.get(name)) is int:
             taken[name] = float(taken[name])

@@ -15,7 +15,7 @@ _EXCLUDED = float("-inf")
 
 
 class UnfinishedText(NamedTuple):
-    """An unfinished text: the decoder's first ids (such as the prompt), the generated ids, and the largest number of these."""
+    """An unfinished text: the decoder's first ids (such as the prompt), the generated ids, and the largest number of generated ids."""
 
     text: Sequence[int]
     ids: Sequence[int]
@@ -28,15 +28,15 @@ class Constraints:
 
     bad_words: tuple[tuple[int, ...], ...] = ()  # sequences of ids that never appear; one that is only eos is ignored
     suppressed: tuple[int, ...] = ()  # ids that never appear
-    suppressed_first: tuple[int, ...] = ()  # ids that may not be the first new token that is not forced
-    forced_first: int | None = None  # the second id of an encoder-decoder's decoder, its first new token
+    suppressed_first: tuple[int, ...] = ()  # ids excluded as the first new token; if that is forced, as the second
+    forced_first: int | None = None  # the first new token if the decoder has one id, such as the start token
     forced_last: tuple[int, ...] = ()  # alternatives for the last token of a text that reaches its limit
     min_length: int = 0
     min_new_tokens: int = 0
     max_length: int | None = None
 
     def limit(self, length: int, limit: int) -> int:
-        """Return the largest number of new tokens after a text of `length` ids, at least 1. `limit`: the number that settings and context
+        """Return the largest number of new tokens, at least 1, after a text of `length` ids. `limit`: the number that settings and context
         allow.
         """
         return limit if self.max_length is None else max(1, min(limit, self.max_length - length))

@@ -28,9 +28,9 @@ from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.output_sections import GenerationSection
 
 AT_ONCE = 32  # rows in a batch; GPT-2 124M in bf16 on two cores decodes 385 tokens/s with 8 rows, 574 with 16, 681 with 32, 774 with 64
-_MOST_TOKENS = 16_384  # limit of the cache: tokens of all running rows, padding included; a single row may have more
+_MOST_TOKENS = 16_384  # the most tokens in the cache, of all running rows, with padding; a single row may have more
 _TOKENS_READ = (
-    512  # limit of the prompts' tokens, with padding, in one forward pass; a single prompt may have more; larger passes are no faster
+    512  # the most tokens of prompts, with padding, in one forward pass; a single prompt may have more; larger passes are no faster
 )
 
 Finish = Literal["stop", "length", "interrupted"]
@@ -195,7 +195,7 @@ class _Waiting:
 def _begin(
     model: Transformer, rows: Sequence[_Row], should_stop: Callable[[], bool] | None, room: int = 0
 ) -> tuple[GenerationBatch, Tensor]:
-    """Read the prompts of rows; return their batch, with space for `room` new tokens, and the logits (B, V) after them."""
+    """Return a batch of `rows` whose prompts the model has read, with space for `room` new tokens, and the logits (B, V) after them."""
     batch = GenerationBatch.begin(model, [row.text for row in rows], None if model.encoder is None else [row.prompt for row in rows], room)
     with interruptible(model, should_stop):  # later steps compute one token a row, so a check before each step suffices
         return batch, batch.next_logits()
@@ -231,7 +231,7 @@ def _decode(model: Transformer, waiting: _Waiting, options: _Options) -> None:
 
 
 def _extend(batch: GenerationBatch, logits: Tensor, rows: Sequence[_Row], options: _Options) -> None:
-    """Choose the next token of each row of a batch from the logits (B, V), and append it."""
+    """Choose the next token of each row from its `logits` (B, V), and append it to the row and to the batch."""
     logits = without_repetition(logits, (row.text + row.ids for row in rows), options.settings)
     logits = options.constraints.apply(logits, (UnfinishedText(row.text, row.ids, row.limit) for row in rows), options.eos_ids)
     if options.settings.temperature == 0:
@@ -271,4 +271,4 @@ def _search(model: Transformer, waiting: _Waiting, options: _Options) -> None:
             for token in one.best:
                 _accept(row, token, (), options.on_token)
             if one.done and not row.done:
-                row.end(one.completed[0].ending if one.completed else "stop")  # "stop" without a text: every next token was excluded
+                row.end(one.completed[0].ending if one.completed else "stop")  # no complete text: all next tokens were excluded

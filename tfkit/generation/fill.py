@@ -63,7 +63,7 @@ def fill(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], *, top:
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str], mask: str, mask_id: int) -> list[list[int]]:
-    """Return the ids of each text. If the tokenizer reads masks as plain text, the parts between them are encoded separately."""
+    """Return the ids of each text. If the tokenizer reads masks as plain text, encode the parts between them on their own."""
     rows = tokenizer.encode_texts(texts)
     for i, text in enumerate(texts):
         if rows[i].count(mask_id) != text.count(mask):

@@ -29,8 +29,8 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def interruptible(model: nn.Module, should_stop: Callable[[], bool] | None) -> Iterator[None]:
-    """Let forward passes within the with block raise Interrupted, before their next module, once `should_stop()` is true. None: forward
-    passes are never interrupted.
+    """Let forward passes within the with block raise Interrupted, before their next module, once `should_stop()` is true. `should_stop`
+    None: forward passes are never interrupted.
     """
 
     def check(module: nn.Module, arguments: Any) -> None:

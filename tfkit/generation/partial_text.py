@@ -79,8 +79,8 @@ class TextStream:
 
 
 def context_of(decode: Decode, ids: Sequence[int]) -> list[int]:
-    """Return a suffix of the ids, after which further ids are decoded to the same text as after all ids. The suffix has text, and begins
-    with a whole character.
+    """Return a suffix of `ids` that is enough context: ids that follow are decoded to the same text as after all of `ids`. The suffix has
+    text, and begins with a whole character.
     """
     length = _CONTEXT
     while length < len(ids):
@@ -93,7 +93,7 @@ def context_of(decode: Decode, ids: Sequence[int]) -> list[int]:
 
 
 def text_after(decode: Decode, context: Sequence[int], ids: Sequence[int]) -> str:
-    """Return the text of a continuation. `context`: `context_of` its prompt. An incomplete character becomes replacement characters."""
+    """Return the text of `ids` after `context` (see `context_of`). An incomplete character becomes one or more replacement characters."""
     before = _text_of(decode, context)
     return _decode_after(decode, context, before, ids)[len(before) :]
 

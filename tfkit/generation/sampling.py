@@ -19,7 +19,7 @@ def penalize_repetition(scores: Tensor, texts: Sequence[Sequence[int]], penalty:
     """Multiply the score of each token that occurs in its row's text by the penalty if the score is negative, else divide it by the
     penalty. `scores`: (B, V).
 
-    The penalty of CTRL (Keskar et al. 2019, arXiv 1909.05858), for negative scores that of transformers' RepetitionPenaltyLogitsProcessor.
+    For positive scores, as in CTRL (Keskar et al. 2019, arXiv 1909.05858); for all, as in transformers' RepetitionPenaltyLogitsProcessor.
     """
     scores = scores.clone()
     for row, text in zip(scores, texts, strict=True):

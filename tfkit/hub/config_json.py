@@ -31,14 +31,14 @@ _GENERATION_KEYS = (  # transformers reads these settings from config.json if th
     *("bad_words_ids", "num_return_sequences", "forced_bos_token_id", "exponential_decay_length_penalty", "suppress_tokens"),
     *("begin_suppress_tokens", "forced_eos_token_id"),
 )
-TRAINING_ONLY_FIELDS = {"init", "dropout", "routing"}  # they affect only the training, not a trained model, and are saved in tfkit.json
+TRAINING_ONLY_FIELDS = {"init", "dropout", "routing"}  # fields that affect training, not a trained model; they are saved in tfkit.json
 _MAX_PROBLEMS = 20  # the most problems that an error message lists
-LIMIT = 4 * MIB  # the maximum size of config.json: a thousand times the usual size
+LIMIT = 4 * MIB  # the maximum size of config.json in bytes, a thousand times the usual one
 
 
 def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, ModelConfig]:
-    """Return the family and the ModelConfig of the model that config.json and tfkit.json describe; without a family (None), the model_type
-    is "tfkit". `hf`: the content of config.json. Raise ModelError for a model that is not implemented, and for missing or invalid fields.
+    """Return the family and the ModelConfig of the model that config.json and tfkit.json describe; the family is None for the model_type
+    "tfkit". `hf`: the content of config.json. Raise ModelError for a model_type that is not implemented, and for invalid or missing fields.
     """
     path = folder / "config.json"
     kind = hf.get("model_type")
@@ -70,7 +70,7 @@ def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, Mod
 
 def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the content of generation_config.json; without that file, the generation settings of config.json (`hf`), where older versions
-    of transformers saved them. No model needs the file, so one that cannot be read counts as empty.
+    of transformers saved them. The file is optional, so it counts as empty if it cannot be read.
     """
     try:
         path = find_named(folder, "generation_config.json")
@@ -80,7 +80,7 @@ def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def family_of(config: ModelConfig, prefer: str | None = None) -> Family | None:
-    """Return a family whose Hugging Face config expresses this config completely, if possible the one named `prefer`; None if none does."""
+    """Return a family whose Hugging Face config expresses this config completely, if possible the one named `prefer`; else None."""
     families = sorted(FAMILIES.values(), key=lambda family: family.name != prefer)
     return next((family for family in families if _expresses(family, config)), None)
 
@@ -90,14 +90,14 @@ def _expresses(family: Family, config: ModelConfig) -> bool:
         return False
     try:
         restored = ModelConfig.model_validate(family.from_hf(normalize_keys(to_config_json(family, config), family)))
-    except ValueError:  # a value is invalid in the family, such as a width
+    except ValueError:  # the family does not allow one of the values, such as a width
         return False
     return computation(restored) == computation(config)
 
 
 def computation(config: ModelConfig) -> dict[str, Any]:
-    """Return all fields that determine a model's output: equal for models that compute the same. Windows, rotations and experts are listed
-    for each layer, since different configs can describe the same layers.
+    """Return the fields of a config that determine the model's output: they are equal for two configs of the same computation. Windows,
+    rotations and experts are listed layer by layer, since different configs can describe the same layers.
     """
     layers = range(max(config.encoder_layers, config.decoder_layers))
     windows, rotations, has_experts = ([of(layer) for layer in layers] for of in (config.window, config.rotation, config.has_experts))
@@ -115,7 +115,7 @@ def to_config_json(family: Family, config: ModelConfig, labels: Sequence[str] = 
     """Return the config.json for the family's Hugging Face class. Raise UnsupportedError if that class cannot express the model."""
     body = {"architectures": [family.architecture(config)], "model_type": family.model_type, **family.to_hf(config)}
     if not isinstance(config.head, LanguageModelHeadConfig | MaskedLanguageModelHeadConfig):
-        body.pop("tie_word_embeddings", None)  # there is no output matrix to tie; the class's default applies if a head is added later
+        body.pop("tie_word_embeddings", None)  # no output matrix can be tied; if a head is added later, the class's default applies
     return body | label_fields(config.head, labels)
 
 
@@ -129,7 +129,7 @@ def label_fields(head: HeadConfig, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def read_labels(hf: Mapping[str, Any], head: HeadConfig) -> tuple[str, ...]:
-    """Return the names of the head's classes or tags. They are LABEL_0, LABEL_1 ..., as in Hugging Face, unless config.json names all."""
+    """Return the names of the head's classes or tags: those in config.json if it names all, else Hugging Face's LABEL_0, LABEL_1 ..."""
     count = head.count if isinstance(head, ClassesHeadConfig | TagsHeadConfig) else 0
     known = hf.get("id2label")
     names = [known.get(str(number)) for number in range(count)] if isinstance(known, dict) and len(known) == count else []
@@ -144,7 +144,7 @@ def are_unnamed(labels: Sequence[str]) -> bool:
 
 
 def read_problem_type(hf: Mapping[str, Any]) -> str | None:
-    """Return config.json's `problem_type`: whether a label is a number, one class, or a set of classes. None for any other value."""
+    """Return config.json's `problem_type`: whether a label is a number, one class or a set of classes; None if missing or unknown."""
     stated = hf.get("problem_type")
     return stated if stated in ("regression", "single_label_classification", "multi_label_classification") else None
 
@@ -154,7 +154,7 @@ def _default_names(count: int) -> tuple[str, ...]:
 
 
 def _count(head: HeadConfig) -> int:
-    """Return the number of the head's labels; as in Hugging Face, the score of a choice counts as one."""
+    """Return the number of the head's classes or tags; as in Hugging Face, 1 for a head that scores choices, and 0 for other heads."""
     if isinstance(head, ClassesHeadConfig | TagsHeadConfig):
         return head.count
     return int(isinstance(head, LanguageModelHeadConfig) and head.choices)
@@ -176,6 +176,6 @@ def _validated(values: Any, path: Path) -> ModelConfig:
 
 
 def _describe(error: ValidationError, prefix: str = "") -> str:
-    """Return the problems of a config as text, each after the name of its field; a problem of several fields has none."""
+    """Return the problems of a config as text, each after the name of its field; a problem of several fields is without a name."""
     problems = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()[:_MAX_PROBLEMS]]
     return "; ".join(f"{prefix}{field}: {text}" if field else text for field, text in problems)

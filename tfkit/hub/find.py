@@ -1,5 +1,5 @@
 """Finding the model folder of a path, which may be a checkpoint, a run folder, a Hugging Face model folder or a repository of the Hub. Also
-the hash and the run id that identify a model.
+the hash of a model, and the id of the run that trained it.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from tfkit.run.verified import find_named, verified
 
 ADAPTER = "adapter_config.json"  # a file in the folder of an adapter, in the format of the peft library
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_known: dict[tuple[tuple[str, Identity], ...], str] = {}  # the results of `content_hash`, by the names and identities of the files
+_known: dict[tuple[tuple[str, Identity], ...], str] = {}  # results of `content_hash`, by names and identities (inode, size, times) of files
 
 
 def find_checkpoint(path: str | Path) -> Path:
     """Return the model folder of a path: the path itself, a run folder's best or else newest checkpoint, or the downloaded repository for
-    `hub:org/name@revision`. For a recipe with stages, the run is the last stage; for a sweep, the best trial. The path may begin with ~,
-    the home folder. Raise ModelError if there is no model folder.
+    `hub:org/name@revision`. In the folder of a recipe with stages, the run is the last stage; in that of a sweep, the best trial. The path
+    may begin with ~, the home folder. Raise ModelError if there is no model folder.
     """
     if str(path).startswith("hub:"):
         return _download(str(path)[4:])
@@ -117,7 +117,7 @@ def _last_stage(folder: Path, stages: dict[str, Path]) -> Path:
 
 
 def _describe_state(folder: Path) -> str:
-    """Return the state of a run from its run.json, as the predicate of a sentence."""
+    """Return the state of a run from its run.json, as the predicate of a sentence, such as "was stopped"."""
     try:
         run = read_run_json(folder)
     except (OSError, ValueError):
@@ -127,9 +127,9 @@ def _describe_state(folder: Path) -> str:
 
 
 def _download(name: str) -> Path:
-    """Download a Hub repository: configuration, safetensors, tokenizer and card only, never code or pickles.
+    """Return the folder of a Hub repository, after a download of its configuration, safetensors, tokenizer and card: no code, no pickles.
 
-    With TFKIT_OFFLINE=1 or HF_HUB_OFFLINE=1, only a repository that was downloaded before is returned.
+    With TFKIT_OFFLINE=1 or HF_HUB_OFFLINE=1, only a repository that was downloaded before can be used.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.file_download import repo_folder_name
@@ -150,7 +150,7 @@ def _download(name: str) -> Path:
 
 def content_hash(folder: Path) -> str:
     """Return one SHA-256 over config.json, adapter_config.json (of an adapter) and the safetensors files, sorted by name. It identifies the
-    model in lineages, and shows whether the model has changed. Raise ModelError for files that differ from the folder's manifest.
+    model in the tfkit.json of models trained from it. Raise ModelError if a file differs from the folder's manifest.json.
     """
     names = ["config.json", ADAPTER, *sorted(path.name for path in folder.glob("*.safetensors"))]
     paths = [path for name in names if (path := find_named(folder, name)) is not None]

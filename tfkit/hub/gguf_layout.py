@@ -1,9 +1,9 @@
 """A model in the layout of GGUF, the file format of llama.cpp: the fields that describe the model, and its tensors under GGUF's names.
 
-The `gguf` package maps Hugging Face's names to GGUF's. Three things differ from Hugging Face's layout. GGUF stores the norm weights of
-Gemma plus 1. It interleaves the rows of q_proj and k_proj for Llama and SmolLM3, since llama.cpp rotates neighbouring rows together,
-whereas Hugging Face rotates rows that are half a head apart. It stacks the matrices of experts: for each layer, the gate matrices of all
-experts are one tensor, and so are the up and the down matrices.
+The `gguf` package maps Hugging Face's names to GGUF's. Three things differ from Hugging Face's layout. GGUF adds 1 to the norm
+weights of Gemma. It interleaves the rows of q_proj and k_proj for Llama and SmolLM3, since llama.cpp's rotary position embedding pairs
+neighbouring rows, but Hugging Face's pairs rows that are half a head apart. It stacks the matrices of experts: in each layer, the gate
+matrices of all experts are one tensor, the up matrices another, and the down matrices a third.
 """
 
 import re
@@ -32,18 +32,18 @@ _ROTATES_NEIGHBOURS = ("llama", "smollm3")
 _TANH = ("gpt2", "gemma", "gemma2", "gemma3")  # architectures with the tanh form of GELU; the others have SiLU
 _OPTIONAL_BIASES = ("llama", "gpt2", "qwen2")  # llama.cpp reads the biases of these architectures, if there are any, and of no others
 _NOT_NORMALIZED = ("olmoe",)  # architectures in which llama.cpp does not divide the probabilities of the chosen experts by their sum
-_WINDOWS = {"gemma2": 2, "gemma3": 6}  # n: every n-th layer has no window
+_WINDOWS = {"gemma2": 2, "gemma3": 6}  # n by architecture: every n-th layer has no sliding window, the others have one
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _THETA_GEMMA3 = 1e4  # the rotary theta that llama.cpp uses in layers with a window
-_FACTORS = "rope_freqs.weight"  # llama.cpp divides the rotary frequencies by these factors
-_LAYERS_27B = {"gemma2": 46, "gemma3": 62}  # by this number of layers, llama.cpp recognizes the 27B models, and scales scores differently
+_FACTORS = "rope_freqs.weight"  # a tensor with factors, by which llama.cpp divides the rotary frequencies
+_LAYERS_27B = {"gemma2": 46, "gemma3": 62}  # a model of this many layers is the 27B one to llama.cpp, which scales its scores differently
 
 
 @dataclass(frozen=True)
 class GgufLayout:
     """The GGUF layout of a model of a family."""
 
-    family: Family  # with rules that transpose no matrix
+    family: Family  # the model's family, with rules changed so that they transpose no matrix
     config: ModelConfig
     architecture: str
 
@@ -82,7 +82,7 @@ class GgufLayout:
             writer.add_sliding_window(config.window(0) or config.context_length)
 
     def tensors(self, ours: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Yield the tensors `ours`, which have tfkit's names, under GGUF's names. Each is read only when it is yielded."""
+        """Convert the tensors `ours`, under tfkit's names, to GGUF's names and layout. Each is read only when it is yielded."""
         for name, parts in groupby(to_foreign(ours, self.family, self.config), lambda pair: self._name(pair[0])):
             tensors = [self._permute_rows(theirs, tensor.float(), 2) + self._offset(theirs) for theirs, tensor in parts]
             yield name, torch.stack(tensors) if name.endswith("_exps.weight") else tensors[0]
@@ -104,7 +104,7 @@ class GgufLayout:
         return from_foreign(foreign, self.family, self.config)
 
     def _name(self, theirs: str) -> str:
-        """Return the GGUF name of a tensor. The corresponding matrices of all experts of a layer share a name."""
+        """Return the GGUF name of a tensor. All gate matrices of a layer's experts share a name, and so do all up and all down matrices."""
         base, _, part = _EXPERT.sub(".experts.", theirs).rpartition(".")
         return f"{self._names.get_name(base)}.{part}"
 
@@ -116,8 +116,8 @@ class GgufLayout:
         return gguf.get_tensor_name_map(kind, self.config.decoder_layers)
 
     def _permute_rows(self, theirs: str, tensor: Tensor, parts: int) -> Tensor:
-        """Interleave the rows of `parts` equal parts of each head, in q_proj and k_proj only. With 2 parts, the two halves of a head are
-        interleaved; with head_dim / 2 parts, interleaved halves are separated again.
+        """Divide the rows of each head into `parts` equal parts, and interleave the parts; only q_proj and k_proj change. With 2 parts, the
+        two halves of a head are interleaved; with head_dim / 2 parts, interleaved halves are separated again.
         """
         if self.architecture not in _ROTATES_NEIGHBOURS or not theirs.rpartition(".")[0].endswith(("q_proj", "k_proj")):
             return tensor
@@ -137,7 +137,7 @@ def gguf_layout(config: ModelConfig, family: str) -> GgufLayout:
         raise ModelError(f"the model has a head of kind {config.head.kind}, but llama.cpp needs the head of a language model")
     if problem := _difference(config, architecture):
         raise ModelError(f"llama.cpp computes this model differently: {problem}")
-    rules = tuple(replace(rule, transposed=False) for rule in FAMILIES[family].rules)  # matrices of GGUF are (out, in), like ours
+    rules = tuple(replace(rule, transposed=False) for rule in FAMILIES[family].rules)  # matrices of GGUF are (out, in), like tfkit's
     return GgufLayout(replace(FAMILIES[family], rules=rules), config, architecture)
 
 
@@ -159,20 +159,20 @@ def _difference(config: ModelConfig, architecture: str) -> str | None:
     if abs(own_scale - scale) > 1e-6:
         return f"its attention scores have the scale {own_scale:g}, whereas llama.cpp uses {scale:g}"
     for part, cap in (("attention scores", config.attention.softcap), ("logits", getattr(config.head, "softcap", None))):
-        if (cap is None) == (architecture == "gemma2"):  # llama.cpp divides the scores of Gemma 2 by the cap, even if that is 0
+        if (cap is None) == (architecture == "gemma2"):  # llama.cpp always caps in Gemma 2, never in others
             return f"its {part} have {'no' if cap is None else 'a'} soft cap"
     return _difference_of_layers(config, architecture)
 
 
 def _difference_of_layers(config: ModelConfig, architecture: str) -> str | None:
-    """Return the first difference in the layers' windows and rotary positions from llama.cpp's, as a clause; None if there is none."""
+    """Return the first difference from llama.cpp in the layers' windows or rotary positions, as a clause; None if there is none."""
     layers = range(config.decoder_layers)
     windows = [config.window(layer) for layer in layers]
     used = [window if window is not None and window < config.context_length else None for window in windows]
     if architecture in _WINDOWS:
         period = _WINDOWS[architecture]
         regular = [None if (layer + 1) % period == 0 else windows[0] for layer in layers]
-        # Gemma 3's layers without a window also have another theta, so windows matter even if they are as long as the context.
+        # In Gemma 3, layers with and without a window differ in theta, so windows matter even if they are as long as the context.
         if (any(used) or architecture == "gemma3") and (windows != regular or windows[0] is None):
             return f"its windows differ: llama.cpp gives all layers the same window, except every {period}th layer, which has none"
     elif any(used):

@@ -9,11 +9,11 @@ _POSITIONS = {"embedding.positions.weight", "embedding.decoder.positions.weight"
 
 
 def with_more_entries(model: Transformer, vocab_size: int, seed: int) -> Transformer:
-    """Return the same model with a vocabulary of `vocab_size` entries. The vectors of the new entries, which come last, are drawn with
-    `seed`, as in pretraining. GPT's fine-tuning, for example, adds three entries (Radford et al. 2018, section 3.2).
+    """Return the same model with a vocabulary of `vocab_size` entries. The vectors of the new entries, which come last, are drawn at random
+    with `seed`, as in pretraining. GPT's fine-tuning, for example, adds three entries (Radford et al. 2018, section 3.2).
     """
     config, tensors = model.config, model.state_dict()
-    # One layer is enough, since only the tensors in _ROWS are used.
+    # `new`, which gives the added rows, needs only one layer in each stack, since only its tensors in _ROWS are used.
     few = {name: min(1, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}
     new = build(config.model_copy(update={"vocab_size": vocab_size - config.vocab_size, **few}), seed).state_dict()
     tensors |= {name: torch.cat([tensors[name], new[name].to(tensors[name])]) for name in _ROWS if name in tensors}

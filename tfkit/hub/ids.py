@@ -1,5 +1,5 @@
-"""The token ids in the configuration files of a model folder. An id outside the vocabulary has no embedding, so it is an error, or, if it
-is a default of transformers' class, ignored.
+"""The token ids in the configuration files of a model folder. An id outside the vocabulary has no embedding, so it is ignored if it
+is a default of transformers' class, and otherwise an error.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,8 +21,8 @@ _NAMES = (
     *("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id"),
     *("bad_words_ids", "force_words_ids", "suppress_tokens", "begin_suppress_tokens"),
 )
-# By model_type: ids of the released vocabulary, which transformers' class writes into config.json if the author set none. They are ignored
-# if the model's vocabulary is too small for them.
+# By model_type: ids of the released vocabulary, which transformers' class writes into config.json if the author set none. Such an id is
+# ignored if the model's vocabulary is too small for it.
 _CLASS_DEFAULTS = {
     "gpt2": {"bos_token_id": 50256, "eos_token_id": 50256},
     "modernbert": {**dict.fromkeys(("bos_token_id", "cls_token_id"), 50281), **dict.fromkeys(("eos_token_id", "sep_token_id"), 50282)},
@@ -34,7 +34,7 @@ _CLASS_DEFAULTS = {
 
 
 def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, Any]:
-    """Return the ids named SPECIAL_IDS in config.json, completed by those of generation_config.json; several eos ids are a list.
+    """Return the ids under the keys SPECIAL_IDS in config.json, else in generation_config.json. The eos ids are those of both files.
 
     `hf`: the content of config.json. Raise ModelError for an id outside the vocabulary, and for a value in config.json that is not an id.
     """
@@ -55,7 +55,7 @@ def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, 
 
 
 def merge_special_ids(ids: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `ids` with the ids of `generation` (generation_config.json) that `ids` lacks, and with the eos ids of both."""
+    """Return `ids`, with the special ids that only `generation` (from generation_config.json) has, and with the eos ids of both."""
     generation_ids = {name: generation[name] for name in SPECIAL_IDS if _are_ids(name, generation.get(name))}
     ends = [end for source in (ids, generation_ids) for end in stated_ends(source)]
     merged = {_EOS: ends[0] if len({*ends}) == 1 else list(dict.fromkeys(ends))} if ends else {}
@@ -80,7 +80,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
 
 
 def with_model_ids(tokenizer: Tokenizer | None, special_ids: Mapping[str, Any]) -> Tokenizer | None:
-    """Return the tokenizer with these ids of `read_ids`: the decoder's start id, the id that must come next, and the eos ids."""
+    """Return the tokenizer with ids that `read_ids` returns: the decoder's start id, the forced first id of a text, and the eos ids."""
     if tokenizer is None:
         return None
     start = special_ids.get("decoder_start_token_id", tokenizer.decoder_start_id)
@@ -89,7 +89,7 @@ def with_model_ids(tokenizer: Tokenizer | None, special_ids: Mapping[str, Any]) 
 
 
 def _ids(stated: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Yield the key and the value of each token id in the content of a file, also in nested lists."""
+    """Yield the key and the value of each token id in a file's content; the ids may be in nested lists."""
     for name in _NAMES:
         pending = [stated.get(name)]
         while pending:

@@ -48,12 +48,12 @@ class ModelFolder:
     folder: Path
     config: ModelConfig
     codec: Tokenizer | None  # tfkit's wrapper of the tokenizer; None if the folder has no tokenizer
-    family: str  # "tfkit" for a model of no family
-    special_ids: dict[str, Any] = field(default_factory=dict)  # the bos, eos, pad, start and forced ids in the folder's files
+    family: str  # the name of the model's family; "tfkit" if it has none
+    special_ids: dict[str, Any] = field(default_factory=dict)  # the bos, eos, pad, decoder start and forced ids in the folder's files
     labels: tuple[str, ...] = ()  # the names of classes or tags, by index
     problem_type: str | None = None  # config.json's `problem_type`: the type of the labels; None if it states none
     left_out: tuple[str, ...] = ()  # the parts of the folder's model that are not read, such as an image encoder
-    generation: dict[str, Any] = field(default_factory=dict)  # the content of generation_config.json (`read_generation`)
+    generation: dict[str, Any] = field(default_factory=dict)  # the content of generation_config.json (see `read_generation`)
 
     def notes(self) -> list[str]:
         """Return a list of one sentence about the parts of the folder's model that are not read; [] if all are read."""
@@ -74,7 +74,7 @@ class Loaded(ModelFolder):
     """The content of a model folder, with the model in memory."""
 
     model: Transformer
-    new_parameters: tuple[str, ...] = ()  # the parameters of the requested head that the files lack, drawn at random
+    new_parameters: tuple[str, ...] = ()  # the parameters of the head that are drawn at random, since no tensor in the files is for them
 
     @property
     def tokenizer(self) -> Backend | None:
@@ -99,7 +99,7 @@ class Loaded(ModelFolder):
         return read_tfkit_json(self.folder).fields
 
     def save(self, folder: str | Path) -> None:
-        """Write a model folder as training does: float32 weights, configuration, tokenizer, and the lineage of the loaded model.
+        """Write a model folder as training does: float32 weights, configuration, tokenizer, and the loaded model's run id and ancestors.
 
         Raises ModelError for a model whose weights were quantized to 8 bits.
         """
@@ -128,7 +128,7 @@ class Described(ModelFolder):
     """A model folder without its weights."""
 
     objective: str | None = None  # the kind of objective that the model was trained for, from tfkit.json
-    objective_settings: dict[str, Any] = field(default_factory=dict)  # the settings of the objective on which predictions depend
+    objective_settings: dict[str, Any] = field(default_factory=dict)  # those settings of the objective that affect predictions
 
 
 def describe(path: str | Path) -> Described:
@@ -154,8 +154,8 @@ def load(
 
     The model has the head `head`, or else the head that config.json describes. Parameters of `head` that the files lack are drawn with
     `seed`, and `new_parameters` has their names. `other_labels`: the classes differ from those of the file, so all parameters with a row
-    for each class are drawn. `changes`: fields of the config, such as dropout, that replace those of the file. `defer_blocks`: the blocks
-    stay on the meta device, in float32, until the model's `fill_block` reads one of them, and the rest of the model stays on the CPU. Raise
+    for each class are drawn, too. `changes`: fields of the config, such as dropout, that replace those of the file. `defer_blocks`: each
+    block stays on the meta device, in float32, until the model's `fill_block` reads it, and the rest of the model stays on the CPU. Raise
     ModelError if the folder is missing, damaged, unsupported or does not fit its own config, or a file differs from the folder's manifest.
     """
     folder = find_checkpoint(path)
@@ -169,7 +169,7 @@ def load(
         lacking = missing_of_head(weights, family, config) if new_head else frozenset()
         expected = {name: shape for name, shape in expected_shapes(family, config).items() if name not in lacking}
         check_fit(weights, expected, folder)
-        has_names = config.head == opened.own_head and not other_labels  # config.json names only the labels of its own head
+        has_names = config.head == opened.own_head and not other_labels  # config.json names only the labels of the head that it describes
         about = opened.about(hf if has_names else {})
         blocks = LazyBlocks(weights, family, config) if defer_blocks else None
         tensors = read_ours(weights if blocks is None else blocks.others, family, config)
@@ -182,7 +182,7 @@ def load(
 
 @contextmanager
 def open_tensors(path: str | Path) -> Iterator[Mapping[str, Tensor]]:
-    """A context with the weights of a model folder under tfkit's names, each read when it is used. Raise ModelError as `load` does."""
+    """A context with a mapping of tfkit's names to a model folder's weights, each read when looked up. Raise ModelError as `load` does."""
     folder = find_checkpoint(path)
     with verified(folder, weights=True):
         opened = _open(folder, None, {})
@@ -192,7 +192,7 @@ def open_tensors(path: str | Path) -> Iterator[Mapping[str, Tensor]]:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A model folder whose files were checked; its weights have the names that its config requires."""
+    """A model folder whose files were checked; its weights have the full names of its family."""
 
     folder: Path
     hf: dict[str, Any]  # the content of config.json
@@ -253,7 +253,7 @@ def _draw_head(config: ModelConfig, seed: int, known: Tensors) -> Tensors:
 
 
 def _fill(config: ModelConfig, tensors: Tensors, *, around_blocks: bool = False) -> Transformer:
-    """Build the model with copies of `tensors`. `around_blocks`: `tensors` has none of the blocks, which stay on the meta device."""
+    """Build the model with copies of `tensors`. `around_blocks`: `tensors` has none of a block, and the blocks stay on the meta device."""
     model = on_meta(config)
     copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     model.load_state_dict(copies, assign=True, strict=not around_blocks)

@@ -17,7 +17,7 @@ from tfkit.run.tfkit_json import write_tfkit_json
 from tfkit.tokenizer import Tokenizer, save_tokenizer
 
 _PAD = "pad_token_id"
-_STATED = ("bos_token_id", "eos_token_id", _PAD)  # config.json has null for a missing one of these ids, not the class's default
+_STATED = ("bos_token_id", "eos_token_id", _PAD)  # config.json has null for a missing id, so that the class's default does not apply
 
 
 def save_model(
@@ -35,13 +35,13 @@ def save_model(
     generation: Mapping[str, Any] | None = None,
 ) -> Family | None:
     """Write config.json, generation_config.json, model.safetensors (or shards), the tokenizer's files and tfkit.json into a folder. Return
-    the family in whose names and layout the weights are written; None if they are written in tfkit's own.
+    the family in whose names and layout the weights are written; None if the names and the layout are tfkit's own.
 
     `tensors`: the parameters under tfkit's names, each read when it is written (None: the caller writes the weights); `family`: the name of
     the family to use if several can express the model; `special_ids`: the result of `read_ids`, None to take the ids of the tokenizer;
     `end_ids`: the ids that end a text, if they differ from the tokenizer's eos; `labels`: the names of classes or tags; `problem_type`: as
-    in config.json; `facts`: the fields of tfkit.json in addition to `model` and `labels`; `generation`: the generation_config.json of the
-    model from which this one was trained, of which all keys are written.
+    in config.json; `facts`: the fields of tfkit.json in addition to `model` and `labels`; `generation`: the content of
+    generation_config.json of the model from which this one was trained; all its keys are kept.
     """
     expressing = family_of(config, prefer=family)
     ids = dict(special_ids or {}) or _special_ids(tokenizer)
@@ -54,11 +54,11 @@ def save_model(
             ids.setdefault("decoder_start_token_id", start)
     if isinstance(config.head, ClassesHeadConfig) and config.head.pool == "last" and (padding := padding_id(tokenizer)) is not None:
         ids.setdefault(_PAD, padding)  # Hugging Face's classifiers need the pad id to find the last token of a padded text
-    ids = merge_special_ids(ids, generation or {})  # as `read_ids` will merge them
+    ids = merge_special_ids(ids, generation or {})  # as `read_ids` merges config.json and generation_config.json
     own_type = {"architectures": ["Transformer"], "model_type": OWN_TYPE, "config": config.model_dump(mode="json")}
     body = to_config_json(expressing, config, labels) if expressing else {}
     if (ids or tokenizer) and body.get(_PAD) not in (None, ids.get(_PAD)):
-        expressing = None  # RoBERTa's class does not count tokens with `body`'s pad id as positions, so no other pad id would be right
+        expressing = None  # RoBERTa's class computes positions from its pad id, so it fits the model only with the pad id in `body`
     if expressing is None:
         body = own_type | label_fields(config.head, labels)
     _write_json(
@@ -79,7 +79,7 @@ def _generation(stated: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[str, 
     """Return the content of generation_config.json: `ids`, and all other keys of `stated`, the file's earlier content."""
     if not stated:
         return {"_from_model_config": True, **ids}
-    # A forced eos id that is not in `stated` is not added: beside a generation_config.json, transformers ignores the one in config.json.
+    # A forced eos id that only config.json has is not added: transformers ignores it there, since there is a generation_config.json.
     return {**stated, **{name: value for name, value in ids.items() if name != "forced_eos_token_id" or name in stated}}
 
 
@@ -89,7 +89,7 @@ def _special_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
 
 
 def padding_id(tokenizer: Tokenizer | None) -> int | None:
-    """Return the id that pads texts: the pad id, else the eos id unless the tokenizer ends texts with it; None if there is neither."""
+    """Return the id that pads texts: the pad id or, without one, the eos id unless the tokenizer ends each text with it; else None."""
     if tokenizer is None:
         return None
     return tokenizer.eos_id if tokenizer.pad_id is None and tokenizer.eos_id not in tokenizer.suffix else tokenizer.pad_id

@@ -1,5 +1,5 @@
 """The mapping between the names and shapes of tfkit's tensors ("ours") and those of a family's Hugging Face class ("theirs", "foreign"), by
-the rules of the family. Also weights under our names that are read one block or one tensor at a time, to save memory.
+the rules of the family. Also classes that read weights under our names one block or one tensor at a time, to save memory.
 """
 
 import re
@@ -21,9 +21,9 @@ _OUTPUT = "head.output.weight"
 
 
 def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> tuple[dict[str, Weight], ModelConfig]:
-    """Return the tensors that carry information, under the full names of the family, and the config that they fit. This config is untied if
-    the file's output matrix differs from its embedding, and has no pooler if the file has none. Raise ModelError if two different tensors
-    are for one tensor of the model.
+    """Return a file's tensors, without those known to be unused, under the full names of the family; and the config that they fit, which is
+    untied if the output matrix differs from the embedding in the file, and has no pooler if the file has none. Raise ModelError if two
+    different tensors in the file are for one tensor of the model.
     """
     rules = {rule.theirs: rule for rule in _expand(family, config)}
     shapes = parameter_shapes(config)
@@ -59,8 +59,8 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
 
 
 def _experts_apart(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> Iterator[tuple[str, Weight]]:
-    """Yield the weights with their names, one for each matrix of each expert. transformers can save the matrices of all experts of a layer
-    as one tensor, with the rows of gate before those of up; of such a tensor, each matrix is yielded as a weight.
+    """Yield each weight with its name. transformers can save the matrices of all experts of a layer as one tensor, with the rows of gate
+    before those of up: of such a tensor, each matrix of each expert is yielded as a weight of its own.
     """
     rules = {rule.ours[0].rpartition(".{e}.")[2]: rule.theirs for rule in family.rules if "{e}" in rule.theirs}
     count = config.mlp.experts.count if config.mlp.experts is not None else 0
@@ -79,7 +79,7 @@ def _experts_apart(weights: Mapping[str, Weight], family: Family, config: ModelC
 
 
 def other_parts(weights: Iterable[str], family: Family | None) -> tuple[str, ...]:
-    """Return the parts of a folder's model other than the text model, such as an image encoder, to which tensors in `weights` belong."""
+    """Return the names of the parts beside the text model, such as an image encoder, to which tensors in `weights` belong."""
     matches = (re.fullmatch(family.other_parts, name) for name in weights) if family and family.other_parts else ()
     return tuple(dict.fromkeys(match[1] for match in matches if match))
 
@@ -99,7 +99,7 @@ def expected_shapes(family: Family | None, config: ModelConfig) -> Mapping[str, 
 
 
 def rules_of(family: str, config: ModelConfig) -> tuple[Rule, ...]:
-    """Return the rules between our parameters and those of a family's Hugging Face class; for "tfkit", from each name to itself."""
+    """Return the rules that map our parameters to a family's Hugging Face class; for "tfkit", rules that map each name to itself."""
     shapes, known = parameter_shapes(config), FAMILIES.get(family)
     if known is None:
         return tuple(Rule(name, (name,)) for name in shapes)
@@ -110,21 +110,21 @@ def rules_of(family: str, config: ModelConfig) -> tuple[Rule, ...]:
 
 
 def missing_of_head(weights: Mapping[str, Weight], family: Family | None, config: ModelConfig) -> frozenset[str]:
-    """Return the names, as in files, of the head's tensors that `weights` (from `resolve_names`) lack."""
+    """Return the names, as in files, of the head's tensors that are not in `weights` (from `resolve_names`)."""
     names = {rule.theirs: rule.ours for rule in _expand(family, config)} if family else {}
     lacking = expected_shapes(family, config).keys() - weights.keys()
     return frozenset(name for name in lacking if all(ours.startswith("head.") for ours in names.get(name, (name,))))
 
 
 def is_head_incomplete(tensors: Tensors, config: ModelConfig) -> bool:
-    """Return whether `tensors`, with our names, lack a parameter of the model's head, even one for which the family has no name."""
+    """Return whether a parameter of the model's head, even one for which the family has no name, is not in `tensors` (our names)."""
     return any(name.startswith("head.") and name not in tensors for name in parameter_shapes(config))
 
 
 def without_own_head(weights: Mapping[str, Weight], family: Family, config: ModelConfig, own: ModelConfig) -> dict[str, Weight]:
-    """Return the weights without those of the file's head whose names the requested head lacks, or uses for other parameters.
+    """Return the weights without those of the file's head that the requested head lacks, or whose names it has for other parameters.
 
-    For example, BERT's `classifier` may be a head for classes or for tags, and only a head for classes has RoBERTa's `classifier.dense`.
+    For example, RoBERTa has `classifier.dense` only in a head for classes, and BERT's `classifier` may be a head for classes or for tags.
     `config`: with the requested head; `own`: with the file's head.
     """
     wanted, stored = ({rule.theirs: rule.ours for rule in _expand(family, model)} for model in (config, own))
@@ -162,7 +162,7 @@ def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tenso
 
 
 def their_names(family: Family | None, config: ModelConfig) -> dict[str, str]:
-    """Return, by our name of each parameter, the full name of the tensor in a file that contains it."""
+    """Return a dict from our name of each parameter to the full name of the tensor that contains it in a file."""
     if family is None:
         return {name: name for name in parameter_shapes(config)}
     return {ours: rule.theirs for rule in _expand(family, config) for ours in rule.ours}
@@ -202,8 +202,8 @@ def _prefixes(family: Family) -> tuple[str, ...]:
 
 
 def _expand(family: Family, config: ModelConfig) -> Iterator[Rule]:
-    """Yield the rules that apply to this model, one for each layer {i} and expert {e}, with the prefix of the Hugging Face class for the
-    model's head in their names.
+    """Yield the rules that apply to this model, one for each layer {i} and expert {e}. Their names begin with the prefix of the Hugging
+    Face class for the model's head.
     """
     prefix = family.prefixes.get(config.head.kind, family.prefix)
     for rule in family.rules:
@@ -228,7 +228,7 @@ def read_ours(weights: Mapping[str, Weight], family: Family | None, config: Mode
 
 
 class LazyBlocks:
-    """The weights of a model's blocks, of which each call reads one block from the files. `others`: the weights outside the blocks."""
+    """The weights of a model's blocks. Each call reads those of one block from the files. `others`: the weights outside the blocks."""
 
     def __init__(self, weights: Mapping[str, Weight], family: Family | None, config: ModelConfig):
         self._family, self._config = family, config
@@ -240,7 +240,7 @@ class LazyBlocks:
         self.others = {name: weight for name, weight in weights.items() if name not in in_blocks}
 
     def __call__(self, prefix: str, block: nn.Module) -> None:
-        """Load the weights of a block, whose parameters have names that begin with `prefix` in the model."""
+        """Load the weights of `block`, whose parameters' names in the model begin with `prefix`."""
         tensors = read_ours(self._blocks[prefix], self._family, self._config)
         put_weights(block, {name.removeprefix(prefix): tensor.contiguous() for name, tensor in tensors.items()})
 

@@ -16,9 +16,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-SHARD_BYTES = 5 * 10**9  # the largest size of a file's tensors, unless a single tensor is larger
+SHARD_BYTES = 5 * 10**9  # largest size of a file's tensors in bytes; a larger tensor has a file of its own
 _MODEL_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
-_TYPES = {  # in safetensors' order of types; a file begins with the tensors of the last type in this order
+_TYPES = {  # in safetensors' order of types; a file has the tensors of the last of these types first
     torch.bool: "BOOL",
     torch.uint8: "U8",
     torch.float16: "F16",
@@ -58,7 +58,7 @@ class TensorFile:
         self._header = len(text).to_bytes(8, "little") + text
 
     def write_zeros(self) -> None:
-        """Write a file whose tensors are all zeros: a sparse file, which takes no disk space."""
+        """Write a file whose tensors are all zeros: a sparse file, which takes almost no disk space."""
         with self.path.open("wb") as file:
             file.write(self._header)
             file.truncate(len(self._header) + self.end)
@@ -85,7 +85,7 @@ class TensorFile:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors to one file, all in the type `dtype` (None: each in its own)."""
+    """Write tensors to one file, all in the type `dtype` (None: each in its own type)."""
     layout = tensors.layout if isinstance(tensors, LazyTensors) else {name: (t.dtype, t.shape) for name, t in tensors.items()}
     with TensorFile(path, {name: (dtype or own_dtype, shape) for name, (own_dtype, shape) in layout.items()}, metadata) as file:
         for name, tensor in tensors.items():

@@ -1,6 +1,6 @@
 """Reading of a folder's safetensors files: first the headers, which are compared with config.json, and only then the tensors.
 
-Also the mean of several checkpoints of one model, as the Transformer of 2017 was evaluated (arXiv 1706.03762, section 6.1).
+Also the mean of the weights of several checkpoints, with which the 2017 Transformer was evaluated (arXiv 1706.03762, section 6.1).
 """
 
 import math
@@ -29,26 +29,26 @@ _MAX_LINES = 20  # the maximum number of lines in a message for one kind of diff
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor in a file, or a part of one."""
+    """A tensor in a file, or a part of such a tensor."""
 
     path: Path
-    name: str  # in the file
-    stored: Stored  # the dtype, the shape, and the byte range of the whole tensor
-    part: tuple[int, slice] | None = None  # in a tensor that is a stack of matrices: the index of the matrix, and its rows
+    name: str  # its name in the file
+    stored: Stored  # the dtype and the shape (that of the part, if it is one), and the byte range of the whole tensor
+    part: tuple[int, slice] | None = None  # if the tensor is a stack of matrices: the index of a matrix, and a range of its rows
 
 
 def find_weights(folder: Path) -> dict[str, Weight]:
-    """Return all tensors of model.safetensors, or else of the shards in its index, by name. Only headers are read.
+    """Return all tensors of model.safetensors or, without that file, of the shards in the index, by name. Only headers are read.
 
     Raise ModelError for a file that is missing, outside the folder or not safetensors, and for an index that contradicts its shards.
     """
     whole, index = find_named(folder, _WHOLE), find_named(folder, _INDEX)
-    if whole is not None:  # if both exist, transformers also takes the whole file
+    if whole is not None:  # if there is an index, too, the whole file is read, as in transformers
         return {name: Weight(whole, name, stored) for name, stored in read_header(whole).items()}
     if index is not None:
         return _find_shards(folder, index)
     unread = [path for path in folder.iterdir() if unread_format(path)]
-    unread.sort(key=lambda path: ("model" not in path.name, path))  # last: optimizer.pt of a transformers checkpoint, which has no weights
+    unread.sort(key=lambda path: ("model" not in path.name, path))  # model files first, optimizer.pt of transformers later
     raise ModelError(unread_format(unread[0]) if unread else f"{folder / _WHOLE}: there is no such file; copy the folder again")
 
 

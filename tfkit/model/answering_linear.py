@@ -1,4 +1,4 @@
-"""Linear layers for inference on a CPU, where decoding a token takes as long as reading all weights once. The layers cannot be trained."""
+"""Linear layers with packed or 8-bit weights, for inference alone on a CPU, where decoding is about as fast as the weights are read."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,8 +18,8 @@ _LARGEST = 127  # the largest absolute value of an 8-bit weight
 _ZERO = 128  # the unsigned 8-bit integer that represents 0 in oneDNN's inputs
 _LARGEST_16 = 127 * 257  # the largest 256 h + l with 8-bit integers h and l
 _TINY = 1e-20  # the smallest scale of a row, so that a row of zeros can be divided by its scale
-_FEW_ROWS, _STRIDE = 4, 16  # torch's 8-bit kernel is fast up to _FEW_ROWS rows, and reads _STRIDE columns at a time, even past a row's end
-_SMALL = 2**22  # for a matrix with fewer weights, preparing the inputs takes longer than oneDNN's faster product saves
+_FEW_ROWS, _STRIDE = 4, 16  # torch's 8-bit kernel is fast for up to 4 rows; it reads 16 columns at a time, even past the end of a row
+_SMALL = 2**22  # for a matrix with fewer weights, oneDNN's faster product saves less time than preparing its inputs takes
 
 
 class PackedLinear(nn.Module):
@@ -37,11 +37,11 @@ class PackedLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """x W^T + b, where row i of W is integers of 8 bits times `scales[i]`.
+    """x W^T + b, where row i of W is stored as integers of 8 bits, which are multiplied by `scales[i]`.
 
-    Each row of x becomes s (256 h + l) with a scale s and integers h and l from -128 to 127, the bytes of a 16-bit integer. oneDNN
+    Each row of x is rounded to s (256 h + l), with a scale s and, per element, integers h and l from -128 to 127 (16 bits). oneDNN
     multiplies h and l by the weights in one product: the weights are read once, sums are exact, and x keeps 16 bits. A small matrix is also
-    kept in a second layout, for a kernel that converts each integer to bf16 and multiplies up to four rows of x.
+    kept in a second layout, for calls with at most four rows of x: torch's kernel for these converts each integer to bf16.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
@@ -51,11 +51,11 @@ class Int8Linear(nn.Module):
         integers = (weight / scales[:, None]).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
         self.packed = torch.ops.onednn.qlinear_prepack(integers, [2, weight.shape[1]])
         is_small = weight.numel() < _SMALL and not weight.shape[1] % _STRIDE
-        # These tensors are not buffers, which take longer to look up, because a model for inference alone is neither moved nor saved.
+        # Plain tensors, since buffers take longer to look up, and a model for inference alone is neither moved nor saved.
         self.integers = integers if is_small else None  # (out, in)
-        self.scales, self.scales_16 = scales, scales.bfloat16()  # (out,): the same numbers
-        self.zeros = torch.zeros(len(scales), dtype=torch.int32)  # the integers that represent 0
-        self.offset = torch.tensor(257 * _ZERO + 0.5)  # shifts both bytes by _ZERO, and makes truncation round
+        self.scales, self.scales_16 = scales, scales.bfloat16()  # (out,): the same numbers in two types
+        self.zeros = torch.zeros(len(scales), dtype=torch.int32)  # the zero points of the weights
+        self.offset = torch.tensor(257 * _ZERO + 0.5)  # shifts both bytes by _ZERO, and makes truncation round to the nearest integer
         self.bias = None if bias is None else bias.detach().float()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class Int8Linear(nn.Module):
         count, columns = rows.shape
         scale = torch.linalg.vector_norm(rows, float("inf"), dim=1, keepdim=True).clamp_(min=_TINY).mul_(1 / _LARGEST_16)  # (N, 1)
         integers = torch.addcdiv(self.offset, rows, scale).to(torch.int32)
-        bytes_ = integers.view(torch.uint8).as_strided((2, count, columns), (1, 4 * columns, 4)).reshape(-1, columns)  # (2 N, in): l, h
+        bytes_ = integers.view(torch.uint8).as_strided((2, count, columns), (1, 4 * columns, 4)).reshape(-1, columns)  # (2 N, in): l then h
         given: tuple[Any, ...] = (self.packed, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], "")
         low, high = torch.ops.onednn.qlinear_pointwise(bytes_, 1.0, _ZERO, *given).split(count)  # (N, out) each
         product = torch.add(low, high, alpha=256)
@@ -78,7 +78,7 @@ class Int8Linear(nn.Module):
 
 
 def can_pack(device: torch.device, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether PyTorch has oneDNN for this device, and oneDNN has products of weights of type `dtype`: bf16 needs a newer processor."""
+    """Whether PyTorch has oneDNN for this device, and oneDNN can multiply weights of type `dtype`: for bf16, not on every processor."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -93,7 +93,7 @@ def has_int8(device: torch.device) -> bool:
 def pack(model: Transformer) -> None:
     """Convert the weights of every linear layer but routers, and the output matrix of a language model, to oneDNN's layout, for inference.
 
-    A tied embedding keeps its table as it is, because only the rows of a text's tokens are read.
+    The table of a tied embedding stays beside its converted copy, because the embedding reads single rows of it.
     """
     _replace(model, PackedLinear)
 

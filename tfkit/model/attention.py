@@ -19,8 +19,8 @@ from tfkit.model.rotary_position import Rotation, rotate
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-# On a CPU, torch's bf16 kernel calls a library for each small block of its backward pass. With at most this many keys, float32 is used:
-# it is more exact than query_blocks.py in bf16, and takes 0.9 times as long with 32 keys, 1.3 times with 64 and 128 (two cores of a Zen 4).
+# On a CPU, torch's bf16 kernel has a slow backward pass. With at most this many keys, torch's float32 kernel replaces it: it is more exact
+# than query_blocks.py in bf16, and takes 0.9 times as long as that with 32 keys, 1.3 times with 64 and 128 (two cores of a Zen 4).
 _MAX_FLOAT32_KEYS = 64
 
 
@@ -41,8 +41,8 @@ class AttentionContext:
         encoder_padding: Tensor | None,
         use_blocks: Callable[[Mask], bool],
     ):
-        """`masks`: one for each distinct window. `rotations`: by the names that `ModelConfig.rotation` returns. `bias`: a tensor
-        (1, H, T, S), or the output of DistanceVectors, from which each layer computes a bias of its own. `encoder_output`
+        """`masks`: one for each distinct window. `rotations`: cosines and sines by name (global, local). `bias`: of the
+        scores, (1, H, T, S); or the output of DistanceVectors, from which each layer computes its own bias. `encoder_output`
         (B, S, D); `encoder_padding` (B, S): True = real token; None: all are real. `use_blocks`: returns whether block_attention.py
         computes the attention under a mask.
         """
@@ -52,7 +52,7 @@ class AttentionContext:
 
 
 def kernel_mask(mask: Mask) -> tuple[Tensor | None, bool]:
-    """Return the arguments `mask` and `causal` of `attend` for a mask."""
+    """Return the arguments `mask` and `causal` with which `attend` applies a mask."""
     return (mask.dense(), mask.causal and not mask.positions.offset) if mask.pattern == "other" else (None, mask.pattern == "causal")
 
 
@@ -68,7 +68,7 @@ def supports_blocks(mask: Mask, device: str, dtype: torch.dtype, dropout: float,
 
 
 class Operands(NamedTuple):
-    """Queries, keys and values of one attention, its mask and bias. `prompt`: further keys and values, which several rows share."""
+    """Queries, keys and values of an attention layer, its mask and bias. `prompt`: keys and values before these, shared by several rows."""
 
     queries: Tensor  # (B, H, T, E)
     keys: Tensor  # (B, K, S, E)
@@ -82,7 +82,7 @@ class Operands(NamedTuple):
 class Attention(nn.Module):
     """softmax(scale q k^T + bias) v, where each query head uses the key and value head of its group.
 
-    `cross`: keys and values are computed from the encoder's output, without positions or a causal mask; with a cache, only once.
+    If `cross`, keys and values come from the encoder's output, without positions or a causal mask; with a cache, they are computed once.
     """
 
     def __init__(self, config: ModelConfig, layer: int, cross: bool = False):
@@ -109,7 +109,7 @@ class Attention(nn.Module):
         """(B, T, D) -> (B, T, D)."""
         queries, keys, values, mask, causal, bias, prompt = self._operands(x, context)
         dropout = self.dropout if self.training else 0.0
-        queries = queries.to(keys.dtype)  # a cache may have another type than the weights
+        queries = queries.to(keys.dtype)  # the keys of a cache may have another type than the weights
         if not (mask is None or isinstance(mask, Tensor)):
             heads = attend_blocks(queries, keys, values, mask, self.scale)
         elif prompt is None:
@@ -121,7 +121,7 @@ class Attention(nn.Module):
     def weights(self, x: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor]:
         """Return the weight of each key for each query, and whether the query sees the key: both (B, H, T, S). `context` has no cache.
 
-        The weights are the result of `attend` if the value of key s is the unit vector s.
+        They are computed as the result of `attend` with the unit vector s as the value of each key s.
         """
         queries, keys, _, mask, causal, bias, prompt = self._operands(x, context)
         assert prompt is None
@@ -154,10 +154,10 @@ class Attention(nn.Module):
         return Operands(queries, keys, values, mask, causal, bias, prompt)
 
     def _scores_of_distances(self, queries: Tensor, keys: Tensor, vectors: Tensor, numbers: Tensor) -> Tensor:
-        """Return the sum of the scores of queries with distances and of distances with keys (DeBERTa, arXiv 2006.03654, equation 4).
+        """Return what distances add to the scores: query times distance plus distance times key, scaled (arXiv 2006.03654, equation 4).
 
-        Queries and keys (B, H, T, E) -> (B, H, T, T). `vectors` (2 R, D): those of the distances, projected as the hidden states of tokens
-        are; `numbers` (T, T): the index of the vector of each pair of query and key.
+        Queries and keys (B, H, T, E) -> (B, H, T, T). `vectors` (2 R, D): one for each bucket of distances, projected like the hidden
+        states; `numbers` (T, T): for each query and key, the index of the vector of their distance.
         """
         table = vectors[None]
         both = (self.q_proj(table), self.k_proj(table)) if self.qkv is None else self.qkv(table).split(self.widths, dim=-1)[:2]
@@ -194,8 +194,8 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Queries (B, H, T, E), keys and values (B, K, S, E) -> (B, H, T, E): by query_blocks.py when training in bf16 on a CPU, uncompiled,
-    with many keys and no dropout; else by `_attend_capped` if there is a soft cap, and by torch's kernel if not.
+    """Attend: queries (B, H, T, E), keys and values (B, K, S, E) -> (B, H, T, E). In uncompiled bf16 training on a CPU, with many keys
+    and no dropout, query_blocks.py computes this; else `_attend_capped` if there is a soft cap, and torch's kernel if not.
 
     `mask`: True where a query sees a key; None: every query sees every key or, if `causal`, query t sees the keys 0 to t. With a mask,
     `causal` only states that the mask itself hides later keys. `dropout`: a probability. `scale` None: 1 / sqrt(E).
@@ -214,7 +214,7 @@ def attend(
     if bias is not None:
         visible = _visible(mask, causal, queries, keys)
         mask = bias.to(queries.dtype) if visible is None else torch.where(visible, bias.to(queries.dtype), float("-inf"))  # (., H, T, S)
-    if mask is not None and queries.device.type != "cpu":  # with grouped heads, the only CUDA kernel with masks stores all scores
+    if mask is not None and queries.device.type != "cpu":  # with grouped heads, CUDA's only kernel with masks stores all scores
         keys, values = _repeat_kv(queries, keys, values)
     return F.scaled_dot_product_attention(
         queries,
@@ -244,7 +244,7 @@ def _repeat_kv(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, T
 def _attend_capped(
     queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None, dropout: float, scale: float | None, cap: float
 ) -> Tensor:
-    """Scale, cap, mask, softmax in float32, dropout: in this order (Gemma 2, arXiv 2408.00118, section 2)."""
+    """Attend with capped scores: scale, cap, mask, softmax in float32 and dropout, in this order (Gemma 2, arXiv 2408.00118, section 2)."""
     keys, values = _repeat_kv(queries, keys, values)  # (B, H, S, E)
     scores = queries @ keys.transpose(-1, -2) * (queries.shape[-1] ** -0.5 if scale is None else scale)  # (B, H, T, S)
     scores = cap * torch.tanh(scores / cap)

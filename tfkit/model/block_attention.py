@@ -1,6 +1,6 @@
-"""Attention over packed documents and windows on a GPU, by PyTorch's flex_attention (arXiv 2412.05496): its mask is a function of two
-positions, and it skips every block of 128 x 128 pairs in which no query sees a key. The FlashAttention kernel of PyTorch takes only the
-causal mask.
+"""Attention over packed documents and windows on a GPU, by PyTorch's flex_attention (arXiv 2412.05496), whose mask is a function of the
+positions of a query and a key, and which skips every block of 128 queries and 128 keys in which no query sees a key. PyTorch's
+FlashAttention kernel supports no mask but the causal one.
 
 The kernel is compiled at its first use. It supports no dropout and, as used here, neither a bias nor a soft cap of the scores.
 """
@@ -16,19 +16,19 @@ from tfkit.model.masks import Mask
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-BLOCK = 128  # queries, and keys, of a block
+BLOCK = 128  # number of queries, and of keys, in a block
 DTYPES = (torch.bfloat16, torch.float16)
 
 
 def block_mask(mask: Mask) -> "BlockMask":
-    """Return the mask in flex_attention's form: which blocks are skipped, which are entirely visible, and the function for the others."""
+    """Return the mask in flex_attention's form: the blocks to skip, those that are fully visible, and a function for the others' pairs."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     positions, causal, window = mask.positions, mask.causal, mask.window
     documents, length, device = positions.document_ids, positions.length, positions.device
 
     def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        visible = key <= query if causal else key == key  # true for every pair, as a tensor
+        visible = key <= query if causal else key == key  # key == key: a tensor that is true for every pair
         if window is not None:
             visible = visible & (key > query - window) & (key < query + window)
         return visible if documents is None else visible & (documents[row, query] == documents[row, key])

@@ -13,12 +13,12 @@ from tfkit.model.norm import build_dropout, build_norm
 class Embedding(nn.Module):
     """tokens[id], optionally scaled, plus optional position and segment vectors, then an optional norm and projection.
 
-    Encoder and decoder share this module or, if it also has learned positions or a norm (BART), only its token vectors: the decoder's own
-    module is then `decoder`.
+    Encoder and decoder share this module. If it has learned positions or a norm (BART), they share only its token vectors, and the
+    attribute `decoder` is a second such module for the decoder.
     """
 
     def __init__(self, config: ModelConfig, tokens: nn.Embedding | None = None):
-        """`tokens`: for the decoder's own embedding, the token vectors of the encoder; None: build them."""
+        """`tokens`: the encoder's token vectors, if this module is for the decoder alone; None: build token vectors."""
         super().__init__()
         width = config.embedding_dim
         self.width, self.position, self.scale = width, config.position, math.sqrt(config.dim) if config.embedding.scale else None

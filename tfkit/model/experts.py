@@ -23,8 +23,8 @@ class Experts(nn.Module):
     def forward(self, x: Tensor, routed: list[Tensor]) -> Tensor:
         """(B, T, D) -> (B, T, D). The router's logits (B, T, N), for N experts, are appended to `routed`.
 
-        Tokens are sorted by expert, and each expert computes its tokens in one product. A token's outputs are added in float32, in the
-        order of the experts.
+        Tokens are sorted by expert, and each expert computes all its tokens at once. The outputs of a token's experts are added in
+        float32, in the order of the experts.
         """
         logits = self.router(x)  # (B, T, N)
         routed.append(logits)
@@ -35,7 +35,7 @@ class Experts(nn.Module):
         tokens = order // self.active
         rows = x.flatten(0, 1)  # (B T, D)
         parts = rows.index_select(0, tokens).split(_tokens_by_expert(chosen, len(self.experts)))
-        # In training, an expert without tokens is called, too, and has a gradient of zeros: all ranks then sum the same tensors.
+        # In training, an expert without tokens is called, too: its gradients are zeros, not None, so that all ranks sum the same tensors.
         computed = [expert(part) for expert, part in zip(self.experts, parts, strict=True) if len(part) or torch.is_grad_enabled()]
         weighted = torch.cat(computed) * weights.flatten().index_select(0, order)[:, None]  # (B T K, D), float32
         return weighted.new_zeros(rows.shape).index_add(0, tokens, weighted).to(x.dtype).view_as(x)
@@ -49,7 +49,7 @@ def active_numel(model: nn.Module) -> int:
 
 
 def _tokens_by_expert(chosen: Tensor, count: int) -> list[int]:
-    """Return how many tokens each expert computes: about equally many in `tfkit plan`, where PyTorch's fake tensors have no values."""
+    """Return how many tokens each expert computes; PyTorch's fake tensors (`tfkit plan`) have no values, so equal numbers are assumed."""
     if hasattr(chosen, "fake_mode"):
         few, more = divmod(chosen.numel(), count)
         return [few + (expert < more) for expert in range(count)]
@@ -57,11 +57,11 @@ def _tokens_by_expert(chosen: Tensor, count: int) -> list[int]:
 
 
 def balance_loss(routed: Sequence[Tensor], active: int, real: Tensor | None) -> Tensor:
-    """Return the sum over rows of the row's balancing loss, which is `active` if experts are used equally, times its number of real tokens.
+    """Return the sum, over rows, of a row's balancing loss times its number of real tokens.
 
-    A row's loss is the mean over layers of N sum_e f_e P_e over the N experts e (arXiv 2101.03961, equations 4 to 6): f_e is how often e
-    was chosen, and P_e its probability, both per real token. `routed`: the logits (B, T, N) of each layer; `real` (B, T): True = a real
-    token; None: all are real.
+    A row's loss is the mean over layers of N sum_e f_e P_e over the N experts e (arXiv 2101.03961, equations 4 to 6); f_e: the fraction of
+    real tokens that choose e; P_e: their mean probability of e. If all f_e are equal, the loss is `active`. `routed`: the logits (B, T, N)
+    of each layer; `real` (B, T): True = a real token; None: all are real.
 
     transformers' load_balancing_loss_func computes f and P over the whole micro-batch and all layers, so that its value depends on how a
     step is cut into micro-batches. For one row and one layer with experts, the two losses are equal. Computed by row, the loss balances the
@@ -73,14 +73,14 @@ def balance_loss(routed: Sequence[Tensor], active: int, real: Tensor | None) -> 
     for logits in routed:
         probabilities = logits.float().softmax(-1)  # (B, T, N)
         chosen = torch.zeros_like(probabilities).scatter(-1, probabilities.topk(active, dim=-1).indices, 1.0)
-        used, probable = ((part * mask[..., None]).sum(1) for part in (chosen, probabilities))  # (B, N): f and P times the tokens
+        used, probable = ((part * mask[..., None]).sum(1) for part in (chosen, probabilities))  # (B, N): sums over tokens
         total = total + ((used * probable).sum(1) / tokens.clamp(min=1)).sum() * logits.shape[-1]
     return total / len(routed)
 
 
 def router_z_loss(routed: Sequence[Tensor], real: Tensor | None) -> Tensor:
-    """Return the sum over real tokens of the squared log of the sum of exponentials of a router's logits, as a mean over layers. This
-    loss keeps the logits small (ST-MoE, arXiv 2202.08906, equation 5). The arguments are those of `balance_loss`.
+    """Return the sum over real tokens, and the mean over layers, of the squared logsumexp of a router's logits. This loss keeps the logits
+    small (ST-MoE, arXiv 2202.08906, equation 5). The arguments are those of `balance_loss`.
     """
     squares = torch.stack([logits.float().logsumexp(-1).square() for logits in routed]).mean(0)  # (B, T)
     return squares.sum() if real is None else (squares * real).sum()

@@ -15,7 +15,7 @@ _WRITES_TO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 
 def allocate(module: nn.Module) -> None:
-    """Replace a module's tensors by uninitialized ones on the CPU, as `Module.to_empty` does, which would import the compiler."""
+    """Replace a module's tensors by uninitialized ones on the CPU, as `Module.to_empty` does, but without importing torch's compiler."""
     module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu"))
 
 
@@ -31,10 +31,10 @@ class RandomBlocks:
 
     @torch.no_grad()
     def __init__(self, model: nn.Module, config: ModelConfig, generator: torch.Generator):
-        """Initialize the parameters outside the blocks of a model on the meta device; draw those of the blocks, too, and discard them."""
+        """Initialize a model on the meta device but for its blocks; of each block, keep only the generator's state, to draw it later."""
         self._config = config
-        self._states: dict[str, Tensor] = {}  # by block: the generator's state before the block's first number
-        self._shapes: dict[str, dict[str, torch.Size]] = {}  # by block: the shapes of its parameters
+        self._states: dict[str, Tensor] = {}  # by prefix of a block's names: the generator's state before the block's first number
+        self._shapes: dict[str, dict[str, torch.Size]] = {}  # by the same prefix: the shapes of the block's parameters
         for name, parameter in list(model.named_parameters()):
             if block := BLOCK.match(name):
                 self._states.setdefault(block[0], generator.get_state())
@@ -56,7 +56,7 @@ class RandomBlocks:
 
 
 def put_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Replace the parameters that `tensors` names, which may be on the meta device, by new ones of the same type with its values."""
+    """Replace the parameters of these names, which may be on the meta device, by new ones of the same type with the values in `tensors`."""
     for name, tensor in tensors.items():
         old = module.get_parameter(name)
         parent, _, attribute = name.rpartition(".")
@@ -80,7 +80,7 @@ def _initialize_parameter(name: str, parameter: Tensor, config: ModelConfig, gen
         case "fan_in":  # tensor2tensor's uniform unit scaling
             limit = math.sqrt(3 / parameter.shape[1])
             parameter.uniform_(-limit, limit, generator=generator)
-        case "by_width":  # Mesh TensorFlow's, for T5: its query projections start smaller, since its attention scores are not scaled
+        case "by_width":  # Mesh TensorFlow's, for T5: query projections start smaller, since T5 does not scale attention scores
             of_dim = ("k_proj", "v_proj", "gate_proj", "up_proj", "router", "position_bias", "pooler", "classes", "spans")
             widths = dict.fromkeys(of_dim, config.dim) | {
                 "q_proj": config.dim * config.head_dim,

@@ -14,13 +14,13 @@ Pair = tuple[Tensor, Tensor]  # keys and values
 
 
 class KeyValueCache:
-    """Space for `length` positions of `batch_size` rows: 2 * layers * K * E numbers per row and position. A forward pass fills it.
+    """Space for `length` positions of `batch_size` rows: at most 2 * layers * K * E numbers per row and position. Forward passes fill it.
 
     A layer with a window keeps only the positions that its next token can still see, however long the text grows. Keys and values of an
     encoder's output are computed in the first forward pass and kept.
 
-    If `copies` > 1, each group of `copies` successive rows continues the same prompt. Keys and values of the encoder's output for this
-    prompt and, in layers without a window, of the first `shared` positions of the prompt are kept once for the whole group.
+    If `copies` > 1, each group of `copies` successive rows continues the same prompt. For the whole group, there is one copy of the keys
+    and values of this prompt's encoder output and, in layers without a window, of the prompt's first `shared` positions.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class KeyValueCache:
         sizes = [length - shared if limit is None else min(limit, length) for limit in self._limits]
         shapes = [(batch_size, config.num_kv_heads, size, config.head_dim) for size in sizes]
         self._pairs: list[Pair] = [(torch.zeros(s, dtype=dtype, device=device), torch.zeros(s, dtype=dtype, device=device)) for s in shapes]
-        # By layer: keys and values (B, K, S, E) of the encoder's output, from the first forward pass on; and those (B / copies, K, S, E) of
-        # the prompts' first `shared` positions, if these are shared.
+        # By layer: keys and values, each (B / copies, K, S, E), of the encoder's output (`cross`, from the first forward pass on) and of
+        # the prompts' first `shared` positions (`prompts`, if these are shared).
         self.cross: dict[int, Pair] = {}
         self.prompts: dict[int, Pair] = {}
 
@@ -51,7 +51,7 @@ class KeyValueCache:
         return sum(tensor.numel() for pair in (*self._pairs, *self.prompts.values(), *self.cross.values()) for tensor in pair)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
-        """Store one layer's new keys and values (B, K, T, E). Return all that new tokens may see but those in `prompts`."""
+        """Store one layer's new keys and values (B, K, T, E). Return all that the new tokens may see, except those in `prompts`."""
         stored, limit = self._pairs[layer], self._limits[layer]
         keys, values = keys.to(self.dtype), values.to(self.dtype)
         filled = self._filled(limit)
@@ -76,11 +76,11 @@ class KeyValueCache:
         self.length += positions
 
     def take(self, parts: Sequence[tuple["KeyValueCache", Tensor]], columns: int) -> None:
-        """Fill this empty cache with rows of other caches, which are emptied; a row may occur twice.
+        """Fill this empty cache with rows of other caches, which are emptied; a row may be taken twice.
 
-        `parts`: the other caches, each with the indices of the rows to take. All rows end at position `columns`: a shorter row has padding
-        before its own positions, and a longer one loses its earliest positions. If `copies` > 1, `parts` has a single cache, and each group
-        of `copies` successive indices is of rows with the same prompt.
+        `parts`: the other caches, each with the indices of the rows to take. Afterwards every row has `columns` positions: a row with
+        fewer gets padding before them, and one with more loses its earliest. If `copies` > 1, `parts` has a single cache, and each group of
+        `copies` successive indices names rows with the same prompt.
         """
         self.length = columns
         for layer, (pair, limit) in enumerate(zip(self._pairs, self._limits, strict=True)):
@@ -106,7 +106,7 @@ class KeyValueCache:
             self.cross[layer] = torch.cat([keys for keys, _ in padded]), torch.cat([values for _, values in padded])
 
     def prompts_of(self, rows: Tensor, other: "KeyValueCache") -> Tensor:
-        """Return the index in the cache `other` of the prompt of each group of rows, if this cache takes the rows `rows` of `other`."""
+        """Return the index in `other` of each group's prompt, if this cache takes the rows of `other` with the indices `rows`."""
         return rows[:: self.copies] // other.copies
 
     def _filled(self, limit: int | None) -> int:
@@ -124,10 +124,10 @@ class KeyValueCache:
 def attend_after_prompts(
     queries: Tensor, prompt: Pair, own: Pair, mask: Tensor | None, bias: Tensor | None, scale: float | None, softcap: float | None
 ) -> Tensor:
-    """Attend from one query of each row (B, H, 1, E) to the keys of the row's prompt, and then to the row's own keys: (B, H, 1, E).
+    """Attend from one query of each row (B, H, 1, E) to the keys of the row's prompt and to its own, in one softmax: (B, H, 1, E).
 
-    `prompt`: keys and values (prompts, K, S, E), each for a group of B / prompts successive rows, whose queries are multiplied in one
-    product; `own`: keys and values (B, K, S, E).
+    `prompt`: keys and values (prompts, K, S, E), each for a group of B / prompts successive rows; one product multiplies all queries of a
+    group by its prompt. `own`: keys and values (B, K, S, E).
     """
     copies, heads = len(queries) // len(prompt[0]), prompt[0].shape[1]
 

@@ -1,5 +1,5 @@
-r"""The positions of a forward pass, and attention masks, as descriptions of the keys that each query sees. attention.py converts a mask to
-the form that the kernel needs.
+r"""The positions of a forward pass, and attention masks: descriptions of which keys each query sees. attention.py converts a mask to the
+form that the kernel needs.
 
 causal        window of 3   documents "ab|cde" packed       left padding "..abc"
 1 . . . .     1 . . . .     1 . . . .                       1 . . . .     (a padding position sees only itself,
@@ -40,7 +40,7 @@ def count_positions(positions: Positions) -> Tensor:
     if documents is not None:
         index = torch.arange(positions.length, device=positions.device)
         begins = torch.zeros_like(documents)
-        begins[:, 1:] = torch.where(documents[:, 1:] != documents[:, :-1], index[1:], 0)  # (B, T), 0 within a document
+        begins[:, 1:] = torch.where(documents[:, 1:] != documents[:, :-1], index[1:], 0)  # (B, T): where documents begin, else 0
         return index - begins.cummax(dim=1).values  # (B, T)
     if padding is not None:
         return (padding.long().cumsum(dim=1) - 1).clamp(min=0)[:, -positions.length :]  # (B, T)
@@ -59,7 +59,7 @@ class Mask:
 
     @property
     def pattern(self) -> Literal["full", "causal", "other"]:
-        """`full`: every query sees every key. `causal`: query t sees the keys 0 to t of T keys. `other`: any other."""
+        """`full`: every query sees every key. `causal`: query t sees the keys 0 to t of T keys. `other`: any other mask."""
         positions = self.positions
         if positions.padding_mask is not None or positions.document_ids is not None:
             return "other"

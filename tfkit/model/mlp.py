@@ -62,7 +62,7 @@ class Mlp(nn.Module):
         super().__init__()
         self.activation = ACTIVATIONS[config.mlp.activation]
         self.gate_proj = nn.Linear(config.dim, hidden_dim, bias=config.mlp.bias) if config.mlp.gated else None
-        self.gate_up: nn.Module | None = None  # replaces both projections of x if answering_linear.py has joined them
+        self.gate_up: nn.Module | None = None  # replaces gate_proj and up_proj if answering_linear.py has joined them
         self.up_proj = nn.Linear(config.dim, hidden_dim, bias=config.mlp.bias)
         self.dropout = build_dropout(config.dropout.hidden)
         self.down_proj = nn.Linear(hidden_dim, config.dim, bias=config.mlp.bias)

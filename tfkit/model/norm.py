@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from tfkit.model.config import NormConfig
 
-PIECE = 2**18  # elements of a piece to which a chain of elementwise kernels is applied on a CPU: 1 MiB in float32
+PIECE = 2**18  # elements that a chain of elementwise kernels processes at a time on a CPU: 1 MiB in float32, which fits the caches
 
 
 def build_norm(dim: int, config: NormConfig) -> nn.Module:
@@ -85,7 +85,7 @@ class _RMSNormOnCpu(torch.autograd.Function):
             values, grads = rows.float(), grad_rows.float()
             grad_weight += (grads * values).sum(0)
             grads = grads * wide
-            along = torch.linalg.vecdot(grads, values)[:, None] / normed.shape[-1]  # (n, 1): along x, the normed value does not change
+            along = torch.linalg.vecdot(grads, values)[:, None] / normed.shape[-1]  # (n, 1): removed below, since x's length has no effect
             of_grad.copy_((grads - values * along).mul_(scale))
         return grad_x, grad_weight.to(weight.dtype), None
 

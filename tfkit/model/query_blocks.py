@@ -1,4 +1,4 @@
-"""Attention in training on a CPU, in blocks of queries: each is a batched matrix product with all keys that its queries may see.
+"""Attention in bf16 training on a CPU, in blocks of queries: one batched product multiplies a block by all keys that it may see.
 
 torch's fused kernel calls a library for every small tile of the scores, and reaches an eighth of the speed of one large product. As in the
 fused kernel, attention weights are not saved: the backward pass recomputes those of each block (arXiv 2205.14135).
@@ -32,7 +32,7 @@ def attend_query_blocks(queries: Tensor, keys: Tensor, values: Tensor, bias: Ten
 
 
 class _QueryBlocks(torch.autograd.Function):
-    """Attention and its gradients. Shapes within, for N = B K and the G = H / K query heads of a key head: queries (N, G, T, E), keys and
+    """Attention and its gradients. Inside, with N = B K and G = H / K (the query heads of one key head), queries are (N, G, T, E), keys and
     values (N, S, E).
     """
 
@@ -93,7 +93,7 @@ def _rows(part: Tensor, begin: int, end: int) -> Tensor:
 def _scores(
     rows: Tensor, keys: Tensor, bias: Tensor | None, rule: ScoreRule, heads: torch.Size, begin: int, end: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the scores of a block and, if they are capped, the slope of the cap: (N, G n, E), (N, s, E) -> (N, G n, s)."""
+    """Return the scores of n queries with s keys and, if they are capped, the slope of the cap: (N, G n, E), (N, s, E) -> (N, G n, s)."""
     scores, slopes = torch.bmm(rows, keys.transpose(1, 2)), None
     if rule.softcap is not None:
         scores.div_(rule.softcap).tanh_()

@@ -28,7 +28,7 @@ class RelativeBias(nn.Module):
         return bias.permute(2, 0, 1)[None].contiguous()  # (1, H, T, S), in the memory layout of the scores
 
     def bucket(self, distance: Tensor) -> Tensor:
-        """Return the bucket of key position - query position: one for each short distance, increasingly wide ones for long distances."""
+        """Return the index of the bucket of `distance`, key - query position; long distances share increasingly wide buckets."""
         buckets = self.buckets // 2 if self.bidirectional else self.buckets
         side = (distance > 0).long() * buckets if self.bidirectional else torch.zeros_like(distance)
         steps = distance.abs() if self.bidirectional else (-distance).clamp(min=0)
@@ -39,7 +39,7 @@ class RelativeBias(nn.Module):
 
 
 class DistanceVectors(nn.Module):
-    """DeBERTa's vectors of distances (arXiv 2006.03654, section 3.1; normed, and in buckets, since arXiv 2111.09543)."""
+    """DeBERTa's vectors of distances (arXiv 2006.03654, section 3.1), with the buckets and the norm of its version 3 (arXiv 2111.09543)."""
 
     def __init__(self, position: Disentangled, config: ModelConfig):
         super().__init__()
@@ -48,13 +48,13 @@ class DistanceVectors(nn.Module):
         self.norm = build_norm(config.dim, config.norm)
 
     def forward(self, positions: Positions) -> tuple[Tensor, Tensor]:
-        """Return the vectors (2 R, D) for R buckets of each sign, and the index (T, T) of the vector of each query and key."""
+        """Return the vectors (2 R, D), R for each sign of a distance, and the index (T, T) of the vector for each query and key."""
         index = torch.arange(positions.length, device=positions.device)
         distance = self.bucket(index[:, None] - index[None, :]) + self.buckets
         return self.norm(self.weight), distance.clamp(0, 2 * self.buckets - 1)
 
     def bucket(self, distance: Tensor) -> Tensor:
-        """Return the bucket of query position - key position: one for each short distance, increasingly wide ones for long distances."""
+        """Return the signed bucket of `distance`, query - key position; long distances share increasingly wide buckets."""
         near = self.buckets // 2
         steps = distance.abs()
         ratio = torch.log(steps.clamp(min=near) / near) / torch.log(torch.tensor((self.max_distance - 1) / near))

@@ -19,7 +19,7 @@ def rotations_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: tor
 
 
 def rotation_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torch.dtype) -> Rotation:
-    """Return cosine and sine of position * theta^(-2j / R) (arXiv 2104.09864), computed in float32 and then rounded, as in Hugging Face."""
+    """Return cosine and sine of the position times each pair's frequency, computed in float32 and then rounded, as in Hugging Face."""
     scaling = rotary.scaling
     frequencies = rotary_frequencies(head_dim, rotary, position_ids.device)  # (R / 2,)
     if isinstance(scaling, LongRopeScaling):
@@ -44,7 +44,7 @@ def text_lengths(position_ids: Tensor) -> Tensor:
 
 
 def rotary_frequencies(head_dim: int, rotary: Rotary, device: torch.device | None = None) -> Tensor:
-    """Return the angle per position of each pair j, theta^(-2j / R), scaled, but not by longrope, which depends on the text: (R / 2,)."""
+    """Return the angle per position of each pair j, theta^(-2j / R), scaled except by longrope, which depends on the text: (R / 2,)."""
     rotated, scaling = rotary.rotated(head_dim), rotary.scaling
     pairs = torch.arange(0, rotated, 2, dtype=torch.float32, device=device)  # (R / 2,)
     frequencies = rotary.theta ** (-pairs / rotated)
@@ -67,8 +67,8 @@ def attention_factor(scaling: YarnScaling | LongRopeScaling) -> float:
 
 
 def _scale_by_turns(frequencies: Tensor, scaling: YarnScaling, rotated: int, theta: float) -> Tensor:
-    """Keep the frequencies of pairs that turn often in the original context, divide those of pairs that turn seldom, and interpolate
-    between the two (YaRN, arXiv 2309.00071, section 3.2). The limits are rounded to whole pairs, as in YaRN's published code.
+    """Keep the frequencies of pairs that turn often in the original context, divide those of pairs that turn seldom by the factor, and
+    interpolate between the two (YaRN, arXiv 2309.00071, section 3.2). The limits are rounded to whole pairs, as in YaRN's published code.
     """
 
     def pair(turns: float) -> float:
@@ -89,7 +89,7 @@ def _scale_wavelengths(frequencies: Tensor, scaling: WavelengthScaling) -> Tenso
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate the pairs (j, j + R / 2) of x (B, H, T, E): the order of elements in which Hugging Face stores Llama's projections."""
+    """Rotate the pairs (j, j + R / 2) of x (B, H, T, E), which fit the order of rows in which Hugging Face stores Llama's projections."""
     cos, sin = rotation
     half, width = cos.shape[-1], x.shape[-1]
     first, second, *rest = x.split([half, half, *([width - 2 * half] if width > 2 * half else [])], dim=-1)  # (B, H, T, R / 2) twice

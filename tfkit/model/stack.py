@@ -57,7 +57,7 @@ class Sublayer(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention in the decoder of an encoder-decoder, then the MLP or a mixture of experts."""
+    """Self-attention; in the decoder of an encoder-decoder, cross-attention; and the MLP or a mixture of experts."""
 
     def __init__(self, config: ModelConfig, layer: int, cross: bool = False):
         super().__init__()
@@ -68,7 +68,7 @@ class Block(nn.Module):
         self.parallel = config.norm.placement == "parallel"
 
     def forward(self, x: Tensor, context: AttentionContext) -> tuple[Tensor, list[Tensor]]:
-        """(B, T, D) -> (B, T, D), and a list of the router's logits (B, T, N), if any: FSDP must see each output that has a gradient."""
+        """(B, T, D) -> (B, T, D), and a list with the router's logits (B, T, N), if any; returned, so that FSDP sees them."""
         routed: list[Tensor] = []
         of_mlp = (routed,) if self.has_experts else ()
         if self.parallel:

@@ -32,7 +32,7 @@ class ClassesHead(Head):
         return self.of_states(hidden[:, 0] if pool is None else pool(hidden, padding_mask))
 
     def of_states(self, states: Tensor) -> Tensor:
-        """Return the logits from pooled hidden states, one for each text: (..., D) -> (..., classes)."""
+        """Return the logits of texts from the pooled hidden state of each: (..., D) -> (..., classes)."""
         states = self.transformed(states)
         if self.pooler is not None and self.squash is not None:
             states = self.squash(self.pooler(states))

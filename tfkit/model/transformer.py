@@ -47,7 +47,7 @@ class Output:
 class Transformer(nn.Module):
     """An encoder, a decoder, or both. Its parameters are uninitialized: use `build`, or load them."""
 
-    # Loads or draws the weights of a block on the meta device, by the prefix of its parameter names; None: no block is on that device.
+    # Loads or draws the weights of one block on the meta device, given the prefix of their names; None: no block is on that device.
     fill_block: Callable[[str, nn.Module], None] | None = None
     # A context in which each rank holds all weights and may run forward passes alone; ranks with sharded weights enter it together.
     unsharded: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -207,7 +207,7 @@ def _parameter_shapes(document: str) -> Mapping[str, tuple[int, ...]]:
     config = ModelConfig.model_validate_json(document)
     few: dict[str, Any] = {}
     layers: dict[str, list[int]] = {}  # by the prefix of a built block's parameters: the layers whose parameters have the same shapes
-    alike: dict[str, dict[tuple[bool, bool], list[int]]] = {"encoder": {}, "decoder": {}}  # (first, with experts) -> layers
+    alike: dict[str, dict[tuple[bool, bool], list[int]]] = {"encoder": {}, "decoder": {}}  # (is first, has experts) -> layers
     for stack, blocks in alike.items():
         for layer in range(getattr(config, f"{stack}_layers")):
             blocks.setdefault((layer == 0, config.has_experts(layer)), []).append(layer)

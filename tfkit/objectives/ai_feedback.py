@@ -1,6 +1,6 @@
 """AI feedback: a policy's responses to each prompt, ranked by a judge, are the preferences that a reward model or DPO learns from.
 
-The field `of` of the recipe's `objective` section describes the objective that learns; this module loads the policy and the judge.
+The field `of` of the recipe's `objective` section describes what learns from them; this module loads the policy and the judge.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Feedback:
     policy: Companion
     judge: GoldModel
     prompts: PromptEncoder
-    rollouts: Rollouts  # how the policy's responses are sampled; the judge is in the place of the gold model
+    rollouts: Rollouts  # how the policy's responses are sampled; its `gold` model is the judge
     seed: int
 
     @property
@@ -56,7 +56,7 @@ def fit_tokenizer(section: AIFeedbackSection, tokenizer: Tokenizer, *, is_finish
 
 
 def _check_policy(policy: Companion, context: ModelContext) -> None:
-    """Raise ModelError, with all reasons, if the policy cannot write texts that the model reads."""
+    """Raise ModelError, with all reasons, if the policy cannot write texts that the trained model reads."""
     config, reasons = policy.model.config, []
     if config.encoder_layers or config.head.kind != "lm":
         reasons.append("it does not continue a text: name a language model with a decoder alone")

@@ -1,4 +1,4 @@
-"""The best answer spans of each question, from the logits of its windows, the parts into which its context is split."""
+"""The best answer spans of each question, from the logits of its windows, which are overlapping parts of its context."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_BEST = 20  # the number of candidate spans, over which probabilities are normalised, as in BERT's run_squad.py
+_BEST = 20  # the most candidate spans; their probabilities sum up to 1, as in BERT's run_squad.py
 
 
 class Span(NamedTuple):

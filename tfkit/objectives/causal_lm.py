@@ -20,7 +20,7 @@ class CausalLM(Distillable):
 
     `documents` "apart": no token attends to another document of its row, and the first token of a document is no target. The exception is a
     first token `separator_id`, which both ends and begins documents, as in GPT-2: it is the target that ends the previous document.
-    "joined": plain packing, as in the training of GPT-2 and GPT-3.
+    "joined": tokens attend across documents, and every token is a target, as in the training of GPT-2 and GPT-3.
     """
 
     terms: Mapping[str, float] = {"lm": 1.0}
@@ -38,7 +38,7 @@ class CausalLM(Distillable):
         input_ids, labels = rows.ids[:, :-1].astype(np.int64), rows.ids[:, 1:].astype(np.int64)
         if self.documents == "joined":
             return Batch(torch.from_numpy(input_ids), torch.from_numpy(labels))
-        crosses = rows.document_ids[:, 1:] != rows.document_ids[:, :-1]  # (B, T): the target belongs to the next document
+        crosses = rows.document_ids[:, 1:] != rows.document_ids[:, :-1]  # (B, T): whether the target belongs to the next document
         labels[crosses & (labels != self.separator_id)] = IGNORED
         one_document = not crosses[:, :-1].any()  # whether each row is one document, so that the causal kernel needs no mask
         documents = None if one_document else torch.from_numpy(rows.document_ids[:, :-1].astype(np.int64))
@@ -81,7 +81,7 @@ class CausalLM(Distillable):
 
 
 def _first_end(stream: TokenStream, tokenizer: Tokenizer) -> int:
-    """Return the position of the first id that ends a text: its last id, or the next text's first if one id ends and begins texts."""
+    """Return the position of the id that ends the first text: its last id or, if one id ends and begins texts, the next text's first id."""
     last = int(stream.starts[1]) - 1
     ends = {tokenizer.eos_id, *tokenizer.suffix[-1:]}
     return last if int(stream.tokens[last]) in ends else last + 1

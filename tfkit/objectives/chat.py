@@ -1,7 +1,7 @@
 """Supervised fine-tuning on conversations: only the assistant's answers, with the tokens that end its turns, have a loss.
 
-The positions of answers come from rendering the text up to each answer (tokenizer/conversations.py); a template needs no markers for
-them. A row is stored as input ids and labels. The label of a position is the next id if this id belongs to an answer, else IGNORED.
+The positions of answers come from rendering a conversation up to each answer (tokenizer/conversations.py); templates need not mark
+answers. A row is stored as input ids and labels. The label of a position is the next id if this id belongs to an answer, else IGNORED.
 """
 
 import json
@@ -31,7 +31,7 @@ from tfkit.tokenizer.template import reads_reasoning
 def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer, *, is_finished: bool = False) -> Tokenizer:
     """Return the tokenizer for checkpoints: it parses special tokens in texts, and has the chat template of the format.
 
-    A tokenizer that was not trained for this run gets the format's special tokens. Raises UsageError if there is no usable format.
+    A tokenizer not trained for this run (`is_finished`) gets the format's special tokens. Raises UsageError if there is no usable format.
     """
     form = resolve_format(section.format, tokenizer, section.system)
     if form is not None and is_finished:
@@ -43,7 +43,7 @@ class Chat(TokenTargets, WritingObjective):
     """Next-token prediction on the assistant's turns."""
 
     ids = ("input_ids", "labels")
-    reads_special_tokens = True  # `checked_text` rejects them in the rendered parts of a message
+    reads_special_tokens = True  # `checked_text` rejects special tokens in the rendered parts of a message
 
     def __init__(self, section: ChatSection, tokenizer: Tokenizer, row_length: int, folder: Path):
         """`tokenizer`: the result of `fit_tokenizer`; `folder`: where it was loaded from, for error messages. Raises UsageError if
@@ -58,7 +58,7 @@ class Chat(TokenTargets, WritingObjective):
         return example_rows(stored, order, packed=self.section.pack)
 
     def prompts(self, texts: Sequence[str]) -> tuple[list[str], bool]:
-        """Return a conversation with each text as the user's message, up to the answer; and True, as it spells out special tokens."""
+        """Return, for each text, a conversation with this user message, up to the answer; and True: special tokens are spelled out."""
         with self.conversations.renderer() as render:
             rendered = [render([{"role": "user", "content": text}, *ANSWER], "generation.prompts") for text in texts]
         return [text[: spans[0][0]] for text, spans in rendered], True
@@ -83,7 +83,7 @@ class Chat(TokenTargets, WritingObjective):
         return [text if isinstance(text, BadRow) else self._example(row, next(encoded)) for row, text in zip(rows, texts, strict=True)]
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the ids of each conversation up to the requested answer, with a single label, at the last id; or its error.
+        """Return the ids of each conversation up to the requested answer, with a single label, at the last id; or the row's error.
 
         If the messages end with an answer, the model is asked for this answer, and its text is left out.
         """
@@ -93,7 +93,7 @@ class Chat(TokenTargets, WritingObjective):
         return [text if isinstance(text, BadRow) else self._prompt(row, next(prompts).ids) for row, text in zip(rows, texts, strict=True)]
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """Return rows padded on the right; packed conversations are separate documents."""
+        """Return rows padded on the right; conversations that are packed into a row are separate documents."""
         joined = {name: [np.concatenate([example[name] for example in row]) for row in rows.rows] for name in self.ids}
         documents = None
         if any(len(row) > 1 for row in rows.rows):
@@ -108,7 +108,7 @@ class Chat(TokenTargets, WritingObjective):
         return ids
 
     def references(self, row: Row, example: Example) -> list[str]:
-        """Return all outputs of a row with an instruction or, for a conversation, the last of the answers that have a loss."""
+        """Return the outputs, without blank ones, of a row with an instruction; for a conversation, the last answer that has a loss."""
         if "output" in row.values:
             return not_blank(row.values["output"])
         answers = answer_texts(row)
@@ -165,7 +165,7 @@ class Chat(TokenTargets, WritingObjective):
 
 
 def _answer_positions(example: Example) -> list[int]:
-    """Return the positions whose label, the id of the next position, begins an answer."""
+    """Return the positions whose label (the id of the next position) is the first id of an answer."""
     is_target = example["labels"] != IGNORED
     begins: list[int] = np.flatnonzero(is_target & ~np.append(False, is_target[:-1])).tolist()
     return begins
@@ -174,7 +174,7 @@ def _answer_positions(example: Example) -> list[int]:
 def conversation(row: Row) -> list[dict[str, Any]]:
     """Return the messages of a row, each with role and content. Raises UnfitError if there is no answer, or an empty one.
 
-    A system message among the messages takes precedence over a column that was recognised, but not named, as the system message.
+    A system message among the messages takes precedence over a recognised system column; if the recipe names that column, both must agree.
     """
     messages = _messages(row)
     answers = [message for message in messages if message["role"] == "assistant"]
@@ -226,5 +226,5 @@ def _messages(row: Row) -> list[dict[str, Any]]:
 
 
 def exchange_answers(row: Row) -> list[str]:
-    """Return the outputs of a row with an instruction that are not blank, of which the first is the target; none for a conversation."""
+    """Return the outputs, without blank ones, of a row with an instruction; the first is the target. A conversation has none."""
     return [answer for answer in row.values.get("output", ()) if answer.strip()]

@@ -22,7 +22,7 @@ from tfkit.objectives.text_pairs import TextLabelling
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.tokenizer import Tokenizer
 
-_IMBALANCE = 3  # the ratio of the largest to the smallest class above which a remark reports their sizes
+_IMBALANCE = 3  # a remark reports the sizes of the largest and the smallest class if their ratio is above this number
 
 
 class Classification(TextLabelling):
@@ -33,7 +33,7 @@ class Classification(TextLabelling):
     placeholder = np.zeros(1, np.int32)
 
     def __init__(self, section: ClassificationSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int, start_id: int | None):
-        """`labels`: the classes, in the order of the logits. `start_id`: the decoder's first id; None without an encoder-decoder."""
+        """`labels`: the classes, in the order of the logits. `start_id`: the first id of an encoder-decoder's decoder; None without one."""
         self.section, self.tokenizer, self.labels = section, tokenizer, tuple(labels)
         self.row_length, self.start_id = row_length, start_id
         self._numbers = {label: number for number, label in enumerate(labels)}
@@ -131,7 +131,7 @@ class Classification(TextLabelling):
         return RowResult({"accuracy": Sum(0.0, 1)}, {"label": str(row.values["label"]), "predicted": NO_LABEL})
 
     def _all_labels(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Return the classes, and after them all other labels, which only rows that could not be encoded have."""
+        """Return the classes, and after them the other labels of `predictions`, which only rows that could not be encoded have."""
         return list(dict.fromkeys([*self.labels, *(row[name] for row in predictions for name in ("label", "predicted"))]))
 
     def _class_numbers(self, predictions: Sequence[Mapping[str, Any]]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -12,7 +12,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.tokenizer import Tokenizer
 
-PLACEHOLDER = "placeholder"  # the key in tfkit.json of a model with random weights, which a plan uses for one that is not trained yet
+PLACEHOLDER = "placeholder"  # the key in tfkit.json that marks a model with random weights, used in a plan for a model not yet trained
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Companion:
     tokenizer: Tokenizer | None = None
     problem_type: str | None = None  # Hugging Face's name for the type of its labels, if its config.json has one
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the content of its tfkit.json
-    trained: bool = False  # whether the weights are trained in this run, without dropout
+    trained: bool = False  # whether this run trains the weights, too, without dropout
     lr: float | None = None  # the peak learning rate of a trained companion; None: that of the run
     folder: Path | None = None  # the folder of the model's files; None: the model exists in memory only
 
@@ -37,7 +37,7 @@ class Companion:
 
 
 def refuse_misfit(companion: Companion, what: str, reasons: Sequence[str]) -> None:
-    """Raise ModelError if there are `reasons` why a companion cannot do `what`; the message names all."""
+    """Raise ModelError if there are `reasons` why a companion cannot do `what`; the message lists all of them."""
     if reasons:
         raise ModelError("\n  ".join([f"objective.{companion.name}: {companion.path} cannot {what}:", *reasons]))
 

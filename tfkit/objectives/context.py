@@ -1,4 +1,4 @@
-"""The context of an objective: the model that it is constructed for, the stored data, and the order of the rows."""
+"""The context in which an objective is constructed: the model, its tokenizer and settings, the stored data, and the order of the rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ from tfkit.errors import UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.tokenizer import Tokenizer
 
-MOST_PIECE = 1024  # tokens: the longest piece in which a text is scored, unless the user requests longer ones
+MOST_PIECE = 1024  # the most tokens of a text that are scored in one piece, unless the user sets data.sequence_length
 LONGER_ROWS = "allow longer rows (data.sequence_length, model.context_length)"  # the remedy for rows that are too short
 
-Stored = TokenStream | ExampleSet  # the cached form of a source
+Stored = TokenStream | ExampleSet  # a source of data in its cached form: the tokens of texts, or examples
 
 
 def tokens_of(stored: Stored) -> int:
@@ -35,23 +35,23 @@ def row_length(sequence_length: int | None, config: ModelConfig) -> int:
 
 
 def piece_length(sequence_length: int | None, config: ModelConfig) -> int:
-    """Return the number of tokens of a piece in which a text is scored: `sequence_length` or, for None, the context length, at most 1,024.
+    """Return the most tokens of a text that are scored in one piece: `sequence_length` or, if it is None, the context length up to 1,024.
 
-    It does not depend on the length of rows in training, so that the scores of a fine-tuned model and of its base can be compared.
+    This number does not depend on the length of rows in training, so that the scores of a fine-tuned model and of its base can be compared.
     """
     return row_length(sequence_length or min(MOST_PIECE, config.context_length), config)
 
 
 @dataclass(frozen=True)
 class ModelContext:
-    """The model that an objective is constructed for, and the settings that the objective needs."""
+    """The configuration and tokenizer of the model that an objective is constructed for, and the settings that the objective reads."""
 
     config: ModelConfig
-    tokenizer: Tokenizer  # the tokenizer that the objective's `fit_tokenizer` returned
+    tokenizer: Tokenizer  # with the objective's special tokens (`objective_tokenizer`)
     labels: Sequence[str]  # the classes or tags; empty if the objective has none
     seed: int  # the seed of the run
     folder: Path  # the folder from which the tokenizer was loaded, for error messages
-    facts: Mapping[str, Any] = field(default_factory=dict)  # the content of a finished model's tfkit.json
+    facts: Mapping[str, Any] = field(default_factory=dict)  # the content of the checkpoint's tfkit.json; empty for a training
     sequence_length: int | None = None  # data.sequence_length
     defer_blocks: bool = False  # whether companions load the weights of their blocks only when ranks shard them, before the first step
 

@@ -22,14 +22,14 @@ from tfkit.tokenizer.template import reads_reasoning
 from tfkit.tokenizer.tool_calls import with_plain_calls
 
 Turns = str | list[dict[str, Any]]  # a text, or messages
-CONTROL = "special tokens in a text"  # the kind of an UnfitError
+CONTROL = "special tokens in a text"  # the `kind` of the UnfitError for special tokens in a message or tool
 # The names that data sets use for the roles of chat templates.
 ROLE_ALIASES = {"human": "user", "observation": "tool"} | dict.fromkeys(("gpt", "bot", "model", "chatbot", "function_call"), "assistant")
 _REMEDY = "name objective.format: chatml_tools, or take a checkpoint whose template supports tools"
 
 
 def plain_message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a data set's message as templates read it, in JSON values. Raises UnfitError if it lacks a role or a content."""
+    """Return a data set's message as templates read it, in JSON values. Raises UnfitError if it has no role or no content."""
     role, content = message.get("role", message.get("from")), _content(message)
     if role == "function_call":  # in ShareGPT, a message with this role has its calls as its content
         message, content = {**message, "tool_calls": content}, None
@@ -52,7 +52,7 @@ def _content(message: Mapping[str, Any]) -> Any:
     """Return the content of a data set's message; a list of texts is joined to one text."""
     content = message.get("content", message.get("value"))
     if isinstance(content, list) and all(map(_is_text, content)):
-        return "".join(part["text"] for part in content)  # the form of chat APIs
+        return "".join(part["text"] for part in content)  # a list of parts, as in chat APIs
     return content
 
 
@@ -73,7 +73,7 @@ def checked_text(
         raise UnfitError("half a surrogate pair", f"a message or a tool holds half a surrogate pair at {position}")
     for number, message in enumerate(messages, 1):
         token = conversations.literal(message["content"]) or conversations.literal(message["role"])
-        if token is not None and token != message["role"]:  # a format may have a special token for each role
+        if token is not None and token != message["role"]:  # a role may be a special token of the format
             raise _special_token_error(number, token)
     text = render(messages, place, tools)
     _check_tools(conversations, messages, tools, lambda messages, tools: render(messages, place, tools)[0], text[0])
@@ -131,7 +131,7 @@ def _without_special_tokens(value: Any, literal: Callable[[str], str | None]) ->
 
 
 class PromptCompletion(NamedTuple):
-    """A prompt and its completion, None if there is only a prompt. `place`: the file and line of the row, for error messages."""
+    """A prompt and its `completion` (None if there is only a prompt). `place`: the file and line of the row, for error messages."""
 
     place: str
     prompt: Turns
@@ -152,7 +152,7 @@ class ConversationTexts:
         self.tokenizer, self.folder, self.chat = tokenizer, folder, chat
 
     def fingerprint(self) -> str:
-        """Return a text of all that the ids depend on: tokenizer, `chat`, template, and whether the template shows a date or reasoning."""
+        """Return, as one text, all that the ids depend on: tokenizer, `chat`, template, and whether the template has dates or reasoning."""
         template = self.tokenizer.chat_template
         date = TRAINING_DATE if template is not None and "strftime_now" in template else ""
         reasoning = ["reasoning"] if reads_reasoning(template) else []
@@ -226,7 +226,7 @@ def _messages(turns: Turns, speaker: str) -> list[dict[str, Any]]:
     marks = {HUMAN: "user", ASSISTANT: "assistant"}
     _, *parts = re.split(f"({'|'.join(marks)})", turns)
     messages = [{"role": marks[mark], "content": text.strip()} for mark, text in zip(parts[::2], parts[1::2], strict=True)]
-    return messages if messages[-1]["content"] else messages[:-1]  # a prompt ends with "Assistant:", without content
+    return messages if messages[-1]["content"] else messages[:-1]  # the last mark of a prompt, "Assistant:", has no content
 
 
 def bare_text(turns: Turns) -> str:

@@ -1,8 +1,8 @@
 """Distillation: a student learns the full output distribution of a larger model, its teacher, at each token of real text.
 
-DistilBERT (Sanh et al. 2019, arXiv 1910.01108) adds three losses: the divergence from the softened teacher, the masked language modelling
-loss, and the cosine distance of the last hidden states. Gemma 2 (arXiv 2408.00118, section 3.2) is trained with one loss: the
-cross-entropy against the teacher's probabilities, whose gradient equals that of the divergence.
+DistilBERT (Sanh et al. 2019, arXiv 1910.01108) adds three losses: the divergence of the softened student from the softened teacher, the
+masked language modelling loss, and the cosine distance of the last hidden states. Gemma 2 (arXiv 2408.00118, section 3.2) is trained with
+one loss: the cross-entropy against the teacher's probabilities, whose gradient equals that of the divergence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,12 +73,12 @@ class Distillation(Objective):
         return self.base.collate(rows)
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Return the counts of positions with the loss against the teacher, of real tokens for the cosine, and of the base objective."""
+        """Return the numbers of positions with a loss against the teacher and of real tokens (for the cosine), and the counts of `base`."""
         counts = {"teacher": int(self._teacher_mask(batch).sum()), "cosine": int(_real(batch).sum()), **self.base.counts(batch)}
         return {term: counts[term] for term in self.terms}
 
     def vocabulary_states(self, batch: Batch) -> int:
-        """Return the number of hidden states with logits: of the base objective's loss, if used, and of the loss against the teacher."""
+        """Return the number of hidden states that need logits: for the losses of `base`, if used, plus for the loss against the teacher."""
         base_states = self.base.vocabulary_states(batch) if self.section.text_weight else 0
         return base_states + self.companion_states(batch)
 
@@ -87,7 +87,7 @@ class Distillation(Objective):
         return int(self._teacher_mask(batch).sum()) if self.section.teacher_weight else 0
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Return the sum of each term: T^2 KL(teacher || student) in nats, 1 - cosine, and the losses of the base objective."""
+        """Return the sum of each term: T^2 KL(teacher || student) in nats (T: temperature), 1 - cosine, and the losses of `base`."""
         student = model(**batch.inputs())
         with torch.no_grad():
             teacher = self.teacher.model(**batch.inputs())

@@ -1,7 +1,7 @@
 """Direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290): learning from preferences without a reward model.
 
-The implicit reward of a completion is beta * (log p(completion) - log p_ref(completion)), where the reference is the initial model and the
-token that ends the completion is included. The loss of a prompt is the mean of -log sigmoid(better reward - worse reward) over its
+The implicit reward of a completion is beta * (log p(completion) - log p_ref(completion)). The initial model gives p_ref, and a completion
+includes the token that ends it. The loss of a prompt is the mean of -log sigmoid(better reward - worse reward) over its
 pairs of a better and a worse completion; for a single pair it is equation 7 of the paper.
 """
 
@@ -23,7 +23,7 @@ from tfkit.tokenizer import Tokenizer
 
 
 class DPO(EncoderObjective):
-    """The pair loss of implicit rewards, summed over prompts."""
+    """The loss of pairs of completions, from their implicit rewards, summed over prompts."""
 
     terms: Mapping[str, float] = {"dpo": 1.0}
     means = ("accuracy", "margin", "reward_chosen", "reward_rejected")  # means over pairs; the loss, in nats, is a mean over prompts
@@ -74,7 +74,7 @@ class DPO(EncoderObjective):
         return RowResult({"accuracy": Sum(0.0, 1)}, {"rewards": [], "margins": []})
 
     def initialize(self, model: Transformer, new: Sequence[str] | None) -> None:
-        """Raise ModelError if the initial checkpoint is not a language model, so that the reference would be random."""
+        """Raise ModelError if the initial checkpoint is no language model: parameters that it lacks would be random in the reference."""
         if new:
             raise ModelError(
                 f"dpo compares the model with its initial checkpoint, which lacks {', '.join(new)}: start from a language model, such as "

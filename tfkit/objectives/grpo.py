@@ -17,7 +17,7 @@ _LARGEST_DIFFERENCE = 20.0  # the bound to which differences of log-probabilitie
 
 
 class GRPO(RolloutObjective):
-    """max(-A r, -A clip(r)) of each token, where A is its advantage, and r its probability divided by its probability when it was sampled.
+    """The loss max(-A r, -A clip(r)) of each token: A is its advantage, r its probability now divided by its probability when sampled.
 
     The sum over all response tokens of a step, end tokens included, is divided once by the number of these tokens (DAPO, arXiv 2503.14476).
     """

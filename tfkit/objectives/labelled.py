@@ -1,8 +1,8 @@
 """Objectives of labelled rows: each row is an example with an answer, which the model predicts.
 
 An objective predicts rows without labels by two methods: `encode_unlabelled` makes their examples, and `answers` yields an Answer for each
-row of the batch that `collate` makes of these examples. The `asked_roles` of an objective's section are the column roles that the two
-methods read. If answers are generated texts, `prompt_ids` takes the place of `answers`.
+row of the batch that `collate` makes of these examples. The `asked_roles` of an objective's section are the roles of the columns that
+these two methods read. If answers are generated texts, `prompt_ids` is called in place of `answers`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ NO_LABEL = "(no answer)"  # the prediction for a row or a word that the model di
 
 
 class RowResult(NamedTuple):
-    """The objective's sums for one row, and the row's line in a file of predictions: the prediction and the right answer."""
+    """The objective's sums for one row, and the row's fields in a file of predictions, such as the prediction and the right answer."""
 
     sums: dict[str, Sum]
     prediction: dict[str, Any]
@@ -52,7 +52,7 @@ class LabelledObjective(Objective, Encoder, Protocol):
     """An objective that encodes each row as one example, and compares the model's answer with the row's."""
 
     means: Sequence[str] = ()  # the names of the sums of `measure` whose means are metrics
-    cuts_answers: bool = False  # whether truncating a row may truncate its right answer; `completed` counts the missing part as wrong
+    cuts_answers: bool = False  # whether truncating a row may truncate its right answer; `completed` counts the part cut off as wrong
     evaluates_answers: bool = False  # whether evaluations during training report `answer_metrics`, too
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
@@ -76,15 +76,15 @@ class LabelledObjective(Objective, Encoder, Protocol):
         return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in self.means}}
 
     def reference_values(self, model: Transformer, batch: Batch) -> Tensor:
-        """Return the reference model's value of each sequence of a batch, (C,), such as a log-probability; it is stored as `reference`."""
+        """Return the reference model's value, such as a log-probability, of each of a batch's C sequences: (C,), stored as `reference`."""
         raise AssertionError("the objective has no reference model")
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return functions that compute metrics that are not sums over rows, such as F1, given the rows' weights; none by default."""
+        """Return functions from the weights of the rows to metrics that are not sums over rows, such as F1; none by default."""
         return []
 
     def label_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return details of each label, such as the `classes` and `confusion` of class_metrics; none by default."""
+        """Return metrics of each label, such as the `classes` and `confusion` of class_metrics; none by default."""
         return {}
 
     def class_numbers(self, batch: Batch) -> NDArray[np.int64] | None:
@@ -132,7 +132,7 @@ class WritingObjective(LabelledObjective, Protocol):
     """An objective whose answers are generated texts."""
 
     tokenizer: Tokenizer
-    start_id: int | None = None  # the first id of an encoder-decoder's decoder; None for a model that continues its prompt
+    start_id: int | None = None  # the first id that an encoder-decoder's decoder reads; None for a model that continues its prompt
 
     def prompt_ids(self, example: Example) -> list[int]:
         """Return the ids after which the model generates its answer."""
@@ -147,7 +147,7 @@ class WritingObjective(LabelledObjective, Protocol):
 
 
 def sums_by_row(values: Tensor, rows: Tensor, count: int) -> list[Sum]:
-    """Return the Sum of the values (N,) of each of `count` rows, given row indices (N,); on the CPU, as Apple GPUs have no float64."""
+    """Return the Sum of each of `count` rows. `rows` (N,): the row of each value. Computed on the CPU, as Apple GPUs have no float64."""
     values, rows = values.cpu(), rows.cpu()
     totals = torch.zeros(count, dtype=torch.float64).index_add_(0, rows, values.double())
     return [Sum(total, targets) for total, targets in zip(totals.tolist(), rows.bincount(minlength=count).tolist(), strict=True)]
@@ -174,7 +174,7 @@ def class_answer(probabilities: Sequence[float], labels: Sequence[str], *, all_l
 def label_columns(
     predictions: Sequence[Mapping[str, Any]], name: str, labels: Sequence[str]
 ) -> tuple[list[list[str]], list[list[str]], dict[str, int]]:
-    """Return each row's right labels, those in its column `name`, and its predicted ones; and all labels, each with its index."""
+    """Return each row's right labels (its field `name`), each row's predicted labels, and the index of every label."""
     right, predicted = ([prediction[column] for prediction in predictions] for column in (name, "predicted"))
     all_labels = dict.fromkeys([*labels, *(label for rows in (right, predicted) for row in rows for label in row)])
     return right, predicted, {label: number for number, label in enumerate(all_labels)}

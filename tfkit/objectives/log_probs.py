@@ -34,10 +34,10 @@ def token_log_probs(head: VocabularyHead, hidden: Tensor, labels: Tensor, smooth
 
 
 class TokenScores(NamedTuple):
-    """The scores of predictions, (N,) each, without gradients."""
+    """The scores of N predicted labels, (N,) each, without gradients."""
 
     log_probs: Tensor  # the log-probability of the label
-    mean_log_probs: Tensor  # the mean over all vocabulary entries, for label smoothing
+    mean_log_probs: Tensor  # the mean log-probability of all vocabulary entries, for label smoothing
     right: Tensor  # whether the label is the likeliest entry
 
 
@@ -73,7 +73,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor, *, gradient: bool, cap: float
             values.exp_()
             if smoothing:
                 values.sub_(smoothing / logits.shape[1])
-            values.scatter_add_(1, ids, values.new_full(ids.shape, smoothing - 1.0))  # in float32: 1 - p of confident tokens is exact
+            values.scatter_add_(1, ids, values.new_full(ids.shape, smoothing - 1.0))  # in float32, so that 1 - p is exact if p is near 1
             overwrite(piece, values if temperature == 1 else values.div_(temperature), cap)
     return torch.cat(losses)[:, 0]
 

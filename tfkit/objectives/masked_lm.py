@@ -40,11 +40,11 @@ class MaskedLM(Distillable):
         streams, length, seed, counted = streams_of(stored), order.length, order.seed, self.section.rarity > 0
         if not self.section.next_sentence:
             return FramedRows(streams, length, seed, self.frame, count_tokens=counted)
-        static = self.section.masking == "static"  # the texts of a row, as its masks, are the same in every epoch
+        static = self.section.masking == "static"  # the texts of a row are the same in every epoch, as are its masks
         return SentencePairRows(streams, length, seed, self.frame, short=self.section.short_rows, static=static, count_tokens=counted)
 
     def collate(self, rows: FramedBatch) -> Batch:
-        """Return masked rows, with labels at the masked positions. The texts of a pair are segments; other texts are separate documents."""
+        """Return masked rows, with labels at masked positions. A pair's two texts are segments; without pairs, each text is a document."""
         ids, labels = rows.ids.copy(), np.full_like(rows.ids, IGNORED)
         for row, (length, epoch, number) in enumerate(zip(rows.lengths, rows.epochs.tolist(), rows.numbers.tolist(), strict=True)):
             positions, replacements = self.masking.draw(rows.ids[row, :length], epoch, number, rows.token_counts)
@@ -98,10 +98,10 @@ class MaskedLM(Distillable):
 class Masking:
     """The masks of BERT: which tokens of a row are predicted, and their replacements, as a function of (seed, epoch, row) alone.
 
-    As in create_pretraining_data.py, round(rate * n) of a row's n tokens are chosen, where n includes [CLS] and [SEP], which are never
-    chosen. By default 80 % of the chosen tokens become [MASK], 10 % a random entry of the vocabulary, and 10 % stay unchanged. With
-    `whole_words`, words are chosen in random order, and a word that would exceed this number is skipped. Raises ModelError if the
-    tokenizer has no [MASK] or, for whole words, is not WordPiece.
+    As in BERT's create_pretraining_data.py, round(rate * n) of a row's n tokens are chosen, where n includes [CLS] and [SEP], which are
+    never chosen. By default 80 % of the chosen tokens become [MASK], 10 % a random entry of the vocabulary, and 10 % stay unchanged. With
+    `whole_words`, words are chosen in random order, and a word that would exceed round(rate * n) is skipped. Raises ModelError
+    if the tokenizer has no [MASK] or, for whole words, is not WordPiece.
     """
 
     def __init__(self, section: MaskedLMSection, tokenizer: Tokenizer, seed: int):
@@ -116,7 +116,7 @@ class Masking:
     def draw(
         self, ids: NDArray[np.int64], epoch: int, number: int, token_counts: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the positions of a row that are predicted, in order, and the ids that replace the tokens there.
+        """Return the positions of the tokens to predict in a row, sorted, and the ids that replace these tokens.
 
         `token_counts` (V,): how often each id occurs in the sources; needed if `rarity` is not 0.
         """
@@ -134,7 +134,7 @@ class Masking:
             return self._words(candidates, self._continues[ids], raw, count)
         keys = raw[candidates]
         if self.section.rarity:
-            # Tokens with the smallest -log(u) / weight are chosen: weighted sampling without replacement (Efraimidis & Spirakis 2006).
+            # Weighted sampling without replacement (Efraimidis & Spirakis 2006): the least -log(u) / weight; weight = count^-rarity.
             assert token_counts is not None
             keys = -np.log(_unit(keys) + 2.0**-54) * token_counts[ids[candidates]] ** self.section.rarity
         return np.sort(candidates[np.argsort(keys, kind="stable")[:count]])

@@ -32,7 +32,7 @@ class MultiLabel(TextLabelling):
     means = ("exact_match",)  # the fraction of texts whose predicted labels are exactly the right ones
 
     def __init__(self, section: MultiLabelSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int, start_id: int | None):
-        """`labels`: in the order of the logits. `start_id`: the decoder's first id; None without an encoder-decoder."""
+        """`labels`: in the order of the logits. `start_id`: the first id of an encoder-decoder's decoder; None for other models."""
         self.section, self.tokenizer, self.labels = section, tokenizer, tuple(labels)
         self.row_length, self.start_id, self.placeholder = row_length, start_id, np.zeros(len(labels), np.bool_)
         self._numbers = {label: number for number, label in enumerate(labels)}

@@ -76,7 +76,7 @@ class MultipleChoice(LabelledObjective):
         return encoded
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """Return one sequence per answer, C in all, padded on the right; the labels (C, T) are the ids of the next positions.
+        """Return one sequence per answer, C in all, padded on the right; if `lm` is a term, labels (C, T) are the next ids.
 
         `extras`: the row of each sequence, and whether its answer is the right one, (C,) each.
         """
@@ -101,7 +101,7 @@ class MultipleChoice(LabelledObjective):
         return counts | ({"lm": int((batch.labels != IGNORED).sum())} if "lm" in self.terms else {})
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Return the sum of the rows' losses and, with a language modelling loss, that of the tokens' losses."""
+        """Return the sum of the rows' losses and, if `lm` is a term, the sum of the tokens' losses."""
         output = model(**batch.inputs())
         scores, right = output.extra_logits[:, 0].float(), batch.extras["right"]  # (C,)
         losses = {"choices": (_by_row(scores, batch).logsumexp(dim=1) - scores[right]).sum()}
@@ -120,7 +120,7 @@ class MultipleChoice(LabelledObjective):
         return sums | {"accuracy": Sum(float(right[table.argmax(dim=1)].sum()), counts["choices"])}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """Yield the index of each row's answer with the highest score; the `lm` sums are over all answers of the row."""
+        """Yield, for each row, the index of the answer with the highest score; the row's `lm` sum is over all its answers."""
         output = model(**batch.inputs())
         rows = batch.extras["row"]
         scores = output.extra_logits[:, 0].float()  # (C,)

@@ -1,7 +1,7 @@
-"""The protocol of an objective: batches, target counts, losses (sums, never means), and the properties that the engine reads.
+"""The protocol of an objective: batches, target counts, losses (sums, never means), and the properties that tfkit/engine reads.
 
-For each term of its loss, an objective returns the sum over a micro-batch and the number of targets. A step adds up the sums and the counts
-over its micro-batches and ranks and divides once, so that 1 micro-batch of 8 rows, 8 of 1 row and 4 of 2 rows give the same step.
+For each term of its loss, an objective returns the sum over a micro-batch and the number of targets. A training step adds up these sums and
+numbers over all micro-batches and ranks and divides once, so that eight rows give the same step as one micro-batch of 8 or as four of 2.
 """
 
 import math
@@ -31,13 +31,13 @@ class Batch:
     """A micro-batch of B rows. A tensor that is None is not passed to the model."""
 
     input_ids: Tensor  # (B, T)
-    labels: Tensor  # (B, T); (B, T') for an encoder-decoder; (B,) or (B, n) for rows' labels. IGNORED where there is no loss
+    labels: Tensor  # (B, T); (B, T') for an encoder-decoder; (B,) or (B, n) if whole rows have labels. IGNORED where there is no loss
     document_ids: Tensor | None = None  # (B, T): a token attends only to tokens with the same id; None: every row is one document
     padding_mask: Tensor | None = None  # (B, T), True = real token; None: no padding
     segment_ids: Tensor | None = None  # (B, T): 0 in the first text of a pair, 1 in the second
     decoder_input_ids: Tensor | None = None  # (B, T')
     decoder_padding_mask: Tensor | None = None  # (B, T')
-    # Inputs of the loss alone: (B, ...), or of another length, such as one value for each pair. A batch with extras is never cropped.
+    # Tensors that only the loss reads, (B, ...) or, for example, with one value per pair of rows. A batch with extras is never cropped.
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     is_pretraining: bool = False  # whether the rows are from data.pretraining; a step reads them after its rows of data.train
 
@@ -48,12 +48,12 @@ class Batch:
         return replace(self, **moved, extras={name: tensor.to(device, non_blocking=ahead) for name, tensor in self.extras.items()})
 
     def pinned(self) -> "Batch":
-        """Return this batch in pinned memory, which a GPU copies from asynchronously."""
+        """Return this batch in pinned memory, from which copies to a GPU are asynchronous."""
         moved: dict[str, Any] = {name: tensor.pin_memory() for name, tensor in self._present()}
         return replace(self, **moved, extras={name: tensor.pin_memory() for name, tensor in self.extras.items()})
 
     def inputs(self) -> dict[str, Tensor]:
-        """Return the arguments of the Transformer, by name."""
+        """Return the tensors that the Transformer reads, by the names of its arguments: all but `labels` and `extras`."""
         return {name: tensor for name, tensor in self._present() if name != "labels"}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -76,7 +76,7 @@ class Batch:
         return self.decoder_input_ids.numel() if mask is None else int(mask.sum())
 
     def cropped(self, length: int) -> "Batch":
-        """Return the first `length` positions of the first row of a batch whose tensors are all (B, T)."""
+        """Return a batch of the first `length` positions of the first row. All tensors of this batch must be (B, T)."""
         cut: dict[str, Any] = {name: tensor[:1, :length] for name, tensor in self.tensors()}
         return Batch(**cut)
 
@@ -92,17 +92,17 @@ _TENSORS = tuple(one.name for one in fields(Batch) if one.name not in ("extras",
 
 @dataclass(frozen=True)
 class Observation:
-    """A number that a step reports and does not train on, such as the entropy of a policy.
+    """A number that a training step reports but does not minimize, such as the fraction of clipped tokens.
 
-    With a `term`, `loss` returns the sum of the observation over the micro-batch, and a step divides it by the count of that term; without
-    a term, `loss` returns the maximum over the micro-batch. `loss` may leave the observation out.
+    With a `term` of the loss, `Objective.loss` returns the observation's sum over the micro-batch, and the step divides it by the number of
+    the term's targets; without a term, `loss` returns the maximum over the micro-batch. `loss` may leave the observation out.
     """
 
     term: str | None = None
 
 
 class Sum(NamedTuple):
-    """A sum over targets, and their number."""
+    """A sum over targets, and the number of these targets."""
 
     total: float
     targets: int
@@ -119,7 +119,7 @@ class Sum(NamedTuple):
 
 
 class Objective(Protocol):
-    """A training objective, whose section in a recipe declares its rows and models. Methods with a default result are optional."""
+    """A training objective. Its section in a recipe names the columns and models that it reads. Methods with a default are optional."""
 
     terms: Mapping[str, float]  # the weight of each term of the loss, by name
     observed: Mapping[str, Observation] = {}  # the numbers that `loss` returns in addition to the terms, by name
@@ -129,15 +129,15 @@ class Objective(Protocol):
     has_facts: bool = False  # whether `facts` has entries for each checkpoint's tfkit.json
     reads_second_output: bool = False  # whether `loss` reads `extra_logits`, the second output of the model's head
     reads_sentences: bool = False  # whether a stored text must record where its sentences begin
-    # The text that a step reads after its rows of data.train, in batches with `is_pretraining`; None: none. `loss` returns 0 for a
-    # term that a batch lacks.
+    # The text that a step reads after its rows of data.train, in batches with `is_pretraining`; None: there is no such text. `loss`
+    # returns 0 for a term that has no targets in a batch.
     pretraining: "PretrainingMix | None" = None
     # Whether `encode` handles special tokens that a text spells out; otherwise a text that begins with the beginning-of-text
     # token is refused if the tokenizer would put another one before it.
     reads_special_tokens: bool = False
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> Rows:
-        """Return the rows of weighted sources. Raises DataError if a source has too little text for one row."""
+        """Return the rows of `stored`, sources with their weights. Raises DataError if a source has too little text for one row."""
 
     def collate(self, rows: Any) -> Batch:
         """Return the batch of rows, on the CPU."""
@@ -159,7 +159,7 @@ class Objective(Protocol):
         return int((batch.labels != IGNORED).sum())
 
     def companion_states(self, batch: Batch) -> int:
-        """Return the number of hidden states that the head of a companion reads, whatever the kind of head."""
+        """Return the number of hidden states that the head of a model in `companions` reads, whatever the kind of head."""
         return int((batch.labels != IGNORED).sum())
 
     @property
@@ -196,7 +196,7 @@ class Objective(Protocol):
         return
 
     def initialize(self, model: Any, new: Sequence[str] | None) -> None:
-        """Change the weights before the first step. `new`: the parameters that the initial checkpoint lacks; None: all are random."""
+        """Change the weights before the first step. `new`: the parameters that the initial checkpoint lacks; None: no checkpoint."""
         return
 
     def facts(self, model: Any, stored: Sequence[Stored], batch_size: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tfkit.recipe.schema.rollout_sections import PPOSection
 
 class PPO(RolloutObjective):
     """The clipped losses of policy and value, each summed over response tokens, end tokens included; and the language modelling loss on
-    pretraining text, if `ptx_weight` is not 0. One step adds the gradients of these terms, each divided by its own count.
+    pretraining text, if `ptx_weight` is not 0. One step adds the gradients of these terms, each divided by its number of tokens.
     """
 
     observed: Mapping[str, Observation] = {
@@ -72,7 +72,7 @@ class PPO(RolloutObjective):
         return {term: counts[term] for term in self.terms}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Return the sum of each term, 0 for terms that the batch lacks, and the observations."""
+        """Return the sum of each term, 0 for terms without targets in the batch; and the observations."""
         zeros = dict.fromkeys(self.terms, torch.zeros((), device=batch.input_ids.device))
         if batch.is_pretraining and self.pretraining is not None:
             return {**zeros, "ptx": self.pretraining.loss(model, batch)["lm"]}
@@ -92,7 +92,7 @@ class PPO(RolloutObjective):
 
 
 def clipped_value_loss(values: Tensor, before: Tensor, returns: Tensor, clip_range: float) -> dict[str, Tensor]:
-    """Return 0.5 max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2) and at how many tokens the clipped part is larger."""
+    """Return the sum of 0.5 max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2), and for how many tokens the second square is larger."""
     clipped = before + (values - before).clamp(-clip_range, clip_range)
     errors, clipped_errors = (values - returns).square(), (clipped - returns).square()
     return {"value": 0.5 * torch.maximum(errors, clipped_errors).sum(), "value_clip_fraction": (clipped_errors > errors).detach().sum()}

@@ -39,7 +39,7 @@ class Preference(NamedTuple):
 
 
 def read_preference(row: Row) -> Preference | BadRow:
-    """Return the preference of a row, or its error."""
+    """Return the preference that a row states, or the row's error."""
     values = row.values
     prompt: Turns = values.get("prompt", "")
     if "chosen" in values:
@@ -87,7 +87,7 @@ def _dropped(row: Row, kind: str, why: str) -> BadRow:
 
 
 def _common_beginning(prompt: Turns, chosen: Turns, rejected: Turns) -> tuple[Turns, list[Turns]]:
-    """Return the prompt and the two completions; if both are whole conversations, their common beginning is the prompt."""
+    """Return prompt and completions. If `chosen` and `rejected` are whole conversations, the prompt is their common beginning."""
     if isinstance(chosen, list) and isinstance(rejected, list) and is_whole(chosen) and is_whole(rejected):
         most = min(len(chosen), len(rejected)) - 1
         same = next((n for n in range(most) if chosen[n] != rejected[n]), most)
@@ -121,7 +121,7 @@ class PreferenceEncoder:
         return self._encoded(rows, [read_preference(row) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return what `encode` returns, for rows with a prompt and one completion, or with a conversation that ends with one."""
+        """Return what `encode` returns, for rows with a prompt and one completion, or with a conversation that ends with a completion."""
         found = [split_prompt(row).values for row in rows]
         return self._encoded(rows, [Preference(values.get("prompt", ""), [values["completion"]], [0]) for values in found])
 
@@ -160,8 +160,8 @@ class PreferenceEncoder:
         return Encoded(arrays, sum(map(len, truncated)), any(len(sequence.ids) > self.row_length for sequence in kept))
 
     def collate(self, rows: ExampleBatch, pad_id: int) -> Batch:
-        """Return one sequence per completion, C in all, padded on the right, with labels (C, T): the ids of the next positions in the
-        completion, else IGNORED.
+        """Return one sequence per completion, C in all, padded on the right, with labels (C, T): the id of the next position if it
+        belongs to the completion, else IGNORED.
 
         `extras`: the `row` of each sequence (C,); the index of the `better` and of the `worse` sequence of each pair (P,), and `share`, the
         pair's weight in the mean of its prompt (P,); and, if stored, `reference`: the reference model's log-probability of each completion
@@ -186,7 +186,7 @@ def _labels(ids: NDArray[np.int32], prompt: int) -> NDArray[np.int64]:
 
 
 def _pairs(examples: Sequence[Example]) -> dict[str, Tensor]:
-    """Return the pairs of all examples, as indices of their sequences in the batch, and their weights."""
+    """Return the pairs of all examples: the indices of their sequences in the batch, and the weight of each pair."""
     pairs: list[tuple[int, int]] = []
     shares: list[float] = []
     begin = 0
@@ -220,7 +220,7 @@ def calibration_metrics(margins: Sequence[Sequence[float]]) -> Scores:
     of each row (N lists).
 
     The confidence in a pair with margin m is sigmoid(|m|), which is in one of ten bins from 0.5 to 1. `calibration` is the mean over pairs
-    of the distance between the confidence and the accuracy of their bin; NaN if a margin is not finite.
+    of the distance between the mean confidence and the accuracy of their bin; NaN if a margin is not finite.
     """
     rows = np.repeat(np.arange(len(margins)), [len(row) for row in margins])
     values = np.array([value for row in margins for value in row], np.float64)
@@ -232,7 +232,7 @@ def calibration_metrics(margins: Sequence[Sequence[float]]) -> Scores:
         pair_weights = weights[rows]
         if bins is None or not pair_weights.sum():
             return {"calibration": math.nan}
-        gaps = np.bincount(bins, pair_weights * (right - confidence), _BINS)  # (bins,): (accuracy - confidence) times the pairs
+        gaps = np.bincount(bins, pair_weights * (right - confidence), _BINS)  # (bins,): (accuracy - confidence) * the number of pairs
         return {"calibration": float(np.abs(gaps).sum() / pair_weights.sum())}
 
     return scores
@@ -246,7 +246,7 @@ def rate_right(margins: Numbers) -> Numbers:
 def pair_losses(values: Tensor, batch: Batch, smoothing: float = 0.0) -> Tensor:
     """Return -log sigmoid of each pair's margin, times its weight in the mean over its prompt's pairs: values (C,) -> (P,).
 
-    With `smoothing` e a pair has the weight 1 - e, and the reversed pair e (conservative DPO).
+    With `smoothing` e a pair has the weight 1 - e, and the same pair in reverse order has the weight e (conservative DPO).
     """
     margins = differences(values, batch)
     losses = -F.logsigmoid(margins)
@@ -256,7 +256,7 @@ def pair_losses(values: Tensor, batch: Batch, smoothing: float = 0.0) -> Tensor:
 
 
 def pair_results(term: str, values: Tensor, batch: Batch, smoothing: float = 0.0) -> Iterator[RowResult]:
-    """Yield the sums of each prompt, with the loss under the name `term`, and the margins of its pairs."""
+    """Yield the sums of each prompt, in which the loss is named `term`, and the margins of the prompt's pairs."""
     rows, margins = pair_rows(batch).cpu().numpy(), differences(values, batch).cpu().double().numpy()
     losses = pair_losses(values, batch, smoothing).cpu().double().numpy()
     right = rate_right(margins)

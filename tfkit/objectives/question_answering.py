@@ -62,11 +62,11 @@ class QuestionAnswering(LabelledObjective):
         return digest(*map(repr, about))
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the example of each question, or its error.
+        """Return the example of each question, or the row's error.
 
-        Its arrays concatenate those of its windows: input_ids, segment_ids, and the characters of each token (`spans`). `sizes` are the
-        sizes of the windows, `ends` the first and the last token of the answer in each window, and `text` is the context and the answers,
-        as JSON in UTF-8.
+        Some arrays concatenate those of all windows: input_ids, segment_ids, and `spans`, where each token's characters begin and end.
+        `sizes` are the sizes of the windows, `ends` the first and the last token of the answer in each window, and `text` is the context
+        and the answers, as JSON in UTF-8.
         """
         return self._encoded(rows, [self._answers(row) for row in rows])
 
@@ -77,7 +77,7 @@ class QuestionAnswering(LabelledObjective):
     def collate(self, rows: ExampleBatch) -> Batch:
         """Return the windows of all questions, C in all, padded on the right; labels (C, 2): the first and the last token of the answer.
 
-        `extras`: the row of each window (C,), the characters of each token (C, T, 2), and the `text` of each row (B, bytes).
+        `extras`: the row of each window (C,), where each token's characters begin and end (C, T, 2), and the `text` of each row (B, bytes).
         """
         examples = rows.single()
         bounds = [np.cumsum(example["sizes"])[:-1] for example in examples]
@@ -125,10 +125,10 @@ class QuestionAnswering(LabelledObjective):
         return RowResult(_score_sums(0.0, 0.0, has=bool(answers)), {"answers": answers, "predicted": ""})
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """Yield the best answer, empty if there is none; `all_labels`: with the probabilities of the best candidates."""
+        """Yield the best answer to each question, which may be empty; `all_labels`: with the probabilities of the best candidates."""
         for context, _, spans in self._ranked(_logits(model, batch, _FORWARD_WINDOWS), batch):
             by_text: dict[str, float] = {}
-            for span, probability in zip(spans, probabilities(spans), strict=True):  # spans may have equal texts
+            for span, probability in zip(spans, probabilities(spans), strict=True):  # equal texts share the sum
                 by_text[context[span.start : span.end]] = by_text.get(context[span.start : span.end], 0.0) + probability
             text, probability, _ = _best(context, spans)
             yield Answer(text, short(probability), {name: short(value) for name, value in by_text.items()} if all_labels else None)
@@ -154,7 +154,7 @@ class QuestionAnswering(LabelledObjective):
         return [right if isinstance(right, BadRow) else _example(row, windows, right) for row, windows, right in triples]
 
     def _answers(self, row: Row) -> Answers | BadRow:
-        """Return the right answers of a row, or its error. An answer without a position has that of its first occurrence in the context."""
+        """Return a row's right answers, or its error. An answer without a position gets that of its first occurrence in the context."""
         context: str = row.values["context"]
         answers: Answers = row.values["answers"]
         if texts := [answer["text"] for answer in answers if answer["answer_start"] is None]:
@@ -184,7 +184,7 @@ class QuestionAnswering(LabelledObjective):
 
 
 def _score_sums(exact: float, f1: float, *, has: bool) -> dict[str, Sum]:
-    """Return the Sum of each metric for a question, without targets if the metric leaves it out. `has`: whether it has an answer."""
+    """Return the Sum of each metric for a question; one that leaves the question out has 0 targets. `has`: whether there is an answer."""
     return {
         "exact_match": Sum(exact, 1),
         "f1": Sum(f1, 1),
@@ -243,7 +243,7 @@ def _example(row: Row, encoded: QuestionWindows, answers: Answers) -> Encoded | 
 
 
 def _ends(windows: Sequence[Window], start: int, end: int) -> list[tuple[int, int]] | None:
-    """Return an answer's first and last token in each window, (0, 0) if a part of it is outside; None if the answer has no tokens."""
+    """Return an answer's first and last token in each window, (0, 0) if the window lacks a part of it; None if the answer has no tokens."""
     tokens = [[place for place, (first, last) in enumerate(window.spans) if first < end and last > start] for window in windows]
     covered = [(window.spans[places[0]][0], window.spans[places[-1]][1]) for window, places in zip(windows, tokens, strict=True) if places]
     if not covered:

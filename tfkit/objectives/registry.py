@@ -36,10 +36,10 @@ from tfkit.tokenizer import Tokenizer
 
 
 class Registered(NamedTuple):
-    """The functions that construct an objective of one kind, and its tokenizer."""
+    """The two functions of a kind of objective, which construct the objective and its tokenizer."""
 
-    open: Callable[[Any, ModelContext], Objective]  # from the objective's section, for a model; raises ModelError if the two do not fit
-    fit_tokenizer: Callable[..., Tokenizer] = lambda section, tokenizer, is_finished: tokenizer  # adds the objective's special tokens
+    open: Callable[[Any, ModelContext], Objective]  # raises ModelError if the section does not fit the model
+    fit_tokenizer: Callable[..., Tokenizer] = lambda section, tokenizer, is_finished: tokenizer  # adds special tokens; by default none
 
 
 def _open_text_labelling(section: Any, context: ModelContext) -> Objective:
@@ -86,24 +86,24 @@ def register(section: type[ObjectiveSection], registered: Registered) -> None:
 
 
 def open_objective(section: ObjectiveSection, context: ModelContext) -> Objective:
-    """Construct the objective of a section for a model. Raises ModelError if the two do not fit."""
+    """Construct the objective of a section for a model. Raises ModelError if the section does not fit the model."""
     return _registered(section).open(section, context)
 
 
 def objective_tokenizer(section: ObjectiveSection, tokenizer: Tokenizer, *, is_finished: bool) -> Tokenizer:
-    """Return the tokenizer with the objective's tokens. `is_finished`: not trained for this run. Raises UsageError if it cannot be used."""
+    """Return the tokenizer with the objective's tokens. Raises UsageError for an unfit one. `is_finished`: not trained for this run."""
     return _registered(section).fit_tokenizer(section, tokenizer, is_finished=is_finished)
 
 
 def _registered(section: ObjectiveSection) -> Registered:
-    """Return the registered objective. Raises UsageError for a kind that cannot be trained, only evaluated."""
+    """Return the functions of the section's objective. Raises UsageError for a kind that can only be evaluated, not trained."""
     if section.scored_by == "likelihood":
         raise judges_only(section)
     return OBJECTIVES[section.kind]
 
 
 def open_rows(recipe: Recipe, objective: Objective, stored: Sequence[tuple[Stored, float]], config: ModelConfig) -> Rows:
-    """Return the objective's rows of weighted sources, or prompts if it samples responses. Raises DataError for too little text."""
+    """Return the rows of the sources `stored`; prompts, if the objective samples responses. Raises DataError for too little text."""
     rows = objective.open_rows(stored, row_order(recipe, config))
     return rows if objective.rollouts is None else PromptRows(rows, objective.rollouts)
 

@@ -1,7 +1,7 @@
 """A reward model (InstructGPT, arXiv 2203.02155, section 3.5): a score for each completion of a prompt, higher for better ones.
 
 The loss of a prompt is the mean over its pairs of -log sigmoid(r_better - r_worse). All completions of a prompt are in one batch, and each
-is read once: with separate pairs each of K completions would have K - 1 updates, which overfits. The loss depends on differences alone, so
+is read once: in separate pairs each of K completions would be read K - 1 times, which overfits. The loss depends on differences alone, so
 a finished model's scores are shifted to average 0 over the best completions of the training rows, the demonstrations.
 """
 
@@ -38,7 +38,7 @@ _HEAD = "head.classes.weight"
 
 
 class Reward(EncoderObjective):
-    """The pair loss of scores, summed over prompts."""
+    """The loss of pairs of completions, from their scores, summed over prompts."""
 
     terms: Mapping[str, float] = {"reward": 1.0}
     means = ("accuracy", "margin")  # means over pairs; the loss, in nats, is a mean over prompts
@@ -52,7 +52,7 @@ class Reward(EncoderObjective):
         self.encoder, self.tokenizer, self.seed, self.shift, self.every_token = encoder, tokenizer, seed, shift, every_token
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the sequence of each prompt and its completion, or its error."""
+        """Return the sequence of each prompt and its completion, or the row's error."""
         return self.encoder.encode_unlabelled(rows)
 
     def collate(self, rows: ExampleBatch) -> Batch:
@@ -121,7 +121,7 @@ class Reward(EncoderObjective):
 
 
 def open_reward(section: RewardSection, context: ModelContext) -> Reward:
-    """Construct the objective. Raises ModelError for an invalid shift in tfkit.json, and for `every_token` with any model but a decoder."""
+    """Construct the objective. Raises ModelError for a bad shift in tfkit.json, and for `every_token` if only whole texts are scored."""
     config = context.config
     if section.every_token and (config.encoder_layers or (isinstance(config.head, ClassesHeadConfig) and config.head.pool != "last")):
         raise ModelError(
@@ -144,7 +144,7 @@ def fit_tokenizer(section: RewardSection, tokenizer: Tokenizer, *, is_finished: 
 
 
 def read_shift(facts: Mapping[str, Any], place: str) -> float:
-    """Return the shift in a reward model's tfkit.json, subtracted from its scores; default 0. Raises ModelError if it is not a number."""
+    """Return the shift, from tfkit.json, to subtract from a reward model's scores; default 0. Raises ModelError if it is not a number."""
     shift = facts.get(_SHIFT, 0.0)
     if not isinstance(shift, int | float) or isinstance(shift, bool) or not math.isfinite(shift):
         raise ModelError(f"{place}: {_SHIFT} in tfkit.json is {shift!r}, which is not a number; take the file from the model's origin")

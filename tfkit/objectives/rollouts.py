@@ -1,7 +1,7 @@
 """Objectives of sampled responses: the encoding of prompts, the layout of responses in batches, and pretraining text for the same steps.
 
 The loader of tfkit/alignment samples and rewards the responses of an iteration, and makes the batches of the steps that train on them. A
-response is everything that follows its prompt up to and including the end token, which is an action like any other.
+response is everything that follows its prompt up to and including the end token, which is an action as every other token is.
 """
 
 import json
@@ -45,7 +45,7 @@ class ValueBaseline:
     model: ScoreModel | None  # None in an evaluation, which has no advantages
     gamma: float
     gae_lambda: float
-    kl_target: float | None  # nats per response, the target of an adaptive beta; None: beta is constant
+    kl_target: float | None  # the KL, in nats per response, at which an adaptive beta, the KL's weight, aims; None: beta is constant
     kl_horizon: float  # the number of responses over which beta adapts
 
 
@@ -71,7 +71,7 @@ class Rollouts:
 
     @property
     def readings(self) -> int:
-        """The number of times that an iteration trains on each prompt: its completions times the inner epochs."""
+        """The number of times that an iteration trains on each prompt: the completions per prompt times the inner epochs."""
         return self.section.completions * self.section.inner_epochs
 
 
@@ -89,7 +89,7 @@ class PromptRows:
 
     def __init__(self, prompts: Rows, rollouts: Rollouts):
         self.prompts, self.readings, new_tokens = prompts, rollouts.readings, rollouts.section.max_new_tokens
-        # Every response counts with the largest length.
+        # Every response is counted as if it had the largest length.
         self.mean_tokens, self.longest = prompts.mean_tokens + new_tokens, prompts.longest + new_tokens
 
     def __len__(self) -> int:
@@ -133,7 +133,7 @@ class RolloutObjective(EncoderObjective, Protocol):
         return {name: sums[name].mean for name in self.section.metrics if name in sums}
 
     def wrong(self, row: Row) -> RowResult | None:
-        """Return the result of a prompt that cannot be encoded: a wrong answer, without a reward and a KL; None if there are no rules."""
+        """Return the result of a prompt that cannot be encoded: a wrong answer, without a reward or a KL; None if there are no rules."""
         return RowResult({"accuracy": Sum(0.0, 1)}, {}) if self.section.rules else None
 
     def legend(self) -> list[str]:
@@ -161,7 +161,7 @@ class PromptEncoder(Encoder):
         return digest("prompts", self.texts.fingerprint(), self.longest, self.section.needs_answer)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return each prompt's ids, text, answers and place; or its error. Raises ModelError if a needed chat template is missing."""
+        """Return each prompt's ids, text, answers and place; or the row's error. Raises ModelError if a needed chat template is missing."""
         prompts = [_without_answer(row.values["prompt"]) for row in rows]
         encoded = self.texts.encode([PromptCompletion(row.place, prompt) for row, prompt in zip(rows, prompts, strict=True)])
         return [
@@ -221,7 +221,7 @@ def response_batch(responses: Sequence[Response], pad_id: int) -> Batch:
 class PretrainingMix(CausalLM):
     """The pretraining text that a step reads after its responses, in micro-batches of its own, cut as for causal language modelling.
 
-    It prevents forgetting: InstructGPT (arXiv 2203.02155, 3.5 and C.4) adds 27.8 times the text's gradient to that of a step.
+    It prevents forgetting: InstructGPT (arXiv 2203.02155, 3.5 and C.4) adds 27.8 times the text's gradient to the gradient of a step.
     """
 
     def __init__(self, ratio: int, separator_id: int | None):

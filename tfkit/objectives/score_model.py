@@ -1,4 +1,4 @@
-"""Models that score texts: a reward model, a value model, which starts as a reward model (InstructGPT, arXiv 2203.02155), a gold model."""
+"""Models that score texts: a reward model, a value model (initialized as a reward model: InstructGPT, arXiv 2203.02155), a gold model."""
 
 import json
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _ENCODING = ("model", "normalizer", "pre_tokenizer")  # the parts of tokenizer.j
 
 @dataclass(frozen=True)
 class ScoreModel:
-    """A companion whose head has one output, read at the last token; `shift` is subtracted from that output."""
+    """A model whose head has one output, read at the last token for a text's score; `shift` is subtracted from that output."""
 
     companion: Companion
     shift: float = 0.0
@@ -49,7 +49,7 @@ class ScoreModel:
 
 
 def open_score_model(section: ObjectiveSection, name: str, context: ModelContext) -> ScoreModel | None:
-    """Load the score model that a field names; None if it names none. Raises ModelError if it cannot score the policy's texts."""
+    """Load the score model that the field `name` names; None if there is none. Raises ModelError if it cannot score the policy's texts."""
     if name not in section.companion_paths:
         return None
     return score_model(open_companion(section, name, defer_blocks=context.defer_blocks), context)
@@ -84,9 +84,9 @@ def gives_same_ids(theirs: Tokenizer, ours: Tokenizer) -> bool:
 
 
 class GoldModel:
-    """A classifier that scores a text by the probability of the last class or, for a regression, by its output, with its own tokenizer.
+    """A classifier, with its own tokenizer, whose score of a text is the probability of the last class or, for a regression, the output.
 
-    The scores of an objective's `gold` model are only logged: if the reward rises while they fall, the policy exploits the reward model.
+    The scores of an objective's `gold` model are only logged: if they fall while the reward rises, the policy exploits the reward model.
     Gao et al. 2022 (arXiv 2210.10760) call it the gold reward model. The judge of AI feedback is such a classifier, too.
     """
 

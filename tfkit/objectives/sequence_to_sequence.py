@@ -32,7 +32,7 @@ class TokenTargets:
         return {"lm": -label_log_probs(model, model(**batch.inputs()).hidden, batch.labels, self.smoothing).sum()}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """Return the loss, the loss without smoothing, and the number of targets to which the model gives the highest probability."""
+        """Return the loss, the loss without smoothing, and the number of targets that are the model's likeliest entry."""
         hidden, labels = model(**batch.inputs()).hidden.flatten(0, 1), batch.labels.flatten()  # (B * T', D), (B * T',)
         targets = labels != IGNORED
         scores = token_scores(vocabulary_head(model.head), hidden[targets], labels[targets])

@@ -4,7 +4,7 @@
     inputs   Thank you <extra_id_0> me to your party <extra_id_1> </s>
     targets  <extra_id_0> for inviting <extra_id_1> last week </s>
 
-Each row ends with a removed span, so that no further sentinel ends the targets. T5's code does the same; the paper's figure does not.
+Each row ends with a removed span, so the targets need no final sentinel, as in T5's code; in the paper's figure they end with one.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class SpanCorruption(TokenTargets, Objective):
     def collate(self, rows: SpanBatch) -> Batch:
         """Return inputs (B, lengths.inputs) and labels (B, lengths.targets); all rows have these lengths, without padding."""
         count, spans = rows.kept.shape
-        sizes = np.stack([rows.kept, rows.noise], axis=2).ravel()  # (B * 2k,): kept and noise alternate
+        sizes = np.stack([rows.kept, rows.noise], axis=2).ravel()  # (B * 2k,): sizes of kept and removed parts, by turns
         parts = np.repeat(np.tile(np.arange(2 * spans), count), sizes).reshape(count, -1)  # (B, raw): the part that a token belongs to
         first = np.diff(parts, axis=1, prepend=-1) != 0
         noise = parts % 2 == 1
@@ -78,7 +78,7 @@ def open_span_corruption(section: SpanCorruptionSection, context: ModelContext) 
 
 
 def _sentinels(tokenizer: Tokenizer) -> list[int]:
-    """Return the ids of <extra_id_0>, <extra_id_1>, ...: in T5's vocabulary the last ones, in descending order."""
+    """Return the ids of <extra_id_0>, <extra_id_1>, ...: in T5's vocabulary these are the last ids, in descending order."""
     sentinels: list[int] = []
     while (sentinel := tokenizer.backend.token_to_id(f"<extra_id_{len(sentinels)}>")) is not None:
         sentinels.append(sentinel)

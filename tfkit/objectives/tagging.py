@@ -48,7 +48,7 @@ class Tagging(LabelledObjective):
         return digest("tagging", self.labels, self.tokenizer.fingerprint(), self.row_length)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the truncated input_ids and the labels of each row, tag indices at first tokens of words, else IGNORED; or its error."""
+        """Return each row's truncated input_ids, and labels: tag indices at the first tokens of words, else IGNORED; or the row's error."""
         problems = [self._problem(row) for row in rows]
         good = [row for row, problem in zip(rows, problems, strict=True) if problem is None]
         encoded = iter(zip(good, encode_words(self.tokenizer, [row.values["tokens"] for row in good], self.row_length), strict=True))
@@ -77,11 +77,11 @@ class Tagging(LabelledObjective):
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
         """Return the loss, and the number of right tags."""
         logits, words = model(**batch.inputs()).logits, self.counts(batch)["tags"]
-        right = int((logits.argmax(-1) == batch.labels).sum())  # no tag has the index IGNORED
+        right = int((logits.argmax(-1) == batch.labels).sum())  # no tag has the index IGNORED, so that never counts as right
         return {"tags": Sum(float(_losses(logits, batch.labels)), words), "accuracy": Sum(float(right), words)}
 
     def check_metric(self, name: str | None) -> None:
-        """Raise UsageError for precision, recall or F1, which are of names, if the tags do not mark names."""
+        """Raise UsageError for precision, recall or F1, which are metrics of names, if the tags do not mark names."""
         if name in ("precision", "recall", "f1") and not mark_spans(self.labels):
             shown = ", ".join(self.labels[:5]) + (", ..." if len(self.labels) > 5 else "")
             raise UsageError(f"evaluation.metric: {name} is for names, and the tags {shown} mark none; choose accuracy, f1_macro or loss")
@@ -109,7 +109,7 @@ class Tagging(LabelledObjective):
             yield Answer(tags, best, all_probabilities if all_labels else None)
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return functions that compute, from the weights of the rows, the metrics of tags and, if the tags mark names, those of names."""
+        """Return functions from the weights of the rows to the metrics of tags and, if the tags mark names, to the metrics of names."""
         tags, predicted, numbers = label_columns(predictions, "tags", self.labels)
         rows = np.repeat(np.arange(len(predictions)), [len(row) for row in tags])  # (W,): the row of each word
         of_tags = tag_metrics(_flat(tags, numbers), _flat(predicted, numbers), rows)

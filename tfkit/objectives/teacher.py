@@ -13,13 +13,13 @@ from tfkit.objectives.companion import Companion, open_companion, refuse_misfit
 from tfkit.objectives.context import ModelContext
 from tfkit.recipe.schema.objective_sections import DistillationSection
 
-# The settings that student and teacher must share for copied tensors to have the same meaning, in addition to the tensors' shapes.
+# The settings that student and teacher must share, besides the shapes of tensors, so that copied tensors have the same meaning.
 _ARCHITECTURE: dict[str, Any] = {
     **dict.fromkeys(("num_heads", "num_kv_heads", "head_dim", "position", "norm", "mlp"), True),
     "embedding": {"scale"},
     "attention": {"scale"},
 }
-_MAX_PROBLEMS = 12  # in an error message
+_MAX_PROBLEMS = 12  # the most problems that an error message lists
 
 
 def open_teacher(section: DistillationSection, context: ModelContext) -> Companion:
@@ -35,7 +35,7 @@ def open_teacher(section: DistillationSection, context: ModelContext) -> Compani
 def copy_layers(student: Transformer, teacher: Transformer, layers: Sequence[int]) -> None:
     """Copy the teacher's weights: those of layer `layers[i]` to layer i of the student, all others to the parameter of the same name.
 
-    If the teacher's blocks are loaded on demand (`fill_block`), so are the student's, each from the file of the teacher's block.
+    If the teacher's blocks are loaded on demand (`fill_block`), so are the student's, each from the file of the block that it copies.
     """
     parameters = dict(student.named_parameters())
     for name, tensor in copied_tensors(student, teacher, layers).items():
@@ -79,7 +79,7 @@ def _mismatches(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], na
 
 
 def _teacher_name(name: str, layers: Sequence[int]) -> str:
-    """Return the teacher's name of a student's parameter: encoder.blocks.2.norm.weight -> encoder.blocks.4.norm.weight."""
+    """Return the teacher's name of a student's parameter: encoder.blocks.2.norm.weight -> encoder.blocks.4.norm.weight if layers[2] = 4."""
     stack, blocks, inner = name.partition(".blocks.")
     if not blocks:
         return name
@@ -88,7 +88,7 @@ def _teacher_name(name: str, layers: Sequence[int]) -> str:
 
 
 def _architecture(config: ModelConfig) -> dict[str, object]:
-    """Return the fields of _ARCHITECTURE by their names in a recipe."""
+    """Return the settings that _ARCHITECTURE lists, by their names in a recipe."""
     document = config.model_dump(include=_ARCHITECTURE)
     return {
         (f"{name}.{inner}" if inner else name): setting

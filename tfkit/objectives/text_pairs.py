@@ -57,7 +57,7 @@ def no_room(length: int) -> ModelError:
 
 def _pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], length: int) -> list[TextIds]:
     if joins_pairs(tokenizer):
-        if length < len(encode_pairs(tokenizer, [("", "")])[0][0]) + 2:  # the template around two texts, and one id of each
+        if length < len(encode_pairs(tokenizer, [("", "")])[0][0]) + 2:  # the template's ids, and one id of each text
             raise no_room(length)
         return [TextIds(*pair) for pair in encode_pairs(tokenizer, pairs, length)]
     separator = tokenizer.sep_id if tokenizer.eos_id is None else tokenizer.eos_id
@@ -87,7 +87,7 @@ def _single(tokenizer: Tokenizer, ids: list[int], length: int) -> TextIds:
 
 
 class TextLabelling(LabelledObjective, Protocol):
-    """An objective that predicts the label of each row's `text`, or of `text` and `pair` together, read as a whole.
+    """An objective that predicts one label for the whole of each row's `text`, or of `text` and `pair` together.
 
     An encoder-decoder such as T5 reads the text in the encoder and again, shifted right, in the decoder, whose last hidden state is
     classified (as in transformers' T5ForSequenceClassification).
@@ -95,15 +95,15 @@ class TextLabelling(LabelledObjective, Protocol):
 
     tokenizer: Tokenizer
     row_length: int
-    start_id: int | None  # the decoder's first id; None without an encoder-decoder
-    placeholder: NDArray[Any]  # the label of a row without one
+    start_id: int | None  # the first id of an encoder-decoder's decoder; None for other models
+    placeholder: NDArray[Any]  # the label in the example of a row that has no label
     evaluates_answers: bool = True  # evaluations during training need the answers, since F1 and correlations are not sums over rows
 
     def target(self, row: Row) -> NDArray[Any] | BadRow:
         """Return a row's label as its example stores it, or the row's error."""
 
     def stacked(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """Return the labels of a batch, given those of its examples: (B, n) -> (B,) or (B, n)."""
+        """Convert the labels of a batch's examples to those of the batch: (B, n) -> (B,) or (B, n)."""
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the input_ids, segment_ids and `label` of each row, or its error."""
@@ -121,7 +121,7 @@ class TextLabelling(LabelledObjective, Protocol):
             if isinstance(label, BadRow):
                 encoded.append(label)
                 continue
-            if special.issuperset(text.ids):  # the model would predict a class, but without any text
+            if special.issuperset(text.ids):  # otherwise the model would predict a label without any text
                 encoded.append(BadRow("no tokens", f"{row.place}: the text gives no token; remove the row", lost=True, dropped=True))
                 continue
             encoded.append(Encoded({"input_ids": text.ids, "segment_ids": text.segments, "label": label}, len(text.ids), text.truncated))

@@ -31,7 +31,7 @@ class Regression(TextLabelling):
     placeholder = np.zeros(1, np.float32)
 
     def __init__(self, section: ClassificationSection, tokenizer: Tokenizer, row_length: int, start_id: int | None):
-        """`start_id`: the decoder's first id; None without an encoder-decoder."""
+        """`start_id`: the first id of an encoder-decoder's decoder; None for other models."""
         self.section, self.tokenizer = section, tokenizer
         self.row_length, self.start_id = row_length, start_id
 
@@ -41,7 +41,7 @@ class Regression(TextLabelling):
         return digest("classification", section, (), self.tokenizer.fingerprint(), self.row_length, "float32")
 
     def target(self, row: Row) -> NDArray[np.float32] | BadRow:
-        """Return the value of a row's label, or its error."""
+        """Return the number that a row's label states, or the row's error."""
         value = label_value(row.values["label"])
         if value is None:
             written = row.values["label"]
@@ -86,7 +86,7 @@ class Regression(TextLabelling):
 
 def label_value(written: str) -> float | None:
     """Return the number that a label states; None if it is no number, or too large for float32. A class of a data set counts as the number
-    in its name or, if there is none, as its index.
+    in the class's name or, if the name has none, as the class's index.
     """
     value = read_number(written)
     if value is None and isinstance(written, ClassName):
@@ -95,7 +95,7 @@ def label_value(written: str) -> float | None:
 
 
 def regression_metrics(targets: Numbers, predictions: Numbers) -> Scores:
-    """Return a function that maps weights (N,) of the rows to the metrics of their predictions: `rmse`, `pearson`, and `spearman`, which is
+    """Return a function from row weights (N,) to the metrics of the rows' predictions: `rmse`, `pearson`, and `spearman`, which is
     Pearson's correlation of ranks (ties: mean rank).
 
     The correlations equal scipy's: the correlation with a constant is NaN.
@@ -128,6 +128,6 @@ def _pearson(first: Numbers, second: Numbers, weights: Numbers) -> float:
 
 
 def _ranks(numbers: Numbers, weights: Numbers) -> Numbers:
-    """Return the mean rank of each row among the weighted rows. `numbers` (N,): the index of each row's value among the sorted values."""
+    """Return each row's rank if rows repeat by weight (ties: mean rank). `numbers` (N,): each value's index among the sorted values."""
     counts = np.bincount(numbers, weights)
     return (counts.cumsum() - (counts - 1) / 2)[numbers]

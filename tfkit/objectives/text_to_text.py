@@ -22,7 +22,7 @@ class TextToText(TokenTargets, WritingObjective):
     """Cross-entropy over the target ids, including eos; labels may be smoothed (`token_log_probs` has the formula)."""
 
     ids = ("source", "target")
-    start_id: int  # the id of bos or pad
+    start_id: int  # the id of bos or pad, which the decoder reads first
 
     def __init__(self, section: TextToTextSection, tokenizer: Tokenizer, row_length: int):
         """Sources and targets are truncated to `row_length` ids each. Raises ModelError if the tokenizer cannot end or begin a target."""
@@ -38,7 +38,7 @@ class TextToText(TokenTargets, WritingObjective):
         return digest("text_to_text", self.tokenizer.fingerprint(), self.row_length, *self.tokenizer.forced_ids)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the ids of source and target of each row, or its error. The first of several references is the target."""
+        """Return the ids of each row's source and target, or the row's error. The first of several references is the target."""
         sources = encode_texts(self.tokenizer, [(row.values["source"], None) for row in rows], self.row_length)
         targets = self.tokenizer.encode_bare([row.values["target"][0] if row.values["target"] else "" for row in rows])
         return [self._example(row, source, target.tolist()) for row, source, target in zip(rows, sources, targets, strict=True)]
@@ -72,7 +72,7 @@ class TextToText(TokenTargets, WritingObjective):
         return ids
 
     def references(self, row: Row, example: Example) -> list[str]:
-        """Return all targets of the row."""
+        """Return the row's targets that are not blank or, if all are, the first one."""
         return not_blank(row.values["target"])
 
     def wrong(self, row: Row) -> RowResult:

@@ -1,4 +1,4 @@
-"""Losses of a distribution over the vocabulary, one per hidden state, with bounded memory for logits.
+"""Losses of predictions over the vocabulary, one loss per hidden state (here called a row), with bounded memory for logits.
 
 With a vocabulary of 50,000 the logits take more memory than the activations, so they are computed in blocks of rows, and each block is
 overwritten in place by the gradient of the loss with respect to its logits. If all rows fit LOGITS_BYTES, this gradient is kept for the
@@ -6,8 +6,8 @@ backward pass; otherwise the backward pass recomputes it. The softmax runs over 
 is folded into the two matrix products of the backward pass, so that there is no second pass over the logits.
 
 In training on a CPU, a cross-entropy whose logits exceed LOGITS_BYTES is computed in blocks of vocabulary entries instead. Each of these
-blocks is also computed twice, but it gives a finished part of the output matrix's gradient, whereas each block of rows would read and write
-a float32 sum of the whole matrix. The forward pass sums up the denominators of the softmax.
+blocks is also computed twice, but it gives a finished part of the output matrix's gradient, whereas each block of rows would add to
+a float32 sum as large as the whole matrix. The forward pass adds up the softmax's denominators over the blocks.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class BlockLoss(Protocol):
 
     def __call__(self, logits: Tensor, *targets: Tensor, gradient: bool) -> Tensor:
         """Return the loss of each row (n,) from its logits (n, V) and targets (n, ...); with `gradient`, overwrite the logits by the loss's
-        gradient with respect to the uncapped logits (`overwrite`).
+        gradient with respect to the logits before the soft cap (`overwrite`).
         """
 
 
@@ -101,12 +101,12 @@ def block_rows(weight: Tensor, hidden: Tensor, target_bytes: int = 0) -> int:
 
 
 def needs_blocks(weight: Tensor, hidden: Tensor) -> bool:
-    """Whether the cross-entropy in training is computed in blocks of entries, given the output matrix (V, D) and hidden states (N, D)."""
+    """Whether training computes the cross-entropy in blocks of vocabulary entries, given output matrix (V, D) and hidden states (N, D)."""
     return weight.device.type == "cpu" and len(weight) > _BLOCK and len(hidden) > block_rows(weight, hidden)
 
 
 def make_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, cap: float | None) -> Tensor:
-    """Compute the logits: (n, D), (V, D), (V,) -> (n, V)."""
+    """Compute the logits, soft-capped if `cap` is not None: (n, D), (V, D), (V,) -> (n, V)."""
     logits = hidden @ weight.t()
     if bias is not None:
         logits += bias
@@ -142,14 +142,14 @@ def pieces(logits: Tensor, *others: Tensor, most: int | None = None) -> list[tup
 
 
 def overwrite(logits: Tensor, errors: Tensor, cap: float | None) -> None:
-    """Overwrite logits by the gradient with respect to the uncapped ones: `errors` times the slope of the cap, 1 - (logit / cap)^2."""
+    """Overwrite logits by the gradient with respect to those before the soft cap: `errors` times the cap's slope, 1 - (logit / cap)^2."""
     if cap is not None:
         errors.mul_(1 - (logits.to(errors.dtype) / cap).square_())
     logits.copy_(errors)
 
 
 def block_cross_entropy(head: VocabularyHead, hidden: Tensor, labels: Tensor, smoothing: float, temperature: float) -> Tensor:
-    """Return the cross-entropy of each row in float32, -`token_log_probs`: hidden (N, D) from `head.prepare`, labels (N,) -> (N,)."""
+    """Return each row's cross-entropy in float32, computed in blocks of entries: hidden (N, D) from `head.prepare`, labels (N,) -> (N,)."""
     given = head.weight, head.bias, labels, head.softcap, smoothing, temperature
     losses: Tensor = _BlockCrossEntropy.apply(hidden, *given)  # type: ignore[no-untyped-call]
     return losses
@@ -197,7 +197,7 @@ class _BlockCrossEntropy(torch.autograd.Function):
                 values = (piece.float() if ctx.temperature == 1 else piece.float() / ctx.temperature).sub_(log_sums).exp_()
                 if ctx.smoothing:
                     values.sub_(ctx.smoothing / len(weight))
-                values.scatter_add_(1, place, is_inside * (ctx.smoothing - 1.0))  # before rounding: 1 - p of confident tokens is exact
+                values.scatter_add_(1, place, is_inside * (ctx.smoothing - 1.0))  # in float32, so that 1 - p is exact if p is near 1
                 overwrite(piece, values if ctx.temperature == 1 else values.div_(ctx.temperature), ctx.cap)
             grad_hidden += errors @ weight[begin:end]
             if grad_weight is not None:

@@ -2,8 +2,8 @@
 server of keys and values that rank 0 or torchrun runs. Nothing is pickled.
 
 A process that ends closes its connections. All other ranks notice that within milliseconds, whatever they are waiting for. A process that
-hangs is noticed after a time-out: half an hour until the first step is timed, later a multiple of the longest step. To name the rank that
-hangs, each rank that still answers reports itself in the store.
+hangs is noticed after a time-out: half an hour until the first step is timed, later a multiple of the longest step. To find the rank
+that hangs, all ranks that have waited in vain report themselves in the store.
 """
 
 import json
@@ -37,7 +37,7 @@ class ProcessGroup(Peers):
 
     def __init__(self, ranks: Ranks, store: "Store"):
         self.ranks, self._store, self._announced = ranks, store, 0
-        self.given_by_first = ""  # rank 0's argument `given` of `join`
+        self.given_by_first = ""  # the argument `given` with which rank 0 called `join`
         self._longest = 0.0  # the longest step of any rank, in seconds
         self._heartbeat: Heartbeat | None = None
 
@@ -47,8 +47,8 @@ class ProcessGroup(Peers):
     ) -> Self:
         """Connect to the other ranks. `watch` is called while this rank waits for them, and `say` once, with the ranks that are late.
 
-        `given`: a hash of the request of this rank's command; that of rank 0 becomes `given_by_first` on all ranks. Raises PeerLostError if
-        a rank does not connect in time, and MachineError if rank 0 cannot listen at its port.
+        `given`: a hash of the recipe and overrides of this rank's command; rank 0's hash is `given_by_first` on all ranks. Raises
+        PeerLostError if a rank does not connect in time, and MachineError if rank 0 cannot listen at its port.
         """
         with lost(ranks, f"did not meet all {ranks.size} ranks at {ranks.address}:{ranks.port}"):
             store = meet(ranks, given, watch, say)
@@ -84,11 +84,11 @@ class ProcessGroup(Peers):
         return int(self._reduced(torch.tensor([code], dtype=torch.int64), dist.ReduceOp.MAX)[0])
 
     def agree_after_step(self, code: int, seconds: float) -> int:
-        """Return the maximum of `code` over all ranks, and set the time-out by the longest step so far; this step took `seconds`."""
+        """Return the maximum of `code` over all ranks, and derive the time-out from the longest step so far; this step took `seconds`."""
         found, milliseconds = self._reduced(torch.tensor([code, math.ceil(1000 * seconds)], dtype=torch.int64), dist.ReduceOp.MAX).tolist()
         if milliseconds / 1000 > self._longest:
             self._longest = milliseconds / 1000
-            for group in dist.distributed_c10d._world.pg_map:  # also the groups of the sharding
+            for group in dist.distributed_c10d._world.pg_map:  # all process groups, also those of the sharding
                 limit = min(STEP_SECONDS, max(_LEAST_SECONDS, _TIMES_A_STEP * self._longest))
                 _set_timeout(timedelta(seconds=limit), group)
         return int(found)
@@ -105,10 +105,10 @@ class ProcessGroup(Peers):
         return dict(zip(names, sums, strict=True))
 
     def in_order(self, parts: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """Return the values of all ranks' micro-batches, ordered by their index in the step: micro-batch i is computed by rank i mod N.
+        """Return the values of all micro-batches of a step, in order: of N ranks, rank i mod N computes micro-batch i.
 
-        `parts`: one mapping for each micro-batch of this rank. The k-th micro-batches of all ranks have values of the same names. They are
-        sent in float64, which represents each value exactly, and returned in their own dtype, on the CPU.
+        `parts`: one mapping for each micro-batch of this rank. The k-th micro-batches of all ranks have values of the same names. Values
+        are sent in float64, which represents each of them exactly, and returned in their own dtype, on the CPU.
         """
         layouts = [[(name, value.dtype) for name, value in sorted(part.items())] for part in parts]  # the same on all ranks
         own = torch.stack([value.detach().double().cpu() for part in parts for _, value in sorted(part.items())])
@@ -127,7 +127,7 @@ class ProcessGroup(Peers):
         found = list(parameters)
         present = torch.tensor([parameter.grad is not None for parameter in found], dtype=torch.int8)
         for parameter, is_there in zip(found, self._reduced(present, dist.ReduceOp.MAX).tolist(), strict=True):
-            if is_there:  # the gradient of a single micro-batch may be in bf16
+            if is_there:  # `float()`, since the gradient of a single micro-batch may be in bf16
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.float()
         for bucket in _buckets([parameter.grad for parameter in found if parameter.grad is not None]):
             flat = self._reduced(torch.cat([gradient.flatten() for gradient in bucket]), dist.ReduceOp.SUM)
@@ -157,9 +157,9 @@ class ProcessGroup(Peers):
 
     @contextmanager
     def to_the_end(self, ordinary: tuple[type[Exception], ...], last: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """Enclose the steps. After them, or after an `ordinary` exception of all ranks, the ranks meet, call `last`, and meet again."""
+        """Enclose the training steps. After them, or an `ordinary` error on all ranks, ranks await each other before and after `last()`."""
         try:
-            # FSDP's own collectives, within a forward or backward pass, raise errors of the backends.
+            # Errors of gloo and NCCL in FSDP's own collectives, within a forward or backward pass, are converted here.
             with lost(self.ranks, "lost another rank within a step", only_of_backends=True):
                 yield
         except ordinary:
@@ -212,13 +212,13 @@ def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def lost(ranks: Ranks, what: str, *, only_of_backends: bool = False) -> Iterator[None]:
-    """Convert connection errors in the block to PeerLostError. `what`: the predicate of "rank n" in the message: "lost another rank".
+    """Convert connection errors in the block to PeerLostError. `what`: the text after "rank n" in the message, such as "lost another rank".
 
     `only_of_backends`: convert only errors of gloo and NCCL.
     """
     try:
         yield
-    except RuntimeError as error:  # gloo and the store have no exception class of their own
+    except RuntimeError as error:  # that of gloo and the store, which have no class of their own
         if only_of_backends and not any(sign in str(error) for sign in ("/gloo/", "NCCL")):
             raise
         reason = first_sentence(str(error)) or type(error).__name__

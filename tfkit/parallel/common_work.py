@@ -83,7 +83,7 @@ class CommonWork:
 
     @contextmanager
     def to_the_end(self) -> Iterator[None]:
-        """Enclose all of the work. An error of one rank is raised on all.
+        """Enclose all work that is divided among the ranks. An error of one rank is raised on all.
 
         The ranks leave the block together, since rank 0 serves the store by which they are connected.
         """

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 BEAT_SECONDS = 10.0  # between two beats
 SILENT_SECONDS = 600.0  # rank 0 is lost after this time without a beat: a slow disk, or a call that blocks all threads, may delay beats
 _LOOK_SECONDS = 1.0  # between two readings of the heartbeat
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.2  # between two queries of a key; PyTorch's own wait would warn at each time-out
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.2  # between queries of a key, ever longer; PyTorch's own wait would warn at each time-out
 _ANSWER_SECONDS = 0.2  # between two checks of the thread that queries the store
-_ROLL_CALL_SECONDS, _CALL_AGAIN_SECONDS = 10.0, 0.1  # time in which ranks report that they wait; the pause between two looks
+_ROLL_CALL_SECONDS, _CALL_AGAIN_SECONDS = 10.0, 0.1  # time in which ranks report that they wait; time between two queries
 _KEY = "heartbeat"  # the name of the counter in the store
 
 
@@ -79,9 +79,9 @@ class _KeyQuery:
 
 
 def silent_ranks(store: "Store", ranks: Ranks) -> str:
-    """Return the names of the ranks that do not report in the store that they are waiting, as this rank does.
+    """Return the names of the ranks that hang. Every other rank reports in the store, as this one does, that it is waiting.
 
-    If all ranks report it, return "the network". A thread queries the store; if that never answers, return "rank 0", which serves it.
+    If all ranks report this, return "the network". If the store, which a thread queries, never answers, return "rank 0", which serves it.
     """
     silent = [0]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _SLURM = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
-# The ports of Slurm's ranks are below the range from which Linux takes ports for outgoing connections, any of which may be in use.
+# In a Slurm step, the port of rank 0 is below the range from which Linux takes ports for outgoing connections, which may be in use.
 _FIRST_PORT, _PORTS = 20_000, 12_000  # the lowest port, and the number of ports
 _MOST_RANKS = 1 << 20
 
@@ -27,7 +27,7 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0  # among the ranks of this machine
+    local_rank: int = 0  # the index of this process among the ranks of this machine
     local_size: int = 1  # the number of ranks of this machine
     node: int = 0  # the index of this machine
     address: str = "127.0.0.1"  # of rank 0, to which the other ranks connect
@@ -49,12 +49,12 @@ class Ranks:
         return shard > 1 and not self.is_alone
 
     def copies_on_machine(self, shard: int) -> float:
-        """Return how many copies of weights, gradients and optimizer state the ranks of this machine hold together; it may be below 1."""
+        """Return how many copies of weights, gradients and optimizer state the ranks of this machine hold together (possibly below 1)."""
         return self.local_size / (shard if self.size > 1 else 1)
 
     @property
     def meters_its_node(self) -> bool:
-        """Whether this process measures the energy of its machine, as the first rank of a machine that is not rank 0's."""
+        """Whether this process is the first rank of a machine other than rank 0's, and so measures the energy of its machine."""
         return self.node > 0 and self.local_rank == 0
 
 
@@ -66,7 +66,7 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
 
     Raises UsageError for incomplete or contradictory variables: with a wrong rank, the processes would wait for ranks that do not exist.
     """
-    if any(name in environment for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")):  # MASTER_ADDR alone is set by many clusters
+    if any(name in environment for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")):  # MASTER_ADDR may be set without torchrun
         return _of_torchrun(environment)
     if "SLURM_STEP_ID" in environment:  # a command in the batch script itself, without srun, is a single process
         return _of_slurm(environment)
@@ -155,7 +155,7 @@ class RankOutOfMemoryError(MemoryError):
 
 
 class Peers:
-    """The ranks of a training, all of which call these methods in the same order. This class is a single rank, `ProcessGroup` several."""
+    """The ranks of a training, all of which call these methods in the same order. This class serves one rank, `ProcessGroup` several."""
 
     ranks = ONE_PROCESS
 
@@ -168,14 +168,14 @@ class Peers:
         return dict(counts)
 
     def in_order(self, parts: "Sequence[Mapping[str, Tensor]]") -> "list[dict[str, Tensor]]":
-        """Return the values of all ranks' micro-batches, ordered by the micro-batch's index in the step."""
+        """Return the values of the micro-batches of all ranks, in the order of the micro-batches in the step."""
         return [dict(part) for part in parts]
 
     def sum_gradients(self, parameters: "Iterable[nn.Parameter]") -> None:
         """Replace each gradient by its sum over all ranks; a gradient that a rank lacks counts as zero."""
 
     def fitting(self) -> AbstractContextManager[None]:
-        """Enclose work in which a rank may run out of memory. If one does, all raise RankOutOfMemoryError, and can repeat the work."""
+        """Enclose work in which a rank may run out of memory. If one does, all ranks raise RankOutOfMemoryError and can repeat the work."""
         return nullcontext()
 
     def go_on(self) -> None:

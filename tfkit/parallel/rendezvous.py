@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 STEP_SECONDS = 1800.0  # the longest wait for ranks to connect, and for a slower rank until the first step is timed
-_CONNECT_SECONDS, _AGAIN_SECONDS = 10.0, 0.1  # the longest try to connect; the pause before the next one
-_LATE_SECONDS = 30.0  # after which missing ranks are reported: processes that start together import their modules first
+_CONNECT_SECONDS, _AGAIN_SECONDS = 10.0, 0.1  # the longest attempt to connect; the pause after it
+_LATE_SECONDS = 30.0  # the wait after which missing ranks are reported; until then they may be importing modules
 
 
 def meet(ranks: Ranks, given: str, watch: Callable[[], None] | None, say: Callable[[str], None] | None) -> "Store":
-    """Put `given`, a hash of the request of this rank's command, into the store; return the store when all ranks have done so.
+    """Put `given`, a hash of the recipe and overrides of this rank's command, into the store; return the store when all ranks have done so.
 
     `watch` is called while this rank waits for the others, and `say` once, with the ranks that are late. Raises RuntimeError if a rank does
     not connect in time, and MachineError if rank 0 cannot listen at its port.
     """
-    of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's own process serves the store
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # after a restart by torchrun, the store may still have earlier keys
+    of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # whether torchrun's own process serves the store
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # part of the prefix: after a restart, torchrun's store has the old keys
     serves = ranks.is_first and not of_launcher
     if not serves:
         _await_server(ranks)
@@ -67,7 +67,7 @@ def _connect(ranks: Ranks, serves: bool) -> "Store":
 
 
 def _await_server(ranks: Ranks) -> None:
-    """Wait until the server of the store listens. Unlike PyTorch's own wait, this one ends at a signal, and tries again often.
+    """Wait until the server of the store listens. Unlike PyTorch's own wait, this one ends at a signal, and it tries to connect more often.
 
     Raises RuntimeError after the time-out, as PyTorch does.
     """

@@ -20,14 +20,14 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 REPLICAS, SHARDS = "replicas", "shards"  # names of the mesh dimensions
-CAN_REPEAT = hasattr(FSDPModule, "reset_iter_state")  # a forward or backward pass that failed can be repeated: PyTorch 2.13 and later
-_PIECE = 1 << 20  # the most elements of a tensor that are converted to float64 at the same time
+CAN_REPEAT = hasattr(FSDPModule, "reset_iter_state")  # whether a failed forward or backward pass can be repeated (PyTorch >= 2.13)
+_PIECE = 1 << 20  # the largest number of elements that are converted to float64 at the same time
 
 
 def open_mesh(device: torch.device, ranks: int, shards: int) -> DeviceMesh:
-    """Return the mesh (replicas, shards): the ranks of a row together hold one copy of the weights, those of a column the same shard.
+    """Return a mesh of replicas x shards: the ranks of a row together hold one copy of the weights, those of a column the same shard.
 
-    With a single replica, the mesh has only the dimension of the shards.
+    With a single replica, the mesh has only the dimension of the shards. `shards`: the number of shards of a copy.
     """
     if ranks == shards:
         return init_device_mesh(device.type, (shards,), mesh_dim_names=(SHARDS,))
@@ -38,8 +38,8 @@ def open_mesh(device: torch.device, ranks: int, shards: int) -> DeviceMesh:
 class OomAgreement:
     """The functions by which all ranks raise an error if one of them runs out of memory, so that the others do not wait for it.
 
-    `go_on` is called before each collective of FSDP, and raises the error of another rank. `fitting` encloses forward passes without
-    gradients, and reports an error of this rank to the others.
+    `go_on` is called before each collective of FSDP, and raises an error if another rank has run out of memory. `fitting` encloses forward
+    passes without gradients, and reports this rank's lack of memory to the others.
     """
 
     go_on: Callable[[], None]
@@ -79,7 +79,7 @@ class Sharding:
     ):
         """Shard the model, block by block.
 
-        `blocks`: each by the prefix of its parameters' names. `fill` initializes a block just before it is sharded; None: all blocks have
+        `blocks`: by the prefix of their parameters' names. `fill` initializes a block just before it is sharded; None: all blocks have
         their weights already. `dtype`: that of the gathered weights. `root`: the module whose forward reads the parameters outside the
         blocks: the model itself, or a module around it that also computes the loss. `reshard`: free the weights of a block after its
         forward, and reduce gradients after every micro-batch; otherwise, keep the weights for the backward pass, and reduce gradients once
@@ -132,7 +132,7 @@ class Sharding:
     def drop_micro_batch(self) -> None:
         """Clear the state that an exception in a forward or backward pass leaves behind, except the parameters' gradients.
 
-        All ranks call this together, since it runs a backward pass, without which FSDP would not reduce the unsharded gradients it holds.
+        All ranks call this method together, since it runs a backward pass, in which FSDP reduces the unsharded gradients that it still has.
         """
         if CAN_REPEAT:
             self._root.reset_iter_state()
@@ -147,13 +147,13 @@ class Sharding:
         """Return the 2-norm of all ranks' shards together, the same number on all ranks."""
         squares = torch.zeros((), dtype=torch.float64, device=self._mesh.device_type)
         for shard in shards:
-            for piece in shard.reshape(-1).split(_PIECE):  # of which PyTorch makes a float64 copy
+            for piece in shard.reshape(-1).split(_PIECE):  # PyTorch copies each piece to float64
                 squares += torch.linalg.vector_norm(piece, dtype=torch.float64).square()
         dist.all_reduce(squares, group=self._mesh.get_group(SHARDS))
         return float(squares.sqrt())
 
     def is_true_everywhere(self, condition: bool) -> bool:
-        """Whether a condition holds on all ranks of this replica."""
+        """Whether `condition` is true on all ranks that together hold this copy of the weights (the replica)."""
         result = torch.tensor(int(condition), device=self._mesh.device_type)
         dist.all_reduce(result, dist.ReduceOp.MIN, group=self._mesh.get_group(SHARDS))
         return bool(result)
@@ -163,7 +163,7 @@ class Sharding:
         return _local(self.parameters[name].detach())
 
     def shard_of(self, name: str, whole: Tensor) -> Tensor:
-        """Return this rank's shard of a tensor that has the shape of a parameter."""
+        """Return this rank's shard of the tensor `whole`, which has the shape of the parameter `name`."""
         parameter = self.parameters[name]
         assert isinstance(parameter, DTensor)
         assert whole.shape == parameter.shape, name
@@ -172,13 +172,13 @@ class Sharding:
         return shard.clone(memory_format=torch.contiguous_format)
 
     def as_dtensor(self, name: str, shard: Tensor) -> DTensor:
-        """Return the DTensor, in the shape of a parameter, of which `shard` is this rank's part. Nothing is communicated."""
+        """Return a DTensor with the shape of the parameter `name`, of which `shard` is this rank's part. Nothing is communicated."""
         like, local = self.parameters[name], shard.detach()
         assert isinstance(like, DTensor)
         return DTensor.from_local(local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())
 
     def gather(self, name: str, shard: Tensor) -> Tensor:
-        """Return the whole tensor, in the shape of a parameter, of which `shard` is this rank's part. All ranks of the replica call it."""
+        """Return the whole tensor, shaped as the parameter `name`, of which `shard` is a part. All ranks of the replica call this."""
         return self.as_dtensor(name, shard).full_tensor()
 
     @contextmanager
@@ -190,7 +190,7 @@ class Sharding:
         self._reshard_all()
         try:
             with self._fitting():
-                self._root.unshard()  # generation calls modules of the model, which do not gather the root parameters
+                self._root.unshard()  # generation calls modules, not the root, whose forward would gather its parameters
                 yield
         finally:
             self._reshard_all()

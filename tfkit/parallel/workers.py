@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import IO
 
 _POLL_SECONDS = 0.05  # between two checks of the processes
-_SHOWN_LINES = 60  # the last lines of a failed rank's output that its report shows
+_SHOWN_LINES = 60  # how many lines, from the end of a failed rank's output, are reported
 # After the first failure the other ranks end by themselves, since a connection is closed. Those that do not are asked to stop (SIGTERM), so
-# that rank 0 can still write its files, and then killed. A killed rank closes its connections immediately: the waits are shorter.
+# that rank 0 can still write its files, and then killed. A killed rank closes its connections at once, so the waits are shorter.
 _ASK_SECONDS, _END_SECONDS = 5.0, 15.0
 _ASK_AFTER_KILL_SECONDS, _END_AFTER_KILL_SECONDS = 0.0, 4.0
-_OTHERS_SECONDS = 4.0  # time that the other ranks have after the end of rank 0
-_OTHERS_OF_REFUSED_SECONDS = 0.3  # the same if rank 0 has an error of its own, such as a wrong recipe: the others may not be connected yet
+_OTHERS_SECONDS = 4.0  # the time after the end of rank 0 in which the other ranks may end by themselves
+_OTHERS_OF_REFUSED_SECONDS = 0.3  # the same if rank 0 alone has an error, such as a wrong recipe: unconnected ranks would not notice it
 _LOST = 9  # the exit code of PeerLostError
 _PIPE = "TFKIT_LAUNCHER_PIPE"  # the environment variable with the descriptor of a pipe that is closed when the launcher ends
 _OUTPUT = "TFKIT_RANK_OUTPUT"  # the environment variable with the descriptor of a rank's temporary output file
@@ -41,7 +41,7 @@ class Workers:
     port: int
     pipe: int  # the descriptor of the writing end of the pipe by which the ranks notice the launcher's end
     processes: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)
-    outputs: dict[int, IO[bytes]] = field(default_factory=dict)  # by rank, without rank 0
+    outputs: dict[int, IO[bytes]] = field(default_factory=dict)  # the temporary files with the ranks' output, without rank 0's
     ended: dict[int, int] = field(default_factory=dict)  # the exit code by rank, in order of exit; -N: killed by signal N
     signals: list[int] = field(default_factory=list)  # the signals that were forwarded
     _since: dict[str, float] = field(default_factory=dict)  # the monotonic times of the first failure and of the end of rank 0
@@ -50,7 +50,7 @@ class Workers:
 
     @classmethod
     def start(cls, command: Sequence[str], size: int, environment: Mapping[str, str] = os.environ, *, first: int = 0) -> "Workers":
-        """Start the ranks `first` to `size` - 1 with the same command."""
+        """Start the ranks `first` to `size` - 1, all with `command`."""
         reading, writing = os.pipe()
         with socket.socket() as listener:  # finds a port at which nothing listens now
             listener.bind(("127.0.0.1", 0))
@@ -133,7 +133,7 @@ class Workers:
     def exit_code(self) -> int:
         """The exit code of the training: that of `culprit`; 0 if no rank failed.
 
-        If signal N killed the culprit: 128 + N if this process forwarded N, else 9.
+        If signal N killed the culprit, the exit code is 128 + N if this process forwarded N, else 9, that of a lost rank.
         """
         if self.culprit is None:
             return 0
@@ -157,7 +157,7 @@ class Workers:
             if self._seconds_since("rank 0") >= (_OTHERS_OF_REFUSED_SECONDS if refused else _OTHERS_SECONDS):
                 self._kill_all()
             return
-        failures = [code for code in self.ended.values() if code and code < 128]  # more than 128: stopped by a signal, as requested
+        failures = [code for code in self.ended.values() if code and code < 128]  # above 128: stopped by a signal, as requested
         if not failures:
             return
         was_killed = any(code < 0 for code in failures)
@@ -185,7 +185,7 @@ class Workers:
 
 
 def _started(command: Sequence[str], environment: Mapping[str, str], pipe: int, output: int | None) -> "subprocess.Popen[bytes]":
-    """Start a rank's process, which inherits the descriptors `pipe`, a reading end, and `output`; None: the output of this process."""
+    """Start a rank's process, which inherits the descriptors `pipe`, a reading end, and `output` (None: this process's output)."""
     return subprocess.Popen(
         command,
         env=environment,

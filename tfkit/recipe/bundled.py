@@ -1,4 +1,4 @@
-"""The recipes that come with tfkit, and the sources of their data. The recipes are inside an installed package, or at a checkout's root."""
+"""The recipes that come with tfkit, and the sources of their data. The recipes are inside an installed package, or in a checkout's root."""
 
 import json
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class DataFile:
     path: str  # the path in recipes, relative to the current folder
     url: str
     hash: str  # hash of the content: SHA-256 if it has 64 digits; if it has 40, the SHA-1 of the file's blob in git
-    bytes: int | None  # None: unknown
+    bytes: int | None  # the size of the file; None: unknown
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def find_bundled(name: str) -> BundledRecipe | None:
 
 
 def data_sets() -> dict[str, DataSet]:
-    """Return the data sets that can be fetched, by the NAME of the folder `data/NAME` in which recipes expect them (recipes/data.json)."""
+    """Return the data sets in recipes/data.json, which tfkit can download, by the NAME of the folder `data/NAME` that recipes read."""
     entries = json.loads((bundled_folder() / "data.json").read_text(encoding="utf-8"))
     return {name: _data_set(name, entry) for name, entry in entries.items()}
 
@@ -96,7 +96,7 @@ def fetch_command(path: str) -> str | None:
     texts = {recipe.name: recipe.path.read_text(encoding="utf-8") for recipe in bundled_recipes()}
     data_set = Path(path).parent.name  # the command downloads all files of the data set
     names = [name for name, text in texts.items() if f"data/{data_set}/" in text]
-    # The recipe that is named after the data set comes first, then recipes without stages, since a chain may need further data sets.
+    # First the recipe that is named after the data set, then recipes without stages, since one with stages may need more data sets.
     names.sort(key=lambda name: (data_set.replace("_", "-") not in name, "\nstages:" in texts[name]))
     return f"tfkit recipes {names[0].rpartition('/')[2]} --fetch" if names else None
 

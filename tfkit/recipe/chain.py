@@ -18,7 +18,7 @@ from tfkit.recipe.reading.stage_trees import drop_pin, stage_overrides, stage_tr
 from tfkit.recipe.reading.tree import Mapping, plain
 from tfkit.recipe.schema.sections import Recipe
 
-_MISSING_HEAD = {  # by required kind of head: what a model without such a head cannot do, and which objectives train one
+_MISSING_HEAD = {  # by required kind of head: what a model without it cannot do, and which objectives train it
     "classes": "gives a text no score: name a stage of reward or classification",
     "lm": "does not continue a text: name a stage of causal_lm or chat",
 }
@@ -30,7 +30,7 @@ class Stage:
 
     name: str
     recipe: Recipe
-    document: dict[str, Any]  # the stage as it was written, with the overrides
+    document: dict[str, Any]  # the stage as the user wrote it, changed by the overrides
     uses: tuple[str, ...]  # the names of the earlier stages whose models it uses
 
     def placed(self, file: Path, folder: Path) -> RecipeText:
@@ -61,12 +61,12 @@ class Chain:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The chain as it was written, with the overrides."""
+        """The chain as the user wrote it, changed by the overrides."""
         return {"stages": {stage.name: stage.document for stage in self.stages}}
 
     @property
     def resolved(self) -> str:
-        """The chain as YAML, with every field of each stage, so that a later version with other defaults runs it in the same way."""
+        """The chain as YAML, with every field of each stage, so that later versions of tfkit with other defaults run it alike."""
         return dump_document({"stages": {stage.name: recipe_document(stage.recipe, None) for stage in self.stages}})
 
 
@@ -113,7 +113,7 @@ def _long_rows(recipe: Recipe, stage: Mapping, name: str, models: dict[str, dict
 
 
 def _unfit_companions(recipe: Recipe, tree: Mapping, uses: dict[tuple[str | int, ...], str], earlier: Sequence[Stage]) -> list[Problem]:
-    """Check that each earlier stage whose model the objective uses trains a model with the required head."""
+    """Return a problem for each earlier stage whose model the objective uses, such as a reward model, but whose head is of a wrong kind."""
     trained = {stage.name: stage.recipe.objective.trained_for for stage in earlier}
     problems = []
     for name, head in recipe.objective.companion_heads.items():
@@ -124,14 +124,14 @@ def _unfit_companions(recipe: Recipe, tree: Mapping, uses: dict[tuple[str | int,
 
 
 def read_recipes(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, with_files: bool = False, ranks: int = 1) -> list[Recipe]:
-    """Check a recipe, or all stages of a chain, and return the recipes, one for each stage. Raises RecipeError with all problems."""
+    """Check a recipe, or all stages of a chain, and return a list with the recipe of each. Raises RecipeError with all problems."""
     if source.has_stages:
         return [stage.recipe for stage in read_chain(source, overrides, with_files=with_files, ranks=ranks).stages]
     return [source.resolve(overrides, with_files=with_files, ranks=ranks).recipe]
 
 
 def _uses(stage: Mapping, name: str, names: list[str]) -> tuple[dict[tuple[str | int, ...], str], list[Problem]]:
-    """Return the stages that fields of `stage` name in place of paths, by the fields' paths; and a problem for each that is not earlier."""
+    """Return the names of stages in `stage`, by the field that has one in place of a folder; and a problem for each that is not earlier."""
     uses: dict[tuple[str | int, ...], str] = {}
     problems = []
     for path, value in model_paths(plain(stage)):

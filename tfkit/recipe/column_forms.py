@@ -13,9 +13,9 @@ from tfkit.recipe.schema.label_sections import MultiLabelSection, MultipleChoice
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.roles import normalized
 
-FEW = 5  # least mean number of rows per distinct value: a column with fewer holds names or numbers, not classes
+FEW = 5  # least mean number of rows per distinct value in a column of classes; with fewer, the values are names or numbers
 _LONG, _SPACES = 60, 6  # least median numbers of characters and of spaces in a column of longer texts
-_CONTAINED = 20  # a text with fewer characters may be a part of another text by coincidence
+_CONTAINED = 20  # least length of a main text that is searched for in other columns; a shorter text may occur there by coincidence
 _DELIMITERS, _MAX_LABEL = ("|", ";", ","), 40  # separators of the labels of a set, and the largest number of characters of a label
 
 Held = Mapping[str, Sequence[Any]]  # the values of each column, row by row; None where a row lacks the column
@@ -78,7 +78,7 @@ def long_texts(values: Sequence[object]) -> bool:
 def unread_texts(held: Held, read: Held, beside: Sequence[object]) -> tuple[str, ...]:
     """Return the columns of longer texts that a task would leave unread, except columns that repeat what the task reads.
 
-    `held`: the columns that are not read; `read`: the columns that are; `beside`: the values of the main text in `read`. A column repeats
+    `held`: the columns that are not read; `read`: those that are read; `beside`: the values of the main text in `read`. A column repeats
     what is read if at least a third of its texts are contained in a text of `read` in the same row, or contain that row's text in `beside`.
     """
     return tuple(name for name, values in held.items() if long_texts(values) and not _repeats(values, beside, [*read.values()]))
@@ -130,8 +130,8 @@ def _are_labels(lists: Sequence[Sequence[str]]) -> bool:
 
 
 def flag_columns(held: Held) -> Named:
-    """Return the columns of 0 and 1 as labels, with the one column of text if its name does not show that it is the text; empty if a column
-    is named as labels, if there is not exactly one text, or if fewer than two columns have a 1.
+    """Return the columns of 0 and 1 as `labels`, and the only column of text as `text` if its name does not show it; empty if a column has
+    a name for labels, if there is not exactly one text, or if fewer than two columns have a 1.
     """
     flags = [name for name, values in held.items() if values and all(str(value) in ("0", "1") for value in values)]
     if {*_LABELS.columns} & held.keys() or sum(any(str(value) == "1" for value in held[name]) for name in flags) < 2:
@@ -151,7 +151,7 @@ def translation(name: str, columns: Sequence[str]) -> Named:
     """Return the columns `source` and `target` of a translation whose columns are named after their languages; empty for other data, and if
     the direction is not known. The columns may be inside an object called `translation`, as on the Hub.
 
-    The direction is the one in the name of the data (`en-de`) or, for two languages, from that of the file (`train.en`) to the other.
+    The direction is that in the name of the data (`en-de`) or, of two languages, from the one in the file's name (`train.en`) to the other.
     """
     within = {language_of(column): column for column in columns if column.startswith("translation.")}
     by_language = within or {column: column for column in columns if column in LANGUAGES}
@@ -182,7 +182,7 @@ def language_of(column: str) -> str:
 
 def choice_columns(held: Held) -> Named:
     """Return the columns of the context, the choices and the label if a column such as `answer` says which of several numbered columns is
-    right; only the context, if several columns form it, and the choices are a list in one column; otherwise an empty dict.
+    right; only the context, if several columns form it and the choices are a list in one column; an empty dict for other columns.
     """
     answers = [name for name in held if _ANSWER.knows(name)]
     contexts = [name for name in held if _CONTEXT.knows(name) and form_of(held[name]) in ("text", "label")]
@@ -193,8 +193,8 @@ def choice_columns(held: Held) -> Named:
 def choices_by(held: Held, answer: str) -> Iterator[Named]:
     """Yield the columns of the context, the choices and the label for each group of numbered columns to which the column `answer` belongs.
 
-    The values of `answer` say which column of the group is right; if the name of the group says that its answers are wrong, `answer` holds
-    the right one.
+    The values of `answer` say which column of the group is right; if the names in the group say that its answers are wrong (distractor1),
+    `answer` holds the right one.
     """
     for stem, group in _numbered_alike(held):
         label, options = _label(held, stem, group, answer), [*group.values()]
@@ -213,7 +213,7 @@ def _joined(columns: Sequence[str]) -> str:
 
 
 def _numbered_alike(held: Held) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield groups of columns whose names differ only in the number or letter at the end: the common beginning, and a column for each end.
+    """Yield each group of columns whose names differ only in the last digit or letter: the common beginning, and the column by its end.
 
     A group of two columns whose names another task recognises, such as `sentence1` and `sentence2`, is left to that task.
     """
@@ -228,11 +228,11 @@ def _numbered_alike(held: Held) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _label(held: Held, stem: str, group: Mapping[str, str], answer: str) -> str | None:
-    """Return the column or template of the role `label` for a `group` of columns with answers, one of which `answer` says is right.
+    """Return the column or template of the role `label`, if the column `answer` says which column of `group` has the right answer.
 
     The label is the column `answer` itself if it holds the columns' positions from 0 or from A, the names of the group's columns, or texts
     of answers. If it holds only the ends of these names, the label is a template that adds the common beginning `stem`. Return None for
-    other values, or if one of the answers is never right.
+    other values, or if a column of the group is never right.
     """
     values = [str(value).strip().removesuffix(".0") for value in held[answer] if value is not None]
     named, count = {*values} - {"", "-1"}, len(group)

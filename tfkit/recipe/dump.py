@@ -14,14 +14,14 @@ from tfkit.recipe.reading.problems import on_one_line
 from tfkit.recipe.schema.sections import Recipe
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # texts to quote; those from yes on are booleans in YAML 1.1
+_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # texts to quote; YAML 1.1 reads those from yes on as booleans, too
 
 
 class _Representer(SafeRepresenter):
     """A representer that quotes texts with unprintable characters, because ruamel.yaml would fold Unicode line breaks into spaces."""
 
     def represent_str(self, data: str) -> Any:
-        """Represent a text, in double quotes and with escapes if it has unprintable characters or begins with the sign of a key (?)."""
+        """Represent a text, in double quotes and with escapes if it has unprintable characters or begins with `?`, YAML's sign of a key."""
         return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if data.startswith("?") or not data.isprintable() else None)
 
 
@@ -29,7 +29,7 @@ _Representer.add_representer(str, _Representer.represent_str)
 
 
 def dump_recipe(recipe: Recipe, config: ModelConfig | None) -> str:
-    """Return YAML from which read_recipe reads an equal recipe, with all fields of the model's `config` or, for None, those stated."""
+    """Return YAML from which read_recipe reads an equal recipe; its model has all fields of `config` or, for None, the recipe's own."""
     return dump_document(recipe_document(recipe, config))
 
 

@@ -32,7 +32,7 @@ _CHAIN = {
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the schema (draft 2020-12) of a recipe or chain. It requires no field of the model, as a preset or checkpoint may set it."""
+    """Return the schema (draft 2020-12) of a recipe or chain. No field of `model` is required, as a preset or checkpoint may set it."""
     schema = Recipe.model_json_schema()
     model = ModelConfig.model_json_schema()
     parts = {f"Model{name}": _optional(part) for name, part in model.pop("$defs").items()}
@@ -62,7 +62,7 @@ def _optional(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(value: Any) -> Any:
-    """Put `Model` before the names in references; turn oneOf into anyOf, as a section without `kind` may match several kinds."""
+    """Return a schema with `Model` before names in references, and anyOf for oneOf, as a section without `kind` may fit several kinds."""
     if isinstance(value, list):
         return [_renamed(item) for item in value]
     if not isinstance(value, dict):

@@ -19,7 +19,7 @@ _DERIVED = ("hidden_dim", "num_kv_heads", "head_dim")
 
 
 def model_config(section: ModelSection, vocab_size: int, head: dict[str, Any] | None = None) -> ModelConfig:
-    """Return the config of a section. `vocab_size`: the tokenizer's, for a section without one; `head`: replaces the section's head.
+    """Return the config of a section. `vocab_size`: the tokenizer's, used if the section has none; `head`: replaces the section's head.
 
     Raises UsageError if the section is invalid, or if its vocab_size is below the tokenizer's.
     """
@@ -36,13 +36,13 @@ def model_config(section: ModelSection, vocab_size: int, head: dict[str, Any] | 
 
 
 def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list[Problem]:
-    """Return the problems of a model section as it is written; `tree` is that of the whole recipe, with the positions of the fields."""
+    """Return the problems of a model section as it is written; `tree`: the whole recipe, with the positions of its fields."""
     if "from" in written or "sha256" in written:
         return _start_problems(written, tree)
     preset = written.get("preset")
     changes = {name: value for name, value in written.items() if name != "preset"}
     if preset is not None and not isinstance(preset, str):
-        return []  # the validation of the recipe as a whole reports this
+        return []  # reported by the validation of the whole recipe
     preset = None if preset is None else preset_of(preset)
     if preset is not None and preset not in PRESETS:
         return [problem_at(tree, ("model", "preset"), unknown_preset(preset)), *_unknown_fields(changes, tree)]
@@ -56,7 +56,7 @@ def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list
 
 
 def _start_problems(written: dict[str, Any], tree: Node) -> list[Problem]:
-    """Return the problems of a model section with a checkpoint. Values of config fields are not checked, as they depend on its config."""
+    """Return the problems of a model section with a checkpoint. Values of config fields depend on it, so they are not checked."""
     problems = []
     for name in START_FIELDS:
         if name in written and not (isinstance(written[name], str) and written[name]):
@@ -93,7 +93,7 @@ def _values(preset: str | None, changes: dict[str, Any], vocab_size: int) -> dic
 
 
 def _follow_dim(values: dict[str, Any], base: MappingType[str, Any], changes: MappingType[str, Any]) -> None:
-    """Set the head's scale to the new dim^-0.5 if the preset's is dim^-0.5 (T5 1.0), unless the changes state a scale or another head."""
+    """If the preset's head has the scale dim^-0.5 (T5 1.0), adapt it to a changed dim, unless the changes state a scale or another head."""
     head, stated, dim = base.get("head", {}), changes.get("head", {}), values.get("dim")
     follows = head.get("scale") is not None and head["scale"] == base["dim"] ** -0.5
     if not follows or not isinstance(stated, dict) or "scale" in stated or stated.get("kind", head["kind"]) != head["kind"]:

@@ -12,7 +12,7 @@ from tfkit.recipe.presets import model_config
 from tfkit.recipe.schema.sections import LENGTHS, Recipe
 from tfkit.recipe.starting_points import HELD_OUT, held_out_for
 
-# The recipe of a pretraining without a user's recipe. `scaled_to` scales its fields that count steps to the decided number of steps.
+# The recipe of a pretraining for which the user gives none. `scaled_to` adapts its fields that count steps to the length of the run.
 SMALL_DECODER = """\
 model:
   preset: gemma-2b
@@ -43,12 +43,12 @@ _LARGER = (
 _VOCABULARIES = ((300_000, 1024), (3_000_000, 2048), (20_000_000, 4096))
 _ROWS, _SHORTEST_ROW = 100, 64  # a text is cut into at least 100 rows, unless they would have fewer than 64 tokens
 _STEPS_PER_EPOCH, _MIN_BATCH = 25, 8  # the batch is halved until an epoch has 25 steps, but not below 8 rows
-_TOKENS_PER_MINUTE = 300_000  # approximate speed of the second model in _LARGER on two cores
+_TOKENS_PER_MINUTE = 300_000  # approximate speed of the second model in _LARGER on two CPU cores
 # After this many epochs the loss on held-out text hardly falls. With Muon, the optimizer of the small decoder, overfitting begins sooner.
 _EPOCHS, _EPOCHS_OF_MUON = 10, 6
 _MIN_STEPS = 10  # even for a text of a few words, so that warm-up and decay have steps
-# Held-out tokens of an evaluation: 20,000, or 3 % of the tokens to read if that is more. Ten evaluations of 3 % take a tenth of the run's
-# time. In a short run, in which 20,000 tokens are more than 3 %, there are fewer evaluations.
+# Held-out tokens of an evaluation: 20,000, or 3 % of the tokens that the training reads, if that is more. Ten evaluations of 3 % take a
+# tenth of the run's time. In a short run, where 20,000 tokens are more than 3 %, there are fewer.
 _SCORED, _SCORED_SHARE = 20_000, 0.03
 # In a run of more epochs than _ONCE, an earlier checkpoint may be the best one, so the run is evaluated and saved up to _EVALUATIONS times.
 _ONCE, _EVALUATIONS = 2, 10
@@ -97,8 +97,8 @@ def is_named(path: str, named: Collection[str]) -> bool:
 def scaled_to(recipe: Recipe, own: int | None, steps: int, named: Collection[str]) -> dict[str, Any]:
     """Return the fields that count steps in a recipe whose length is `own` steps, scaled to a run of `steps` steps.
 
-    Where the warm-up of a noam schedule is scaled, the result also has the learning rate that keeps the peak. The result is empty if `own`
-    is None. Fields that the user sets, in `named`, are left out.
+    Where the warm-up of a noam schedule is scaled, the result also has an optimizer.lr with which the peak of the rate stays the same. The
+    result is empty if `own` is None. Fields that the user sets, in `named`, are left out.
     """
     found: dict[str, Any] = {}
     if own is None:
@@ -119,8 +119,8 @@ def decide_sizes(
     """Decide the fields of a recipe that follow from the amount of text.
 
     `named`: the user's changes, which `recipe` includes; `own_steps`: training.steps of the recipe without these changes, None if its
-    length is in epochs or tokens. `minutes`: the length as a time, which a forecast turns into steps later; None: in other units. `grows`:
-    the recipe is that of the small decoder, so the size of the model is chosen, too.
+    length is in epochs or tokens. `minutes`: the length of the training as a time, which a forecast later turns into steps; None if it is
+    in another unit. `grows`: the recipe is that of the small decoder, so the size of the model is chosen, too.
     """
     sizes = Sizes(named, not grows)
     length, batch, epoch = _decide_rows(sizes, recipe, text)
@@ -180,8 +180,8 @@ def _decide_rows(sizes: Sizes, recipe: Recipe, text: TextSize) -> tuple[float, i
 def _decide_length(sizes: Sizes, recipe: Recipe, batch: int, length: float, epoch: float, minutes: float | None) -> int:
     """Decide the length of the training, and return it in steps.
 
-    If the user gives no length, the run reads as many rows as the recipe's own length, but in at most 10 epochs (6 with Muon), after which
-    the held-out loss hardly falls.
+    If the user gives no length, the run reads as many rows as with the recipe's own length, but in at most 10 epochs (6 with Muon), after
+    which the held-out loss hardly falls.
     """
     training = recipe.training
     if minutes is not None:

@@ -17,8 +17,8 @@ def scoring_fields(names: Iterable[str]) -> list[str]:
 
 
 def scoring_differences(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the fields that decide what an evaluation scores and in which the recipes differ. `recipes`: the value of every field of each,
-    by dotted name. The context length counts only if a recipe sets no data.sequence_length.
+    """Return the fields that decide what an evaluation scores and in which the recipes differ. `recipes`: for each recipe the values of all
+    its fields, by dotted name. The context length counts only if a recipe sets no data.sequence_length.
     """
     differing = [name for name in _FIELDS if len({repr(recipe.get(name)) for recipe in recipes}) > 1]
     has_lengths = all(recipe.get(_LENGTH) is not None for recipe in recipes)

@@ -42,7 +42,7 @@ class Axis:
         return self.values[0] if self.ends is None else self.number(self.ends[0])
 
     def number(self, value: float) -> float:
-        """Return a number in the range, rounded if the range has only integers."""
+        """Return `value` as a number of the range: rounded if the range has only integers."""
         return round(value) if self.whole else float(value)
 
     def document(self) -> Any:
@@ -82,7 +82,7 @@ class SearchSpace:
         return _checked(cls({name: value for name, value in fixed.items() if name not in varied}, tuple(axes)))
 
     def document(self) -> dict[str, Any]:
-        """Return the varied fields with their values or ranges, in the form in which run.json holds them, and `of` reads them."""
+        """Return the varied fields with their values or ranges, in the form that run.json holds, and that `of` accepts."""
         return {axis.key: axis.document() for axis in self.axes}
 
     @property
@@ -97,9 +97,9 @@ class SearchSpace:
 
 
 def read_space(words: Iterable[str], fixed: Overrides, source: Callable[[Overrides], RecipeText]) -> SearchSpace:
-    """Divide arguments key=value into overrides, which follow `fixed`, and varied fields.
+    """Divide arguments key=value into varied fields and overrides, which come after those in `fixed`.
 
-    Several values are separated by commas, or are the items of a YAML list, unless the field accepts the whole list as its value. This
+    Several values are separated by commas, or are the items of a YAML list, unless only the whole list is valid as the field's value. This
     is tested with the recipe that `source` returns for the overrides and the first value of each field with comma-separated values.
 
     Raises UsageError if nothing varies, or for malformed values.

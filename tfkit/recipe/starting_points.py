@@ -1,9 +1,9 @@
 """The default hyperparameters of fine-tuning: for each kind of task those of a paper, or measured ones.
 
-Smaller models need larger learning rates: each kind of task has rates by model size, and each rate states on what it was measured, or that
-it is extrapolated. Other defaults are tfkit's own choice: a tenth of the rows is held out; a checkpoint is evaluated after each epoch, and
-the best one is kept; few rows give smaller batches and more epochs. The batch and the epochs of T5 are tfkit's choice, too, because
-its paper trains 2^18 steps of 128 sequences. docs/decisions.md compares the defaults with a grid search (benchmarks/decisions.py).
+Smaller models need larger learning rates: each kind of task has rates by model size, and beside each rate is what it was measured on, or
+that it is extrapolated. Other defaults are tfkit's own choice: a tenth of the rows is held out; a checkpoint is evaluated after each epoch,
+and the best one is kept; few rows give smaller batches and more epochs. The batch and the epochs of T5 are tfkit's choice, too, because its
+paper trains 2^18 steps of 128 sequences. docs/decisions.md compares the defaults with a grid search (benchmarks/decisions.py).
 """
 
 import math
@@ -15,16 +15,16 @@ DECISIONS = 10  # the version of these rules and those of tfkit/engine/recogniti
 HELD_OUT, _MAX_HELD_OUT, _MIN_HELD_OUT_ROWS = 0.1, 0.3, 20
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
 _BILLION, _UNLIMITED = 10**9, 10**18
-# The adapter if the memory is too small to train all weights.
+# The adapter that is trained if the memory is too small to train all weights.
 LORA = {"rank": 16, "alpha": 32, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 # A batch below _MIN_BATCH has a noisy gradient, and is slow. A class is hardly learned from fewer than 30 examples
 # (an example counts once in each epoch).
 _STEPS_PER_EPOCH, _MIN_BATCH, _EXAMPLES_PER_CLASS = 25, 8, 30
 # FLOPs of a step that takes a CPU about ten seconds, and the least and largest number of tokens of a step.
 _STEP_FLOPS, _MIN_TOKENS, _MAX_TOKENS = 2e12, 1024, 8192
-ENOUGH_ROWS, ENOUGH_CHARACTERS = 100_000, 20_000_000  # where counting ends: a larger count would change no decision
-RARE = 0.1  # if all classes but the most frequent have a smaller fraction of the labels, a model at first predicts only the most frequent
-MANY_ROWS = 4000  # assumed for a streamed data set, because counting its rows would download it
+ENOUGH_ROWS, ENOUGH_CHARACTERS = 100_000, 20_000_000  # the counts at which counting ends, since larger ones change no decision
+RARE = 0.1  # if all classes but the most frequent have together a smaller fraction of the labels, a model at first predicts only that one
+MANY_ROWS = 4000  # number of rows assumed for a streamed data set, because counting its rows would download it
 
 
 def step_tokens(parameters: int) -> int:
@@ -35,7 +35,7 @@ def step_tokens(parameters: int) -> int:
 def held_out_for(rows: int) -> float:
     """Return the fraction of labelled rows to hold out: a tenth; for fewer than 200 rows the fraction that gives 20 rows, but at most 0.3.
 
-    If some classes are rare, `rows` counts only their rows: with three of them held out, chance would choose the best checkpoint.
+    If some classes are rare, `rows` is the number of their rows only: with few of these held out, chance would choose the best checkpoint.
     """
     return round(max(HELD_OUT, min(_MAX_HELD_OUT, _MIN_HELD_OUT_ROWS / max(1, rows))), 2)
 
@@ -49,14 +49,14 @@ def rates_beside(rate: float) -> list[float]:
 class StartingPoint:
     """Default hyperparameters of fine-tuning for a kind of task."""
 
-    source: str  # the paper or measurement from which the values are
+    source: str  # the paper or measurement that the values are taken from
     optimizer: dict[str, Any]
     rates: tuple[tuple[int, float, str], ...]  # the largest number of parameters for each learning rate, the rate, and its source
     schedule: dict[str, Any]
     epochs: int
-    batch_size: int  # used if there are enough rows
+    batch_size: int  # rows per step, if the data have enough rows
     steps: int = 50  # least number of steps: fewer hardly change a model
-    most_epochs: int = 10  # largest number of epochs in which `steps` are to be reached
+    most_epochs: int = 10  # the most epochs to which `epochs_for` raises `epochs`
     scaled: bool = False  # whether the rate is lowered for a smaller batch, by the square root of the ratio (arXiv 2205.10287)
 
     def for_rare_classes(self) -> "StartingPoint":
@@ -88,7 +88,7 @@ class StartingPoint:
         return size
 
     def epochs_for(self, rows: int, batch_size: int, classes: int = 0) -> int:
-        """Return `epochs` or, if that is more, the epochs that `steps` and 30 examples of each class need, up to `most_epochs`."""
+        """Return `epochs` or, if more are needed for `steps` steps and 30 examples of each class, as many, up to `most_epochs`."""
         examples = max(self.steps * batch_size, _EXAMPLES_PER_CLASS * classes)
         return max(self.epochs, min(self.most_epochs, math.ceil(examples / max(1, rows))))
 
@@ -165,7 +165,7 @@ TUNED = StartingPoint(
     most_epochs=4,
 )
 
-# Learning rates for an alpha of twice the rank; they do not depend on the rank and the batch size.
+# Learning rates for an alpha of twice the rank; neither the rank nor the batch size changes them.
 _LORA_RATES = (
     (10_000_000, 1e-3, "extrapolated from 5e-4, measured with SmolLM2-135M-Instruct"),
     (_BILLION, 5e-4, "measured with SmolLM2-135M-Instruct; extrapolated to other sizes"),

@@ -18,8 +18,8 @@ class _Reading(NamedTuple):
 
     kind: str  # kind of the objective
     roles: Mapping[str, str]  # for each role, the form of its column, as `form_of` returns it
-    purpose: str  # shown after the options
-    joins: bool = True  # whether texts beyond the roles are joined with the first text; if not, there must be none
+    purpose: str  # what the task is for, shown after the options
+    joins: bool = True  # whether more columns of text than roles may be given, and are joined with the first
 
 
 _CHOICES = _Reading("multiple_choice", {"context": "text", "choices": "texts", "label": "label"}, "to choose the right answer")
@@ -60,7 +60,7 @@ def labelled(stacks: Stacks) -> str:
 
 def readings(held: Held, kinds: Collection[str]) -> list[str]:
     """Return a line with options for each way in which objectives of `kinds` could read the columns, and for each direction of a
-    translation. A line names the columns of texts or labels that would not be read.
+    translation. A line also names the columns of texts or labels that would not be read.
     """
     forms = {name: form_of(values) for name, values in held.items()}
     return [_line(one, columns, held, forms) for one in _READINGS if one.kind in kinds for columns in _fillings(one, held, forms)]
@@ -119,5 +119,5 @@ def _line(reading: _Reading, columns: Mapping[str, str | list[str]], held: Held,
 
 
 def columns_option(columns: Mapping[str, str | list[str]]) -> str:
-    """Return the option (or, for the library, the argument) that names the column of each role, as text to copy."""
+    """Return the option (or, in Python, the argument) that names the column of each role, as text to copy."""
     return argument("columns", dict(columns))

@@ -38,11 +38,11 @@ class DataSummary:
     rows: int  # number of rows in `held`
     counts: RowCounts
     reads: Mapping[str, Mapping[str, str]]  # for each objective that can read the rows: the column of each role
-    conversations: bool = False  # rows of chat are messages, not an instruction and its answer
+    conversations: bool = False  # whether rows of chat are messages, not an instruction and its answer
     like_texts: tuple[str, ...] = ()  # columns that may each be the text of a classification, if none is the second text of a pair
     unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # for each objective in `reads`: the texts that it leaves unread
     label_sets: LabelSets | None = None  # the form of the labels if rows have several; None: each row has at most one
-    # For objectives in `reads`: the columns that a recipe must name.
+    # For objectives in `reads`: the columns, by role, that a recipe must name.
     named: Mapping[str, Mapping[str, str | list[str]]] = field(default_factory=dict)
     unanswerable: bool = False  # some questions have no answer in their context
     flag: str = ""  # the column that says whether the completion of a row is good or bad; empty: there is none
@@ -129,7 +129,7 @@ def _translated(seen: DataSummary) -> str:
     return f"a translation from {languages}" if languages else ""
 
 
-# For objectives that may leave a column of text unread: the role that could read it (empty: none), and the role of the text that is read.
+# For objectives that may leave a column of text unread: the role in which they could read it (empty: none), and that of the text they read.
 FURTHER_TEXT = {
     "classification": ("pair", "text"),
     "multi_label": ("pair", "text"),
@@ -186,7 +186,7 @@ _ANNOTATIONS = frozenset(("label", "labels", "entities", "spans", "annotations",
 
 
 def _pretraining_objective(seen: DataSummary, model: ModelSummary) -> str:
-    """Return the objective of the model's pretraining. Raises UsageError if another may be meant, or the model cannot learn from text."""
+    """Return the objective of the model's pretraining. Raises UsageError if another objective may be meant, or text cannot be learned."""
     kind = PRETRAINING[model.stacks]
     if "causal_lm" not in seen.reads:
         words, tags = (any(map(role.knows, seen.held)) for role in TaggingSection.roles)

@@ -1,4 +1,4 @@
-"""Format the amounts of a run as text: values with their ranges, and forecasts with the measured values."""
+"""Format the time, energy and emissions of runs as text: measured values with their ranges, and forecasts."""
 
 from tfkit.carbon.footprint import RunTotals
 from tfkit.reporting.equal_score import Comparison, Cost
@@ -29,8 +29,8 @@ def format_amount(amounts: RunTotals, name: str, is_lower_bound: bool) -> str:
 
 
 def run_figures(entry: Entry, least: str) -> dict[str, str]:
-    """Return texts on the steps, score, cost and forecast of a run, by name. `inherited`, `rework` and `forecast` are emissions: those of
-    the models from which the run was made, those of repeated steps, and those that were expected of the run.
+    """Return texts on the steps, score, cost and forecast of a run, by name. `inherited` has the emissions of the models from which
+    the run was made, `rework` those of repeated steps, and `forecast` those that were expected of the run.
 
     `least`: the text before inherited emissions that are a lower bound, such as `at least `.
     """
@@ -50,13 +50,13 @@ def run_figures(entry: Entry, least: str) -> dict[str, str]:
 
 
 def forecast_of(run: RunFacts, name: str) -> tuple[float | None, float | None, float | None]:
-    """Return the likely, the low and the high forecast of a field; each is None if it is not recorded."""
+    """Return the likely, low and high forecast of the field `name`; a value is None if it is not recorded."""
     predicted = mapping_of(run.recorded.predicted, name)
     return number_of(predicted, "likely"), number_of(predicted, "low"), number_of(predicted, "high")
 
 
 def format_forecast(run: RunFacts, name: str, *, measured: bool = False) -> str:
-    """Return the forecast of a field with its range and, if `measured`, the measured value, as text; empty without a forecast."""
+    """Return the forecast of the field `name` with its range and, if `measured`, the measured value, as text; empty without a forecast."""
     likely, low, high = forecast_of(run, name)
     if likely is None:
         return ""
@@ -87,7 +87,7 @@ def score(run: ListedRun) -> str:
 
 
 def format_sums(runs: RunSet) -> str:
-    """Return the energy and emissions of all runs, also by status: `at least 3.4 Wh, 12 g CO2e (2 finished 12 g, 1 failed)`."""
+    """Return the cost of all runs together, and the emissions by status: `at least 3.4 Wh, 12 g CO2e (2 finished 12 g, 1 failed)`."""
     statuses = ", ".join(
         f"{count} {status}" + (f" {format_mass(amounts.emissions_g)}" if amounts.emissions_g is not None else "")
         for status, (count, amounts) in runs.by_status().items()
@@ -99,9 +99,9 @@ def format_sums(runs: RunSet) -> str:
 
 
 def format_cost(comparison: Comparison, label: str, cost: Cost | None) -> str:
-    """Return a text on the `cost` of a run up to a score and, in brackets, that cost plus the cost of the run's ancestors, if known.
+    """Return a run's `cost` up to a score as text and, in brackets, its sum with the cost of the run's ancestors, if that is known.
 
-    If `cost` is None, the text is `never reached`; if the compared field of `cost` is None, the text is the step.
+    If `cost` is None, the text is `never reached`; if the compared field of `cost` is None, it is the step: `step 500`.
     """
     if cost is None:
         return "never reached"

@@ -1,4 +1,4 @@
-"""The attention of a model in a text as one static HTML page: small pictures of all heads, and one enlarged, with lines between tokens.
+"""The attention of a model in a text as one static HTML page: a small picture of each head, and one enlarged with lines between tokens.
 
 The template attention.html.jinja has the text of the page. The script attention.js draws the pictures from the weights, each of which is
 stored in a byte. The page loads nothing, and can run only this script, because its content security policy has the hash of attention.js.
@@ -19,7 +19,7 @@ from tfkit.reporting.visible_text import visible
 from tfkit.run.card_facts import last_name
 
 GENERATOR = "tfkit inspect"
-_FULL, _UNSEEN = 250, 255  # the bytes for a weight of 1 and for a token that is not visible, as in attention.js
+_FULL, _UNSEEN = 250, 255  # the bytes for a weight of 1 and for a key that is not visible, as in attention.js
 _TITLES = {
     "encoder": ("Encoder", "Each token may look at all tokens of the text, those before it and those after it{window}."),
     "decoder": ("Decoder", "Each token may look at itself and at the tokens before it{window}, but at none after it."),
@@ -35,7 +35,7 @@ class KindRow:
     name: str
     count: int  # number of heads of this kind
     clearest: Sequence[tuple[int, int, float]]  # layer, head and score of the heads with the highest scores
-    meaning: str  # of the score
+    meaning: str  # what the scores mean
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class ShownMap:
     weights: NDArray[np.float32]  # (L, H, T, S)
     visible: NDArray[np.bool_]  # whether a query may attend to a key, (L, T, S)
     kinds: Sequence[KindRow]
-    letters: Sequence[tuple[str, str]]  # the kind of each head and its letter, (L * H)
-    chosen: tuple[int, int] | None = None  # the layer and head that is enlarged first; None: the clearest head
+    letters: Sequence[tuple[str, str]]  # of each head: its kind, and the letter of this kind; (L * H)
+    chosen: tuple[int, int] | None = None  # the layer and head that is enlarged first; None: see `enlarged`
 
     @property
     def enlarged(self) -> tuple[int, int]:
-        """The layer and head that is enlarged first: `chosen`, if the map has this layer, or else the clearest head.
+        """The layer and head that is enlarged first: `chosen`, if the map has this layer, or else the head with the highest score.
 
         Heads of the kinds `spread` and `first token`, to which most heads of a decoder belong, are not considered.
         """
@@ -83,7 +83,7 @@ def attention_page(
 ) -> str:
     """Return the page as HTML."""
     made = environment()
-    script = made.get_template("attention.js").render()  # exactly as the page contains it, since the page has its hash
+    script = made.get_template("attention.js").render()  # exactly as in the page, which also has a hash of it
     page = made.get_template("attention.html.jinja").render(
         {"model": last_name(model), "generator": GENERATOR, "version": __version__, "today": today.isoformat()},
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -99,7 +99,7 @@ def attention_page(
 
 
 def _section(map_: ShownMap) -> Mapping[str, object]:
-    """Return the values with which the template makes the section on a map."""
+    """Return the values with which the template fills the section on one map."""
     title, explanation = _TITLES[map_.name]
     layers, heads = map_.weights.shape[:2]
     steps = np.rint(map_.weights * _FULL).clip(0, _FULL).astype(np.uint8)
@@ -121,6 +121,6 @@ def _section(map_: ShownMap) -> Mapping[str, object]:
 
 
 def _has_window(map_: ShownMap) -> bool:
-    """Whether a window hides tokens: without one, each token sees all tokens or, in a decoder, itself and all tokens before it."""
+    """Whether attention is limited to a window. Otherwise each token sees all tokens or, in a decoder, itself and all tokens before it."""
     everything = np.ones(map_.visible.shape[1:], np.bool_)
     return bool((map_.visible != (np.tril(everything) if map_.name == "decoder" else everything)).any())

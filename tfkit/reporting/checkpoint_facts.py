@@ -25,7 +25,7 @@ class CheckpointFacts:
     config: Mapping[str, Any] = field(default_factory=dict)  # config.json
     document: ModelDocument = field(default_factory=ModelDocument)  # tfkit.json
     files: Mapping[str, Entry] = field(default_factory=dict)  # manifest.json: size and SHA-256 by name
-    problems: tuple[str, ...] = ()  # of config.json and tfkit.json
+    problems: tuple[str, ...] = ()  # why config.json or tfkit.json could not be read
 
     @property
     def is_adapter(self) -> bool:
@@ -39,7 +39,7 @@ class CheckpointFacts:
 
     @cached_property
     def parameters(self) -> int | None:
-        """The number of parameters in the files of `weights`, without an adapter's base model; None if one is damaged, or none exists."""
+        """The number of parameters in `weights`, without an adapter's base model; None if a file is damaged, or if there is no file."""
         try:
             return sum(math.prod(one.shape) for name in self.weights for one in read_header(self.path / name).values()) or None
         except ModelError:

@@ -1,7 +1,7 @@
 """Compare runs at an equal validation score: what each run had cost when it reached the best score of another run.
 
 Runs are compared if they were evaluated on the same held-out rows for the same objective. If their vocabularies differ, bits per byte are
-compared instead of the loss, if all runs have them. The curve of a run has the score of each evaluation and the cost up to it.
+compared instead of the loss, if all runs have them. A run's curve has the score of each evaluation, and the cost until that evaluation.
 """
 
 import math
@@ -21,7 +21,7 @@ MOST_RUNS = 8  # the largest number of runs in a comparison; if there are more, 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a run up to a step, summed over all attempts; None: not known. `seconds` is the time of the steps alone."""
+    """The cost of a run from its first start up to a step. A field that is not known is None. `seconds` counts the time of steps only."""
 
     step: float
     seconds: float | None
@@ -54,7 +54,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison of runs that were evaluated in the same way, at levels: the best score of each run, from the worst to the best."""
+    """A comparison of runs that were evaluated in the same way, at several levels: the best scores of the runs, from worst to best."""
 
     metric: str
     entries: tuple[Entry, ...]
@@ -64,19 +64,19 @@ class Comparison:
 
     @cached_property
     def field(self) -> str:
-        """The compared field of `Cost`: emissions_g if all runs have the same place, else energy_kwh; or seconds if that is not known."""
+        """The compared field of `Cost`: emissions_g if all runs have one place, else energy_kwh; or seconds, if costs lack these."""
         costs = [cost for level in self.levels for cost in level.reached.values() if cost is not None]
         fields = ("emissions_g", "energy_kwh") if len({entry.run.place for entry in self.entries}) == 1 else ("energy_kwh",)
         return next((name for name in fields if all(getattr(cost, name) is not None for cost in costs)), "seconds")
 
     @property
     def words(self) -> str:
-        """The name of the compared field, for people."""
+        """The name of the compared field in a report for people."""
         return {"emissions_g": "CO2e", "energy_kwh": "energy", "seconds": "time of the steps"}[self.field]
 
     @property
     def has_inherited(self) -> bool:
-        """Whether the costs of ancestors are shown, too: if a run has ancestors, and the compared field is not the time."""
+        """Whether the costs of ancestors are shown, too, which is so if a run has ancestors and the compared field is not the time."""
         return self.field != "seconds" and any(entry.inherited.ancestors for entry in self.entries)
 
     def with_inherited(self, label: str, cost: Cost, name: str) -> float | None:
@@ -139,7 +139,7 @@ def _metric(group: Sequence[Entry]) -> tuple[str | None, list[str]]:
     names = [{name for _, values in entry.run.metrics.evaluations for name in values} for entry in group]
     common = set.intersection(*names) - {"target_tokens"}
     sizes = {number_of(entry.run.checkpoint.config, "vocab_size") for entry in group if entry.run.checkpoint}
-    differ = len(sizes) > 1 or len({str(entry.run.recorded.data.get("validation")) for entry in group}) > 1  # equal texts, other token ids
+    differ = len(sizes) > 1 or len({str(entry.run.recorded.data.get("validation")) for entry in group}) > 1  # equal texts, different ids
     if differ and "bits_per_byte" in common:
         notes = ["the vocabularies differ, so bits per byte are compared, not the loss per token"]
         if any(entry.run.recipe.get("evaluation.max_tokens") is not None for entry in group):
@@ -153,7 +153,7 @@ def _metric(group: Sequence[Entry]) -> tuple[str | None, list[str]]:
 
 
 def _differences(entries: Sequence[Entry]) -> list[str]:
-    """Return notes on what makes the costs or the scores of the runs less comparable."""
+    """Return notes on differences that make the costs or the scores of the runs less comparable."""
     notes = []
     if len({entry.run.place for entry in entries if entry.run.amounts.energy_kwh is not None}) > 1:
         notes.append("the runs have different places or carbon intensities: compare the energy, not the grams")
@@ -167,7 +167,7 @@ def _differences(entries: Sequence[Entry]) -> list[str]:
 
 
 def score_curve(run: RunFacts, metric: str) -> list[CurvePoint]:
-    """Return a run's evaluations with this metric, in order. The one before the first step, if any, has a cost of 0."""
+    """Return the curve of a run's evaluations that have this metric. The evaluation before the first step, if any, has a cost of 0."""
     costs = _costs(run)
     curve = [CurvePoint(values[metric], _cost_at(costs, step)) for step, values in run.metrics.evaluations if metric in values]
     before = number_of(run.recorded.before, metric)
@@ -177,7 +177,7 @@ def score_curve(run: RunFacts, metric: str) -> list[CurvePoint]:
 
 
 def cost_until(curve: Sequence[CurvePoint], level: float, *, higher_is_better: bool) -> Cost | None:
-    """Return the cost at which the score first reached `level`, interpolated between two evaluations; None if the score never did.
+    """Return the cost at which the score first reached `level`, interpolated between two evaluations; None if it never reached it.
 
     A score that is not finite does not reach a level, and is not used for interpolation.
     """

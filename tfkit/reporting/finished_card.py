@@ -1,4 +1,4 @@
-"""The model card of a checkpoint with the energy and emissions of the whole run; the saved README.md has only those until it was saved."""
+"""The model card of a checkpoint with the energy and emissions of the whole run; the saved README.md has only those up to its saving."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from tfkit.run.model_files import MIB, find_file, read_text
 
 
 def finished_card(run: RunFacts, *, full: bool) -> str:
-    """Return README.md of the best or else the newest checkpoint, with the energy and emissions of all attempts until now.
+    """Return README.md of the best or else the newest checkpoint, with the energy and emissions of the whole run until now.
 
     The card never contains paths or host names, whether `full` is set or not. Raises UsageError if the run has no checkpoint, or the
     checkpoint no readable README.md.

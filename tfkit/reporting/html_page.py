@@ -29,7 +29,7 @@ def html_page(runs: RunSet, *, full: bool, today: date) -> str:
     """Return the page as HTML. `full`: include paths, host names and command lines, which should not be published."""
     comparisons = compare_runs(runs)
     compared = [entry for comparison in comparisons for entry in comparison.entries]
-    # The charts have a run for each colour: first the compared runs, then other trainings, then all other runs.
+    # The charts show at most as many runs as there are colours: first compared runs, then other trainings, then the remaining runs.
     drawn = [*{entry.label: entry for entry in (*compared, *runs.trained, *runs.single)}.values()][: page_charts.COLOURS]
     texts = [(entry.label, entry.run.recipe_text) for entry in drawn if entry.run.recipe_text]
     headline, remarks = page_facts.answer(runs)
@@ -68,7 +68,7 @@ def html_page(runs: RunSet, *, full: bool, today: date) -> str:
 
 
 def environment() -> Environment:
-    """Return the environment of the templates, in which every value is escaped, and control characters are shown as codes."""
+    """Return the Jinja environment for the templates, which escapes HTML in every value, and shows control characters as codes."""
     loader = PackageLoader("tfkit", "reporting")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True)
     made.filters["corners"] = lambda places: " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
@@ -79,7 +79,7 @@ def environment() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Return the text of a value before HTML escaping: a float with one decimal, a macro's output unchanged, other values `visible`."""
+    """Return the text of a value before HTML escaping: a float has one decimal, a macro's output is unchanged, others become `visible`."""
     if hasattr(value, "__html__"):
         return value
     return f"{round(value, 1):g}" if isinstance(value, float) else visible(str(value), lines=True)

@@ -1,4 +1,4 @@
-"""The ancestors of a run with their energy and emissions, from the lineage in its checkpoint or else from the other runs of the report."""
+"""The ancestors of a run (models from which it was made) and their emissions, from its checkpoint or else from the report's other runs."""
 
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
@@ -14,14 +14,14 @@ class Ancestry:
     """The models from which a run's model was made, directly or indirectly."""
 
     ancestors: tuple[Ancestor, ...]  # of all generations, each once
-    parents: tuple[int, ...]  # indices of the direct ancestors
+    parents: tuple[int, ...]  # indices of the direct ancestors in `ancestors`
     sums: Inherited  # over all ancestors
 
 
 def ancestry_of(run: RunFacts, others: Iterable[RunFacts] = ()) -> Ancestry:
-    """Return the ancestors of a run; of a chain or a sweep, those of its stages or trials, without these stages or trials.
+    """Return the ancestors of a run; for a chain or a sweep, the ancestors of its stages or trials, except these stages and trials.
 
-    If an older version of tfkit recorded only the parents of a run, they are searched by run id among `others`.
+    If a run has recorded only its parents, as older versions of tfkit did, facts about the parents come from `others`, by run id.
     """
     by_id = {other.run_id: other for other in others if other.run_id is not None}
     own_ids = [run_id for run_id in (run.run_id, *(member.run_id for member in run.members)) if run_id is not None]
@@ -37,8 +37,8 @@ def ancestry_of(run: RunFacts, others: Iterable[RunFacts] = ()) -> Ancestry:
 
 
 def _collect(run: RunFacts, by_id: Mapping[str, RunFacts], ancestors: list[Ancestor], descendants: Collection[str]) -> list[int]:
-    """Append a run's ancestors to `ancestors`, some twice, and return its parents' indices. The runs whose ids are in `descendants` were
-    made from this run. They are not followed again, because a cycle, possible in an edited file, would never end.
+    """Append a run's ancestors to `ancestors`, some twice, and return the indices of its parents. `descendants`: ids of runs made from this
+    run. If one of them is also a parent, which is possible in an edited file, it is not followed, because the cycle would never end.
     """
     recorded = None
     with suppress(ValueError):  # an invalid lineage raises ValueError

@@ -9,8 +9,8 @@ from tfkit.run.metrics import is_foreign, read_lines
 
 _T = TypeVar("_T")
 MOST_RECORDS = 10_000  # maximum number of records of each kind that are kept
-MOST_SAMPLES = 4  # maximum number of samples that are kept of a step
-MOST_SAMPLED = 6  # maximum number of steps whose samples are kept, at equal distances, in addition to the last step
+MOST_SAMPLES = 4  # maximum number of samples (generated texts) that are kept of a step
+MOST_SAMPLED = 6  # maximum number of steps whose samples are kept, evenly spaced, not counting the last step
 MOST_CHARACTERS = 2_000  # maximum number of characters that are kept of a sample's text
 _LARGEST = 1 << 53  # up to this number, floats represent all integers exactly
 Confusion = Mapping[str, Mapping[str, int]]  # a confusion matrix: counts by right class and predicted class; counts of 0 may be missing
@@ -28,7 +28,7 @@ class ThinnedSeries(Generic[_T]):
         self.added = 0
 
     def add(self, item: _T) -> None:
-        """Add an item. Every n-th item is kept, where n (`every`) is doubled whenever more than `limit` items are kept."""
+        """Add an item. Every n-th item is kept; n (`every`) is doubled whenever the kept items become more than `limit`."""
         if self.added % self.every == 0:
             self._kept.append(item)
             if len(self._kept) > self._limit:
@@ -73,7 +73,7 @@ class MetricLines:
 
 
 def read_metric_lines(path: Path, best_step: int | None = None) -> MetricLines:
-    """Read a metrics.jsonl; a missing file is read as one without records. `best_step`: the step of the best checkpoint."""
+    """Return the records of the metrics.jsonl at `path`; none if it is missing. `best_step`: the step of the best checkpoint."""
     steps, evaluations = ThinnedSeries[dict[str, float]](MOST_RECORDS), ThinnedSeries[tuple[int, dict[str, float]]](MOST_RECORDS)
     samples = ThinnedSeries[list[Sample]](MOST_SAMPLED)
     confusions: dict[bool, Confusion] = {}  # the latest confusion matrix of the best step (True), and of all other steps (False)

@@ -20,8 +20,8 @@ MOST_ANCESTORS = 40  # maximum number of ancestors of a run whose lineage is dra
 _WIDTH, _HEIGHT, _RIGHT, _TOP, _BOTTOM = 380, 230, 366, 12, 190  # size of a chart and edges of its plot, in SVG units
 _CHARACTER = 8  # width of a character in a label of an axis, in SVG units
 _BUCKETS = 150  # intervals of x into which a long series is divided
-_BOX_WIDTH, _BOX_HEIGHT, _GAP, _DOWN = 164, 62, 16, 44  # sizes of the boxes of a lineage, and distances, in SVG units
-_MOST_SCORES = 5  # maximum number of charts of metrics other than the loss and those that choose checkpoints
+_BOX_WIDTH, _BOX_HEIGHT, _GAP, _DOWN = 164, 62, 16, 44  # of a lineage's boxes: sizes and distances, in SVG units
+_MOST_SCORES = 5  # maximum number of charts of metrics that are neither a loss nor choose checkpoints
 _MOST_DOTS = 60  # a line with more points is drawn without dots
 _MOST_TICKS = 5  # maximum number of intervals between ticks
 # Distances between ticks of an axis of time, in seconds.
@@ -54,7 +54,7 @@ def learning_charts(entries: Sequence[Entry]) -> tuple[list[Chart], list[Chart]]
 
 
 def _learning(runs: Coloured, suffix: str) -> tuple[list[Chart | None], list[Chart | None]]:
-    """Return the charts of runs with the same objective, in two lists: metrics that choose checkpoints and losses; all other metrics."""
+    """Return the charts of runs with one objective in two lists: first metrics that choose checkpoints, and losses; then other metrics."""
     names = dict.fromkeys(name for _, entry in runs for _, values in entry.run.metrics.evaluations[:1] for name in shown_metrics(values))
     chosen = dict.fromkeys(entry.run.score[0] for _, entry in runs if entry.run.score is not None)
     losses = [_of_scores(runs, "loss", suffix), _of_steps(runs, "loss", f"training loss{suffix}")]
@@ -92,7 +92,7 @@ def _steps(entry: Entry, name: str) -> Points:
 
 
 def spending_charts(entries: Sequence[Entry]) -> list[Chart]:
-    """Return the charts of power, energy and emissions over the wall time of all attempts."""
+    """Return the charts of power, energy and emissions over the wall time of all attempts (starts and resumptions)."""
     curves = [(colour, entry.label, _spent(entry.run.attempts)) for colour, entry in enumerate(entries)]
     formats: dict[str, Format] = {"power": lambda watts: f"{watts:g} W", "energy": format_energy, "CO2e": format_mass}
     charts = []
@@ -103,7 +103,7 @@ def spending_charts(entries: Sequence[Entry]) -> list[Chart]:
 
 
 def _spent(ledgers: Sequence[Attempt]) -> list[tuple[float, float, float, float]]:
-    """Return points (seconds, watts, Wh, g) of a run: sums over its nodes, with the seconds, Wh and g of earlier attempts added."""
+    """Return points (seconds, watts, Wh, g) of a run, summed over its nodes. Seconds, Wh and g continue from the previous attempt."""
     curve: list[tuple[float, float, float, float]] = []
     start = energy = grams = 0.0
     for attempt in dict.fromkeys(ledger.header["attempt"] for ledger in ledgers):
@@ -180,13 +180,13 @@ def _lines(
 
 
 def lineage_charts(entries: Sequence[Entry]) -> list[Chart]:
-    """Return the lineage of each run that has ancestors, but at most MOST_ANCESTORS: a box for each model, below those of its parents."""
+    """Return a chart of the lineage of each run with 1 to MOST_ANCESTORS ancestors: a box for each model, below those of its parents."""
     return [_lineage(entry) for entry in entries if 0 < len(entry.inherited.ancestors) <= MOST_ANCESTORS]
 
 
 def _lineage(entry: Entry) -> Chart:
     ancestors = entry.inherited.ancestors
-    parents = [*(ancestor.parents for ancestor in ancestors), entry.inherited.parents]  # the last ones are those of the run itself
+    parents = [*(ancestor.parents for ancestor in ancestors), entry.inherited.parents]  # the run's own parents come last
     rows = _generations(parents)
     width = max(len(row) for row in rows) * (_BOX_WIDTH + _GAP)
     corners: dict[int, tuple[float, float]] = {}
@@ -210,7 +210,7 @@ def _lineage(entry: Entry) -> Chart:
 
 
 def _generations(parents: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Return the indices of models by generation, from the earliest ancestors to the run; a cycle, possible in an edited file, is cut."""
+    """Return the indices of models by generation, from the earliest ancestors to the run; cycles, which edited files may have, are cut."""
     own = len(parents) - 1
     depth = {own: 0}
     pending = [own]
@@ -238,7 +238,7 @@ def ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
 
 
 def time_ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
-    """Return ticks that cover the range, as `ticks` does, for times in seconds: at round numbers of seconds, minutes, hours or days."""
+    """Return ticks that cover the range, as `ticks` does, for times in seconds: at whole numbers of seconds, minutes, hours or days."""
     step = next((size for size in _CLOCK if (high - low) / size <= most), None)
     if step is None or not high > low:
         return ticks(low, high, most)

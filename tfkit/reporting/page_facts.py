@@ -1,4 +1,4 @@
-"""The parts of the HTML report that a reader needs first: which models were trained on which data, and their scores beside others."""
+"""The facts that begin the HTML report: which models were trained on which data, and their scores beside those of baselines."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,12 +24,12 @@ class _Score(NamedTuple):
 
     value: float  # the score
     name: str  # the name of the run or baseline that has this score
-    kind: str  # such as "best run" or "baseline"
+    kind: str  # "best run", "this run", "run", "baseline" or "untouched"
     colour: int  # the index of a colour
 
 
 def answer(runs: RunSet) -> tuple[str, list[str]]:
-    """Return the best score (or the run's status, if nothing was evaluated) and remarks on it; both are empty if no run is the best."""
+    """Return the best run's score (or its status, if nothing was evaluated) and remarks; both are empty if there is no best run."""
     several = len(runs.entries) > 1
     entry = runs.best if several and len(runs.trained) != 1 else [*runs.trained, *runs.entries][0]
     if entry is None:
@@ -87,7 +87,7 @@ def best_entries(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _groups(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[float, Entry]]]]:
-    """Return, for each group of runs that were evaluated in the same way, the metric and the best runs with their scores, best first."""
+    """Return (metric, [(score, run), ...]) for each group of runs that were evaluated in the same way: the best runs, best first."""
     groups: dict[tuple[str, str], list[tuple[float, Entry]]] = {}
     for entry in entries:
         if (best := entry.run.score) is not None and not entry.run.is_group:
@@ -170,5 +170,5 @@ def _percent(fraction: float) -> str:
 
 
 def _data(recipe: Mapping[str, Any], name: str, full: bool) -> str:
-    """Return the names of the sources of data in a field of a recipe or, if `full`, the paths of those that have one."""
+    """Return the names of the data sources in the field `name` of a recipe; if `full`, the path of each source that has one."""
     return truncated(", ".join(source.path or source.name for source in data_sources(recipe.get(name), full=full)))

@@ -1,4 +1,4 @@
-"""The tables of the HTML report, as rows of texts: runs, confusion matrices, phases, forecasts, sources of the energy, and recipes."""
+"""The tables of the HTML report, as rows of texts: runs, confusions, comparisons, phases, forecasts, energy sources, recipes."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,9 +53,9 @@ class Table:
         return replace(self, head=self.head[1:], rows=[row[1:] for row in self.rows])
 
     def split(self) -> tuple[list[tuple[str, str]], "Table"]:
-        """Return the columns that have the same value in all rows, as pairs of name and value, and a table of all other columns.
+        """Return pairs of name and value for the columns that have one value in all rows, and a table of all other columns.
 
-        Columns whose cells are all empty are omitted.
+        Columns whose cells are all empty are in neither.
         """
         common = [column for column in range(1, len(self.head)) if len({row[column] for row in self.rows}) == 1]
         facts = [(self.head[column], self.rows[0][column]) for column in common if self.rows[0][column]]
@@ -75,10 +75,10 @@ def runs_table(entries: Sequence[Entry]) -> Table:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A confusion matrix. A row has the right class, its recall, and a cell for each predicted class."""
+    """A confusion matrix. A row has the right class, the recall of this class, and a cell for each predicted class."""
 
     labels: Sequence[str]  # the predicted classes
-    rows: Sequence[tuple[str, str, Sequence[tuple[str, float, bool]]]]  # a cell: count, fraction of the row, and whether it is right
+    rows: Sequence[tuple[str, str, Sequence[tuple[str, float, bool]]]]  # a cell: count, fraction of the row, whether prediction = class
 
 
 def confusion_table(confusion: Confusion) -> Matrix | Table:
@@ -98,7 +98,7 @@ def confusion_table(confusion: Confusion) -> Matrix | Table:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Return the table of what each run had cost when it reached each level, the best score of one of the runs."""
+    """Return the table of what each run had cost when it reached each level (the best score of one of the runs)."""
     labels = [entry.label for entry in comparison.entries]
     rows = [
         [f"{level.value:.4g} (best of {level.best_of})", *(format_cost(comparison, label, level.reached[label]) for label in labels)]
@@ -120,7 +120,7 @@ def phases_table(entries: Sequence[Entry]) -> Table:
 
 
 def forecast_table(entries: Sequence[Entry]) -> Table:
-    """Return the table of the forecasts with their ranges, the measured values, and the quotients measured value / forecast."""
+    """Return the table of forecasts (time, energy, memory, ...) with their ranges, the measured values, and measured / forecast."""
     rows = []
     for entry in entries:
         for words, text, likely, measured, write in _forecasts(entry.run):
@@ -139,7 +139,7 @@ def _forecasts(run: RunFacts) -> Iterator[tuple[str, str, float | None, float | 
 
 
 def provenance_table(entries: Sequence[Entry]) -> Table:
-    """Return the table of each run's carbon intensity, and of how the run's energy was measured, for which fraction of its time."""
+    """Return the table of how each run's energy was measured, for which fraction of the run's time, and of its carbon intensity."""
     rows = []
     for entry in entries:
         run, facts = entry.run, entry.run.measurement
@@ -161,7 +161,7 @@ def differences_table(entries: Sequence[Entry], full: bool) -> Table:
 
 
 def _expanded(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a recipe, in which lists of mappings, such as sources, are replaced by their fields: data.train.0.path."""
+    """Return a recipe's values by dotted name, with lists of mappings, such as data.train, replaced by their fields: data.train.0.path."""
     values: dict[str, Any] = {}
     for name, value in recipe.items():
         if isinstance(value, list) and any(isinstance(item, dict) for item in value):

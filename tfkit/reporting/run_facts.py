@@ -1,4 +1,4 @@
-"""RunFacts: all facts about a run that a report may need. They are read once from the run's folder, and every report is a function of them.
+"""RunFacts: all facts about a run that a report may need. They are read once from the run's folder, and each report is made from them.
 
 Reading never raises an error: a damaged folder is read as far as possible, and its problems are listed, with paths relative to the folder.
 The time, energy and emissions of a run that is in progress or was killed come from its ledgers, the files with the meter's readings.
@@ -25,7 +25,7 @@ from tfkit.run.listing import ListedRun, read_run_and_document
 from tfkit.run.run_json import CHAIN, SWEEP, RunDocument, member_folders
 from tfkit.units import baseline_metric
 
-_MOST_BYTES = 256 << 20  # largest size of all ledgers of a run together; larger ones are not read
+_MOST_BYTES = 256 << 20  # the largest size of all ledgers together that are read
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class RunFacts:
     recipe_text: str = ""  # recipe.yaml, the resolved recipe
     recipe: Mapping[str, Any] = field(default_factory=dict)  # the values of recipe.yaml by dotted name, such as optimizer.lr
     metrics: MetricLines = field(default_factory=MetricLines)
-    attempts: tuple[Attempt, ...] = ()  # the ledgers: one for each attempt and node
+    attempts: tuple[Attempt, ...] = ()  # the ledgers: one for each attempt (start or resumption) on each node
     checkpoint: CheckpointFacts | None = None
     members: tuple["RunFacts", ...] = ()  # the stages of a chain or trials of a sweep that have been started
     problems: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class RunFacts:
 
     @property
     def is_group(self) -> bool:
-        """Whether the run is a chain or a sweep, whose amounts are the sums over its members."""
+        """Whether the run is a chain (of a recipe's stages) or a sweep, whose amounts are the sums over its `members`."""
         return self.kind in (CHAIN, SWEEP)
 
     @property
@@ -80,10 +80,10 @@ class RunFacts:
 
     @cached_property
     def amounts(self) -> RunTotals:
-        """The time, energy and emissions until now: the sums over stages or trials, else those in run.json, else those in the ledgers.
+        """The time, energy and emissions until now: the sums over stages or trials, else the totals in run.json, else the ledgers' sums.
 
-        While an attempt is in progress, or if the last one was killed, those in run.json are used only if there are no ledgers, or if the
-        ledgers have less energy.
+        While an attempt is in progress, or if the last one was killed, the totals in run.json are used only if there are no ledgers, or if
+        the ledgers have less energy.
         """
         if self.is_group and self.members:
             return sum_totals([member.amounts for member in self.members])
@@ -94,12 +94,12 @@ class RunFacts:
             return recorded if known else replace(recorded, seconds=self.recorded.seconds({}))
         measured = replace(self._of_ledgers, seconds=reading_of(self.attempts).seconds)
         if measured.energy_kwh is not None and (recorded.energy_kwh or 0.0) > measured.energy_kwh:
-            return recorded  # a ledger was lost
+            return recorded  # so a ledger was lost
         return measured
 
     @cached_property
     def measurement(self) -> RunTotals:
-        """How the energy was measured (coverage, provenance, pue, ...): each field from the totals in run.json, else from the ledgers."""
+        """How the energy was measured (coverage, pue, ...), from run.json or else the ledgers; for a running or killed run, from those."""
         return self._of_ledgers if self.status in ("running", "killed") else self.recorded.totals.filled_from(self._of_ledgers)
 
     @cached_property
@@ -123,7 +123,7 @@ class RunFacts:
     def score(self) -> tuple[str, float] | None:
         """The metric and the score of the best checkpoint or else of the latest evaluation; None if nothing was evaluated.
 
-        The metric is the one by which the baselines are compared or, if the model has no value of it, the one that chooses checkpoints.
+        The metric is the one by which the baselines are compared or, if the model has no score by it, the one that chooses checkpoints.
         """
         best = self.listed.best or {}
         chosen = str(best.get("metric") or next(iter(self.listed.metrics), ""))
@@ -139,7 +139,7 @@ class RunFacts:
 
     @property
     def place(self) -> str | None:
-        """The place and its carbon intensity as text, such as `place unknown, world average 475 g/kWh`; None: not recorded."""
+        """The machine's place and the carbon intensity as text, such as `place unknown, world average 475 g/kWh`; None: not recorded."""
         return self.recorded.totals.place or (str(self.attempts[-1].place.get("text") or "") or None if self.attempts else None)
 
     @property
@@ -149,7 +149,7 @@ class RunFacts:
 
     @property
     def is_lower_bound(self) -> bool:
-        """Whether the energy is a lower bound, because an attempt was not measured, or not completely."""
+        """Whether the energy is a lower bound, because an attempt was not measured, or only in part."""
         if self.is_group:
             return any(member.is_lower_bound for member in self.members)
         if not self.attempts:
@@ -158,7 +158,7 @@ class RunFacts:
 
     @cached_property
     def phases(self) -> dict[str, dict[str, float]]:
-        """The sums of `seconds`, `energy_wh` and `emissions_g` over all attempts and nodes, by phase, in the order of their first use."""
+        """The sums of `seconds`, `energy_wh` and `emissions_g` over all attempts and nodes, by phase (`train`, `evaluate`, ...)."""
         phases: dict[str, dict[str, float]] = {}
         for attempt in self.attempts:
             for name, phase in attempt.phases.items():
@@ -170,14 +170,14 @@ class RunFacts:
 
     @property
     def parents(self) -> Sequence[ParentEntry]:
-        """The models from which the run started, or from which it learned, such as a teacher."""
+        """The models from which the run started or from which it learned, such as the teacher of a distillation."""
         if self.recorded.parents is not None or self.checkpoint is None:
             return self.recorded.parents or ()
         return self.checkpoint.document.parents
 
 
 def read_facts(path: Path) -> RunFacts:
-    """Read the facts about a run and about those of its stages or trials that have been started. No file is changed."""
+    """Read the facts about a run, and about its stages or trials as far as they have been started. No file is changed."""
     listed, recorded = read_run_and_document(path)
     if listed.status == "foreign":
         return RunFacts(path, listed, problems=(listed.problem or "",))
@@ -185,7 +185,7 @@ def read_facts(path: Path) -> RunFacts:
     attempts, ledger_problems = _read_ledgers(path / "carbon", recorded.run_id or None)
     checkpoint = read_checkpoint(path / "checkpoints")
     recipe_text, recipe, recipe_problems = _read_recipe(path / "recipe.yaml")
-    # Links, and names in run.json that lead out of the run folder, are not followed.
+    # Symbolic links, and names in run.json that lead out of the run folder, are not followed.
     inside = [member for name, member in member_folders(path).items() if Path(name).name == name] if recorded.run_id else []
     members = tuple(read_facts(member) for member in inside if member.is_dir() and not member.is_symlink())
     damage = [listed.problem] if listed.status == "damaged" and listed.problem else []

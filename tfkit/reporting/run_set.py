@@ -16,7 +16,7 @@ from tfkit.reporting.run_facts import RunFacts, read_facts, text_of
 from tfkit.run.refused_folders import lost_receipt
 from tfkit.run.run_json import CHAIN
 
-_INSIDE_A_RUN = {"checkpoints", "carbon", "tensorboard"}  # folders of a run in which no other runs are searched
+_INSIDE_A_RUN = {"checkpoints", "carbon", "tensorboard"}  # folders of a run that are not searched for other runs
 _TRAINING = ("pretrain", "finetune")
 
 
@@ -27,7 +27,7 @@ class Entry:
     label: str
     run: RunFacts
     inherited: Ancestry
-    served: str | None = None  # of an evaluation, a generation or a probe: the label of the run whose checkpoint it used
+    served: str | None = None  # for a run that evaluated or used a checkpoint: the label of the run that made it
 
     @property
     def evaluation_key(self) -> str:
@@ -67,7 +67,7 @@ class RunSet:
 
     @property
     def is_lower_bound(self) -> bool:
-        """Whether the energy of at least one run was not measured, or not completely."""
+        """Whether the sum is a lower bound: the energy of some run was not measured, or not completely."""
         return any(entry.run.is_lower_bound or entry.run.amounts.energy_kwh is None for entry in self.single)
 
     @cached_property
@@ -82,7 +82,7 @@ class RunSet:
 
     @property
     def best_g(self) -> float | None:
-        """The emissions of the best run and of the evaluations, generations and probes of its checkpoints, in g; None: not known."""
+        """The emissions in g of the best run, together with the runs that evaluated or used its checkpoints; None: not known."""
         best = self.best
         own = [entry.run.amounts for entry in self.entries if best is not None and (entry is best or entry.served == best.label)]
         return sum_totals(own).emissions_g
@@ -94,7 +94,7 @@ class RunSet:
 
     @cached_property
     def all_problems(self) -> list[str]:
-        """Notes on the errors of failed runs, on parts of runs that could not be read, and the `problems` of this set."""
+        """Notes on the errors of runs, notes on parts of runs that could not be read, and the `problems` of this set."""
         errors = [f"{entry.label}: {entry.run.status}: {one}" for entry in self.entries if (one := entry.run.listed.problem)]
         others = [f"{entry.label}: {one}" for entry in self.entries for one in entry.run.problems if one != entry.run.listed.problem]
         return [*errors, *others, *self.problems]
@@ -119,7 +119,7 @@ def _all_members(run: RunFacts) -> list[RunFacts]:
 
 
 def _model_run(run: RunFacts) -> RunFacts | None:
-    """Return the run that trained a folder's model: itself, the last stage or the best trial; None for a sweep without a finished trial."""
+    """Return the run that trained the model of `run`: itself, its last stage or its best trial; None if no stage or trial has one."""
     if not run.is_group:
         return run
     members = run.members if run.kind == CHAIN else [member for member in run.members if member.name == run.recorded.best_trial]
@@ -168,7 +168,7 @@ def _runs_below(folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def _copies(runs: Mapping[str, RunFacts]) -> list[str]:
-    """Return a note on each run folder with the run id of an earlier one. It is a copy, so that the sums count the same run twice."""
+    """Return a note on each run folder with the run id of an earlier one: it is a copy of that folder, so the sums count the run twice."""
     first: dict[str, str] = {}
     notes = []
     for label, run in runs.items():
@@ -178,7 +178,7 @@ def _copies(runs: Mapping[str, RunFacts]) -> list[str]:
 
 
 def _labels(runs: Sequence[RunFacts]) -> list[str]:
-    """Return the shortest unique end of each run's path, such as `small` or `sweep/small`; for a stage or trial, at least two parts."""
+    """Return the shortest unique end of each run's path, such as `small` or `sweep/small`; for a stage or trial, at least two names."""
     members = {member.path.resolve() for run in runs for member in run.members}
     parts = [run.path.resolve().parts for run in runs]
     ends = Counter(own[-size:] for own in parts for size in range(1, len(own) + 1))
@@ -193,7 +193,7 @@ def _labels(runs: Sequence[RunFacts]) -> list[str]:
 def _owners(runs: Mapping[str, RunFacts]) -> dict[str, str]:
     """Return, for the label of each run that evaluated or used a checkpoint, the label of the run that trained this checkpoint.
 
-    The training is found by its path or, if no run has this path (it may be from another machine), by its folder's name if that is unique.
+    The training is found by the path of its folder or, if no run has this path (of another machine, perhaps), by the folder's unique name.
     """
     folders = {label: run.path.resolve() for label, run in runs.items()}
     owners: dict[str, str] = {}

@@ -32,7 +32,7 @@ def terminal_report(runs: RunSet, columns: int | None, width_of: Width = len) ->
 
 
 def _aligned(rows: Sequence[Mapping[str, str]], head: Sequence[str], columns: int | None, width_of: Width) -> list[str]:
-    """Return rows, given as cells by column, as a table with a header or, if the terminal is too narrow, as a block of lines for each."""
+    """Return rows, given as cells by column, as a table with a header or, if the terminal is too narrow, as a few lines for each row."""
     rows = [{name: visible(row[name]) for name in head} for row in rows]
     table = [{name: visible(name) for name in head}, *rows]
     widths = {name: max(width_of(row[name]) for row in table) for name in head}
@@ -64,7 +64,7 @@ def _details(entry: Entry) -> list[str]:
 
 
 def _inherited(entry: Entry) -> str:
-    """Return a text on the emissions of the ancestors, alone and together with the run's own."""
+    """Return a text on the emissions of a run's ancestors, alone and together with the run's own emissions."""
     inherited, own = entry.inherited.sums, entry.run.amounts.emissions_g
     names = ", ".join(ancestor.name for ancestor in entry.inherited.ancestors)
     if inherited.emissions_g is None:
@@ -84,7 +84,7 @@ def _curve(run: RunFacts, columns: int | None) -> list[str]:
 
 
 def text_curve(series: Mapping[str, Points], columns: int | None) -> list[str]:
-    """Return the lines of a plot of several series, by the character with which each is drawn; no lines unless two points differ in x.
+    """Return the lines of a plot of `series`, given by the character that draws each one; no lines unless two points differ in x.
 
     Later series are drawn over earlier ones, and points that are not finite are omitted. `columns`: the terminal's width; None: no limit.
     """
@@ -110,7 +110,7 @@ def text_curve(series: Mapping[str, Points], columns: int | None) -> list[str]:
 
 
 def _sums(runs: RunSet) -> list[str]:
-    """Return lines on the energy and emissions of all runs, also by status, and on the emissions of the best run; none for a single run."""
+    """Return lines on the cost of all runs together, the emissions by status, and those of the best run; none for a single run."""
     if len(runs.entries) < 2:
         return []
     lines = ["", f"all runs: {format_sums(runs)}"]

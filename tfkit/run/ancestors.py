@@ -1,9 +1,9 @@
 """The ancestors of a model that is about to be trained: its parents, from which it starts or learns, their parents, and so on. They are
-collected from the lineages (lineage.py) and model cards in the folders of the parents.
+read from the tfkit.json (its field `lineage`, see lineage.py) and the model card in the folder of each parent.
 
-A copied or renamed folder is recognized as the same ancestor, by its run id or the hash of its weights. An ancestor that cannot be read, or
-was edited after its manifest was written, is reported, and its emissions count as unknown; the sum over the ancestors is then a lower
-bound.
+The copies of a folder, under any name, count as one ancestor: they have the same run id or the same SHA-256 of the weights. If an
+ancestor's tfkit.json cannot be read, or was edited after its manifest.json was written, this is reported, and the emissions of the ancestor
+count as unknown, so the sum over all ancestors is a lower bound.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from tfkit.run.model_files import find_file
 from tfkit.run.tfkit_json import NAME as FACTS
 from tfkit.run.tfkit_json import read_tfkit_json
 
-_AVERAGED = "averaged"  # the role of averaged checkpoints, which belong to the same run as their mean
+_AVERAGED = "averaged"  # the role of a checkpoint in a mean of several; no ancestor of the mean if both are of the same run
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Parent:
     """A model from which a run starts or learns (such as a teacher), and the folder from which the model was read."""
 
     role: str
-    path: str  # as the recipe writes it, which may be relative or hub:org/name
+    path: str  # as in the recipe: a path, which may be relative, or hub:org/name
     folder: Path | None  # None: the model was created in memory
     run_id: str | None
     sha256: str | None
-    base: "Parent | None" = None  # the base model of an adapter
+    base: "Parent | None" = None  # if this model is an adapter: the model that it adapts
 
     def document(self) -> dict[str, Any]:
         """Return the entry of this parent in tfkit.json."""
@@ -47,7 +47,7 @@ class FoundAncestors:
 
 
 def find_ancestors(parents: Sequence[Parent], run_id: str) -> FoundAncestors:
-    """Read the lineages of the parents of the run `run_id`, and merge them: each ancestor is counted once."""
+    """Return the ancestors of the run `run_id`, each once, as the folders of its `parents` record them."""
     ancestors: list[Ancestor] = []
     problems: list[str] = []
     direct = [_add(parent, ancestors, problems) for parent in parents]
@@ -59,9 +59,9 @@ def find_ancestors(parents: Sequence[Parent], run_id: str) -> FoundAncestors:
 
 
 def _changes(child: Parent, parents: Sequence[Parent]) -> Iterator[str]:
-    """Yield a sentence for each of `parents` whose weights have changed since the model `child` was trained from them.
+    """Yield a sentence for each of `parents` whose weights have changed since the model `child` was trained from that parent.
 
-    Only the folders of models are compared, because a newer model may be expected at the path of a run or of a repository.
+    A parent is compared only if its path names a model's own folder: the path of a run or of a Hub repository may lead to a newer model.
     """
     try:
         lineage = read_lineage(child.folder) if child.folder is not None else None
@@ -79,7 +79,7 @@ def _changes(child: Parent, parents: Sequence[Parent]) -> Iterator[str]:
 
 
 def read_lineage(folder: Path) -> Lineage | None:
-    """Return the lineage in a checkpoint's tfkit.json; None if there is none. Raises ModelError if the file is damaged or was edited."""
+    """Return the lineage in a checkpoint's tfkit.json; None if that has none. Raises ModelError if the file is damaged or was edited."""
     _require_unedited(folder)
     fields = read_tfkit_json(folder).fields
     if "lineage" not in fields:
@@ -99,12 +99,12 @@ def _require_unedited(folder: Path) -> None:
 
 
 def _add(parent: Parent, ancestors: list[Ancestor], problems: list[str]) -> int:
-    """Append a parent and its ancestors to `ancestors`, which may then hold an ancestor twice, and return the index of the parent."""
+    """Append `parent` and its own ancestors to the list `ancestors`, even if they are in it already, and return the index of `parent`."""
     lineage, card = None, BaseCard()
     try:
         if parent.folder is not None:
             lineage, card = read_lineage(parent.folder), BaseCard.read(parent.folder)
-    except (ModelError, OSError) as error:  # the card is not used either, since it may belong to another model, too
+    except (ModelError, OSError) as error:  # the card is not read, since it may be of another model, too
         problems.append(f"the energy and emissions of this model are unknown: {error}")
     index = len(ancestors)
     ancestors.append(_with_totals(Ancestor(last_name(parent.path), (parent.role,), parent.run_id, parent.sha256), lineage, card))
@@ -119,7 +119,7 @@ def _add(parent: Parent, ancestors: list[Ancestor], problems: list[str]) -> int:
 
 
 def _with_totals(ancestor: Ancestor, lineage: Lineage | None, card: BaseCard) -> Ancestor:
-    """Return the ancestor with the totals in `lineage`, or else with the emissions that its `card` states, or else as unknown."""
+    """Return the ancestor with the energy and emissions in `lineage`, else with the emissions in its model `card`, else with neither."""
     own = lineage.own if lineage else None
     if own is not None and own.emissions_g is not None:
         return replace(ancestor, energy_kwh=own.energy_kwh, emissions_g=own.emissions_g, source="ledger", status=own.status)
@@ -129,7 +129,7 @@ def _with_totals(ancestor: Ancestor, lineage: Lineage | None, card: BaseCard) ->
 
 
 def _add_recorded(parent: Parent, lineage: Lineage | None, ancestors: list[Ancestor]) -> list[int]:
-    """Append the ancestors in the lineage of a parent to `ancestors`, and return the indices of the parent's own parents."""
+    """Append to `ancestors` those that the `lineage` of `parent` lists. Return the indices that the parents of `parent` have there."""
     if lineage is None:
         return []
     direct = [entry for entry in lineage.parents if entry.role != _AVERAGED or entry.run_id != parent.run_id]

@@ -50,7 +50,7 @@ def read_best(root: Path) -> Best | None:
 
 
 def best_checkpoint(root: Path) -> Path | None:
-    """Return the folder of the best checkpoint; None if none is recorded, or if it is not complete."""
+    """Return the folder of the best checkpoint; None if best.json names none, or if its folder is not complete."""
     best = read_best(root)
     path = checkpoint_folder(root, best.step) if best else None
     return path if path and is_complete(path) else None

@@ -1,5 +1,5 @@
-"""The model card: README.md of a checkpoint, with the metadata that the Hub reads: base model, data, scores, emissions. The card contains
-no paths. The format of the metadata is described at https://huggingface.co/docs/hub/model-cards. Scores are in `model-index`.
+"""The model card: README.md of a checkpoint, with the metadata that the Hub reads: base model, data, scores (the field `model-index`) and
+emissions. https://huggingface.co/docs/hub/model-cards describes the format of the metadata. The card contains no paths of this machine.
 """
 
 import json
@@ -13,8 +13,8 @@ from tfkit.model.config import ClassesHeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.run.card_facts import BaseCard, CardData, hub_name, last_name
 from tfkit.run.card_impact import CardImpact
 
-_MOST_LABELS = 20  # the largest number of labels that the table lists
-# The Python expression for the base model of an adapter if that is a local folder, since the card contains no paths.
+_MOST_LABELS = 20  # the largest number of labels that the card lists
+# The Python expression by which a card names an adapter's base model if that is a local folder, since a card contains no paths.
 _OWN_BASE = 'peft.PeftConfig.from_pretrained(".").base_model_name_or_path'
 _TASKS = {
     "masked_lm": "fill-mask",
@@ -22,7 +22,7 @@ _TASKS = {
     "tags": "token-classification",
     "spans": "question-answering",
     "none": "feature-extraction",
-}  # the Hub's names of tasks, by the kind of the head; the task of an `lm` head depends on the stacks
+}  # the Hub's name for the task of each kind of head; the task of an `lm` head depends on whether the model has an encoder
 _STACKS = {
     (False, True): "A decoder-only Transformer",
     (True, False): "An encoder-only Transformer",
@@ -43,7 +43,7 @@ class CardModel:
 
 @dataclass(frozen=True)
 class CardTraining:
-    """The training of the model up to this checkpoint, and its latest scores."""
+    """The training of the model until the checkpoint was saved, and the latest scores."""
 
     kind: str  # pre-training or fine-tuning
     steps: int
@@ -110,7 +110,7 @@ def model_card(model: CardModel, training: CardTraining, data: CardData, impact:
 
 
 def with_impact(card: str, impact: CardImpact, training_type: str) -> str:
-    """Return the card with a new impact, such as that of the finished run. All other parts are kept, including those that a user edited."""
+    """Return the text `card` with the energy and emissions of `impact`. All other parts are kept, including those that a user edited."""
     card = card.replace("\r\n", "\n")  # an editor may have changed the line ends
     match = re.match(r"---\n(.*?\n)---\n(.*)", card, re.DOTALL)
     front, body = (match[1], match[2]) if match else ("", card)
@@ -123,13 +123,13 @@ def with_impact(card: str, impact: CardImpact, training_type: str) -> str:
 
 
 def _impact_front(impact: CardImpact, training_type: str) -> list[str]:
-    """Return `co2_eq_emissions`, the Hub's field for emissions, as lines of YAML; none if there is nothing to state."""
+    """Return `co2_eq_emissions`, the Hub's field for emissions, as lines of YAML; no lines if no emissions were measured."""
     block = impact.front(training_type)
     return ["co2_eq_emissions:", *(f"  {key}: {_yaml(value)}" for key, value in block.items())] if block else []
 
 
 def _table(rows: Mapping[str, str]) -> str:
-    cells = {label: " ".join(value.split()).replace("|", "\\|") for label, value in rows.items() if value}  # a cell has no line breaks
+    cells = {label: " ".join(value.split()).replace("|", "\\|") for label, value in rows.items() if value}  # a cell is one line
     return "\n".join(["| | |", "| --- | --- |", *(f"| {label} | {cell} |" for label, cell in cells.items())])
 
 
@@ -145,7 +145,7 @@ def _number(value: float | None) -> str:
 
 
 def _model_index(name: str, task: str, data: CardData, evaluation: Mapping[str, float | None]) -> list[str]:
-    """Return the finite scores as the field `model-index`, in lines of YAML, grouped by validation set; none without scores."""
+    """Return the field `model-index` as lines of YAML: the finite scores, grouped by validation set; no lines if there are no scores."""
     scores: dict[str, dict[str, float]] = {set_name: {} for set_name in data.validation}
     prefixes = {f"{set_name}." if set_name else "": set_name for set_name in sorted(scores, key=len, reverse=True)}
     for metric, value in evaluation.items():
@@ -165,12 +165,12 @@ def _model_index(name: str, task: str, data: CardData, evaluation: Mapping[str, 
 
 
 def _list(key: str, values: Sequence[str]) -> list[str]:
-    """Return a list as lines of YAML; none if it is empty."""
+    """Return the field `key` with the list `values` as lines of YAML; no lines if `values` is empty."""
     return [f"{key}:", *(f"- {_yaml(value)}" for value in values)] if values else []
 
 
 def _opening(architecture: str, config: ModelConfig, base: str | None) -> str:
-    """Return the line of Python that opens the model. `base`: for an adapter, the expression for the name of its base model; else None."""
+    """Return the line of Python that loads the model. `base`: for an adapter, the expression for the name of its base model; else None."""
     if base is None:
         return f'transformers.{architecture}.from_pretrained(".")'
     labels = f", num_labels={config.head.count}" if isinstance(config.head, ClassesHeadConfig | TagsHeadConfig) else ""
@@ -178,7 +178,7 @@ def _opening(architecture: str, config: ModelConfig, base: str | None) -> str:
 
 
 def mean_card(card: str, checkpoints: Sequence[str]) -> str:
-    """Return the card of the mean of `checkpoints`: the `card` of the newest one, without its loss and scores."""
+    """Return the card of the mean of the weights of `checkpoints`: `card`, that of the newest one, without its loss and scores."""
     kept: list[str] = []
     card = re.sub(r"^model-index:\n(?:[ -][^\n]*\n)*?(?=\w|---$)", "", card, count=1, flags=re.MULTILINE)
     for line in card.splitlines():
@@ -190,7 +190,7 @@ def mean_card(card: str, checkpoints: Sequence[str]) -> str:
 
 
 def _use(config: ModelConfig) -> tuple[str, str]:
-    """Return the Hub's name for the task of the model's head, and a tfkit command or Python expression that uses it."""
+    """Return the Hub's name for the task of the model's head, and a tfkit command or Python expression that uses the model."""
     kind = config.head.kind
     if kind == "lm":
         return ("text2text-generation" if config.encoder_layers else "text-generation"), 'tfkit generate --from . --prompt "..."'
@@ -198,8 +198,8 @@ def _use(config: ModelConfig) -> tuple[str, str]:
 
 
 def _yaml(value: Any) -> str:
-    """Return a scalar as YAML. A number becomes a plain decimal, since the Hub reads no exponents. A text is quoted, so that the licence
-    `no` is not read as false, and its unprintable characters become escape sequences.
+    """Return a scalar as YAML. A float is written without an exponent, since the Hub reads none. Any other value is quoted as text, so
+    that the licence `no` is not read as false, and its unprintable characters become escape sequences.
     """
     if isinstance(value, float):
         return f"{value:.10f}".rstrip("0").rstrip(".")

@@ -15,17 +15,17 @@ _LANGUAGE = r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{2,8})*"
 
 @dataclass(frozen=True)
 class CardData:
-    """The names of the training data and of the validation sets."""
+    """The names, languages and row length of the training data, and the names of the validation sets."""
 
     names: list[str]
-    hub: list[str] = field(default_factory=list)  # the names of those training data that are data sets of the Hub
-    validation: dict[str, str] = field(default_factory=dict)  # the data of each set, by its name in metrics; "": all sets
+    hub: list[str] = field(default_factory=list)  # those of the training data that are data sets of the Hub
+    validation: dict[str, str] = field(default_factory=dict)  # the data of each set, by the set's name; "": of all sets
     languages: list[str] = field(default_factory=list)
-    sequence_length: int | None = None  # tokens per row; None: the model's context length
+    sequence_length: int | None = None  # the most tokens per row; None: the model's context length
 
     @classmethod
     def of(cls, section: DataSection) -> "CardData":
-        """Take the names from the data section of a recipe."""
+        """Return the facts about the data in the data section of a recipe."""
         sources = [*section.train, *(section.pretraining or [])]
         names = list(dict.fromkeys(map(source_name, sources)))
         sets = section.validation if isinstance(section.validation, list) else []
@@ -37,7 +37,7 @@ class CardData:
 
 
 def source_name(source: SourceSection) -> str:
-    """Return the name of a source of data, without the folders above it."""
+    """Return the name of a data source as the card states it: `org/name` for a data set of the Hub, or the last part of a path."""
     if source.stdlib:
         return "Python's standard library" + ("" if source.stdlib is True else f", {source.stdlib.replace('_', ' ')}")
     if source.hub:
@@ -46,12 +46,12 @@ def source_name(source: SourceSection) -> str:
 
 
 def is_repository(name: str) -> bool:
-    """Return whether a data set is a repository of the Hub: its name has the form `org/name`, and there is no folder of this name."""
+    """Return whether a data set is a repository of the Hub: its name has the form `org/name`, and no local file or folder has this name."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None and not Path(name).exists()
 
 
 def hub_name(path: str) -> str | None:
-    """Return the `org/name` of a model on the Hub or in its cache; None for a local folder, whose name another model may have there."""
+    """Return the `org/name` of a model on the Hub or in the Hub's cache; None for any other folder."""
     if path.startswith("hub:"):
         return path[4:].partition("@")[0]
     parts = _parts(path)
@@ -81,7 +81,7 @@ class BaseCard:
     license: str = ""
     languages: tuple[str, ...] = ()
     emissions_g: float | None = None  # `co2_eq_emissions`, read as grams, as the Hub does, whatever unit the author meant
-    base: str = ""  # the base model's own base; "?": fine-tuned, but from an unnamed model
+    base: str = ""  # the model from which it was made; "?": fine-tuned from an unnamed one; "": no such model
 
     @classmethod
     def read(cls, folder: Path) -> "BaseCard":
@@ -112,9 +112,9 @@ def _block(front: str, key: str) -> str:
 
 
 def _grams(block: str) -> float | None:
-    """Return the grams that the Hub reads in the value of `co2_eq_emissions`: its first number, or, in a mapping, that of `emissions`.
+    """Return the grams that the Hub reads in the value of `co2_eq_emissions`: its first number or, if it is a mapping, that of `emissions`.
 
-    Unlike the Hub, this function also reads exponents. None if there is no number, or if it is not between 0 and 1e18.
+    Unlike the Hub, this function also reads exponents. None if there is no number, or if the number is not between 0 and 1e18.
     """
     if re.match(r"[ \t]*(?:#[^\n]*)?\n|[ \t]*\{", block):  # a mapping
         inner = re.search(r"(?:^|[{,\s])[\"']?emissions[\"']?:([^\n,}]*)", block)

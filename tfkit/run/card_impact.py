@@ -1,4 +1,4 @@
-"""The environmental impact in a model card: the five rows that ML CO2 Impact proposes (https://mlco2.github.io/impact), and more."""
+"""The environmental impact in a model card: the five rows that ML CO2 Impact (https://mlco2.github.io/impact) proposes, and more rows."""
 
 import re
 from dataclasses import dataclass, field
@@ -15,15 +15,15 @@ _SMALLEST_GRAMS = 1e-4  # Python writes smaller numbers with an exponent, and th
 
 @dataclass(frozen=True)
 class CardImpact:
-    """The energy and emissions of a training, as far as they are known when the card is written. The table omits unknown values."""
+    """The energy and emissions of a training, as far as they are known when the card is written. The card omits other values."""
 
     reading: Reading
     hardware: str
     inherited: Inherited | None = None
-    totals: RunTotals = field(default_factory=RunTotals)  # those in run.json, which are complete only after the run
+    totals: RunTotals = field(default_factory=RunTotals)  # the totals in run.json, which are complete only after the run
 
     def front(self, training_type: str) -> dict[str, Any]:
-        """Return the Hub's `co2_eq_emissions` for a pre-training or fine-tuning; {} if nothing, or less than 1e-4 g, was measured."""
+        """Return the fields of `co2_eq_emissions` in the Hub's metadata; {} if nothing, or less than 1e-4 g, was measured."""
         reading, grams = self.reading, self.reading.emissions_g
         if reading.status in ("off", "starting") or grams < _SMALLEST_GRAMS:
             return {}
@@ -86,8 +86,8 @@ class CardImpact:
 def _modelled(reading: Reading, share: float | None) -> str:
     """Return the fraction of the energy that was modelled, not measured by a counter, as text; "" if it is unknown.
 
-    `share`: the fraction over all attempts. It is used if a component's energy was measured in one attempt and modelled in another (`CPU
-    counter, model`).
+    `share`: the fraction in run.json, over all attempts. It is used if a component's energy was measured in one attempt and modelled in
+    another (`CPU counter, model`); otherwise the fraction is computed from `reading`.
     """
     parts = {"CPU": reading.cpu_wh, "GPU": reading.gpu_wh, "RAM": reading.ram_wh}
     sources = re.findall(r"(CPU|GPU|RAM) (.+?)(?=, (?:CPU|GPU|RAM) |$)", reading.provenance)

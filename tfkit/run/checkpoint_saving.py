@@ -1,4 +1,4 @@
-"""Save a checkpoint to a temporary folder, which is synced and then renamed, so that a kill loses no older one (checkpoints.py)."""
+"""Save a checkpoint to a temporary folder, which is flushed to disk and then renamed, so that a kill loses no older checkpoint."""
 
 import contextlib
 import os
@@ -13,12 +13,12 @@ from tfkit.run.manifest import recorded_bytes, write_manifest
 
 
 def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], make_room: Callable[[], object] | None = None) -> Path:
-    """Save a checkpoint as `root`/step-..., replacing one of the same step, and return its path. `write` fills an empty folder.
+    """Save a checkpoint as `root`/step-..., replacing one of the same step, and return its path. `write` fills a temporary folder.
 
     Only the owner of the run's lock may call this function. After a transient disk error, the save is tried again. `make_room` deletes
     checkpoints that are not needed (None: none can be deleted). It is called if the disk has less free space than the newest checkpoint
-    takes, and if the disk is full during the save, which is then tried once more. Raises MachineError for a disk error, and any error that
-    `write` raises; after every error the unfinished checkpoint is removed, and the older ones are unchanged.
+    takes, and if the disk is full during the save, which is then tried once more. Raises MachineError for a disk error, and any other error
+    that `write` raises; after every error the unfinished checkpoint is removed, and the older ones are unchanged.
     """
     final = checkpoint_folder(root, step)
 
@@ -54,7 +54,7 @@ def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], make_r
 
 
 def _rename_over(temporary: Path, final: Path) -> None:
-    """Rename `temporary` to `final`. A kill leaves the old checkpoint either in place, or as `.old`, which clear_leftovers restores."""
+    """Rename `temporary` to `final`. If a kill leaves the checkpoint that was at `final` as `.old-...`, clear_leftovers restores it."""
     old = temporary_sibling(final, "old") if os.path.lexists(final) else None
     if old:
         final.rename(old)
@@ -62,7 +62,7 @@ def _rename_over(temporary: Path, final: Path) -> None:
         rename(temporary, final)
     except BaseException:
         with contextlib.suppress(OSError):
-            if final.exists():  # renamed, but not synced, so the rename may not survive a power cut
+            if final.exists():  # renamed, but the new name is not flushed to disk, so a power cut may undo the rename
                 final.rename(temporary)
             if old:
                 old.rename(final)

@@ -4,7 +4,7 @@
 .step-000500.old-4711-03aa   being replaced; if a kill came before the new checkpoint had its name, the old one is restored
 .step-000500.del-4711-51b0   being deleted; if a kill leaves it, the next save or resume removes it
 step-000500                  complete: its manifest was written last, and everything was synced before the rename
-step-000500.damaged          damaged, and skipped by a resume; deleted when the resumed run has a checkpoint of its step or a later one
+step-000500.damaged          damaged, and skipped by a resume; deleted once the resumed run has a checkpoint of the same or a later step
 """
 
 import contextlib
@@ -29,7 +29,7 @@ def step_folders(root: Path) -> list[Path]:
 
 
 def checkpoints(root: Path) -> list[Path]:
-    """Return the checkpoints whose files all exist with the sizes in the manifest, by increasing step. Only the manifests are read."""
+    """Return the checkpoints whose files all exist with the sizes in manifest.json, by increasing step. No other file is read."""
     return [path for path in step_folders(root) if is_complete(path)]
 
 
@@ -45,11 +45,11 @@ def newest_step(root: Path) -> int:
 
 
 def newest_good(root: Path, warn: Callable[[str], None], exact: bool = False) -> Path | None:
-    """Return the newest checkpoint whose hashes are correct; None if there are no checkpoints.
+    """Return the newest checkpoint whose files have the SHA-256 hashes in its manifest; None if there are no checkpoints.
 
-    Only the owner of the run's lock may call this function. Each newer, damaged checkpoint is renamed, so that it no longer counts as the
-    newest, and `warn` is called with the reason. Raises ModelError, and renames nothing, if all are damaged, if a later version of tfkit
-    wrote one, or, with `exact`, if the newest is damaged. Raises MachineError for a disk error.
+    Only the owner of the run's lock may call this function. Damaged checkpoints that are newer are renamed, so that they no longer count as
+    checkpoints, and `warn` is called with the reason for each. Raises ModelError, and renames nothing, if all are damaged, if one that is
+    checked is of a later version of tfkit, or, with `exact`, if the newest is damaged. Raises MachineError for a disk error.
     """
     clear_leftovers(root)
     damaged: dict[Path, str] = {}
@@ -75,8 +75,8 @@ def newest_good(root: Path, warn: Callable[[str], None], exact: bool = False) ->
 
 
 def prune(root: Path, keep: int, best: Path | None) -> list[Path]:
-    """Delete all complete checkpoints except the `keep` newest and `best`, and damaged ones that a resume set aside, once a complete
-    checkpoint of their step or a later one exists.
+    """Delete all complete checkpoints except the `keep` newest and `best`. Also delete each damaged one that a resume has renamed, if a
+    complete checkpoint of the same or a later step exists.
 
     Returns the deleted paths. Raises MachineError for a disk error.
     """
@@ -101,7 +101,7 @@ def leftovers(root: Path) -> list[Path]:
 
 
 def clear_leftovers(root: Path) -> None:
-    """Remove what killed saves and deletions left; restore a replaced checkpoint if no new one exists. Raises MachineError."""
+    """Remove what killed saves and deletions left; restore a checkpoint if its replacement is missing. Raises MachineError."""
     if not root.is_dir():
         return
     for path in leftovers(root):
@@ -128,7 +128,7 @@ def checkpoint_folder(root: Path, step: int) -> Path:
 def require_free_space(root: Path, needed_bytes: int) -> None:
     """Raise MachineError if the disk of `root` (a folder that need not exist yet) has less than `needed_bytes` free.
 
-    The space of the checkpoints that are in `root` already counts as free, since the new checkpoints replace them.
+    The space of the present checkpoints in `root` counts as free, since the new checkpoints replace them.
     """
     place = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
@@ -174,7 +174,7 @@ def _clear_leftover(path: Path) -> None:
 
 
 def _folders(root: Path) -> list[Path]:
-    """Return the folders in `root`, without links; none if `root` does not exist."""
+    """Return the folders in `root` that are no links; [] if `root` does not exist."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return [path for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
     return []

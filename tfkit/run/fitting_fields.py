@@ -9,14 +9,14 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tfkit.carbon.footprint import Intensity
 
-LARGEST = 1e30  # larger numbers count as damaged
+LARGEST = 1e30  # a float of this magnitude or a larger one counts as damaged
 _T = TypeVar("_T")
 
 
 def fitting(kind: Callable[..., _T], document: Any, **others: Any) -> _T:
     """Return an instance of the dataclass `kind`, with the fields in `others`, and all other fields from the JSON object `document`.
 
-    A field gets its default if its value is missing, of another type than the field, not finite, or LARGEST or larger.
+    A field gets its default if its value is missing, of another type than the field, not finite, or a float of magnitude LARGEST or more.
     """
     values: dict[str, Any] = {}
     for name, hint in _hints(kind).items() if isinstance(document, dict) else ():
@@ -34,5 +34,5 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 @cache
 def _adapter(hint: Any) -> TypeAdapter[Any]:
-    is_strict = Intensity not in get_args(hint)  # strict validation does not accept a JSON object for a dataclass
+    is_strict = Intensity not in get_args(hint)  # strict validation accepts no JSON object for a dataclass such as Intensity
     return TypeAdapter(hint, config=ConfigDict(strict=is_strict, allow_inf_nan=False))

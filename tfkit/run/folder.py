@@ -1,5 +1,5 @@
 """The run folder, which holds everything about one run. Only the process that owns the folder's lock writes there, except that the energy
-meters write carbon/ and emissions.csv, and ranks write ranks/.
+meters write carbon/ and emissions.csv, and the ranks of a distributed training write ranks/.
 
 runs/<name>/  recipe.yaml  run.json  metrics.jsonl  emissions.csv  carbon/  tensorboard/  checkpoints/step-000500/  lock
 """
@@ -41,7 +41,7 @@ def rounding_fields(machine: dict[str, Any]) -> dict[str, Any]:
 
 
 class RunFolder:
-    """An open run folder, locked until `close`. As a context manager, it also records a running attempt as stopped or failed on exit.
+    """An open run folder, locked until `close`. When its context ends, it closes, and a running attempt counts as stopped or failed.
 
     If run.json cannot be written, `open` and `begin_attempt` raise an error; the other methods only warn, and only once.
     """
@@ -73,7 +73,7 @@ class RunFolder:
         folder, the folder is opened without a lock, and nothing in it is changed.
 
         `resume`: whether to continue from the folder's checkpoints; None for a command that does not train. `command`: the command line
-        to record in run.json; None keeps the recorded one. `group`: CHAIN or SWEEP (run_json.py) for a folder that holds several runs.
+        to record in run.json; None keeps the recorded one. `group`: CHAIN or SWEEP (run_json.py) if the folder is to hold several runs.
 
         Raises MachineError if the folder cannot be written or another process has locked it. Raises UsageError if the folder holds
         checkpoints although `resume` is not true, several runs of another `group`, files that tfkit did not write, or a link where a run
@@ -119,7 +119,7 @@ class RunFolder:
 
     @property
     def has_checkpoints(self) -> bool:
-        """Whether the folder has a checkpoint. Without one, the run starts at step 0, so its recipe may differ from recipe.yaml."""
+        """Whether the folder has a checkpoint. Without one, the run starts at step 0, and its recipe may differ from recipe.yaml."""
         return any(self.checkpoints.glob("step-*"))
 
     @property
@@ -141,10 +141,10 @@ class RunFolder:
             )
 
     def begin_attempt(self, threads: int | None = None, **fields: Any) -> None:
-        """Write the attempt, this machine and `fields` to run.json; `threads`: the number that the user requested, None for the default.
+        """Add an attempt, this machine and `fields` to run.json; `threads`: the number that the user requested, None for the default.
 
-        In a folder with checkpoints, run.json describes the machine that saved them until `record_resume` is called, since this attempt may
-        fail before it takes a step. Raises MachineError if run.json cannot be written; no step was taken yet, so no training is lost.
+        In a folder with checkpoints, run.json describes the machine that saved them until `record_resume` is called, since the new attempt
+        may fail before it takes a step. Raises MachineError if run.json cannot be written; no step was taken yet, so no training is lost.
         """
         if not self.has_checkpoints:
             self._receipt.forget("result", "rate_trial")
@@ -155,7 +155,7 @@ class RunFolder:
             raise _cannot_write(self.path, error) from error
 
     def record_resume(self, resumed_from: Path, step: int) -> None:
-        """Record the checkpoint from which the attempt resumes, and this machine."""
+        """Record in run.json the checkpoint from which the attempt resumes, its `step`, and the present machine."""
         self._write(lambda: self._receipt.record_resume(resumed_from.name, step, describe_machine()))
 
     def record(self, **fields: Any) -> None:
@@ -163,7 +163,7 @@ class RunFolder:
         self._write(lambda: self._receipt.record(fields))
 
     def record_totals(self, fields: Mapping[str, Any]) -> None:
-        """Set fields of `totals` in run.json; its other fields are kept."""
+        """Set `fields` in the object `totals` of run.json; the other fields of `totals` are kept."""
         self.record(totals={**(self._receipt.document.get("totals") or {}), **fields})
 
     def write_recipe(self, text: str) -> None:
@@ -176,7 +176,7 @@ class RunFolder:
             ) from error
 
     def update_time(self) -> None:
-        """Write the duration of the running attempt, at most every five seconds. A kill loses the time since the last write."""
+        """Write the duration of the running attempt to run.json, at most every five seconds. A kill loses the time since the last write."""
         self._write(self._receipt.update_time)
 
     def confirm_finished(self) -> None:
@@ -197,8 +197,8 @@ class RunFolder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._is_new and isinstance(error, TfkitError | Stopped) and not self._receipt.document["attempts"]:
             with suppress(OSError):
-                _delete(self.path)  # no attempt was begun
-        # A caller that closes the generator, or a reader of stdout that exits, is no failure: the command then ends with exit code 0.
+                _delete(self.path)  # this process made the folder, and began no attempt in it
+        # A Python caller that closes a generator, or a program that stops reading stdout (exit code 0), is no failure of the run.
         stopped = isinstance(error, Stopped | KeyboardInterrupt | GeneratorExit) or getattr(error, "exit_code", None) == 0
         message = f"{type(error).__name__}: {error}" if error else "ended without a status"
         self.end_attempt("stopped" if stopped else "failed", error=message)
@@ -257,7 +257,7 @@ def delete_run(path: Path) -> bool:
 
 
 def _delete(path: Path) -> bool:
-    """Delete the files of a run, and its folder if nothing else is in it."""
+    """Delete the files of a run, and its folder if nothing else is in it. Return whether the folder is gone."""
     for name in WRITTEN:
         if (path / name).is_dir():
             shutil.rmtree(path / name)

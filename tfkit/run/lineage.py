@@ -6,8 +6,8 @@
                 "ancestors": [{"name": "base", "roles": ["start"], "run_id": ..., "sha256": ..., "energy_kwh": ..., "emissions_g": ...,
                                "source": "ledger", "status": "ok", "parents": [1]}, ...]}
 
-Each ancestor is listed once, even if several of the parents descend from it. The list includes the ancestors of ancestors. Only the parents
-have paths.
+The list `ancestors` begins with the parents and includes the ancestors of ancestors. Each is listed once, even if several of the parents
+descend from it. Only the entries of `parents` have paths.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -22,14 +22,14 @@ from tfkit.run.fitting_fields import fitting
 
 Source = Literal["ledger", "card", "unknown"]
 Text = Annotated[str, Field(max_length=1000)]
-Amount = Annotated[float, Field(strict=True, ge=0, le=1e18)]  # grams, kWh or seconds; no real amount is larger
+Amount = Annotated[float, Field(strict=True, ge=0, le=1e18)]  # grams, kWh or seconds; no real amount exceeds this limit
 _ENTRIES = Field(max_length=10_000, fail_fast=True)  # without fail_fast, pydantic would collect the errors of all entries of a huge list
 Texts = Annotated[tuple[Text, ...], _ENTRIES]
 
 
 @dataclass(frozen=True)
 class OwnTotals:
-    """The totals of a run up to a checkpoint, over all attempts; None: not measured."""
+    """The energy, emissions and time of a run up to a checkpoint, over all its attempts; None: not measured."""
 
     energy_kwh: Amount | None
     emissions_g: Amount | None
@@ -40,7 +40,7 @@ class OwnTotals:
 
     @classmethod
     def of(cls, reading: Reading, intensity: Intensity | None) -> "OwnTotals":
-        """Take the totals from the meter's reading; `intensity`: the carbon intensity of the emissions."""
+        """Take the totals from the meter's reading; `intensity`: the carbon intensity behind the emissions."""
         used = Footprint.from_reading(reading)
         if used.energy_kwh is None:
             return cls(None, None, None, reading.outcome)
@@ -50,7 +50,7 @@ class OwnTotals:
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A run or a published model from which a model was made. `parents` are positions in the list of all ancestors."""
+    """A run or a published model from which a model was made. `parents`: the positions of its own parents in the list."""
 
     name: Text
     roles: Texts
@@ -77,7 +77,7 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Inherited:
-    """The sums over distinct ancestors; None if no ancestor has a value. Ancestors whose model card states only emissions add no energy."""
+    """The sums over distinct ancestors; None if no ancestor has a value. An ancestor adds no energy if its card states only emissions."""
 
     energy_kwh: float | None
     emissions_g: float | None
@@ -118,7 +118,7 @@ _LINEAGE = TypeAdapter(Lineage)
 
 
 def parent_entries(parents: Any) -> tuple[ParentEntry, ...] | None:
-    """Return the entries of the list `parents` of run.json or tfkit.json, without those that cannot be read; None if it is not a list."""
+    """Return the entries of the list `parents` of run.json or tfkit.json that are objects; None if `parents` is not a list."""
     return tuple(fitting(ParentEntry, one) for one in parents if isinstance(one, dict)) if isinstance(parents, list) else None
 
 
@@ -134,7 +134,7 @@ def merge_ancestors(entries: Sequence[Ancestor], without: Collection[str] = ()) 
     """Return each ancestor once, in the order of `entries`, without the runs whose ids are in `without`.
 
     Entries of the same run are merged into one ancestor, with the largest emissions among them. An entry without a run id, such as a copy
-    that lost its tfkit.json, is identified by its SHA-256, and without that by its name. The `parents` of an entry are positions in
+    that lost its tfkit.json, is identified by its SHA-256 or, if it has none, by its name. The `parents` of an entry are positions in
     `entries`; the `parents` of a returned ancestor are positions in the result.
     """
     runs = {sha256: entry.run_id for entry in entries if entry.run_id is not None for sha256 in _hashes(entry)}

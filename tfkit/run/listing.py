@@ -24,7 +24,7 @@ UNFINISHED = ("new", "stopped", "failed", "killed")
 
 @dataclass(frozen=True)
 class ListedRun:
-    """A run (with the status `damaged` if it cannot be read), or a folder that is no run (status `foreign`). None: unknown."""
+    """A run (with the status `damaged` if it cannot be read), or a folder that is no run (status `foreign`). None: not known."""
 
     run: str
     status: str
@@ -41,7 +41,7 @@ class ListedRun:
     problem: str | None = None  # the reason for `damaged` and `foreign`, or the error that ended a failed run
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
+        """Return the fields as JSON values; a number that is not finite becomes None."""
         return strict_json.finite(asdict(self))
 
 
@@ -69,7 +69,7 @@ def unfinished_runs(runs: Sequence[ListedRun], with_checkpoints: bool) -> list[L
 
 
 def _runs_at(path: Path) -> list[ListedRun]:
-    """Return the run at `path` with its stages or trials, or else the runs in this folder; an unreadable folder is listed as damaged."""
+    """Return the run at `path` with its stages or trials; if `path` is no run, the runs in it. An unreadable folder counts as damaged."""
     try:
         nested = [] if (path / "run.json").exists() else sorted(inner.parent for inner in path.glob("*/run.json"))
         return [*map(read_run, nested or _with_members(path))]
@@ -151,7 +151,7 @@ def _kind(run: RunDocument) -> str | None:
 
 
 def _resume_command(path: Path, run: RunDocument, saved: int) -> str | None:
-    """Return the command that continues a run. A run without checkpoints is started again by its first command; None if that is neither
+    """Return the command that continues a run. A run without checkpoints is started again by its recorded command; None if that is neither
     `tfkit pretrain` nor `tfkit finetune`.
     """
     larger, command = [run.larger_budget] if run.larger_budget is not None else [], run.command or []
@@ -167,7 +167,7 @@ def _resume_command(path: Path, run: RunDocument, saved: int) -> str | None:
 def _read_latest(path: Path) -> tuple[int | None, dict[str, Any]]:
     """Return the step of the last record of a metrics.jsonl, and the latest evaluation in the last _TAIL_BYTES of the file."""
     lines: list[bytes] = []
-    if not path.is_file():  # a pipe would block
+    if not path.is_file():  # opening a pipe would block
         return None, {}
     with suppress(OSError), path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)

@@ -18,7 +18,7 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})
 
 
 class FolderLock:
-    """The file `lock` of a run folder, locked with flock. Its content is the owner as JSON (pid, host, started_utc), or "" if it is free.
+    """The file `lock` of a run folder, locked with flock. Its content is the owner as JSON (pid, host, started_utc); it is empty if free.
     The kernel releases the lock of a killed process, so no stale lock remains. On a file system without flock (some NFS), the JSON decides:
     a lock whose process ran on this machine and no longer exists is taken over; the lock of a process on another machine is not.
     """
@@ -104,7 +104,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _read_owner(descriptor: int) -> dict[str, object]:
-    """Return the owner that the file names; {} if it names none."""
+    """Return the owner that the lock file names; {} if it names none."""
     os.lseek(descriptor, 0, os.SEEK_SET)
     try:
         owner = strict_json.loads(os.read(descriptor, 4096))
@@ -132,7 +132,7 @@ def _may_be_alive(owner: dict[str, object]) -> bool:
 
 
 def _try_lock(descriptor: int) -> bool | None:
-    """Return True if locked, False if another process has the lock, None if the file system has no locks."""
+    """Try to take the lock. Return True if it was taken, False if another process has it, None if the file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

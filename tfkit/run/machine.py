@@ -1,4 +1,4 @@
-"""The machine as the operating system describes it: versions, processor, threads, commit. This module does not import torch."""
+"""A description of the machine: versions, processor, threads, and the commit that is checked out. This module does not import torch."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from tfkit import __version__
 
 PACKAGES = ("torch", "tokenizers", "safetensors", "numpy", "datasets", "huggingface-hub", "codecarbon", "transformers")
 CPUINFO = Path("/proc/cpuinfo")  # Linux
-_BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # x86 with tiles, x86, Arm
+_BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # instructions for bfloat16 of x86 with tiles (AMX), other x86, and Arm
 _TIMEOUT_SECONDS = 2  # the time-out of a program that is run, such as git
 
 
@@ -47,7 +47,7 @@ def processor() -> dict[str, Any]:
 
 
 def machine_name() -> str:
-    """Return the processor, the number of its cores and the version of torch as text; measured speeds are stored under this text."""
+    """Return the processor, the number of its cores and the version of torch as text, under which measured speeds are stored."""
     cpu = processor()
     return f"{cpu['name']}, {cpu['cores']} cores, torch {version('torch')}"
 

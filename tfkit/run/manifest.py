@@ -3,7 +3,7 @@ complete.
 
     {"schema_version": 1, "files": {"model.safetensors": {"size": 497772344, "sha256": "9b1c..."}, "training_state/state.json": {...}}}
 
-Readers check every field, so that they detect any flipped bit. Files that are added later are not listed, nor is README.md, which users may
+Readers check every field, so that they detect any flipped bit. Not listed are files that are added later, and README.md, which users may
 edit.
 """
 
@@ -42,7 +42,7 @@ class Entry(TypedDict):
 
 
 def write_manifest(folder: Path) -> None:
-    """Write manifest.json for the files below `folder`; the caller syncs it. Raises OSError, and ModelError for a link, device or pipe."""
+    """Write manifest.json for the files in `folder`; the caller flushes it. Raises OSError, and ModelError for a link, device or pipe."""
     entries: dict[str, Entry] = {}
     for path in sorted(folder.rglob("*")):
         name, status = path.relative_to(folder).as_posix(), path.lstat()
@@ -59,7 +59,7 @@ def manifest_text(entries: dict[str, Entry]) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Entry]:
-    """Return the entries by file name. Raises ModelError if the manifest is missing, unreadable, or names a file outside the folder."""
+    """Return the manifest's entries by file name. Raises ModelError if it is missing, invalid, or names a file outside `folder`."""
     path = folder / NAME
     try:
         if find_file(folder, NAME) is None:
@@ -105,7 +105,7 @@ def _ignore(count: int) -> None:
 
 
 def verify(folder: Path, hashes: bool = True, advance: Callable[[int], object] = _ignore) -> list[str]:
-    """Return the problems of a checkpoint: a sentence for each file that differs from the manifest, or one about the manifest.
+    """Return the problems of a checkpoint: a sentence for each file that differs from the manifest, or one about an invalid manifest.
 
     Without `hashes`, only sizes are compared. `advance` is called with the number of bytes hashed since its last call.
     """
@@ -118,7 +118,7 @@ def verify(folder: Path, hashes: bool = True, advance: Callable[[int], object] =
 
 
 def extra_files(folder: Path) -> list[str]:
-    """Return the files of a checkpoint that its manifest does not list, except the card. Raises ModelError for an invalid manifest."""
+    """Return the files that a checkpoint's manifest does not list, except itself and README.md. Raises ModelError if it is invalid."""
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
     return sorted(present - read_manifest(folder).keys() - _NOT_COVERED)
 
@@ -138,7 +138,7 @@ def _identity(status: os.stat_result) -> Identity:
 
 
 def is_settled(identity: Identity) -> bool:
-    """Return whether the file's last change is so long ago that any later change will give the file another identity."""
+    """Return whether the file's last change is so long ago that any later change will give the file a different identity."""
     return time.time_ns() - identity[-1] > _SETTLED_NS
 
 

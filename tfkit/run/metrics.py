@@ -1,4 +1,4 @@
-"""metrics.jsonl: a line of strict JSON per record. A resume removes the records after its checkpoint. A failed write ends no run."""
+"""metrics.jsonl: a line of strict JSON per record. A resume removes records of steps after its checkpoint. A failed write ends no run."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ from tfkit.units import format_number_of
 
 LONGEST_LINE = 32 << 20  # bytes
 _BLOCK = 1 << 16  # bytes per read in the search for the last line break, from the end of the file
-_LATEST_STEP = 1 << 53  # floats represent all integers up to this number exactly
+_LATEST_STEP = 1 << 53  # a record of a later step is invalid, since floats represent only the integers up to this one exactly
 
 
 class MetricsLog:
@@ -32,7 +32,7 @@ class MetricsLog:
         self._descriptor: int | None = None
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one record. Never raises OSError."""
+        """Write one record, and those that could not be written before. Never raises OSError."""
         assert isinstance(record.get("step"), int), "cut_back reads the step of every record"
         self._waiting.append((strict_json.dumps(record) + "\n").encode())
         try:
@@ -46,8 +46,8 @@ class MetricsLog:
             self._waiting.clear()
 
     def cut_back(self, step: int) -> None:
-        """Remove the records after `step`. Raises MachineError if the file cannot be changed, which loses no training, since the resumed
-        run has taken no step yet.
+        """Remove the records of steps after `step`. Raises MachineError if the file cannot be changed, which loses no training, since the
+        resumed run has taken no step yet.
 
         Lines that are not records are removed with a warning; a partial last line, which a kill leaves, is removed without one.
         """

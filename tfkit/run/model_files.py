@@ -1,4 +1,4 @@
-"""Reading the files of an untrusted model folder: only files inside the folder, up to a size, and only strict JSON."""
+"""Read the files of an untrusted model folder: only regular files inside the folder, only up to a limit of size, and only strict JSON."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Checks of a folder before it becomes a run folder. A folder with other files, links, another run or missing permissions is refused."""
+"""Checks of a folder before it becomes a run folder. It is refused if it has files of the user, links or another run, or is read-only."""
 
 import errno
 import os
@@ -17,8 +17,8 @@ _GROUPS = {CHAIN: "a recipe with stages", SWEEP: "a sweep"}  # for error message
 def refuse_path(path: Path) -> None:
     """Raise UsageError for a `..` after a folder, as in `runs/../../x`; a path that begins with `..` is allowed.
 
-    Raise FileNotFoundError for a dangling link: the disk of its target may not be mounted, and data written in its place would fill another
-    disk.
+    Raise FileNotFoundError for a dangling link: the disk of its target may not be mounted, and a folder made in place of the target would
+    fill another disk.
     """
     if any(part == ".." and before != ".." for before, part in pairwise(path.parts)):
         raise UsageError(f"{path}: leaves the folder that it begins with. Give the path without `..` as {argument('run')}")
@@ -37,8 +37,8 @@ def refuse_links(path: Path) -> None:
 
 def refuse_content(path: Path) -> None:
     """Raise UsageError for links and for the user's files, such as a recipe.yaml without run.json (tfkit writes run.json first). Raise
-    OSError for a file where a run needs a folder, for a folder where it needs a file, and for a folder without permission to write, which
-    would otherwise fail only at the first checkpoint.
+    OSError for a file where a run needs a folder, for a folder where it needs a file, and for a folder without permission to write, since
+    otherwise the run would fail only at its first checkpoint.
     """
     refuse_links(path)
     for name in WRITTEN:
@@ -56,7 +56,7 @@ def refuse_content(path: Path) -> None:
 
 
 def lost_receipt(path: Path) -> str | None:
-    """Return the problem of a run whose run.json was lost, which is recognized by its checkpoints or ledgers; None for other folders."""
+    """Return the problem of a run whose run.json was lost, and which has checkpoints/step-* or carbon/*.jsonl; None for other folders."""
     if any((path / name).exists() for name in ("run.json", "run.json.damaged")):
         return None
     if not any((*(path / "checkpoints").glob("step-*"), *(path / "carbon").glob("*.jsonl"))):
@@ -75,9 +75,9 @@ def refuse_checkpoints(path: Path, resume: bool | None) -> None:
 
 
 def refuse_other_kind(path: Path, kind: object, group: str | None) -> None:
-    """Raise UsageError if the folder holds a chain or a sweep (`kind`, from its run.json), and `group`, the kind of the new run, differs.
+    """Raise UsageError if `kind`, from the folder's run.json, is CHAIN or SWEEP, and `group`, the kind of the new run, is different.
 
-    Raise UsageError also if `group` is a chain or a sweep and the folder holds the checkpoints of a single run. `group` None: a single run.
+    Raise UsageError also if `group` is CHAIN or SWEEP and the folder holds the checkpoints of a single run. `group` None: a single run.
     """
     if group is not None and any((path / "checkpoints").glob("step-*")):
         raise UsageError(

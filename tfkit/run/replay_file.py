@@ -3,8 +3,8 @@
     replay/step-000123.json: {"schema_version": 1, "step": 123, "loss": null, "grad_norm": null, "nonfinite": {"loss": "nan", ...},
         "micro_batches": [{"rows": [17, 4], "seed": 8123, "sha256": ids and labels}], "weights_sha256": ..., "threads": 2, "precision": ...}
 
-The data and dropout of the step follow from the recipe, and its weights from the checkpoint before the step. The hashes in the file show
-whether the repeated step has the same data and weights.
+The data and the dropout masks of the step are made again from the recipe, and its weights from the checkpoint before the step. The hashes
+in the file show whether the repeated step has the same data and weights.
 """
 
 from pathlib import Path
@@ -28,9 +28,9 @@ def write_replay(run_folder: Path, document: dict[str, Any]) -> None:
 
 
 def read_replay(run_folder: Path, step: int | None = None) -> dict[str, Any]:
-    """Return the replay file of `step`; None: of the latest step that has one. Raises ModelError if it is missing or cannot be read."""
+    """Return the replay file of `step`; None: of the latest step that has one. Raises ModelError if the file is missing or invalid."""
     names = "step-*.json" if step is None else f"step-{step:06d}.json"
-    paths = sorted((run_folder / FOLDER).glob(names), key=lambda path: (len(path.name), path.name))  # a later step may have more digits
+    paths = sorted((run_folder / FOLDER).glob(names), key=lambda path: (len(path.name), path.name))  # by step: 999999, 1000000
     if not paths:
         which = f"of step {step} " if step is not None else ""
         raise ModelError(f"{run_folder}: holds no replay file {which}(in {FOLDER}/); a run that ends with exit code 6 leaves one")

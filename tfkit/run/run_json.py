@@ -1,4 +1,4 @@
-"""run.json: a run's command, data and machine, and its attempts (starts) and how each ended. The file is written atomically at each change.
+"""run.json: a run's command, data and machine, and its attempts (a new one at each start) with their ends. Each write is atomic.
 
     schema_version  run_id  name  command  status
     attempts: [{number, status, started_utc, ended_utc, seconds, host, pid, resumed_from, from_step, to_step, error}]
@@ -40,7 +40,7 @@ from tfkit.run.model_files import MIB, check_version
 
 NAME = "run.json"
 SCHEMA_VERSION = 1
-CHAIN = "stages"  # the `kind` of a recipe with stages
+CHAIN = "stages"  # the `kind` of a folder that holds the stages of a recipe, each as a run
 SWEEP = "sweep"
 _LIMIT = 64 * MIB
 SECONDS_BETWEEN_WRITES = 5.0  # the least time between writes that change only the duration of the running attempt
@@ -51,7 +51,7 @@ _OBJECTS = ("totals", "result", "given", "processor", "versions")
 
 @dataclass(frozen=True)
 class AttemptEntry:
-    """An attempt of a run, as run.json records it."""
+    """One attempt (start) of a run, as run.json records it."""
 
     status: str = ""
     started_utc: str | None = None
@@ -82,15 +82,15 @@ class RunDocument:
     result: dict[str, Any] | None = None  # None: no attempt reached the last step, or a later attempt has continued the run
     rate_trial: dict[str, Any] | None = None  # the learning rates that were tried, and the chosen one (`lr`)
     before: dict[str, Any] = field(default_factory=dict)  # the scores before the first step
-    predicted: dict[str, Any] = field(default_factory=dict)  # seconds, energy_kwh and emissions_g, each with low, likely and high
+    predicted: dict[str, Any] = field(default_factory=dict)  # seconds, energy_kwh, emissions_g: each a dict of low, likely, high
     actual: dict[str, Any] = field(default_factory=dict)  # the measured values of the quantities in `predicted`
     versions: dict[str, Any] = field(default_factory=dict)
     processor: dict[str, Any] = field(default_factory=dict)
     device: str | None = None
     larger_budget: str | None = None  # the override, key=value, with which a run that a budget stopped can continue
-    folder: str | None = None  # of a recipe with stages: the folder of the chain, as the recipes of its stages name it
-    stages: dict[str, Any] | None = None  # of a recipe with stages: the entry of each stage, by name
-    trials: dict[str, dict[str, Any]] | None = None  # of a sweep: the entry of each started trial, by name
+    folder: str | None = None  # of a recipe with stages: the folder of all stages, as their recipes name it
+    stages: dict[str, Any] | None = None  # of a recipe with stages: a record of each stage, by its name
+    trials: dict[str, dict[str, Any]] | None = None  # of a sweep: a record of each started trial, by its name
     best_trial: str | None = None
     space: dict[str, Any] | None = None  # of a sweep: the varied fields
     asked: int | None = None  # of a sweep: the number of trials that the user requested
@@ -101,7 +101,7 @@ class RunDocument:
         return self.attempts[-1] if self.attempts else AttemptEntry()
 
     def seconds(self, metered: Mapping[int, float]) -> float:
-        """Return the wall seconds of all attempts. `metered`: seconds by attempt (from 1), which replace those of run.json."""
+        """Return the wall seconds of all attempts. `metered`: seconds by attempt (from 1), which replace those in `attempts`."""
         return sum(metered.get(number, attempt.seconds or 0.0) for number, attempt in enumerate(self.attempts, 1))
 
 
@@ -118,24 +118,24 @@ def known_of(folder: Path) -> RunDocument:
 
 
 def stage_folders(path: Path) -> dict[str, Path]:
-    """Return the run folders of a chain's stages by name, in order, whether they exist yet or not; {} for any other folder."""
+    """Return the run folders of a recipe's stages in `path` by name, in order, even if they do not exist yet; {} if it has no stages."""
     run = known_of(path)
     return {name: path / name for name in (run.kind == CHAIN and run.stages) or ()}
 
 
 def trial_folders(path: Path) -> dict[str, Path]:
-    """Return the run folders of a sweep's started trials by name, in order; {} for any other folder."""
+    """Return the run folders of the started trials of the sweep `path` by name, in order; {} if `path` is no sweep."""
     run = known_of(path)
     return {name: path / name for name in (run.kind == SWEEP and run.trials) or ()}
 
 
 def member_folders(path: Path) -> dict[str, Path]:
-    """Return the run folders of a chain's stages or of a sweep's trials by name; {} for any other folder."""
+    """Return the run folders of a recipe's stages or of a sweep's trials in `path` by name; {} if `path` has neither."""
     return stage_folders(path) or trial_folders(path)
 
 
 def runs_within(path: Path) -> list[Path]:
-    """Return the folders of all single runs in `path`, whether they exist yet or not; for a single run, `path` itself."""
+    """Return the folders of all single runs in `path`, even if they do not exist yet; for a single run, `path` itself."""
     members = member_folders(path)
     return [run for member in members.values() for run in runs_within(member)] if members else [path]
 
@@ -172,7 +172,7 @@ def _parse(document: Mapping[str, Any]) -> RunDocument:
 
 
 class Receipt:
-    """Writes run.json by the rules for its attempts. Methods that change the document, except `forget`, write the file or raise OSError."""
+    """The writer of run.json. Methods that change the document, except `forget`, write the file or raise OSError."""
 
     def __init__(self, path: Path, document: dict[str, Any]):
         self.path = path
@@ -255,7 +255,7 @@ class Receipt:
             self.document.pop(name, None)
 
     def confirm_finished(self) -> None:
-        """Set the status to finished, however later attempts ended: they took no step, so the recorded result is still that of the run."""
+        """Set the run's status to finished again: the attempts since it finished took no step, so the recorded result is still valid."""
         if self.document["status"] != "finished":
             self.document["status"] = "finished"
             self.write()
@@ -272,7 +272,7 @@ class Receipt:
         self.write()
 
     def record(self, fields: Mapping[str, Any]) -> None:
-        """Set fields of the document; each value replaces the old one."""
+        """Set `fields` of the document, and write it; each value replaces the old one of its field."""
         self._set(fields)
         self.write()
 

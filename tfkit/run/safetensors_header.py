@@ -1,6 +1,6 @@
 """The header of a safetensors file, validated before its tensors are read.
 
-    8 bytes   N, little-endian
+    8 bytes   the number N, little-endian
     N bytes   JSON: {"name": {"dtype": "F32", "shape": [3, 2], "data_offsets": [0, 24]}, ..., "__metadata__": {"format": "pt"}}
     the rest  the tensors, contiguous; offsets count from here
 
@@ -45,7 +45,7 @@ def read_header(path: Path) -> dict[str, Stored]:
                 pickle = f"it is {kinds[0]}, which can run code and is never opened" if kinds else ""
                 raise ValueError(pickle or f"its header of {length:,} bytes is longer than the limit of {MAX_HEADER:,}")
             text = file.read(length)
-        # Each tensor has three opening brackets and a few commas. They are counted first, since parsed objects take far more memory.
+        # Each tensor has three opening brackets and a few commas. They are counted before parsing, since objects take far more memory.
         if text.count(b"[") + text.count(b"{") > 4 * MAX_TENSORS or text.count(b",") > 6 * MAX_TENSORS:
             raise ValueError(f"its header holds more than {MAX_TENSORS:,} tensors")
         with safe_open(path, framework="numpy"):
@@ -58,13 +58,13 @@ def read_header(path: Path) -> dict[str, Stored]:
 
 
 def _tensors(text: bytes) -> dict[str, Stored]:
-    """Return the tensors of a header that safetensors accepted, in file order. Raises ValueError if safetensors should have refused it."""
+    """Return the tensors of a header that safetensors accepted, in file order. Raises ValueError for unusual names and entries."""
     header = strict_json.loads(text)
     header.pop("__metadata__", None)
     for name, entry in header.items():
         if len(name) > _MAX_NAME or not name.isprintable():
             raise ValueError(f"the tensor name {name[:40]!r}... is too long or not printable")
-        # The library also accepts an array in place of the object, {"F32": null} in place of "F32", and unknown fields.
+        # The library also accepts an array as an entry, {"F32": null} in place of "F32", and unknown fields.
         if not isinstance(entry, dict) or len(entry) > 3 or not isinstance(entry["dtype"], str) or len(entry["shape"]) > _MAX_DIMENSIONS:
             raise ValueError(f"tensor {name!r} is not described by a dtype, a shape of at most {_MAX_DIMENSIONS} numbers and data_offsets")
     tensors = ((name, Stored(entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])) for name, entry in header.items())

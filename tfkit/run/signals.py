@@ -32,7 +32,7 @@ _ACKNOWLEDGEMENTS = (
 
 @contextmanager
 def forwarded(forward: Callable[[int], None], numbers: Sequence[int] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)) -> Iterator[None]:
-    """A context in which `forward` is called with the number of each signal in `numbers`. Signals ignored on entry stay ignored."""
+    """A context in which `forward` is called with each signal received, if it is in `numbers`. Signals ignored on entry stay ignored."""
     handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     previous = [(number, signal.signal(number, lambda received, frame: forward(received))) for number in handled]
     try:
@@ -52,8 +52,8 @@ class StopSignals:
     """A context in which a first stop signal sets `requested`, a second is ignored, so that no save is torn, and a third kills the process.
 
     A signal that is ignored on entry stays ignored (nohup, a shell's background job). Outside the main thread, where Python allows no
-    handlers, the context does nothing. Within another StopSignals, it replaces the handlers of the outer context, and raises Stopped on
-    entry if the outer context has received a signal. `acknowledge` is called immediately, in a separate thread, with a sentence for each
+    handlers, the context does nothing. An inner StopSignals replaces the handlers of the outer one, and raises Stopped on entry if the
+    outer one has received a signal. `acknowledge` is called immediately, in a separate thread, with a sentence for each
     signal.
     """
 
@@ -62,8 +62,8 @@ class StopSignals:
         self._pipe: tuple[socket.socket, socket.socket] | None = None
         self._outer_pipe = -1
         self._thread: threading.Thread | None = None
-        self._raised = False  # the first signal raised Stopped in `at_once`
-        self._repeated = False  # the thread has sent the first signal again, and the handler has not run since then
+        self._raised = False  # whether the first signal raised Stopped in `at_once`
+        self._repeated = False  # whether the thread has sent the first signal again, and the handler has not run since
         self._exited = threading.Event()
         self._requested: int | None = None
         self._count = 0
@@ -147,7 +147,7 @@ class StopSignals:
             signal.signal(number, signal.SIG_DFL if previous is None else previous)  # None: a handler of C code, which cannot be restored
 
     def _report_unraisable(self, unraisable: Any) -> None:
-        """Report an exception that Python cannot raise, except Stopped: `requested` is set, so the training loop stops without it."""
+        """Report an exception that Python cannot raise, as in a `__del__`, but no Stopped, since the training loop polls `requested`."""
         if not isinstance(unraisable.exc_value, Stopped) and self._outer_hook is not None:
             self._outer_hook(unraisable)
 
@@ -181,7 +181,7 @@ class StopSignals:
     def _wait_for_handler(self, number: int) -> bool:
         """Wait until Python's handler has run. If it does not run in time, send the signal again, and return True.
 
-        A system call that began to wait for input just after the first signal was not interrupted; the second signal interrupts it.
+        The first signal does not interrupt a system call that began to wait for input just after it; the second signal does.
         """
         if self._is_handled():
             return False
@@ -213,7 +213,7 @@ class StopSignals:
 
 
 class Interrupts(StopSignals):
-    """A stop by the callable `asked` or by Ctrl-C, which waits until nothing is lost; a third Ctrl-C raises KeyboardInterrupt at once."""
+    """A context in which Ctrl-C or `asked` requests a stop at a point where nothing is lost. A third Ctrl-C raises KeyboardInterrupt."""
 
     def __init__(self, asked: Callable[[], bool]):
         super().__init__(("SIGINT",))

@@ -21,14 +21,14 @@ _LIMIT = 64 * MIB
 class SavedLog:
     """The part of the training log that a checkpoint contains, so that a run resumes exactly even if its metrics.jsonl was lost."""
 
-    lines: int  # the number of records of steps
+    lines: int  # the number of records in the log, one per training step that was logged
     loss: float | None  # the loss of the last record of a step; None: not finite, or no record yet
-    evaluations: list[tuple[int, dict[str, float | None]]]  # step and scores; None: not finite
+    evaluations: list[tuple[int, dict[str, float | None]]]  # each: the step, and the scores (None: not finite)
     before: dict[str, float | str] | None = None  # the scores before the first step, as text if not finite; None: not recorded
 
     @classmethod
     def of(cls, lines: int, loss: float | None, evaluations: dict[int, dict[str, Any]], before: dict[str, float] | None) -> Self:
-        """Return the log with values that JSON can represent: None or a text in place of each number that is not finite."""
+        """Return the log with values that JSON can represent: a number that is not finite becomes None, or a text in `before`."""
         finite = [(step, {name: finite_or_none(value) for name, value in values.items()}) for step, values in evaluations.items()]
         texts = None if before is None else {name: value if math.isfinite(value) else str(value) for name, value in before.items()}
         return cls(lines, finite_or_none(loss), finite, texts)
@@ -87,7 +87,7 @@ def read_state_json(folder: Path) -> TrainingState:
 
 
 def unread_state(checkpoint: Path, error: Exception) -> ModelError:
-    """Return the error for a training state that this version cannot read."""
+    """Return a ModelError for a training state that this version of tfkit cannot read. `error`: the reason."""
     first = str(error.errors()[0]["loc"]) if isinstance(error, ValidationError) else repr(error)
     return ModelError(
         f"{checkpoint}: this version of tfkit cannot read its training state ({first}); {argument('start')} starts a new run from its "
@@ -96,7 +96,7 @@ def unread_state(checkpoint: Path, error: Exception) -> ModelError:
 
 
 def find_training_file(folder: Path, name: str) -> Path:
-    """Return the path of a file of the training state. Raises ModelError if it is missing."""
+    """Return the path of the file `name` of a checkpoint's training state. Raises ModelError if it is missing."""
     path = find_file(folder, name)
     if path is None:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""tfkit.json of a checkpoint: the facts for which config.json has no fields. Objectives may add fields, such as `reward_shift` of a reward
+"""tfkit.json of a checkpoint: the facts about a model that config.json omits. Objectives may add fields, such as `reward_shift` of a reward
 model.
 
 {"schema_version": 1, "model": {"dropout": ...}, "labels": [...], "objective": "causal_lm", "objective_settings": {...},
@@ -30,7 +30,7 @@ class ModelDocument:
     training: str = ""  # pre-training or fine-tuning
     run_id: str | None = None
     objective: str | None = None
-    objective_settings: dict[str, Any] = field(default_factory=dict)  # settings on which predictions depend
+    objective_settings: dict[str, Any] = field(default_factory=dict)  # those on which predictions depend
     data: dict[str, list[str]] = field(default_factory=dict)  # fingerprints of the data, by part (train, validation, ...)
     adapter: dict[str, Any] = field(default_factory=dict)  # of an adapter: `base`, the path and SHA-256 of its base model
 

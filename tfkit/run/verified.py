@@ -70,7 +70,7 @@ def verified(folder: Path, *, weights: bool) -> Iterator[None]:
 
 
 def find_named(folder: Path, name: str) -> Path | None:
-    """Return the path of the file `name`; None if it does not exist or, unless verification is disabled, if a manifest does not list it.
+    """Return the path of the file `name`; None if it does not exist or, unless verification is disabled, if manifest.json omits it.
     Raises ModelError as `find_file` does, and for an invalid manifest.
     """
     path = find_file(folder, name)
@@ -80,7 +80,7 @@ def find_named(folder: Path, name: str) -> Path | None:
 
 
 def check_files(folder: Path, names: Iterable[str]) -> None:
-    """Hash the files in `names` that exist, and raise ModelError if one of them differs from its entry in manifest.json."""
+    """Hash the files in `names` that exist and are in manifest.json, and raise ModelError if a hash is not that in the manifest."""
     entries = _entries(folder)
     paths = {name: path for name in names if name in entries and (path := find_file(folder, name)) is not None}
     _compare(paths, entries, paths, threading.Event())
@@ -94,7 +94,7 @@ def _entries(folder: Path) -> dict[str, Entry]:
 
 
 def _check_size(folder: Path, name: str, entry: Entry) -> Path:
-    """Return the path of a file. Raises ModelError if it is missing or has another size than in the manifest."""
+    """Return the path of the file `name`. Raises ModelError if it is missing, or has another size than `entry` states."""
     path = find_file(folder, name)
     if path is None:
         raise ModelError(f"{folder / name}: missing, but {NAME} names it; copy the checkpoint again")

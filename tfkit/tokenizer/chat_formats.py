@@ -1,10 +1,10 @@
 r"""The chat formats of model families, as pure functions from messages to segments of text, some of which are training targets.
 
     chatml    <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n[Hello<|im_end|>]\n                          SmolLM2
-    llama2    <s>[INST] <<SYS>>\n...\n<</SYS>>\n\nHi [/INST][ Hello </s>]                  arXiv 2307.09288, <s> in each exchange
+    llama2    <s>[INST] <<SYS>>\n...\n<</SYS>>\n\nHi [/INST][ Hello </s>]                  arXiv 2307.09288; <s> before each [INST]
     llama3    <|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>...[Hello<|eot_id|>]
     gemma     <bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n[Hello<end_of_turn>]\n
-    mistral   <s>[INST] Hi [/INST][ Hello</s>]                                                                    v0.1
+    mistral   <s>[INST] Hi [/INST][ Hello</s>]                                                        Mistral 7B v0.1
     chatml_tools   as chatml, with the tools in the system message, and <tool_call>, <tool_response>   Nous Hermes 2 Pro, Qwen2.5
 
 Targets are in brackets; the brackets of [INST] and [/INST] belong to the text. A target includes the token that ends a turn, so that the

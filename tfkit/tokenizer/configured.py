@@ -1,6 +1,6 @@
 """The settings of tokenizer_config.json that change the tokenizer of tokenizer.json, applied as transformers 5 applies them.
 
-Tokens that the settings name and the vocabulary lacks get the ids after its entries. Some tokenizer classes of transformers, such as
+Tokens that the settings name and the vocabulary lacks get ids after the vocabulary's ids. Some tokenizer classes of transformers, such as
 BertTokenizer, build their own pipeline from the settings, and ignore that of tokenizer.json, so a folder in which a setting contradicts
 tokenizer.json is refused.
 """
@@ -23,7 +23,7 @@ class _Class(NamedTuple):
     """A tokenizer class of transformers that builds its own pipeline."""
 
     build: Callable[[Mapping[str, Any]], Backend]  # returns the class's pipeline without entries, given the normalizer of tokenizer.json
-    roles: Mapping[str, str]  # its special tokens, such as {"bos_token": "<s>"}
+    roles: Mapping[str, str]  # the class's special tokens, such as {"bos_token": "<s>"}
 
 
 def _bert(normalizer: Mapping[str, Any]) -> Backend:
@@ -40,7 +40,7 @@ _CLASSES = {
 
 
 def class_settings(tokenizer_json: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `tokenizer_class`, and the arguments of its constructor, for a tokenizer_config.json with the special tokens of `settings`."""
+    """Return what tokenizer_config.json needs for this tokenizer.json: `tokenizer_class`, and the arguments of that class's constructor."""
     document = json.loads(tokenizer_json)
     roles = {role: token for role, token in settings.items() if role.endswith("_token")}
     normalizer = document.get("normalizer") or {}
@@ -81,7 +81,7 @@ class TokenError(ValueError):
 
 
 def find_conflict(document: Any, settings: Mapping[str, Any]) -> str:
-    """Describe the first setting by which transformers builds another pipeline than that of tokenizer.json; empty if there is none."""
+    """Describe the first setting that makes transformers build another pipeline than tokenizer.json has; empty if there is none."""
     name = str(settings.get("tokenizer_class") or "").removesuffix("Fast")
     if f"{name}Fast" == GENERIC or name == "TokenizersBackend" or not isinstance(document, dict):
         return ""
@@ -109,7 +109,7 @@ def add_configured_tokens(backend: Backend, settings: Mapping[str, Any], special
     """Add the tokens that the settings name and the vocabulary lacks; return whether any was added.
 
     `special`: the content of special_tokens_map.json; `named`: that of added_tokens.json. Raises TokenError if a file states an id
-    or flags that the token does not have here, or if GemmaTokenizer would add a token under an id other than it has here.
+    or flags that differ from those of a token in `backend`, or if GemmaTokenizer would give an added token another id than `backend`.
     """
     present = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     changed = False
@@ -160,7 +160,7 @@ def named_tokens(
 
 
 def _steps(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield every dict in a part of tokenizer.json: each step of a pipeline, also those within sequences, is one."""
+    """Yield every dict in a part of tokenizer.json: each step of a pipeline is a dict, also a step within a sequence."""
     if isinstance(value, dict):
         yield value
         for inner in value.values():

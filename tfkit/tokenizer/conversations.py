@@ -24,10 +24,10 @@ from tfkit.tokenizer.tokenizer import Tokenizer, token_text
 from tfkit.tokenizer.tokenizer_guard import interruptible, tokenizer_errors
 from tfkit.tokenizer.tool_calls import message_calls
 
-Spans = list[tuple[int, int]]  # the characters of each answer, including the token that ends it
+Spans = list[tuple[int, int]]  # the offsets in the text at which each answer, with its end token, begins and ends
 Json = Mapping[str, Any]
 ANSWER = ({"role": "assistant", "content": "Hello"},)  # an example of an answer
-TRAINING_DATE = "2024-07-26"  # today's date in templates that write it, such as Llama 3's, so that rows do not depend on the day
+TRAINING_DATE = "2024-07-26"  # replaces today's date in templates that write it (Llama 3's), so that rows do not depend on the day
 _SAMPLE = ({"role": "user", "content": "Hello"}, *ANSWER)  # a conversation that every format can express
 
 
@@ -35,7 +35,7 @@ class Render(Protocol):
     """A function that renders conversations as text."""
 
     def __call__(self, messages: Sequence[Json], place: str, tools: Sequence[Json] = (), /) -> tuple[str, Spans]:
-        """Return the text and the spans of its answers. `place`: that of the conversation, for messages. Raises UnfitError if unfit."""
+        """Return the text and the spans of its answers. `place`: the conversation's, for errors. Raises UnfitError if it is unfit."""
 
 
 class ChatIds(NamedTuple):
@@ -64,7 +64,7 @@ class Conversations:
 
     @contextmanager
     def renderer(self) -> Iterator[Render]:
-        """Yield the function that renders conversations. A template is rendered by a process, which runs until the block ends."""
+        """Yield the function that renders conversations. A template is rendered in a process of its own, which ends with the context."""
         if self.format is not None:
             yield self._write
         else:
@@ -138,7 +138,7 @@ def _remedy(formats: Iterable[str] = FORMATS) -> str:
 
 
 class ControlTokens:
-    """Finds special tokens in texts as the tokenizer matches them: `normalized` tokens in the normalized text, others in the text."""
+    """Finds special tokens as the tokenizer matches them: those with the flag `normalized` in the normalized text, others in the text."""
 
     def __init__(self, backend: tokenizers.Tokenizer, special: Sequence[tokenizers.AddedToken], markers: Sequence[str]):
         """`markers`: texts to find in addition to the special tokens."""
@@ -160,8 +160,8 @@ class ControlTokens:
 
 
 def _any_of(tokens: Mapping[str, tokenizers.AddedToken | None]) -> re.Pattern[str] | None:
-    """Return a pattern that matches any of the keys, of several at one place the longest; a key whose token is a `single_word` matches only
-    as a whole word. None if there are no keys.
+    """Return a pattern that matches any of the keys, or the longest of several at one place; a key whose token is a `single_word` matches
+    only as a whole word. None if there are no keys.
     """
     words = {text for text, token in tokens.items() if token is not None and token.single_word}
     ordered = sorted(filter(None, tokens), key=len, reverse=True)
@@ -171,13 +171,13 @@ def _any_of(tokens: Mapping[str, tokenizers.AddedToken | None]) -> re.Pattern[st
 
 def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatFormat | None:
     """Return the chat format for a recipe's objective.format (`name`); None for the tokenizer's own template. `auto` means the tokenizer's
-    template if it has one, otherwise the first format whose special tokens it has. Raises UsageError if there is neither.
+    template if it has one, otherwise the first format whose special tokens it has. Raises UsageError if it has neither.
     """
     if name == "template" and tokenizer.chat_template is None:
         raise UsageError(f"objective.format: the tokenizer has no chat template; {_remedy()}")
     if name in FORMATS:
         return FORMATS[name]
-    if tokenizer.chat_template is not None:  # if tfkit has saved this template, it is that of a format
+    if tokenizer.chat_template is not None:  # a template that tfkit has saved is that of a format
         saved = next((chat_format for chat_format in FORMATS.values() if chat_format.jinja(system) == tokenizer.chat_template), None)
         if saved is None and system is not None:
             raise UsageError(f"objective.system: the tokenizer's own chat template would ignore it; remove it, or {_remedy()}")
@@ -191,7 +191,7 @@ def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatF
     )
 
 
-@lru_cache(maxsize=2)  # rendering a template starts a process
+@lru_cache(maxsize=2)  # since rendering a template starts a process
 def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """Return the ids that end a generated text: eos, the id that ends a turn in the chat template (unless Conversations refuses the
     template), and the end ids that the model's config.json and generation_config.json state.
@@ -204,8 +204,8 @@ def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def chat_tokenizer(tokenizer: Tokenizer, chat_format: ChatFormat | None, system: str | None) -> Tokenizer:
-    """Return the tokenizer of a chat checkpoint. It has the format's template (without a format, its own), and parses special tokens in
-    texts, since templates write such tokens.
+    """Return the tokenizer of a chat checkpoint. It has the format's template, or without a format that of `tokenizer`, and parses
+    special tokens in texts, since templates write such tokens.
     """
     template = tokenizer.chat_template if chat_format is None else chat_format.jinja(system)
     return tokenizer.changed(tokenizer.tokenizer_json, {**tokenizer.settings, "split_special_tokens": False}, template)

@@ -10,13 +10,13 @@ from tfkit.tokenizer.pipelines import BYTE_OF
 from tfkit.tokenizer.tokenizer import Tokenizer
 from tfkit.tokenizer.tokenizer_guard import tokenizer_errors
 
-_MARKS = {ord(" "): "Ġ", ord("\n"): "Ċ", ord("\t"): "ĉ", ord("\r"): "č"}  # the signs that the vocabulary uses for white space
+_MARKS = {ord(" "): "Ġ", ord("\n"): "Ċ", ord("\t"): "ĉ", ord("\r"): "č"}  # the signs that a byte-level vocabulary uses for white space
 _BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _HEAD = 256  # characters of a text that are encoded first; the second token begins within them, unless the first word is very long
 
 
 def readable_entry(tokenizer: Tokenizer, token_id: int) -> str:
-    """Return the readable form of an entry: of a byte-level one, its text if it has whole characters, with signs such as Ġ for space."""
+    """Return the readable form of an entry: the entry itself, or, if its bytes are whole characters, these, with Ġ for a space."""
     entry = tokenizer.backend.id_to_token(token_id) or f"<{token_id}>"
     if entry.isascii() or not tokenizer.byte_level or any(character not in BYTE_OF for character in entry):
         return entry

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # llama.cpp's token types
 _SPLITTERS = {"gpt2": "gpt-2", "smollm2": "smollm", "llama3": "dbrx"}  # llama.cpp's names of pipelines.BYTE_SPLITTERS
-_QWEN2 = (  # the pattern of Qwen 2 and later. Their tokenizers also normalize to NFC, which llama.cpp omits; it changes hardly any text
+_QWEN2 = (  # the pattern of Qwen 2 and later. Their tokenizers also normalize to NFC; llama.cpp does not, but hardly any text changes
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_WHOLE_WORDS = "llama-bpe"  # llama.cpp's name: splits as dbrx does, but a word that is an entry stays one token (`ignore_merges`)
+_WHOLE_WORDS = "llama-bpe"  # llama.cpp's pre-tokenizer that splits as dbrx does, but keeps each word that is an entry as one token
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class GgufVocabulary:
     adds_space: bool  # whether a space is put before each text
 
     def describe(self, writer: "GGUFWriter", tokenizer: Tokenizer, end_ids: Sequence[int]) -> None:
-        """Write the vocabulary, the special tokens, the chat template, and the first two of `end_ids`, which end a generated text."""
+        """Write to a GGUF file the vocabulary, the special tokens, the chat template, and the first two ids that end a generated text."""
         writer.add_tokenizer_model(self.kind)
         writer.add_tokenizer_pre(self.splitter)
         writer.add_token_list(self.pieces)
@@ -90,7 +90,7 @@ def gguf_vocabulary(tokenizer: Tokenizer, rows: int) -> GgufVocabulary:
 
 
 def _splitter(document: dict[str, Any]) -> str | None:
-    """Return llama.cpp's name of the pre-tokenizer of a byte-level BPE; None for a BPE over characters. Raises ModelError for others."""
+    """Return llama.cpp's name of a byte-level BPE's pre-tokenizer; None for a BPE over characters. Raises ModelError if it is unknown."""
     pipeline = {name: document.get(name) for name in ("normalizer", "pre_tokenizer")}
     for name, splitter in pipelines.BYTE_SPLITTERS.items():
         if _is_equal(pipeline, json.loads(pipelines.byte_bpe({}, [], splitter).to_str())):
@@ -118,7 +118,7 @@ def _without_offsets(step: Any) -> Any:
 
 
 def _check_merges(vocab: dict[str, int], merges: list[str]) -> None:
-    """Raise ModelError if two entries without a merge, when joined, are an entry that another merge makes: llama.cpp would merge them."""
+    """Raise ModelError if an entry that a merge makes also consists of two entries without a merge, since llama.cpp would merge these."""
     known = {*merges}
     for piece in sorted({merge.replace(" ", "") for merge in merges}):
         for left, right in ((piece[:i], piece[i:]) for i in range(1, len(piece))):

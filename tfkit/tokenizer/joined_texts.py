@@ -63,7 +63,7 @@ class Window(NamedTuple):
 
     ids: list[int]
     segments: list[int]  # 0 or 1 for each id
-    spans: list[tuple[int, int]]  # the characters of the context that each id covers, without a space before; (-1, -1) for other ids
+    spans: list[tuple[int, int]]  # the characters of the context that an id covers, without white space before; (-1, -1) for other ids
     question_tokens: int  # the number of ids of the question
 
 
@@ -80,18 +80,18 @@ class WindowEncoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, length: int, overlap: int):
-        """`length`: the largest number of ids of a window. `overlap`: how many ids of the context successive windows share, if these are at
-        most half of the ids that fit into a window beside the question; otherwise half. Raises ValueError if `length` has no room for both.
+        """`length`: the largest number of ids of a window. `overlap`: how many ids of the context successive windows share, at most half
+        of those that fit into a window beside the question. Raises ValueError if `length` has no room for a question and a context.
         """
         special = len(encode_pairs(tokenizer, [("", "")])[0][0])
-        self.length, self.overlap, self.room = length, overlap, length - special  # room: the ids of question and context in a window
+        self.length, self.overlap, self.room = length, overlap, length - special  # room: the most ids of question and context in a window
         if self.room < 4:
             raise ValueError(f"a length of {length} has no room for a question and its context")
         self._backend = tokenizer.copy_backend()  # a copy, since truncation is a setting of the whole backend
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> list[QuestionWindows]:
-        """Return the windows of each question with its context. A question is truncated to half of `room`, before a character that the last
-        id has only in part.
+        """Return the windows of each question with its context. A question is truncated to half of `room` ids, or to
+        fewer, so that it ends with a whole character.
         """
         with tokenizer_errors():
             self._backend.no_truncation()

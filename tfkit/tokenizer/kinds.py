@@ -38,7 +38,7 @@ class Corpus:
     ) -> list[str]:
         """Return the most frequent characters, which make up 99.99% of the normalized texts; at most `most`, sorted by code point.
 
-        Rarer characters get no entries, so that more entries are left for parts of words. `excluded`: says which characters do not count.
+        Rarer characters get no entries, so that more entries are left for parts of words. `excluded`: whether a character is left out.
         """
         counts: Counter[str] = Counter()
         for text in self._texts:
@@ -56,7 +56,7 @@ class Corpus:
         normalizer: normalizers.Normalizer | None = None,
         alphabet: Collection[str] | None = None,
     ) -> None:
-        """Train the backend on the normalized texts. `alphabet`: all other characters separate words; None: no character does."""
+        """Train the backend on the normalized texts. `alphabet`: if not None, all characters that are not in it separate words."""
         others, abandoned = None, threading.Event()
         if alphabet is not None:
             others = re.compile(f"[^{''.join(map(re.escape, alphabet))}]" if alphabet else "(?s:.)")
@@ -82,7 +82,7 @@ class Corpus:
 
 # Training time is quadratic in the length of a word, so training on a megabyte of letters without a space would not finish. Therefore runs
 # of one class of characters (letters, digits, spaces, signs) are cut if they are longer than any word of a language.
-_MAX_WORD = 1024  # characters
+_MAX_WORD = 1024  # the most characters in a run
 _CLASSES = (r"[^\W\d_]", r"\d", r"\s", r"[^\w\s]|_")
 _LONG_WORD, _HALF_WORD = (re.compile("|".join(f"(?:{kind}){{{length}}}" for kind in _CLASSES)) for length in (_MAX_WORD, _MAX_WORD // 2))
 
@@ -151,7 +151,7 @@ def _bpe_eow(task: _Task) -> Backend:
 
 
 def _learn_words(task: _Task, normalizer: normalizers.Normalizer, **affix: str) -> dict[str, Any]:
-    """Learn entries from texts split into words as by BERT. Each character has two: with and without `prefix` or `suffix` (_learn_bpe)."""
+    """Learn entries from texts split into words as by BERT. Each character has two entries: with and without `prefix` or `suffix`."""
     alphabet = task.corpus.alphabet(task.max_characters(forms=2), normalizer)
     splitter, size = pre_tokenizers.BertPreTokenizer(), task.section.vocab_size
     return _learn_bpe(task.corpus, splitter, task.first, size, normalizer=normalizer, alphabet=alphabet, **affix)
@@ -192,7 +192,7 @@ def _unigram(task: _Task) -> Backend:
     )
 
 
-# SentencePiece learns no pieces that mix scripts; the split also keeps special tokens out of the learned pieces.
+# SentencePiece learns no pieces that mix scripts; this split also keeps special tokens out of the learned pieces.
 _PIECES = rf"{SPACE}?[\p{{L}}\p{{M}}]+|{SPACE}?\p{{N}}+|{SPACE}?[^\p{{L}}\p{{M}}\p{{N}}{SPACE}]+|{SPACE}"
 
 
@@ -211,7 +211,7 @@ def _learn_bpe(
     divides normalized texts. Return `vocab` and `merges` for a `tokenizers` model.
 
     `first`: the entries from id 0 on. The characters of the alphabet follow, each also with `prefix` (its form inside a word) or `suffix`
-    (its form at a word's end). The trainer gets these forms, which it would number itself in the order of a hash table, random in each run.
+    (its form at a word's end). These forms are passed to the trainer, which else numbers them in the random order of a hash table.
     """
     forms = [form for character in alphabet or () for form in dict.fromkeys((character, prefix + character + suffix))]
     affixes: dict[str, Any] = {"continuing_subword_prefix": prefix, "end_of_word_suffix": suffix}
@@ -232,8 +232,8 @@ def _stable_scores(learned: Sequence[tuple[str, float]]) -> list[tuple[str, floa
     """Return the learned pieces with scores that are the same in every run, sorted by score.
 
     The trainer adds numbers in the order of a hash table, which is random in each run and changes scores by about 1e-11. Characters that
-    must have an entry, but are not learned as pieces, get different scores from it, just above the lowest, in the order of that table; here
-    all of them get the lowest score.
+    must have an entry, but are not learned as pieces, get different scores from the trainer, just above the lowest, in the order of that
+    table; here all of them get the lowest score.
     """
     lowest = min((score for _, score in learned), default=0.0)
     unused = lowest + 1e-4 * sum(len(piece) == 1 for piece, _ in learned)

@@ -24,14 +24,14 @@ from tfkit.tokenizer.tokenizer_files import CONFIG, ROLES, TEMPLATE
 
 SECONDS = 2.0  # the time limit for rendering one conversation
 _START_SECONDS = 30.0  # the time limit for starting Python and jinja2, which usually takes 0.1 s, but more on a slow disk
-_MAX_LENGTH = 1 << 20  # characters of a template; real ones have at most about 20,000
-_MAX_REPLY = 8 << 20  # bytes of the worker's reply: 1 MiB of text as JSON with every character escaped
+_MAX_LENGTH = 1 << 20  # the most characters of a template; real ones have up to about 20,000
+_MAX_REPLY = 8 << 20  # the most bytes of the worker's reply: 1 MiB of text as JSON with every character escaped
 _WORKER = Path(__file__).with_name("template_worker.py")
 # The worker can import only the standard library and the folders of jinja2 and markupsafe; -I and -S exclude all other folders.
 _START = "import runpy, sys; worker = sys.argv.pop(1); sys.path += sys.argv[1:]; runpy.run_path(worker, run_name='__main__')"
 # The environment variables that the worker gets: none with secrets, only the time zone, and those that some systems need to start Python.
 _ENVIRONMENT = ("TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-_MAX_ERROR = 300  # characters of the worker's error that a message shows
+_MAX_ERROR = 300  # the most characters of the worker's error that a message shows
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # the names under which data sets store the reasoning before an answer
 
 
@@ -60,7 +60,7 @@ class ChatTemplate:
 
         A message has "role" and "content", and any other fields that the template reads; fields that are None are left out. `tools`:
         functions that may be called, from tool_calls.read_tools. `place`: the conversation's place in the data, for error messages. Raises
-        ModelError, if possible with the template's line, if it fails, rejects the conversation, takes over 2 s or renders over 1 MiB.
+        ModelError, with the line if possible, if the template fails, rejects the conversation, takes over 2 s or renders over 1 MiB.
         """
         present = [_with_reasoning({name: value for name, value in message.items() if value is not None}) for message in messages]
         variables = {
@@ -160,7 +160,7 @@ def open_template(tokenizer: Tokenizer, folder: Path, date: str | None = None) -
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    """Return the message, whose reasoning, if any, is also given as `thinking` and `reasoning_content`, the names that templates read."""
+    """Return the message with its reasoning, if it has any, also under the names `thinking` and `reasoning_content` that templates read."""
     reasoning = next((message[name] for name in _REASONING if name in message), None)
     return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
@@ -171,7 +171,7 @@ def reads_reasoning(template: str | None) -> bool:
 
 
 def encode_rendered(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of rendered conversations. The tokenizer adds no special token, since the texts already contain them."""
+    """Return the ids of rendered conversations. The ids that the post-processor adds are left out, since the texts have them."""
     before, after = len(tokenizer.prefix), len(tokenizer.suffix)
     return [ids[before : len(ids) - after] for ids in tokenizer.encode_texts(texts)]
 

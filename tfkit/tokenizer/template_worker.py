@@ -27,11 +27,11 @@ import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-MAX_TEXT = 1 << 20  # bytes of one rendered conversation
+MAX_TEXT = 1 << 20  # the most bytes of one rendered conversation
 MEMORY = 256 << 20  # bytes of address space, including Python's own 30 MB
 SECONDS = 3  # limit of the processor time for one line; template.py kills this process earlier, unless tfkit itself has died
 NOBODY = 65534  # the user id of `nobody`
-_today: datetime | None = None  # the date that the current request gives; None: the present
+_today: datetime | None = None  # the date that the current request gives; None: the present time
 
 
 class _Dict:
@@ -66,7 +66,7 @@ def _check_name(name: object) -> None:
 
 
 class _Generation(jinja2.ext.Extension):
-    """The block `{% generation %}`, which marks an answer as a training target. It is rendered as its content."""
+    """The block `{% generation %}`, which marks an answer as a training target. Only its content is rendered."""
 
     tags = {"generation"}  # noqa: RUF012, an instance variable to jinja2
 

@@ -2,8 +2,8 @@
 
 A text may contain special tokens literally (`<|endoftext|>` in a file about GPT-2). transformers parses them as special tokens unless
 tokenizer_config.json has `split_special_tokens: true`, which is not part of tokenizer.json. tfkit follows the same rule, so its ids equal
-AutoTokenizer's. Tokenizers that tfkit trains have this setting, so that no text can end a document, except those for models whose prompts
-may contain special tokens, such as [MASK] or a sentinel (wordpiece, unigram, RoBERTa's byte_bpe).
+AutoTokenizer's. Tokenizers that tfkit trains have this setting, so that no text can end a document. Only those for models whose prompts
+may contain special tokens, such as [MASK] or a sentinel, lack it (wordpiece, unigram, RoBERTa's byte_bpe).
 """
 
 import hashlib
@@ -55,7 +55,7 @@ class Tokenizer:
     def from_backend(
         cls, backend: tokenizers.Tokenizer, text: str, settings: Mapping[str, Any], chat_template: str | None = None
     ) -> "Tokenizer":
-        """Build a tokenizer as `from_json` does. `backend`: built from `text`, and used nowhere else, since its settings are changed."""
+        """Build a tokenizer as `from_json` does. `backend`: built from `text`, and used nowhere else: its settings are changed here."""
         # tokenizer.json may contain the padding and truncation of an earlier program; AutoTokenizer resets them, too.
         backend.no_padding()
         backend.no_truncation()

@@ -1,4 +1,4 @@
-"""Loading and saving of tokenizers in Hugging Face folders. A tokenizer.json is saved as it was read, with added tokens."""
+"""Loading and saving of tokenizers in Hugging Face folders. A loaded tokenizer.json is saved unchanged, but for tokens that were added."""
 
 import json
 import math

@@ -39,18 +39,18 @@ Made = tuple[Backend, Sequence[AddedToken]]  # a tokenizer, and those of its ent
 class _Class(NamedTuple):
     """A tokenizer class of transformers, and how its tokenizer is built."""
 
-    files: tuple[tuple[str, ...], ...]  # the files that it needs, each by its possible names
-    roles: Mapping[str, str]  # its special tokens, such as {"bos_token": "<s>"}
+    files: tuple[tuple[str, ...], ...]  # the files that the class needs, each as its possible names
+    roles: Mapping[str, str]  # the class's special tokens, such as {"bos_token": "<s>"}
     build: Callable[[Sequence[Path], Settings, Mapping[str, str]], Made]  # called with the files, the settings and the special tokens
-    template: Callable[[Settings], tuple[str, str]] | None = None  # for one text and for a pair; None: pipelines.template_parts(roles)
+    template: Callable[[Settings], tuple[str, str]] | None = None  # templates for a text and for a pair; None: pipelines.template_parts
 
 
 def read_vocabulary(folder: Path, settings: Settings, config: Settings, special: Settings, named: Settings) -> tuple[str, Settings] | None:
     """Return the tokenizer.json for a folder's vocabulary files, and `settings`, to which the class and missing special tokens are added.
 
     `settings`, `config`, `special`, `named`: the contents of tokenizer_config.json, config.json, special_tokens_map.json and
-    added_tokens.json. The tokenizer class is that of tokenizer_config.json, else that of config.json's model_type. Return None if the class
-    is unknown, or its files are missing. Raises ModelError for damaged files.
+    added_tokens.json. The tokenizer class is that of tokenizer_config.json, else that of config.json's model_type (bert if it has none).
+    Return None if the class is unknown, or its files are missing. Raises ModelError for damaged files.
     """
     name = str(settings.get("tokenizer_class") or _OF_TYPES.get(str(config.get("model_type", "bert")))).removesuffix("Fast")
     kind = _CLASSES.get(name)
@@ -103,7 +103,7 @@ def _byte_bpe(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str
 def _of_pieces(
     first: Sequence[str], skipped: int, last: Callable[[Settings], Sequence[str]]
 ) -> Callable[[Sequence[Path], Settings, Mapping[str, str]], Made]:
-    """Return the `build` of a class with the entries `first`, a SentencePiece model's pieces without the `skipped` first, and `last`."""
+    """Return the `build` of a class whose entries are `first`, the pieces of a SentencePiece model from index `skipped` on, and `last`."""
 
     def build(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
         model = sentencepiece_file.read_model(paths[0])

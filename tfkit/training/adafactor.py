@@ -1,9 +1,9 @@
 """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235): no first moment, and R + C numbers for the second moment of an R x C matrix.
 
-The recipe's defaults are T5's settings. The updates equal those of `transformers.optimization.Adafactor` with relative_step=False; the
-learning rate of relative_step, 1 / sqrt(max(step, 10000)), is the schedule inverse_sqrt here. torch.optim.Adafactor departs from the paper:
-it bounds the learning rate by 1 / sqrt(step), and adds epsilon in other places. T5's own code does not factor the second moment of matrices
-with a side below 128; here all are factored.
+The recipe's defaults are T5's settings. The updates equal those of `transformers.optimization.Adafactor` with relative_step=False; its
+learning rate with relative_step=True, 1 / sqrt(max(step, 10000)), is that of the schedule inverse_sqrt. torch.optim.Adafactor departs from
+the paper: it bounds the learning rate by 1 / sqrt(step), and adds epsilon in other places. T5's own code does not factor the second moment
+of matrices with a side below 128; this code factors those, too.
 """
 
 import math
@@ -17,9 +17,9 @@ from tfkit.recipe.schema.optimizer_sections import AdafactorSection
 
 
 class Adafactor:
-    """The optimizer. The state of a matrix is `step`, `row` (..., R) and `column` (..., C): moving averages of the squared gradient's means
-    over columns and over rows. The state of a vector is `step` and `second`, of the vector's shape. Scalars stay tensors, so that no step
-    waits for the device.
+    """The optimizer. A matrix has the state `step`, `row` (..., R) and `column` (..., C); the last two are moving averages of the squared
+    gradient's means over columns and over rows. A vector has `step` and `second`, the moving average of its squared gradient. Scalars stay
+    tensors, so that no step waits for the device.
     """
 
     def __init__(self, groups: list[dict[str, Any]], section: AdafactorSection):
@@ -36,7 +36,7 @@ class Adafactor:
                     self._update(parameter, parameter.grad, group)
 
     def _update(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
-        """Update a matrix or a vector by algorithm 4 or 5 of the paper."""
+        """Update a parameter: a matrix by algorithm 4 of the paper, a vector by algorithm 5."""
         section, state = self._section, self.state[parameter]
         if not state:
             state["step"] = torch.zeros((), device=grad.device)

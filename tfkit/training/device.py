@@ -51,7 +51,7 @@ def use_device(device: torch.device) -> None:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether bf16 products run in hardware: elsewhere they are emulated, and slower than fp32."""
+    """Whether bf16 products are faster than fp32 ones on this device; hardware without them emulates them slowly."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -62,12 +62,12 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """Return the type in which the model computes, from training.precision; auto: bf16 if the hardware supports it, else fp32."""
+    """Return the type in which the model computes. `wanted`: training.precision; auto: bf16 if `has_bf16` says so, else fp32."""
     return torch.bfloat16 if wanted == "bf16" or (wanted == "auto" and has_bf16(device)) else torch.float32
 
 
 def move(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
-    """Move a model to a device, and to a type, if not None. Parameters on the meta device stay there; `Module.to` would raise."""
+    """Move a model to a device, and convert it to `dtype` if given. Parameters on the meta device stay there; `Module.to` would raise."""
 
     def moved(tensor: Tensor) -> Tensor:
         return tensor.to(tensor.device if tensor.is_meta else device, dtype if tensor.is_floating_point() else None)
@@ -75,7 +75,7 @@ def move(model: nn.Module, device: torch.device, dtype: torch.dtype | None = Non
     def is_moved(tensor: Tensor) -> bool:
         return (tensor.is_meta or tensor.device == device) and (dtype in (None, tensor.dtype) or not tensor.is_floating_point())
 
-    if not all(map(is_moved, (*model.parameters(), *model.buffers()))):  # `_apply` fails on simulated_step.py's tensors
+    if not all(map(is_moved, (*model.parameters(), *model.buffers()))):  # `_apply` fails on the fake tensors of simulated_step.py
         model._apply(moved)
 
 
@@ -88,7 +88,7 @@ def make_deterministic(device: torch.device) -> None:
     if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     set_determinism(2 if device.type in ("cpu", "cuda") else 1)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # no memory is read before it is written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # not needed: no memory is read unwritten
     torch.backends.cudnn.benchmark = False
 
 
@@ -104,7 +104,7 @@ def set_determinism(mode: int) -> None:
 def keep_freed_memory() -> None:
     """Make the C library keep freed memory (Linux, glibc); otherwise the kernel maps and zeroes the large tensors of every step anew.
 
-    Measured on two cores: RMSNorm forward and backward 7 ms instead of 26, a small Llama's step 0.9 s instead of 1.05.
+    Measured on two cores: RMSNorm forward and backward takes 7 ms instead of 26, a step of a small Llama 0.9 s instead of 1.05.
     """
     if sys.platform != "linux":
         return
@@ -115,7 +115,7 @@ def keep_freed_memory() -> None:
 
 
 def compile_model(model: Transformer, *, by_block: bool) -> None:
-    """Compile each stack as a whole or, with `by_block`, each block apart, for ranks that gather sharded weights between blocks.
+    """Compile each stack as a whole or, with `by_block`, each block by itself, for ranks that gather sharded weights between blocks.
 
     A mixture of experts, whose shapes change with every batch, runs uncompiled.
     """

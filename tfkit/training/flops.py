@@ -1,4 +1,4 @@
-"""The FLOPs of a model by matrix product, computed from shapes alone: the model may be on the meta device.
+"""The FLOPs of a model by matrix product, computed from shapes alone, so that the model may be on the meta device.
 
 A product of (n, k) and (k, m) takes 2 n k m; look-ups, norms and activations are not counted (arXiv 2001.08361, section 2.1). In attention
 only the visible pairs of positions count, even if the kernel also computes others.
@@ -29,9 +29,9 @@ class Product(NamedTuple):
 
     part: Part
     flops: float
-    gradients: int  # the number of products of this size in the backward pass, for the gradients of the two factors
+    gradients: int  # how many of the two factors need a gradient, which takes a product of this size in the backward pass
     width: int  # the smallest of n, k and m that is not a number of positions; the speed of the product depends on it
-    length: int = 0  # of attention's scores and values: the number of keys of a row (with `causal`, it decides the speed); else 0
+    length: int = 0  # in attention, the number of keys of a row (or distance vectors), which with `causal` decides the speed; else 0
     causal: bool = False
 
 
@@ -163,7 +163,7 @@ class _Collector:
         bias: bool,
         vectors: DistanceVectors | None = None,
     ) -> bool:
-        """Collect the products of an attention. `source`, `bias`: whether the encoder's output and the position bias need a gradient."""
+        """Collect the products of attention. `source`, `bias`: whether the encoder's output and the position bias need a gradient."""
         op = sublayer.op
         assert isinstance(op, Attention)
         normed = stream or (sublayer.norms_input and self.is_trained(sublayer.norm))
@@ -215,12 +215,12 @@ class _Collector:
         elif isinstance(head, VocabularyHead):
             entries, dim = head.weight.shape
             learns = stream or head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad)
-            gradients = head.weight.requires_grad + learns  # vocabulary_loss.py computes its input's gradient whatever is trained
+            gradients = head.weight.requires_grad + learns  # vocabulary_loss.py computes its input's gradient, needed or not
             self.products.append(Product("head", 2.0 * shape.states * entries * dim, gradients, min(entries, dim)))
 
 
 def visible_pairs(queries: int, keys: int, *, causal: bool, window: int | None) -> float:
-    """Return the number of pairs in a row in which the query sees the key; a causal query sees itself and the positions before it."""
+    """Return the number of pairs of a query and a key that it sees, in one row; a causal query sees itself and the positions before it."""
     if causal:
         reach = min(queries, window or queries)
         return reach * (reach + 1) / 2 + (queries - reach) * reach

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tfkit.errors import UnhealthyError
 
-_WINDOW = 32  # steps in the exponentially weighted mean and deviation of the loss
+_WINDOW = 32  # the exponentially weighted mean and variance of the loss cover about this many steps
 _MIN_STEPS = 10  # a jump is detected only after this many steps
 
 
@@ -35,7 +35,7 @@ class StepReport:
 
     @property
     def all_observed(self) -> dict[str, float]:
-        """The objective's observations that are means, including the gradient norms of the companions."""
+        """The values of `observed`, and the gradient norm of each companion as `<name>_grad_norm`."""
         return {**self.observed, **{f"{name}_grad_norm": norm for name, norm in self.companion_norms.items()}}
 
 
@@ -63,7 +63,7 @@ class LossHistory:
 
 
 class UnhealthyStepError(UnhealthyError):
-    """Error for an unhealthy step, which did not update the weights. `report`: the values computed before the update."""
+    """Error for an unhealthy step, which did not update the weights. `report`: the values that the step computed."""
 
     def __init__(self, step: int, report: StepReport, highest_loss: float):
         self.step, self.report = step, report

@@ -30,7 +30,7 @@ class Progress:
     largest: dict[str, float] = field(default_factory=dict)  # by observation that is logged as a maximum: its largest value
     skipped: int = 0  # the number of unhealthy steps since the run began, which were not taken
     history: LossHistory = field(default_factory=LossHistory)
-    seconds: float = 0.0  # spent in these steps, including those before a resumption
+    seconds: float = 0.0  # spent in all steps, including those before a resumption
 
     def state(self) -> dict[str, Any]:
         """Return the state as plain numbers."""
@@ -66,13 +66,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Plan:
-    """The length of a run, and its intervals in steps. An interval of None: only after the last step."""
+    """The length of a run, and its intervals in steps. With an interval of None, an action is due only after the last step."""
 
     steps: int
     log_every: int
     evaluate_every: int | None
     save_every: int | None
-    max_skipped_steps: int = 0  # the number of unhealthy steps that may be skipped; a further one ends the run
+    max_skipped_steps: int = 0  # the number of unhealthy steps that may be skipped; one more ends the run
     loss_jump_sigmas: float | None = None  # a loss above the running mean by more standard deviations is unhealthy; None: no limit
 
     def due(self, every: int | None, step: int) -> bool:
@@ -87,7 +87,7 @@ class Log:
     step: int
     tokens: int
     loss: float  # mean over the steps since the last line; NaN if all of them were skipped
-    lr: float  # of this step, as is grad_norm
+    lr: float  # of the step `step`, as is grad_norm
     grad_norm: float
     skipped: int  # the number of steps that were skipped since the run began
     tokens_per_second: float
@@ -242,7 +242,7 @@ def deterministic_if_possible(
 
 def until_it_fits(attempt: Callable[[], Result], stepper: Stepper, out_of_memory: Callable[[str], None]) -> Result:
     """Return the attempt's result. While it runs out of memory, `out_of_memory` makes the micro-batches smaller, and the attempt is
-    repeated. The size of micro-batches does not change the loss of a step: the sums over all micro-batches divided by their counts.
+    repeated. Their size does not change the loss of a step, since sums over all micro-batches are divided by counts over all.
     """
     while True:
         try:

@@ -23,7 +23,7 @@ from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import reads_narrow_gradients, state_numel
 from tfkit.training.precision import HOLDS_NARROW_GRADIENTS
 
-# The limits of an automatic micro-batch, in tokens and in bytes of activations, margin included: a larger one is no faster.
+# The limits of an automatic micro-batch, in tokens and in bytes of activations, margin included: a larger micro-batch is no faster.
 # SmolLM2-135M takes 1.2 MB per token on a CPU, so its limit is 3,600 tokens.
 AUTO_MICRO_BATCH_TOKENS = 16_384
 AUTO_MICRO_BATCH_BYTES = 4 * 2**30
@@ -31,7 +31,7 @@ _PROBE_TOKENS = 16  # if each token has its own label, only the activations of t
 _AGAIN = 1.75  # activations and gradients of a recomputed block take this many times the memory of its activations
 _DROPOUT_BYTES = 3 * 4  # kept per pair of positions and head, if attention has dropout on a CPU: three tensors in fp32
 _MARGIN = 1.6  # for temporary tensors of an operation: the measured peak is 1.2 to 1.5 times the tensors kept by autograd
-_LIKELY = 1 / _MARGIN  # removes the margin: the few tokens of a probe already overestimate a long row by a seventh
+_LIKELY = 1 / _MARGIN  # removes the margin, since the few tokens of a probe already overestimate a long row by a seventh
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ModelBytes:
     gradients: int = 0  # of all trained weights, at the end of the backward pass
     optimizer: int = 0  # the optimizer's state
     mean: int = 0  # the moving average of the weights
-    gathered: int = 0  # of sharded weights: those gathered in a micro-batch, of the root (see `Units`) and of one block or all blocks
+    gathered: int = 0  # sharded weights that a micro-batch gathers: the root (see `Units`), and one block at a time or all blocks
     root_gradients: int = 0  # gradients of the root's gathered weights, until the ranks have summed them
 
     @property
@@ -75,9 +75,9 @@ def model_bytes(
     """Return the bytes of a model on rank 0, whose shards are the largest.
 
     `parameters`: by name, with the shapes of the whole model; they may be on the meta device. `dtype`: the type in which the model
-    computes. `section`: the recipe's optimizer; None for a model that is not trained. `has_mean`: a moving average of the weights is kept.
-    `whole`: frozen weights are kept in fp32, too. `shards`: the number of ranks over which weights are sharded. `reshard`: the weights of a
-    block are freed after its forward pass. `sums_gradients`: the gradients of several micro-batches or ranks are added up.
+    computes. `section`: the recipe's optimizer; None for a model that is not trained. `has_mean`: whether there is a moving average of
+    the weights. `whole`: whether frozen weights are in fp32, too. `shards`: the number of ranks over which weights are sharded. `reshard`:
+    whether a block's weights are freed after its forward pass. `sums_gradients`: whether micro-batches or ranks add up their gradients.
     """
     parts = {name: torch.Size((-(-one.shape[0] // shards), *one.shape[1:])) if one.dim() else one.shape for name, one in parameters.items()}
     trained = {name: part for name, part in parts.items() if section is not None and parameters[name].requires_grad}
@@ -108,7 +108,7 @@ def model_bytes(
 
 
 def trained_bytes(parameters: int, dtype: torch.dtype = torch.bfloat16) -> int:
-    """Return the bytes that AdamW's training of `parameters` weights needs: master and working weights, gradients and two moments."""
+    """Return the bytes that training `parameters` weights with AdamW needs: master and working weights, gradients and two moments."""
     sizes = model_bytes({"": torch.empty(parameters, device="meta", requires_grad=True)}, dtype, AdamWSection())
     return sizes.held + sizes.in_step
 
@@ -148,7 +148,7 @@ def likely_peak(held: int, to_come: int, activations: int, logits: int) -> int:
     """Return the likely peak memory of a training run, in bytes.
 
     `held`: the process's memory before the first step; `to_come`: gradients and the optimizer's state; `activations`: of a micro-batch,
-    as estimated with the margin, which is taken out here; `logits`: of a micro-batch, of which two blocks of at most LOGITS_BYTES count.
+    as estimated with the margin, which is taken out here; `logits`: of a micro-batch, counted as two blocks of at most LOGITS_BYTES each.
     """
     return held + to_come + int(activations * _LIKELY) + 2 * min(logits, LOGITS_BYTES)
 
@@ -191,10 +191,10 @@ def companion_bytes_per_row(objective: Objective, length: int, itemsize: int) ->
 def activation_bytes_per_token(config: ModelConfig, *, checkpointing: bool = False) -> int:
     """Estimate the bytes of a token's activations in fp32 from the model's config alone, margin included.
 
-    `checkpointing`: only the tensors between blocks are kept, and one block with its gradients at a time.
+    `checkpointing`: of all blocks only their inputs are kept; activations and gradients exist for one block at a time.
     """
     layers = config.encoder_layers + config.decoder_layers
-    copies = 2 * config.mlp.experts.active if config.mlp.experts is not None else 0  # a token is copied as its experts' input and output
+    copies = 2 * config.mlp.experts.active if config.mlp.experts is not None else 0  # each expert of a token has its own input and output
     block = (10 + copies) * config.dim + 3 * config.active_hidden_dim
     numbers = _AGAIN * block + layers * config.dim if checkpointing else layers * block
     return int(4 * numbers * _MARGIN)
@@ -205,7 +205,7 @@ def activation_bytes_per_row(
 ) -> int:
     """Estimate the bytes of a row's activations, in a precision of `itemsize` bytes, from the model's config alone, margin included.
 
-    On a CPU no fused attention kernel supports dropout: the probabilities, dropout's mask and its result are kept, always in fp32.
+    On a CPU no fused attention kernel supports dropout: the attention weights, before and after dropout, and its mask are kept in fp32.
     """
     squares = 0 if has_fused_dropout or not config.dropout.attention else _DROPOUT_BYTES * length**2
     blocks = _AGAIN if checkpointing else config.encoder_layers + config.decoder_layers
@@ -228,7 +228,7 @@ def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
     blocks: float = config.encoder_layers + config.decoder_layers
     itemsize = next(model.parameters()).element_size()
     if any(stack.activation_checkpointing for stack in model.stacks):
-        # With checkpointing, the tensors between blocks are kept, and one block with its gradients at a time.
+        # With checkpointing, only the inputs of blocks are kept; activations and gradients exist for one block at a time.
         between = (config.encoder_layers * encoder + config.decoder_layers * decoder) * config.dim * itemsize
         kept = _AGAIN * kept / blocks + between
         blocks = _AGAIN

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 OnBlock = Callable[[str, nn.Module], None]  # called with the prefix of a block's parameter names, and the block
 
-_FREE_BYTES, _NEAR_PEAK = 1 << 26, 0.9  # FreedMemory.trim acts above both: free bytes, and memory in use as a fraction of its peak
-_LARGE_BYTES = 1 << 25  # the kernel maps a tensor of this size in less time than computing with the tensor takes
+_FREE_BYTES, _NEAR_PEAK = 1 << 26, 0.9  # FreedMemory.trim acts above both limits: free bytes, and memory in use as a fraction of its peak
+_LARGE_BYTES = 1 << 25  # not kept when freed, since mapping so large a tensor takes less time than computing with it
 
 
 def shard_models(
@@ -38,8 +38,8 @@ def shard_models(
     """Shard the stepper's model, its trained companions and the `frozen` models over groups of `shards` ranks. All ranks call it together.
 
     Blocks on the meta device are initialized one after the other, so that no rank ever holds all of them; `on_block` is called with
-    each block. `reshard`: free a block's gathered weights after its forward pass, in the stepper's model. Companions always do
-    so, and reduce gradients after every micro-batch, since the last micro-batch of a step does not always use them.
+    each block. `reshard`: free a block's gathered weights after its forward pass, in the stepper's model. In companions they
+    are always freed, and gradients are summed over ranks after every micro-batch, since a step's last one may not use a companion.
     """
     from tfkit.parallel.sharding import CAN_REPEAT, OomAgreement, open_mesh  # here: this imports PyTorch's distributed tensors
 
@@ -111,8 +111,8 @@ class _ModelSharder:
 def _fitting_together() -> Iterator[None]:
     """A context for micro-batches on sharded weights, on GPUs or with a PyTorch before 2.13; raises MachineError if memory runs out.
 
-    There, the ranks do not check before each collective whether one has run out of memory, so a rank cannot repeat its micro-batch: the
-    others would have to gather weights again.
+    In these cases the ranks do not check before each collective whether one has run out of memory, so a rank cannot repeat its
+    micro-batch: the others would have to gather weights again.
     """
     try:
         yield
@@ -132,7 +132,7 @@ class FreedMemory:
     """
 
     def __init__(self, large: int):
-        """Return all free memory to the system now, and later the memory of each tensor of at least `large` bytes when it is freed."""
+        """Return all free memory to the system now, and later that of each freed tensor of at least `large` bytes (32 MiB to 1 GiB)."""
         self._libc: ctypes.CDLL | None = None
         self._most_used = 0
         if sys.platform != "linux":
@@ -143,7 +143,7 @@ class FreedMemory:
             libc.mallinfo2.restype = _MallocInfo
             libc.malloc_trim(0)
             self._libc = libc
-            self._other_bytes = self._resident() - self._used()  # not allocated from the C library
+            self._other_bytes = self._resident() - self._used()  # resident, but not allocated from the C library
 
     def trim(self) -> None:
         """Return free memory to the system if there is much of it while the memory in use is near its peak, to lower the peak of their sum.

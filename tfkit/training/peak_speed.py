@@ -32,7 +32,7 @@ GPU_PEAKS = {
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Return the peak FLOP/s of the device: for a CUDA GPU from GPU_PEAKS (None if not listed, or not in bf16), else measured."""
+    """Return the peak FLOP/s of the device: for a CUDA GPU from GPU_PEAKS (None if not listed, or `dtype` is not bf16), else measured."""
     if device.type == "cuda":
         return peak_of_gpu(torch.cuda.get_device_name(device)) if dtype == torch.bfloat16 else None
     return matrix_speed(device, dtype, torch.get_num_threads())
@@ -49,7 +49,7 @@ def matrix_speed(device: torch.device, dtype: torch.dtype, threads: int) -> floa
     end = time.perf_counter() + 0.1
     while time.perf_counter() < end:
         start = time.perf_counter()
-        (a @ a)[0, 0].item()  # waits for a GPU
+        (a @ a)[0, 0].item()  # waits until a GPU has finished
         best = min(best, time.perf_counter() - start)
     return 2 * _SIZE**3 / best
 

@@ -2,11 +2,11 @@
 
 In bf16, an update smaller than 1/256 of a weight would be lost to rounding; the master weights keep it. During the backward pass, the
 gradient of each working weight is moved to its master weight, one parameter at a time, so that there is never a second full set of
-gradients. The gradient of the first micro-batch stays in bf16 (from torch 2.10 on); from the second on, gradients are summed in fp32.
+gradients. The gradient of the first micro-batch stays in bf16 (from torch 2.10 on); with the second one, summing in fp32 begins.
 
 With ema_decay, there is also a moving average in fp32 of the master weights over the steps, which is then the result of the run.
 
-A frozen parameter has an fp32 master weight only if checkpoints hold the whole model. Its moving average is the parameter itself.
+A frozen parameter has an fp32 master weight only if checkpoints hold the whole model. A frozen parameter is its own moving average.
 
 If weights are sharded, the master weights and the moving average are this rank's shards; working weights are rounded when gathered.
 """
@@ -55,7 +55,7 @@ class Weights:
             parameter.data = parameter.data.to(dtype)
             if parameter.requires_grad:
                 if HOLDS_NARROW_GRADIENTS:
-                    self.master[name].grad_dtype = None  # accept any type
+                    self.master[name].grad_dtype = None  # the gradient may have any type
                 parameter.register_post_accumulate_grad_hook(_move_gradient_to_master(self.master[name]))
 
     @property
@@ -132,7 +132,7 @@ class Weights:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load saved fp32 weights of the trained parameters, or this rank's shards. Frozen parameters were loaded with the model."""
+        """Load saved fp32 weights of trained parameters (if sharded, this rank's part). Frozen parameters were loaded with the model."""
         for name, parameter in self.trained.items():
             parameter.copy_(self._own(name, tensors[name]))
         self.sync_working_weights()
@@ -173,7 +173,7 @@ class Weights:
             self.mean = {name: parameter.detach() for name, parameter in self.master.items()}
             self.mean |= {name: parameter.detach().clone() for name, parameter in self.trained.items()}
             return
-        weight = (1 - decay) / (1 - decay**self.mean_steps)  # the coefficient of the latest weights; those of all steps sum to 1
+        weight = (1 - decay) / (1 - decay**self.mean_steps)  # the coefficient of the latest weights; the coefficients of all steps sum to 1
         trained = self.trained
         torch._foreach_lerp_([self.mean[name] for name in trained], [parameter.data for parameter in trained.values()], weight)
 

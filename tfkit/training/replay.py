@@ -24,14 +24,14 @@ class Finding:
     """The place of the first number that is not finite: a module's `forward` or `backward`, the `loss`, or the `weights`."""
 
     where: str
-    module: str  # its name (for `weights`, the parameter's); of a companion, with the prefix `<companion>/`
+    module: str  # the module's name (for `weights`, the parameter's), with the prefix `<companion>/` in a companion
     micro_batch: int  # its index in the step
 
 
 @dataclass
 class Watch:
-    """A context that finds the first number that is not finite in the inputs, outputs and outputs' gradients of a model's modules without
-    children, and of those of its `companions` (by name).
+    """A context that finds the first number that is not finite in the inputs, outputs and outputs' gradients of the leaf modules of a model
+    and of its `companions` (by name).
     """
 
     model: nn.Module

@@ -11,11 +11,11 @@ from tfkit.data.code.docstrings import docstrings
 from tfkit.data.code.token_roles import token_roles
 
 _LINES = 30  # a chunk of `packages` ends at the first blank line from its 30th line on
-_MIN_LAST_LINES = 8  # lines that are not blank; the last chunk of a file is left out if it has fewer, since it has too little information
+_MIN_LAST_LINES = 8  # the last chunk of a file is left out if it has fewer lines that are not blank, and so too little information
 
 
 def packages(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the first line number and the columns of each chunk of a module: its `text`, and as its `label` the top-level package.
+    """Yield the chunks of a module, each as its first line number and its columns `text` and `label` (the top-level package).
 
     A module outside any package gives no chunks. Import statements are removed, since they may name the package.
     """
@@ -61,7 +61,7 @@ TASKS = {
 
 
 def parse(content: bytes) -> tuple[str, ast.Module] | None:
-    """Return a file's text, with its line ends as \\n, and its syntax tree; None if it is not UTF-8, or no code of this Python version."""
+    """Return a file's text, with its line ends as \\n, and its syntax tree; None if it is not UTF-8 or this Python cannot parse it."""
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
         with warnings.catch_warnings():

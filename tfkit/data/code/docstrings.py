@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from typing import Any
 
 _END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\betc)(?<!\bvs)[.!?](?=\s|$)")
-_WORDS = range(3, 61)  # the number of words in a usable sentence; some docstrings begin with a long list instead
+_WORDS = range(3, 61)  # how many words a first sentence may have as a target; some docstrings begin with a long list instead
 _HAVE_DOCSTRINGS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def docstrings(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the line number and the columns (source, target, name) of each function or method with a usable summary in its docstring."""
-    lines = text.split("\n")  # ast splits lines in this way; splitlines would also split at form feeds
+    lines = text.split("\n")  # ast ends lines only at \n; splitlines would also split at form feeds
     cuts = [(node.body[0], len(node.body) == 1) for node in ast.walk(tree) if isinstance(node, _HAVE_DOCSTRINGS) and _docstring(node)]
     for name, node in _functions(tree, ""):
         docstring = _docstring(node)

@@ -4,8 +4,8 @@
     keyword  function operator parameter operator parameter operator number operator operator
 
 Roles of names: function and class (at the definition), parameter, argument (the name in `f(name=1)`), call (the last name of the
-callee), attribute (after a dot), import (in an import statement), keyword, and variable for all others. Other tokens: string, number,
-operator. Comments, docstrings, overlong lines, and lines with a long or multi-line string are excluded.
+callee), attribute (after a dot), import (in an import statement), keyword, and variable for all others. Roles of other tokens:
+string, number, operator. Comments, docstrings, overlong lines, and lines with a long or multi-line string are excluded.
 """
 
 import ast
@@ -16,10 +16,10 @@ import tokenize
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-_MAX_TOKENS = 48  # tokens in a row of several lines
-_MAX_LINE_TOKENS = 96  # tokens in a row of a single line; a longer line is left out
-_MIN_TOKENS = 4  # tokens in a row; a shorter row is left out
-_MAX_STRING = 60  # characters in a token; a line with a longer token is left out
+_MAX_TOKENS = 48  # the most tokens in a row of several lines
+_MAX_LINE_TOKENS = 96  # the most tokens in a row of a single line; a longer line is left out
+_MIN_TOKENS = 4  # the fewest tokens in a row; a shorter row is left out
+_MAX_STRING = 60  # the most characters in a token; a line with a longer token is left out
 _KEPT = {tokenize.NAME: "variable", tokenize.NUMBER: "number", tokenize.STRING: "string", tokenize.OP: "operator"}
 # Since Python 3.12 an f-string is several tokens; Python 3.14 added t-strings.
 _PARTS_OF_STRINGS = [getattr(tokenize, name) for name in dir(tokenize) if name.startswith(("FSTRING_", "TSTRING_"))]
@@ -29,7 +29,7 @@ Position = tuple[int, int]  # line number, from 1, and column, from 0, counted i
 
 
 class _Line(NamedTuple):
-    """A logical line: the number of its first line, its tokens, and the role of each token."""
+    """A logical line: the number of its first line in the file, its tokens, and the role of each token."""
 
     number: int
     tokens: list[str]
@@ -37,8 +37,8 @@ class _Line(NamedTuple):
 
 
 def token_roles(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the first line number, and the columns `tokens` and `tags` (roles), of each row. A row has successive lines, with at most
-    `_MAX_TOKENS` tokens or only one line; a line that begins with def, class, async or @ begins a new row, unless a decorator precedes it.
+    """Yield the first line number, and the columns `tokens` and `tags` (roles), of each row. A row is one line, or several lines with at
+    most `_MAX_TOKENS` tokens in all. A line that begins with def, class, async or @ begins a row, unless a decorator precedes the line.
     """
     roles = dict(_roles(tree, text.split("\n")))
     run: list[_Line] = []
@@ -78,8 +78,8 @@ def _lines(text: str, roles: dict[Position, str]) -> Iterator[_Line]:
 
 
 def _role_of_name(name: str, known: str | None, before: list[str]) -> str:
-    """Return a name's role. `known`: its role by the syntax tree, which has no position for the name after `def` or `class`; None if it has
-    none. `before`: the token before the name, if any.
+    """Return a name's role. `known`: its role by the syntax tree, which has no position for the name after `def` or `class`; None if the
+    tree gives no role. `before`: a list with the token before the name in its logical line, or an empty list.
     """
     if keyword.iskeyword(name):
         return "keyword"
@@ -89,7 +89,7 @@ def _role_of_name(name: str, known: str | None, before: list[str]) -> str:
 
 
 def _roles(tree: ast.Module, lines: list[str]) -> Iterator[tuple[Position, str]]:
-    """Yield the position and the role of each name with a role in the tree. Callees come last, so that `call` replaces `attribute`."""
+    """Yield the position and the role of each name whose role the tree shows. Callees come last, so that `call` replaces `attribute`."""
     called = []
     for node in _walk(tree):
         match node:

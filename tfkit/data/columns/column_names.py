@@ -12,18 +12,18 @@ MISSING = object()
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")  # in a template: an escaped brace, or a column name in braces
 
 
-# An alias of a role is a column name of common public data sets (`Role.later` in recipe/schema/roles.py). It is recognised, in upper or
-# lower case, only if a row has none of the role's standard names (`Role.columns`), so that rows are read as in earlier versions.
+# An alias of a role is a column name of common public data sets (`Role.later` in recipe/schema/roles.py). It is recognised, in any form
+# that `normalized` equates, only if a row has none of the role's standard names (`Role.columns`), so that rows are read as before.
 @lru_cache(256)
 def find_alias(role: Role, names: tuple[str, ...]) -> str | None:
-    """Return the column whose name is, in upper or lower case, a standard name or an alias of a role; None if there is none."""
+    """Return the column whose `normalized` name is a standard name or an alias of a role; None if there is no such column."""
     by_normalized = {normalized(name): name for name in reversed(names)}
     return next((by_normalized[alias] for alias in map(normalized, (*role.columns, *role.later)) if alias in by_normalized), None)
 
 
 def uses_alias(roles: Sequence[Role], named: Mapping[str, object], names: Iterable[str]) -> bool:
-    """Whether a required role is read from an alias: only then may optional roles be, too. `named`: the roles whose columns the recipe
-    names; `names`: the columns of a record.
+    """Whether a required role is read from an alias: only then may optional roles be read from aliases, too. `named`: the
+    roles whose columns the recipe names; `names`: the columns of a record.
     """
     names = {*names}
     return any(
@@ -33,12 +33,12 @@ def uses_alias(roles: Sequence[Role], named: Mapping[str, object], names: Iterab
 
 
 def columns_of(name: str) -> list[str]:
-    """Return the columns, or paths into columns, that a template names; for a name that is no template, a list of that name."""
+    """Return the columns, or paths into columns, that a template names; a name that is no template is returned alone in a list."""
     return [match[1] for match in _FIELD.finditer(name) if match[1] is not None] if "{" in name else [name]
 
 
 def value_of(name: str, values: Mapping[str, Any]) -> Any:
-    """Return a record's value for a name: a column, a path into a column, or a template. MISSING if the record lacks a part of it."""
+    """Return a record's value for a name: a column, a path into a column, or a template. MISSING if the record lacks what is named."""
     return _fill(name, values) if "{" in name else look_up(name, values)
 
 
@@ -58,8 +58,8 @@ def _at(values: list[Any], index: str) -> Any:
 
 
 def _fill(template: str, values: Mapping[str, Any]) -> Any:
-    """Return a template filled with the values of a record; MISSING if a column is missing. If a value cannot be written as text, return
-    this value in place of the text, so that the reader of the role finds it unfit.
+    """Return a template filled with the values of a record; MISSING if these lack a column. If a value cannot be written as text, return
+    that value instead of the filled template, so that the reader of the role finds it unfit.
     """
     parts, end = [], 0
     for match in _FIELD.finditer(template):

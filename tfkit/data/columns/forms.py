@@ -1,5 +1,5 @@
-"""Readers of the values in a column of texts or labels: one for each form, the type of value that a role needs (recipe/schema/roles.py).
-A reader returns the value for the role, or Unfit. Forms such as messages and votes are in structured_forms.py and preference_forms.py.
+"""Readers of the values in columns of texts or labels: one for each `Form`, the type of value that a role needs (recipe/schema/roles.py).
+A reader returns the value for the role, or Unfit. Readers of messages, votes and so on are in structured_forms.py and preference_forms.py.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from tfkit.recipe.schema.roles import Form
 
 Part = TypeVar("Part")
-_MAX_DIGITS = 20  # digits of a class's number: a longer text is no such number, and int() refuses more than 4300
+_MAX_DIGITS = 20  # the most digits in a class number; int() refuses texts of more than 4300 digits
 
 
 class Unfit(NamedTuple):
@@ -37,7 +37,7 @@ def by_number(value: Any) -> Any:
 
 
 def with_class_names(value: str | list[str] | Unfit, names: Sequence[str]) -> Any:
-    """Return a label, or a list of labels, with each class number replaced by its ClassName; Unfit if one is no class."""
+    """Return a label, or a list of labels, with each class number replaced by its ClassName; Unfit if a label is no class."""
     if isinstance(value, list):
         labels = [with_class_names(label, names) for label in value]
         return next((label for label in labels if isinstance(label, Unfit)), labels)
@@ -139,7 +139,7 @@ def texts_of(value: Any) -> Iterable[str]:
 
 
 def find_surrogate(texts: Iterable[str]) -> str:
-    """Return `character N` (its offset) for the first unpaired surrogate in the texts; empty if all texts can be encoded as UTF-8."""
+    """Return `character N` for the first unpaired surrogate, at offset N of a text; empty if all texts can be encoded as UTF-8."""
     for text in texts:
         if not text.isascii():
             try:

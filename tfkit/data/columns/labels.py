@@ -12,10 +12,10 @@ _NUMBER = re.compile(r"-?[0-9]{1,1000}")  # int() refuses more than 4300 digits
 
 
 def find_labels(sources: Sequence[Source], labels_in: Callable[[Any], Iterable[str]] = tuple) -> list[str]:
-    """Return the distinct labels of the rows, sorted: first numbers, by value, then words, alphabetically.
+    """Return the distinct labels of the rows, sorted: first integers, by value, then other labels, alphabetically.
 
-    `labels_in` returns the labels in a value of the role `labels`, which the objective may split. Raises DataError if there are fewer
-    than two labels, or, in 20 or more rows with a `label`, almost as many labels as rows.
+    `labels_in` returns the labels in a row's `labels`: a list, or a text that an objective splits. Raises DataError if there are fewer than
+    two labels, or, in 20 or more rows with a `label`, almost as many labels as rows.
     """
     labels: set[str] = set()
     labelled = 0
@@ -36,5 +36,5 @@ def find_labels(sources: Sequence[Source], labels_in: Callable[[Any], Iterable[s
             "classes with columns: {label: NAME}; for numbers set objective={kind: classification, regression: true}; if these are the "
             "classes, name them in objective.labels"
         )
-    # The last item of the key is the only difference between 1 and 01.
+    # The keys of the labels 1 and 01 differ only in their last item.
     return sorted(labels, key=lambda label: (False, int(label), label) if _NUMBER.fullmatch(label) else (True, 0, label))

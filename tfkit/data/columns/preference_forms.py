@@ -17,7 +17,7 @@ HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 _FLAGS = dict.fromkeys(("true", "1", "yes", "good", "positive", "desirable", "chosen"), True)
 _FLAGS |= dict.fromkeys(("false", "0", "no", "bad", "negative", "undesirable", "rejected"), False)
 _TIES = {"tie", "ties", "both", "bothbad", "neither", "equal", "same", "draw"}
-# The words of votes for the first and for the second of two completions; a tie is a vote for both.
+# The words that vote for the first and those that vote for the second of two completions; a tie votes for both.
 _SIDES = ({"a", "1", "first", "left", *_TIES}, {"b", "2", "second", "right", *_TIES})
 
 
@@ -37,7 +37,7 @@ def _read_finite(value: Any) -> float | Unfit:
     """Read a number, or a text that is a number. Infinity and NaN are Unfit."""
     try:
         number = read_number(value) if isinstance(value, str) else float(value) if isinstance(value, int | float) else None
-    except OverflowError:  # an integer of hundreds of digits
+    except OverflowError:  # an integer of hundreds of digits is beyond the largest float
         number = None
     return number if number is not None and math.isfinite(number) else Unfit(f"{value!r}"[:68], "a number")
 
@@ -72,7 +72,7 @@ def _sides_of(vote: object) -> list[int]:
 
 
 def vote_columns(held: Mapping[str, Sequence[object]]) -> list[str]:
-    """Return the columns of 0 and 1 whose names are votes, such as `winner_a`, `winner_b` and `winner_tie`; empty if a completion has none.
+    """Return the columns of 0 and 1 whose names are votes, such as `winner_a` and `winner_tie`; empty unless both completions have one.
 
     `held`: the values of each column, row by row.
     """
@@ -104,7 +104,7 @@ def is_whole(messages: Sequence[Mapping[str, object]]) -> bool:
 
 
 def opening(turns: str | list[dict[str, Any]]) -> Any:
-    """Return the part of a conversation whose hash decides whether its row is held out: the turns up to the end of the user's first one.
+    """Return the part of a conversation whose hash decides whether its row is held out: the turns up to and including the user's first.
     A text that is no dialogue is returned whole.
     """
     if isinstance(turns, list):

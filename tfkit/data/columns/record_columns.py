@@ -43,10 +43,10 @@ class Columns:
     named: Mapping[str, str | list[str]] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
-    beyond_roles: ClassVar[tuple[str, ...]] = ()  # not empty: columns without a role are kept, too; part of the cache key of streamed rows
+    beyond_roles: ClassVar[tuple[str, ...]] = ()  # if not empty, columns without a role are kept, too; part of a cache key
 
     def take(self, record: Record) -> Row | BadRow:
-        """Return the row of a record, or a BadRow if a required column is missing, or a value is damaged or unfit for its role."""
+        """Return the row of a record, or a BadRow if a required column is missing, or a value is unfit for its role or invalid Unicode."""
         values: dict[str, Any] = {}
         roles = self._roles_of(record.values)
         if roles is None:
@@ -108,7 +108,7 @@ class Columns:
             raise DataError(f"{place}: two columns are called {duplicate!r}, and only one would be used; rename one")
 
     def check_one_text(self, names: Mapping[str, Any], place: str) -> None:
-        """Raise DataError if several columns could be the role `text`, and none is the role `pair`: all but one of them would be ignored.
+        """Raise DataError if several columns could be the role `text`, of which only one would be used, and no column is the role `pair`.
 
         If the columns of a source are not known in advance, this method is called for each record.
         """
@@ -132,11 +132,11 @@ class Columns:
         return [name for name in available if name in read or name in roots or name in aliases]
 
     def select_kept(self, available: Iterable[str]) -> list[str]:
-        """Return the available columns that a record keeps: those that are read."""
+        """Return the available columns that a record keeps: those that are read; in subclasses, all."""
         return self.select_read(available)
 
     def missing(self, role: Role, available: Mapping[str, Any], place: str) -> BadRow:
-        """Return the error for a record that lacks a role's column. Of a template or a list, the error names only the missing columns."""
+        """Return the error for a record that lacks a role's column. Of a template's or list's columns, it names only the missing ones."""
         names = self._names(role)
         if is_named := role.name in self.named:
             absent = [name for name in names if name not in available and _root(name) not in available]
@@ -167,7 +167,7 @@ class Columns:
         return f"{field} ({option})" if option.startswith("--") else field
 
     def fingerprint(self) -> str:
-        """Return a string that differs if the same records would give other rows.
+        """Return a string that differs between two mappings that would make different rows of the same records.
 
         Roles that earlier versions did not read, such as tools, are left out unless the recipe names their columns, so that runs of these
         versions can be resumed. An objective that uses tools has them in its own fingerprint.
@@ -177,7 +177,7 @@ class Columns:
         return "\0".join([*(f"{role.name}={self.named.get(role.name) or role.columns}" for role in roles), *names])
 
     def _roles_of(self, values: Mapping[str, Any]) -> tuple[Role, ...] | None:
-        """Return the roles of the first shape that a record matches, and the roles without a shape; None if the record matches none."""
+        """Return the roles of the first shape (`_shapes`) that a record matches, and those without a shape; None if it matches no shape."""
         return self._matching_roles(lambda role: self._find(role, values)[0] is not MISSING)
 
     def _shapes(self) -> list[tuple[Role, ...]]:
@@ -192,8 +192,8 @@ class Columns:
         return [tuple(by_shape[shape]) for shape in chosen or by_shape]
 
     def _matching_roles(self, has: Callable[[Role], bool]) -> tuple[Role, ...] | None:
-        """Return the roles of the first shape of which `has` accepts all required roles, and those without a shape; None if there is none.
-        If no role has a shape, return all roles.
+        """Return the roles of the first shape of which `has` accepts all required roles, and the roles without a shape; None if there
+        is no such shape. If no role has a shape, return all roles.
         """
         shapes = self._shapes()
         if not shapes:
@@ -210,11 +210,11 @@ class Columns:
         return [inner for name in (self._given_names(role) or role.columns) for inner in columns_of(name)]
 
     def _find(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
-        """Return a record's value for a role as the record has it, or MISSING, and the name of the column or columns."""
+        """Return a record's value for a role, not yet converted by a reader, or MISSING, and the name of the column or columns."""
         if isinstance(names := self.named.get(role.name), list):
             items = [value_of(name, values) for name in names]
             value: Any = items
-            if role.form in ("label_set", "votes"):  # a column for each label or vote
+            if role.form in ("label_set", "votes"):  # each of the named columns is for one label or vote
                 value = dict(zip(names, items, strict=True))
             elif role.form == "choices" and not any(map(str.isdecimal, names)):  # a row may give the right answer by its column's name
                 value = [{"text": item, "label": name} for name, item in zip(names, items, strict=True)]
@@ -227,7 +227,7 @@ class Columns:
         return (MISSING, "") if alias is None else (values[alias], alias)
 
     def _alias(self, role: Role, names: Iterable[str]) -> str | None:
-        """Return the column that is an alias of a role, or None. Optional roles have one only if a required role is read from one."""
+        """Return the column that is an alias of a role, or None. An optional role has one only if a required role is read from an alias."""
         if role.name in self.named or not (role.required or uses_alias(self.roles, self.named, names)):
             return None
         return find_alias(role, tuple(names))
@@ -235,8 +235,8 @@ class Columns:
     def _read(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
         """Return a role's value in a record, or Unfit or MISSING, and the name of the column.
 
-        An optional role is MISSING if its column holds null and its reader does not accept null. If the recipe does not name the column,
-        the role is also MISSING if the column holds unrelated data under the same name: an unfit object or list (the `context` of
+        An optional role is MISSING if its column holds null and its reader does not accept null. If the recipe does not name its
+        column, it is also MISSING if the column holds unrelated data under the same name: an unfit object or list (the `context` of
         HotpotQA), or, for the role `tools`, anything but a list of tools.
         """
         raw, column = self._find(role, values)
@@ -276,7 +276,7 @@ def _row_text(roles: Sequence[Role], values: Mapping[str, Any], bare: bool = Fal
 
 
 def _input_key(roles: Sequence[Role], values: Mapping[str, Any]) -> str | None:
-    """Return the stripped text of a row's input, which in a conversation ends with the first user turn; None if it is the whole row."""
+    """Return the stripped text of a row's input, in a conversation up to the first user turn; None if the input is the whole row."""
     inputs = {role.name: values[role.name] for role in roles if role.is_input and role.name in values}
     if "messages" in inputs:
         inputs["messages"] = first_turn(inputs["messages"])

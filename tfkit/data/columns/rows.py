@@ -13,8 +13,8 @@ PartName = Literal["train", "held_out", "all"]
 SplitBy = Literal["input", "row"]
 OnBadRow = Literal["error", "skip"]
 BAD_ROWS_VERSION = 3  # part of the fingerprint if bad rows are skipped: raise it when the criteria for bad rows change
-FIRST_ROWS = 1000  # rows that are checked before anything is built from a source
-_MAX_CHECKED = 4_000_000  # characters of text that are checked at most: they are read in a tenth of a second
+FIRST_ROWS = 1000  # the number of rows that are checked before anything is built from a source
+_MAX_CHECKED = 4_000_000  # the most characters of text that are checked, which takes a tenth of a second
 
 
 class Row(NamedTuple):
@@ -32,10 +32,10 @@ class Row(NamedTuple):
 
 
 class BadRow(NamedTuple):
-    """A row that cannot be used: the kind of error, by which rows are counted (`not UTF-8`), and the full message, with place and remedy.
+    """A row that cannot be used: the kind of error, such as `not UTF-8`, by which rows are counted; and the message, with place and remedy.
 
-    `lost`: the row is valid, but too long for the model, or the model cannot give its answer: an evaluation counts it as wrong. `dropped`:
-    the row has no information, such as a tie between completions or an empty text: it is always skipped and counted, without an error.
+    `lost`: the row is valid, but too long for the model, or the model cannot give its answer, so an evaluation counts the row as wrong.
+    `dropped`: the row has no information, such as a tie of completions or an empty text, so it is skipped and counted, never an error.
     """
 
     kind: str
@@ -98,9 +98,9 @@ def good_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, skipped: dict[
 
 
 def check_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, name: str, most: int = 1) -> None:
-    """Check the first `most` rows (if bad rows are skipped, up to the `most`-th good row), or as many as hold a few megabytes of text.
+    """Check the first `most` rows (if bad rows are skipped, up to the `most`-th good row), but only until 4 million characters are read.
 
-    Raises DataError for bad rows among these, unless bad rows are skipped, and if no row is good.
+    Raises DataError for bad rows among these rows, unless bad rows are skipped, and if none of these rows is good.
     """
     bad: list[BadRow] = []
     good = characters = 0
@@ -139,25 +139,25 @@ class Source(Protocol):
         """Return a description of the data found, for messages: the number of files or rows, their megabytes, and the part that is read."""
 
     def fingerprint(self) -> str:
-        """Return a hash of all content and of the settings that select rows from it: equal only for equal rows. May read all data."""
+        """Return a hash of all content and of the settings that select rows from it. Equal hashes mean equal rows. May read all data."""
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Yield every row of this part of the data. Raises DataError for a bad row, unless bad rows are skipped. Skipped rows are counted
-        by kind in `skipped`, also those outside this part, since a row that cannot be read belongs to no part.
+        """Yield every row of this part of the data. Raises DataError for a bad row, unless bad rows are skipped. All skipped
+        rows of the source are counted by kind in `skipped`, since a row that cannot be read belongs to no part.
         """
 
 
 @dataclass(frozen=True)
 class Part:
-    """The training or the held-out part of a source. Called `all`, or without a fraction, the part is the whole source.
+    """The training or the held-out part of a source. A part that is named `all` or has no fraction is the whole source.
 
-    The hash of a row's key decides its part, so the split is the same on every machine, in every order, and after rows are added. Rows
-    with equal keys land in the same part. The key is the row's input, or all its text (`by="row"`, as in tfkit 0.1).
+    The hash of a row's key decides its part, so the split is the same on every machine and for any order of the rows, and added rows do
+    not change it. Rows with equal keys land in the same part. The key is the row's input, or all its text (`by="row"`, as in tfkit 0.1).
     """
 
     name: PartName
     fraction: float | None
-    by: SplitBy = field(default="input", repr=False)  # the repr is part of cache fingerprints, and must stay as it was in tfkit 0.1
+    by: SplitBy = field(default="input", repr=False)  # not in the repr, a part of cache fingerprints that must stay as it was in tfkit 0.1
 
     def select(self, rows: Iterable[Row]) -> Iterator[Row]:
         """Yield the rows that are in the part."""
@@ -170,8 +170,8 @@ class Part:
     def fingerprint(self, rows: Iterable[Row | BadRow]) -> str:
         """Return the part's contribution to the fingerprint of a source with these rows.
 
-        If an earlier version would put a row into the other part, a name of its rule is added, so that its caches are not used: `keys` for
-        version 0.1.0, which hashed texts with white space at their ends; `inputs` for later versions, which hashed whole texts.
+        If an earlier version would put a row into the other part, the name of that version's rule is added, so that its caches are not
+        used: `keys` for version 0.1.0, which did not strip texts of white space; `inputs` for later versions, which hashed whole rows.
         """
         if not self.is_split:
             return str(self)
@@ -196,7 +196,7 @@ class Part:
 
     @property
     def expected_fraction(self) -> float:
-        """The expected fraction of the source's rows in the part."""
+        """The expected fraction of the source's rows that are in the part."""
         if self.fraction is None or self.name == "all":
             return 1.0
         return self.fraction if self.name == "held_out" else 1.0 - self.fraction

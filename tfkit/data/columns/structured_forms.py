@@ -1,4 +1,4 @@
-"""Readers of the values in a column of lists or objects, such as choices and messages. A reader returns the value for a role or Unfit."""
+"""Readers of the values in columns of lists or objects, such as choices and messages. A reader returns the converted value or Unfit."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ def _read_messages(value: Any) -> list[dict[str, Any]] | Unfit:
 
 
 def first_turn(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Return the contents of a conversation's messages up to and including the first user message, or of all if there is none."""
+    """Return the contents of a conversation's messages up to and including the first user message, or of all if no message is a user's."""
     speakers = [message.get("role", message.get("from")) for message in messages]
     end = next((number for number, speaker in enumerate(speakers, 1) if speaker in ("user", "human")), len(messages))
     return [message.get("content", message.get("value")) for message in messages[:end]]
@@ -49,8 +49,8 @@ def _read_tools(value: Any) -> list[dict[str, Any]] | Unfit:
 
 def _read_choices(value: Any) -> list[str] | Unfit:
     """Read a list of texts; a list of objects with a `text` and a `label`, as in ARC's files; or an object with lists of texts and labels,
-    as on the Hub. Nulls and empty texts at the end, after the second text, are dropped, since a row of a table may have fewer answers than
-    the table has columns for them.
+    as on the Hub. From the third text on, nulls and empty texts at the end are dropped, since a row of a table may have fewer answers than
+    the table has columns for answers.
     """
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         labels = label if isinstance(label := value.get("label"), list) else []
@@ -84,7 +84,7 @@ def read_label_set(value: Any) -> str | list[str] | dict[str, bool] | Unfit:
 
 
 def _read_flags(value: Mapping[str, Any]) -> list[str] | dict[str, bool] | Unfit:
-    """Read a mapping from label names to 0 or 1 (pandas may write False or 1.0); in any other mapping, each value is a label or blank."""
+    """Read a mapping from label names to 0 or 1 (pandas may write False or 1.0); in other mappings, each value is a label or blank."""
     literals = {str(name): "" if cell is None else read_literal(cell) for name, cell in value.items()}
     for name, literal in literals.items():
         if isinstance(literal, Unfit):

@@ -12,7 +12,7 @@ from tfkit.errors import DataError
 from tfkit.units import format_bytes
 
 # Text compresses by a factor of 3 to 20; deflate can reach 1000.
-_MAX_RATIO, _MIN_BUDGET = 250, 1 << 28  # decompressed bytes per compressed byte, and bytes to which even a small file may decompress
+_MAX_RATIO, _MIN_BUDGET = 250, 1 << 28  # the most decompressed bytes per compressed byte; decompressed bytes that are always allowed
 
 
 class Budget:

@@ -15,9 +15,9 @@ from tfkit.data.formats.file_content import Content, decode, row_lines
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.roles import normalized
 
-_DOCUMENT_START = "-DOCSTART-"  # begins the line before a document
+_DOCUMENT_START = "-DOCSTART-"  # the beginning of the line before each document
 _CONLLU_COLUMNS = ("tokens", "lemmas", "upos", "xpos", "feats", "heads", "deprels", "deps", "misc")
-_SEARCHED_ROWS = 200  # rows of a table that are searched for a column of words and for blank rows
+_SEARCHED_ROWS = 200  # the number of a table's first rows that are searched for a column of words and for blank rows
 _WORDS, _SENTENCES = (
     ("word", "token", "tokens", "words"),
     ("sentence_#", "sentence_id", "sent_id", "sentence_idx", "sentence_number", "sentence"),
@@ -40,7 +40,7 @@ def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ())
     under the header's names. If no role reads tags, a file may have only one column.
 
     If the first line is a header, such as `word ner`, a record also has all columns, under the header's names. Lines at the beginning of a
-    sentence are comments if they begin with # and do not have as many columns as the words. A record's place is the line of its first word.
+    sentence that begin with # are comments unless they have as many columns as the words. A record's place is the line of its first word.
     """
     forms = {role.form for role in columns.roles}
     width, fewest = len(header), 1 if header or ("texts" in forms and "labels" not in forms) else 2
@@ -85,7 +85,7 @@ def split_fields(line: str) -> list[str]:
 
 
 def _token_error(fields: list[str], width: int, fewest: int, has_header: bool, place: str) -> BadRow | None:
-    """Return the error in a token's line, which must have `width` columns, and at least `fewest`; None if the line is right."""
+    """Return the error in a token's line: not `width` columns, a `width` below `fewest`, or an empty token or tag; None if it is right."""
     if len(fields) != width:
         where = "header" if has_header else "file's first sentence"
         reason = f"{len(fields)} columns, but the {where} has {width}"
@@ -98,7 +98,7 @@ def _token_error(fields: list[str], width: int, fewest: int, has_header: bool, p
 
 
 def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Yield each sentence as {tokens, lemmas, upos, xpos, feats, heads, deprels, deps, misc}, with its comments (# sent_id = 1) as columns.
+    """Yield each sentence as {tokens, lemmas, upos, xpos, feats, heads, deprels, deps, misc}, and its comments (# sent_id = 1) as columns.
 
     Multiword tokens (1-2) and empty nodes (8.1) are left out.
     """
@@ -123,9 +123,9 @@ def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()
 
 
 def sentences_of(records: Records, columns: Columns) -> Records:
-    """Group the rows of a table into sentences if a role reads words and each row has one word: the table has a column of words, most cells
-    of which are single words, and either another column numbers or names the sentences, or blank rows separate them. Each column becomes a
-    list; the list of words is also called `tokens`, and the last list `tags`. Other tables are returned unchanged.
+    """Group the rows of a table into sentences if a role reads words and each row has one word: one column is called `word`, `token` or
+    similar, most of its cells are single words, and another column numbers or names the sentences, or blank rows separate them. Each column
+    becomes a list; the list of words is also called `tokens`, and the last column's list `tags`. Other tables are returned unchanged.
     """
     first = [*islice(records, _SEARCHED_ROWS)]
     rows = chain(first, records)
@@ -158,7 +158,7 @@ class _Sentences:
 
 
 def _sentence(rows: Sequence[Record | BadRow], word: str) -> Record | BadRow:
-    """Return one record for the sentence whose words are in these rows, or the first bad row. `word`: the column of the words."""
+    """Return one record for the sentence whose words are in these rows, or the first bad row among them. `word`: the words' column."""
     words = [row for row in rows if isinstance(row, Record)]
     if len(words) < len(rows):
         return next(row for row in rows if isinstance(row, BadRow))
@@ -167,7 +167,7 @@ def _sentence(rows: Sequence[Record | BadRow], word: str) -> Record | BadRow:
 
 
 def _word_error(fields: list[str], number: int, place: str) -> BadRow | None:
-    """Return the error in a word's line, which must be word `number` of its sentence; None if the line is right."""
+    """Return the error in a line, which must have word `number` of the sentence, or no word (`_NO_WORD`); None if the line is right."""
     if len(fields) != len(_CONLLU_COLUMNS) + 1:
         reason = f"{len(fields)} columns; CoNLL-U has 10, separated by tabs"
         return BadRow("wrong number of columns", f"{place}: {reason}: repair the line, or set format: conll if it is another kind")

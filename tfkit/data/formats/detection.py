@@ -1,7 +1,7 @@
 """Detection of layouts from a file's first lines: whether a text is CoNLL, fastText's format or a table, whether a .json file is JSON
 lines, and the delimiter and the header of a table.
 
-If the lines show nothing else clearly, a text is plain text, the suffix decides the delimiter, and the first row is the header.
+If the lines show no layout clearly, a text is plain text, the suffix decides the delimiter, and the first row is the header.
 """
 
 import csv
@@ -22,7 +22,7 @@ from tfkit.recipe.schema.roles import normalized
 
 LABEL_MARK = "__label__"  # before each label of a line, in fastText's files
 _LINES = 200  # the largest number of first lines that are examined
-_MAX_JSON_LINE = 1 << 20  # bytes; a JSON file with a longer first line is taken for a single JSON value
+_MAX_JSON_LINE = 1 << 20  # the most bytes of a line; a JSON file with a longer first line is taken for a single JSON value
 _DELIMITERS = ",;\t|"
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _IOB = re.compile(r"O|[BIESLU]-\S+")
@@ -48,7 +48,7 @@ class Table(NamedTuple):
 
 
 def detect_json_lines(content: Content) -> bool:
-    """Whether a JSON file is JSON lines: of the lines that are not blank, the first is an object, and the second begins another."""
+    """Whether a JSON file is JSON lines: of the lines that are not blank, the first is an object, and the second begins an object."""
     with opened(content) as file, suppress(ValueError, RecursionError):  # the content is not JSON, or not UTF-8
         lines = (file.readline(_MAX_JSON_LINE).removeprefix(BOM).strip() for _ in range(_LINES))
         first, second, *_ = [*islice(filter(None, lines), 2), b"", b""]
@@ -57,7 +57,7 @@ def detect_json_lines(content: Content) -> bool:
 
 
 def detect_conll(content: Content) -> str | None:
-    """Return "conll" or "conllu" if the lines of a text are words with tags, with blank lines between sentences; else None."""
+    """Return "conll" or "conllu" if each line of a text is a word with its tags, and blank lines separate sentences; else None."""
     lines = [text.rstrip("\r\n") for text in _first_lines(content)]
     words = [line for line in lines if line.strip() and not line.startswith("-DOCSTART-")]
     rows = [split_fields(line) for line in words if not line.startswith("# ")]
@@ -78,19 +78,19 @@ def detect_conll(content: Content) -> str | None:
 
 
 def detect_fasttext(content: Content) -> bool:
-    """Whether each of the first lines of a text, at least 3, begins with a label in fastText's notation (`__label__`)."""
+    """Whether a text has at least 3 lines, and each of its first lines begins with a label in fastText's notation (`__label__`)."""
     lines = [line for line in _first_lines(content) if line.strip()]
     return len(lines) >= _MIN_ROWS and all(line.startswith(LABEL_MARK) for line in lines)
 
 
 def detect_tabbed(content: Content) -> bool:
-    """Whether the first lines of a text, at least 3, are rows of a table: they have the same number of tabs, not 0, and none is blank."""
+    """Whether a text is a table: it has at least 3 lines, and its first lines have the same number of tabs, not 0, and none is blank."""
     lines = [*_first_lines(content)]
     return len(lines) >= _MIN_ROWS and len({line.count("\t") for line in lines}) == 1 and all(map(str.strip, lines)) and "\t" in lines[0]
 
 
 def detect_table(content: Content, columns: Columns, default: str, *, numbered: bool = False) -> Table:
-    """Return the layout of a table. `default`: the delimiter of the file's suffix; `numbered`: without a header, names are 0, 1 ..."""
+    """Return the layout of a table. `default`: the usual delimiter of the suffix; `numbered`: see `detect_header`."""
     allow_long_fields()
     lines = [*_first_lines(content)]
     delimiter = _detect_delimiter(lines, default)
@@ -99,7 +99,7 @@ def detect_table(content: Content, columns: Columns, default: str, *, numbered: 
 
 
 def detect_header(rows: Sequence[Sequence[str]], columns: Columns, *, numbered: bool = False) -> tuple[str, ...]:
-    """Return column names for a table without a header; empty if the first row is a header or the only row. `numbered`: 0, 1 and so on."""
+    """Return column names (`numbered`: 0, 1 ...) for a table without a header; empty if the first row is a header or the only row."""
     choices = _name_choices(rows)
     if len(rows) < 2 or not (choices or not _has_header(rows, columns)):
         return ()
@@ -107,7 +107,7 @@ def detect_header(rows: Sequence[Sequence[str]], columns: Columns, *, numbered: 
 
 
 def _first_lines(content: Content) -> Iterator[str]:
-    """Yield the first lines, up to a line that is not UTF-8: that line becomes a BadRow when the file is read."""
+    """Yield the first lines, but stop before a line that is not UTF-8, which becomes a BadRow when the file is read."""
     for line in islice(raw_lines(content), _LINES):
         text = decode(line)
         if not isinstance(text, str):
@@ -116,8 +116,8 @@ def _first_lines(content: Content) -> Iterator[str]:
 
 
 def _detect_delimiter(lines: Sequence[str], default: str) -> str:
-    """Return, of the delimiters that give all rows the same number of fields, at least two, the default or else the one with the most
-    fields; the default if there is no such delimiter.
+    """Return the default delimiter if it gives all rows the same number of fields, at least two; else, of the delimiters that do so, the
+    one that gives the most fields; else the default.
     """
     widths = {}
     for delimiter in _DELIMITERS:
@@ -130,7 +130,7 @@ def _detect_delimiter(lines: Sequence[str], default: str) -> str:
 
 
 def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
-    """Return the records in a file's first lines, but if the file may go on, not the last of several, which may be incomplete."""
+    """Return the records in a file's first lines. If the file may go on, the last of several records is left out: it may be incomplete."""
     try:
         rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
     except csv.Error:
@@ -139,8 +139,8 @@ def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
 
 
 def _has_header(rows: Sequence[Sequence[str]], columns: Columns) -> bool:
-    """Whether the first row is a header. It is one if a cell names a column that is read; if a cell names a well-known column, and is not a
-    label that the cells below repeat; or if no cell looks like a sentence or such a label, and no two cells are equal.
+    """Whether the first row is a header. It is one if a cell names a column that is read; if a cell names a well-known column and is no
+    label (`_is_label`); or if no cell is a label or looks like a sentence, and no two cells are equal.
 
     Empty cells, as after a delimiter at the end of each line, are neither names nor labels.
     """
@@ -160,7 +160,7 @@ def _has_header(rows: Sequence[Sequence[str]], columns: Columns) -> bool:
 
 
 def _is_label(cell: str, below: Sequence[str]) -> bool:
-    """Whether a cell is a label like the cells below it: one of few distinct values."""
+    """Whether a cell is a label, as the cells below it are: it is among them, and they have few distinct values."""
     return cell in below and (len({cell, *below}) * _ROWS_PER_LABEL <= 1 + len(below) or len({*below}) == 1)
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from tfkit.data.columns.rows import BadRow
 
-_ENOUGH_BYTES = 200  # the encoding of a shorter text is not recognised
+_ENOUGH_BYTES = 200  # the encoding of a text with fewer bytes is not recognised
 _TAR, TAR_BYTES = b"ustar", 512  # the signature at offset 257 of a tar archive's first header, and the size of a header in bytes
 _UTF8_LETTER, _LETTER = re.compile(rb"[\xc2\xc3][\x80-\xbf]"), re.compile("[A-Za-z]")
 _NOT_WESTERN = re.compile(r"[^\x00-\x7f]{4}|[\x00-\x08\x0e-\x1fÿƒ]|[A-Za-z][^\x00-\x7f\w\s‘’´·–—…\xad][A-Za-z]|[A-Za-z][¹²³][A-Za-z]")
 _OTHER_BOMS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-# The first bytes of formats that are not read, or only under their own suffix, grouped by the remedy in the message.
+# The first bytes of formats that are not read, or are read only from files with their own suffix, grouped by the remedy in the message.
 _SIGNATURES = {
     "rename it with the suffix of this format": {
         "gzip": b"\x1f\x8b",
@@ -48,7 +48,7 @@ def decode_western(content: bytes) -> str | None:
     """Decode Windows-1252, which includes Latin-1, if the text looks like a Western European language and is not short; else return None.
 
     In a Western European text, letters beyond ASCII are few and scattered. Read as Windows-1252, texts in other alphabets have long runs of
-    such letters, and Central European texts have symbols within words. A UTF-8 text with a damaged byte has other letters in valid UTF-8.
+    such letters, and Central European texts have symbols within words. A UTF-8 text with a damaged byte also has undamaged UTF-8 letters.
     """
     if len(content) < _ENOUGH_BYTES:
         return None

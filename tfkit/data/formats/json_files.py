@@ -20,7 +20,7 @@ from tfkit.data.formats.squad import questions_of
 from tfkit.errors import DataError
 
 _CHUNK = 1 << 20
-_HEADER_ROWS = 100  # rows, as arrays, from which a header is detected
+_HEADER_ROWS = 100  # the number of first rows, each an array, from which a header is detected
 _CUT = ", so writing it may have been cut short"
 _SPACE = " \t\n\r"
 _LINES = "write an array of objects; if each line is an object, set format: jsonl"
@@ -55,7 +55,7 @@ def read_json(
     """Read an array of objects or of arrays, or an object with one array of objects among its values. Places count items from 1.
 
     `keys`: if the file is an object, the keys of the arrays that are read, one after the other. `header`: the column names of an array of
-    arrays; if empty, they are detected. `numbered`: the detected names are 0, 1 ... Raises DataError for any other content of the file.
+    arrays; if empty, they are detected. `numbered`: the detected names are 0, 1 ... Raises DataError for a file with other content.
     """
     with opened(content) as file:
         text = _JsonStream(file, content.name)
@@ -74,7 +74,7 @@ def read_json(
 
 
 class Arrays(NamedTuple):
-    """The arrays in an object: their keys, and, for arrays of arrays, the first rows of each as texts."""
+    """The arrays in an object: their keys, and, for arrays of arrays, the first rows of each, with values as texts."""
 
     keys: list[str]
     first_rows: list[list[str]]
@@ -119,8 +119,8 @@ def _items(text: "_JsonStream", where: str = "") -> Iterator[_Item]:
 
 
 def _arrays(text: "_JsonStream", *, named: bool = False) -> Iterator[tuple[str, str, Iterator[_Item]]]:
-    """Yield the key of each array in an object, the first character of its first item, and its items; those that the caller does not read
-    are skipped. `named`: the places of the items include the key.
+    """Yield the key of each array in an object, the first character of its first item, and its items; items that the caller does not
+    read are skipped. `named`: the places of the items include the key.
     """
     text.expect("{")
     more = text.peek() != "}"
@@ -199,7 +199,7 @@ class _JsonStream:
         self.file, self.name = file, name
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")  # invalid bytes are reported with their item
         self.json = json.JSONDecoder()
-        self.text, self.at, self.dropped = "", 0, 0  # `dropped`: characters of the file before `text`
+        self.text, self.at, self.dropped = "", 0, 0  # `dropped`: the number of the file's characters before `text`
         chunk = file.read(_CHUNK)
         if bad := encoding_error(chunk, name):
             raise DataError(bad.message)
@@ -223,7 +223,7 @@ class _JsonStream:
                 return ""
 
     def expect(self, sign: str, where: str = "") -> None:
-        """Consume the character `sign`. Raise DataError if the next character is another one."""
+        """Consume the character `sign`. Raise DataError if the next character is not `sign`."""
         character = self.peek()
         if character != sign:
             what = f"{character!r}" if character else f"the end of the file{_CUT}"
@@ -231,7 +231,7 @@ class _JsonStream:
         self.at += 1
 
     def take_comma(self, end: str, where: str) -> bool:
-        """Consume a comma and return True, or return False at `end`. Raise DataError if neither follows."""
+        """Consume a comma and return True; if `end` follows instead, return False. Raise DataError for any other character."""
         if self.peek() == end:
             return False
         self.expect(",", where)
@@ -253,7 +253,7 @@ class _JsonStream:
             except (ValueError, RecursionError) as error:
                 raise self.broken(f"not JSON ({_reason(error)})", place=place) from error
             else:
-                if ended or end + 2 < len(self.text):  # otherwise a number may go on in the next chunk, as 1 in 1.5 or 1.5 in 1.5e-3
+                if ended or end + 2 < len(self.text):  # else a number may go on in the next chunk: 1 as 1.5, or 1.5 as 1.5e-3
                     written, self.at = self.text[self.at : end], end
                     return written, value
             ended = not self.read_more()

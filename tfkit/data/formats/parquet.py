@@ -20,8 +20,8 @@ from tfkit.data.formats.file_content import Content, seekable
 from tfkit.errors import DataError, first_line
 
 _ROWS = 256  # rows in a decoded batch
-_COUNTED_ROWS = 8192  # rows in a batch whose decoded size is only counted: more than `_ROWS`, since each batch has the whole dictionary
-_MAX_DECODED = 1 << 29  # decoded bytes in a batch, beyond which a batch has fewer rows
+_COUNTED_ROWS = 8192  # rows in a batch whose decoded size is only counted; many, since the whole dictionary is measured for each batch
+_MAX_DECODED = 1 << 29  # the most decoded bytes in a batch; if `_ROWS` rows could have more, a batch has fewer rows
 
 
 def read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
@@ -34,12 +34,12 @@ def read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = (
                 for scalars in zip(*batch.columns, strict=True):
                     number += 1
                     yield _record(dict(zip(batch.schema.names, scalars, strict=True)), f"{name}:{number}")
-        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:  # column names may be damaged, too
+        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:  # UnicodeDecodeError: a column name is damaged
             raise DataError(f"{name}: damaged or no Parquet file ({first_line(error)}); fetch or write it again") from error
 
 
 def _batches(file: IO[bytes], columns: Columns, name: str) -> Iterator[Any]:
-    """Yield record batches of the columns that are read. Raise DataError if their size, claimed or actual, exceeds the file's budget."""
+    """Yield record batches of the columns that are read. Raise DataError if their size, as stated or actual, exceeds the file's budget."""
     table = pyarrow.parquet.ParquetFile(file)
     columns.check(table.schema_arrow.names, name)
     wanted = columns.select_kept(table.schema_arrow.names)
@@ -58,7 +58,7 @@ def _chunks(table: Any, size: int, wanted: Sequence[str]) -> Iterator[tuple[int,
     """Yield the index of the row group and the metadata of each column chunk that is read.
 
     Damaged metadata of a chunk crash the process in `RowGroupMetaData.column` (pyarrow 26 does not catch a C++ exception), but a reader of
-    the chunk raises an exception. So each chunk is first opened by a reader, which either raises or reaches the first page.
+    the chunk raises a Python exception. So each chunk is first opened by a reader, which either raises or reaches the first page.
     """
     leaves = [table.schema.column(number).path for number in range(len(table.schema))]
     for group in range(table.metadata.num_row_groups):

@@ -30,22 +30,22 @@ _MARKED = re.compile(rf"{LABEL_MARK}(\S+)\s*")
 class Layout:
     """The layout of a source's files, as far as it follows from the recipe, from the names of the files and from the keys in them; the
     readers detect the rest. `beside`: columns in addition to those of the files, each with its parallel files: one for each file of the
-    source, with a line for each row.
+    source, with a line for each of that file's rows.
     """
 
     format: str | None = None  # the format of all files; None: the suffix of each file decides
     header: tuple[str, ...] = ()  # the column names of files without a header line
     beside: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
-    keys: tuple[str, ...] = ()  # the keys of a JSON object under which the rows are; empty: the object has a single array
-    array_columns: tuple[str, ...] = ()  # the column names of the arrays under `keys`, detected from all these arrays
-    recognises: bool = True  # whether the layout is also detected from the first lines of a file (tfkit 0.1 did not)
+    keys: tuple[str, ...] = ()  # the keys of a JSON object under which the rows are; empty: under its only array of objects
+    array_columns: tuple[str, ...] = ()  # the column names of arrays of arrays under `keys`, detected from all of them
+    recognises: bool = True  # whether the layout is also detected from the first lines of a file (not in tfkit 0.1)
     numbered: bool = False  # whether the recipe names columns by number; if so, columns without a header are named 0, 1 and so on
-    by_folder: bool = False  # whether a text has the name of its folder as the column `folder`
+    by_folder: bool = False  # whether rows get a column `folder`, the name of their file's folder
     only: tuple[str, ...] = ()  # the files of an archive that are read; empty: all
 
 
 def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: int = 0) -> Rows:
-    """Return the rows of a file, or of the files in an archive. `number`: the file's index in the source. Raises DataError on damage."""
+    """Return the rows of a file or of an archive's files. `number`: the file's index in the source. Raises DataError for a damaged file."""
     contents = members(path, recognises=layout.recognises, only=layout.only) if is_archive(path) else iter([content_of(path)])
     records: Records = (record for content in contents for record in _records(content, columns, layout))
     if layout.beside:
@@ -54,7 +54,7 @@ def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: i
 
 
 def read_content(content: Content, columns: Columns, layout: Layout, delimiter: str | None = None) -> Rows:
-    """Return the rows of a stream that can be read only once, such as standard input. `delimiter`: that of a table; None: no table."""
+    """Return the rows of a stream that can be read only once, such as standard input. `delimiter`: None unless the stream is a table."""
     if delimiter is not None:
         return _rows(read_separated(content, columns, layout.header, delimiter=delimiter), columns)
     return _rows(_records(content, columns, replace(layout, recognises=False)), columns)
@@ -87,7 +87,7 @@ def read_fasttext(content: Content, columns: Columns, header: tuple[str, ...] = 
 
 
 def read_lines(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read each line, also an empty one, without its line end, as a record of one column: the one in the header, or else `text`."""
+    """Read each line, also an empty one, without its line end, as a record of one column, with the name in the header, or else `text`."""
     name = header[0] if header else "text"
     for line in row_lines(content):
         text = decode(line)
@@ -113,7 +113,7 @@ FORMATS: dict[str, Callable[[Content, Columns, tuple[str, ...]], Records]] = {
     "fasttext": read_fasttext,
 }
 HEADERS = ("csv", "tsv", "conll", "lines")  # formats for which a recipe may give a header
-# Part of the fingerprint of files: raise or add the version of a format when equal bytes give other rows (a .tar was once read as text).
+# Part of the fingerprint of files: raise or add a format's version when its files give other rows (a .tar was once read as a text).
 READER_VERSIONS = {"tsv": 2, "tar": 1}
 
 
@@ -183,7 +183,7 @@ def _records(content: Content, columns: Columns, layout: Layout) -> Records:
 
 
 def _with_parallel_columns(records: Records, path: Path, beside: Mapping[str, Path]) -> Records:
-    """Yield record n with line n of each parallel file as a further column. Raise DataError if a file has more or fewer lines."""
+    """Yield each record n with line n of every parallel file as an added column. Raise DataError if a file has more or fewer lines."""
     parallel = {column: read_lines(content_of(file), Columns()) for column, file in beside.items()}
     count = 0
     for count, record in enumerate(records, 1):

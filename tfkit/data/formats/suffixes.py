@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 from tfkit.recipe.column_forms import LANGUAGES
 
-# The suffixes of files with several rows, and their formats. A file with another suffix is one text, unless it is an archive.
+# The suffixes of files with several rows, and their formats. A file with any other suffix is one row, its text, unless it is an archive.
 FORMAT_OF = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -76,8 +76,8 @@ def _full(path: PurePath) -> PurePath:
 
 
 def column_in(path: PurePath) -> tuple[str, str] | None:
-    """Return a file's name with * for its last word that names a column, and the column: `train_*.txt` and `label` for `train_labels.txt`,
-    `train.*` and `de` for `train.de.gz`. None if there is no such word, or if the file has several columns, or is an archive or a README.
+    """Return a file's name with * in place of the last word that names a column, and that column: `train_*.txt` and `label` for
+    `train_labels.txt`, `train.*` and `de` for `train.de.gz`. None if no word names one, or for archives, READMEs and suffixes in FORMAT_OF.
     """
     if suffix_of(path) in FORMAT_OF or is_archive(path) or is_readme(path):
         return None

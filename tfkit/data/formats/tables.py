@@ -21,20 +21,20 @@ class _Line(NamedTuple):
 
 
 class _PlainReader:
-    """A csv.reader for any delimiter but a comma. In a single line, quotes delimit fields, as in csv, unless the line only has as many
-    fields as the header if quotes are ordinary characters, as in the files of GLUE.
+    """A csv.reader for any delimiter but a comma. In a single line, quotes delimit fields, as in csv; but if only reading
+    them as ordinary characters gives the line as many fields as the header, as in the files of GLUE, they are ordinary characters.
 
     A quote that is not closed in its line may begin a field of several lines, or be an ordinary character. The lines up to the closing
     quote are one record if together they have the header's number of fields, unless they look like rows themselves: most of them have
-    that number of fields, including one between the first and the last. If most lines have that number of fields, but none between the
-    first and the last, they are rows only if an earlier line, or one of the next 200, contains a quote that no csv writer would leave.
+    that number of fields, including one between the first and the last. If most of the lines have that number, but none between the
+    first and the last does, they are rows only if an earlier line, or one of the next 200, contains a quote that no csv writer would leave.
     """
 
     MAX_LINES = 10_000  # the most lines of one record, so that an unclosed quote does not read the whole file into memory
-    MAX_LOOKAHEAD = 200  # lines that are searched for a quote that no csv writer would leave (`_is_plain_quote`)
+    MAX_LOOKAHEAD = 200  # the most following lines searched for a quote that no csv writer would leave (`_is_plain_quote`)
 
     def __init__(self, lines: Iterator[_Line], delimiter: str, width: int, bad_lines: list[BadRow]):
-        """`width`: the number of fields in a record; 0: that of the first line. `bad_lines` gets the errors in the lines of a record."""
+        """`width`: the number of fields in a record; 0: that of the first record. `bad_lines` gets the errors in the lines of a record."""
         self.line_num = 0
         self.width = width
         self._delimiter = delimiter
@@ -99,7 +99,7 @@ class _PlainReader:
         return bare.split(self._delimiter) if bare else []
 
     def _is_plain_quote(self, line: str) -> bool:
-        """Whether a field has an undoubled quote inside. A csv writer would have doubled it, so quotes are ordinary in this file."""
+        """Whether a quote inside a field is not doubled. A csv writer would have doubled it, so the file's quotes are ordinary."""
         return self._quote_within.search(line.replace('""', "")) is not None
 
 

@@ -1,4 +1,4 @@
-"""Random numbers from the raw bits of numpy's PCG64. These bits never change, whereas numpy's Generator may change (NEP 19)."""
+"""Random numbers from the raw bits of numpy's PCG64, which are the same in every version; a Generator's numbers may change (NEP 19)."""
 
 from collections.abc import Iterator
 from functools import lru_cache

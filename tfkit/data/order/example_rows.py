@@ -1,4 +1,4 @@
-"""The order of examples, a function of (seed, epoch) alone: shuffled, in batches of similar lengths, or packed, several in each row."""
+"""The order of examples, which depends on seed and epoch alone: shuffled; in batches of similar lengths; or packed, several in a row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tfkit.data.order.draws import by_epoch, permutation
 from tfkit.data.order.weighted_order import WeightedOrder
 from tfkit.data.store.example_sets import Example, ExampleSet
 
-_POOL = 50  # batches whose rows are sorted by length together: enough for similar lengths in a batch, few enough for a random order
+_POOL = 50  # batches whose rows are sorted by length together; more would make lengths in a batch more similar, fewer the order more random
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ExampleBatch:
     """The B rows of a micro-batch. A row is one example, or several if examples are packed."""
 
     rows: list[list[Example]]
-    epochs: NDArray[np.int64]  # (B,) the epoch of each row; (epoch, row number) seeds each epoch's draws, such as masks
+    epochs: NDArray[np.int64]  # (B,) the epoch of each row; (epoch, row number) seeds the row's draws, such as masks
     numbers: NDArray[np.int64]  # (B,) row numbers
 
     def single(self) -> list[Example]:
@@ -27,7 +27,7 @@ class ExampleBatch:
 
 
 class ExampleRows:
-    """The rows of weighted example sets, in a WeightedOrder, in batches of similar lengths if `length_groups`; or packed and shuffled."""
+    """Weighted examples: one a row, in a WeightedOrder or, if `length_groups`, in batches of similar lengths; or packed and shuffled."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class ExampleRows:
         return np.concatenate([_longest_first(head, self.lengths), batches.ravel(), _longest_first(tail, self.lengths)])
 
     def _pack(self, length: int) -> list[list[int]]:
-        """Return the numbers of the examples in each row: each example is put into the first of the last `_POOL` rows with enough room."""
+        """Return the numbers of the examples in each row: each is put into the first of the last `_POOL` rows with room, or a new row."""
         packs: list[list[int]] = []
         room: list[int] = []
         for number in self._shuffled.draw(np.random.PCG64([self.seed])).tolist():

@@ -48,7 +48,7 @@ class FramedBatch:
     ids: NDArray[np.int64]  # (B, T)
     lengths: NDArray[np.int64]  # (B,) the number of ids without padding
     texts: NDArray[np.int64]  # (B, T) the index of each id's text in the row, from 0; a text includes its [SEP], and a [CLS] before it
-    epochs: NDArray[np.int64]  # (B,) the epoch of each row; (epoch, row number) seeds each epoch's draws, such as masks
+    epochs: NDArray[np.int64]  # (B,) the epoch of each row; (epoch, row number) seeds the row's draws, such as masks
     numbers: NDArray[np.int64]  # (B,) row numbers
     token_counts: NDArray[np.int64] | None = None  # (largest id + 1,) occurrences of each id in the sources; None: not counted
     unrelated: NDArray[np.int64] | None = None  # (B,) for pairs; 0: the second text follows the first; 1: it is from another document
@@ -57,13 +57,13 @@ class FramedBatch:
 class FramedRows:
     """The rows of weighted streams, in a WeightedOrder. The rows and their order depend on (streams, length, seed, epoch) alone.
 
-    A row that an epoch reads several times, because of its source's weight, has another row number each time, so that its masks differ.
+    A row that an epoch reads several times, because of its source's weight, has a different row number each time, so that its masks differ.
     """
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, frame: Frame, *, count_tokens: bool = False):
         """`count_tokens`: count the ids of the streams, for `FramedBatch.token_counts`.
 
-        Raises DataError if `length` is below 3, if a stream's texts have no token, or if a weight gives no rows or too many in an epoch.
+        Raises DataError if `length` is below 3, if a stream has only [CLS] and [SEP], or if a weight gives no rows or too many in an epoch.
         """
         if length < 3:
             raise DataError(
@@ -98,7 +98,7 @@ class FramedRows:
         return pad_rows(framed, texts, self.frame, epochs, numbers, token_counts=self.token_counts)
 
     def _texts(self, number: int, row: int) -> list[NDArray[Any]]:
-        """Return the parts of documents in a row of stream `number`, without [CLS] and [SEP]; one empty text if there are none."""
+        """Return the parts of documents in a row of stream `number`, without [CLS] and [SEP]; one empty text if it has no ids of texts."""
         stream, width = self.streams[number], self.length - 2
         begin, end = row * width, min((row + 1) * width, len(stream.tokens))
         documents = range(int(np.searchsorted(stream.starts, begin, side="right")) - 1, int(np.searchsorted(stream.starts, end)))
@@ -114,7 +114,7 @@ def pad_rows(
     numbers: NDArray[np.int64],
     **extras: NDArray[np.int64] | None,
 ) -> FramedBatch:
-    """Return the padded batch of rows, each a list of parts. `texts`: the index of each id's text, by row; padding has the last one."""
+    """Return the padded batch of rows, each a list of arrays of ids. `texts`: the index of each id's text; padding has the last index."""
     lengths = np.array([len(row_texts) for row_texts in texts], np.int64)
     ids = np.full((len(rows), int(lengths.max())), frame.padding, np.int64)
     padded = np.empty_like(ids)

@@ -52,7 +52,7 @@ class BatchSizes:
 
 
 def _levels(start: int, full: int, ramp_rows: float) -> list[tuple[int, int]]:
-    """Return the batch sizes of the ramp, each with its number of steps. Size j * start is used from where the linear ramp reaches it."""
+    """Return the batch sizes of the ramp, each with its number of steps. Size j * start is used once the linear ramp has reached it."""
     most = full // start
     levels: list[tuple[int, int]] = []
     rows = 0
@@ -87,7 +87,7 @@ class Rows(Protocol):
 
 
 class StepLoader(Protocol[Batch]):
-    """The batches of a run. Loaders that sample completions from the model override `observed`, `state` and `restore`; others need none."""
+    """The batches of a run. Loaders that sample completions from the model override `observed`, `state` and `restore`; others do not."""
 
     rows: Rows
     sizes: BatchSizes
@@ -106,7 +106,7 @@ class StepLoader(Protocol[Batch]):
         return {}
 
     def state(self, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the state that step n needs from earlier steps, for a checkpoint: tensors by name, and values for state.json."""
+        """Return the state of earlier steps that step n needs, to save it in a checkpoint: tensors by name, and values for state.json."""
         return {}, {}
 
     def restore(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:
@@ -120,7 +120,7 @@ class Loader(StepLoader[Batch]):
     def __init__(
         self, rows: Rows, collate: Callable[[Any], Batch], batch_size: int | BatchSizes, micro_batch_size: int, *, ahead: bool = False
     ):
-        """`collate` turns the rows of a micro-batch into the objective's batch. `ahead`: a thread prepares each step during the one before.
+        """`collate` turns the rows of a micro-batch into the objective's batch. `ahead`: a thread prepares the next step's batches.
 
         Raises ValueError if the micro-batch size does not divide the batch size, or the first size of a ramp.
         """

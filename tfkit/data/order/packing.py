@@ -25,7 +25,7 @@ class PackedBatch:
 
     ids: NDArray[np.int64]  # (B, length + shared)
     document_ids: NDArray[np.int64]  # (B, length + shared) from 0 in each row, incremented where a document begins
-    epochs: NDArray[np.int64] | None = None  # (B,) the epoch of each row; (epoch, row number) seeds each epoch's draws, such as masks
+    epochs: NDArray[np.int64] | None = None  # (B,) the epoch of each row; (epoch, row number) seeds the row's draws, such as masks
     numbers: NDArray[np.int64] | None = None  # (B,) row numbers
 
 

@@ -21,7 +21,7 @@ from tfkit.data.order.weighted_order import count_repeats
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError
 
-_PAIRS = 1  # part of the seed from which pairs are drawn, so that this seed differs from the one of the order
+_PAIRS = 1  # part of the seed from which pairs are drawn, so that it differs from the seed of their order
 _SPECIAL = 3  # the number of special ids in a row: [CLS] first [SEP] second [SEP]
 
 
@@ -65,7 +65,7 @@ class SentencePairRows:
         self._pairs, self.order = by_epoch(self._draw_pairs), by_epoch(self._draw_order)
         first = self._pairs(0)
         self._rows = sum(len(pairs.starts) for pairs in first)
-        self.mean_tokens = float(sum(pairs.lengths.sum() for pairs in first)) / self._rows + _SPECIAL  # in the first epoch
+        self.mean_tokens = float(sum(pairs.lengths.sum() for pairs in first)) / self._rows + _SPECIAL  # the mean of the first epoch
         self.token_counts = count_ids([stream for stream, _ in streams]) if count_tokens else None
 
     def __len__(self) -> int:
@@ -108,7 +108,7 @@ class SentencePairRows:
         return by_stream
 
     def _draw_order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the row numbers of an epoch, (len(self),). The first epoch begins with its longest row, to reveal a lack of memory."""
+        """Return an epoch's row numbers, (len(self),). The first epoch begins with its longest row, so that lack of memory shows early."""
         bits = np.random.PCG64([self.seed, epoch])
         sizes = np.concatenate([pairs.lengths.sum(axis=1) for pairs in self._pairs(0 if self.static else epoch)])
         order = np.concatenate([permutation(bits, len(sizes)) for _ in range(-(-self._rows // len(sizes)))])[: self._rows]
@@ -166,8 +166,8 @@ class _Documents:
         return [*begins, int(self.stream.starts[document + 1]) - 1]
 
     def _draw_elsewhere(self, number: int, target: int, draws: Draws) -> tuple[int, int]:
-        """Return where successive sentences of another document begin and end, from a random sentence on, which have at least `target` ids
-        unless the document ends before. `number`: the index in `kept` of the document to avoid.
+        """Return where a span of another document begins and ends: successive sentences from a random one on, with at least `target` ids in
+        all unless the document ends before. `number`: the index in `kept` of the document to avoid.
         """
         other = draws.integer(len(self.kept) - 1)
         document = self.kept[other + (other >= number)]

@@ -22,9 +22,9 @@ from tfkit.data.store.token_stream import TokenStream
 
 
 class SpanLengths(NamedTuple):
-    """The numbers of tokens and spans in a row, which give the lengths of the model's inputs and targets; the same for every row."""
+    """The numbers of tokens and spans in a row, which give the lengths of the model's inputs and targets and are equal for all rows."""
 
-    raw: int  # tokens
+    raw: int  # tokens in all
     noise: int  # tokens in spans
     spans: int
 
@@ -49,7 +49,7 @@ def span_lengths(raw: int, rate: float, mean_span: float) -> SpanLengths:
 
 
 def longest_row(length: int, rate: float, mean_span: float) -> SpanLengths:
-    """Return the lengths of the longest row whose inputs fit into `length` (at least 3): they fill it exactly, unless `rate` is near 1."""
+    """Return the lengths of the longest row whose inputs fit into `length` (at least 3). Unless `rate` is near 1, they fill it exactly."""
     rows = range(2, math.ceil(length / (1 - rate)) + 1)  # the inputs of a row of length / (1 - rate) tokens are too long
     fitting = bisect_right(rows, length, key=lambda raw: span_lengths(raw, rate, mean_span).inputs)
     return span_lengths(max(2, fitting + 1), rate, mean_span)
@@ -83,7 +83,7 @@ class SpanRows:
         return len(self._rows)
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> SpanBatch:
-        """Return the rows with these row numbers, with the spans drawn for these epochs (for epoch 0 if `static`)."""
+        """Return the rows with these row numbers, with the spans that are drawn for these epochs; if `static`, for epoch 0."""
         raw, noise, spans = self.lengths
         parts = []
         for epoch, number in zip(np.zeros_like(epochs) if self.static else epochs, numbers, strict=True):

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from tfkit.data.order.draws import by_epoch, permutation
 from tfkit.errors import DataError
 
-MAX_ROWS = 100_000_000  # most rows that an epoch reads from a source with a weight above 1, since their order takes 24 bytes a row
+MAX_ROWS = 100_000_000  # the most rows that an epoch reads from a source with a weight above 1; the order takes 24 bytes of memory a row
 
 
 class WeightedOrder:
     """The order of the rows of several sources, numbered consecutively across sources. `len()` is the number of rows in an epoch."""
 
     def __init__(self, sources: Sequence[tuple[str, float, int]], seed: int, *, distinct: bool = False):
-        """`sources`: the name, the weight and the number of rows of each source. `distinct`: if an epoch reads a row several times, it has
-        another row number each time. Raises DataError if a weight gives no rows or too many in an epoch.
+        """`sources`: the name, the weight and the number of rows of each source. `distinct`: a row that an epoch reads several
+        times has a different row number each time. Raises DataError if a weight gives no rows or too many in an epoch.
         """
         self._counts = np.array([rows for _, _, rows in sources], np.int64)
         self.repeats = [count_repeats(name, weight, rows) for name, weight, rows in sources]
@@ -56,7 +56,7 @@ class WeightedOrder:
 
 
 def count_repeats(name: str, weight: float, rows: int) -> tuple[int, int]:
-    """Return how many whole passes over a source an epoch makes, and how many further rows it reads. Raises DataError if an epoch would
+    """Return how many times an epoch reads all rows of a source, and how many rows it reads once more. Raises DataError if it would
     read no rows, or, with a weight above 1, more than `MAX_ROWS`.
     """
     passes, extra = int(weight), round((weight % 1) * rows)

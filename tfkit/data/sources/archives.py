@@ -19,8 +19,8 @@ from tfkit.data.formats.file_content import Content, content_of, reading, seekab
 from tfkit.data.formats.suffixes import KINDS, is_archive, is_hidden, is_readme, is_searched, list_names, suffix_of
 from tfkit.errors import DataError, first_line
 
-_ENCRYPTED = 1  # a bit of ZipInfo.flag_bits
-_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # bzip2 and LZMA may expand a kilobyte to a gigabyte in a single read
+_ENCRYPTED = 1  # the bit of ZipInfo.flag_bits that marks an encrypted file
+_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # not bzip2 and LZMA, which may expand a kilobyte to a gigabyte in one read
 _DAMAGE = (struct.error, ValueError, OverflowError, NotImplementedError, RuntimeError, tarfile.TarError)
 
 
@@ -34,7 +34,7 @@ class _Member(NamedTuple):
 
 
 def members(path: Path, *, recognises: bool = True, only: Collection[str] = ()) -> Iterator[Content]:
-    """Yield the data files of an archive; each must be read before the next. Raise DataError if the archive is damaged, would unpack to far
+    """Yield the data files of an archive; read each before taking the next. Raise DataError if the archive is damaged, would unpack to far
     more bytes than text does, or has no data file, or one that cannot be read.
 
     `recognises`: leave out a README or a licence beside other files (tfkit 0.1 read them). `only`: names of files to read; empty: all.
@@ -51,7 +51,7 @@ def members(path: Path, *, recognises: bool = True, only: Collection[str] = ()) 
 
 
 def member_names(path: Path, *, recognises: bool = True) -> tuple[list[str], list[str]]:
-    """Return the names of an archive's files that are read, and of those that are skipped. Raise DataError if it cannot be read."""
+    """Return the names of the files of an archive that are read, and of those skipped. Raise DataError if the archive cannot be read."""
     with _opened(path) as files:
         read = _data_files(files, path, recognises=recognises)
         return [str(file.name) for file in read], [_printable(file.name) for file in files if file not in read]
@@ -85,7 +85,7 @@ def _files_of_zip(archive: zipfile.ZipFile) -> list[_Member]:
 
 
 def _files_of_tar(archive: tarfile.TarFile, file: IO[bytes]) -> list[_Member]:
-    """List the regular files, of equal names only the last. Raise ValueError for a damaged header, where tarfile would silently stop."""
+    """List the regular files; of equal names, only the last. Raise ValueError for a damaged header, where tarfile would silently stop."""
     infos: dict[str, tarfile.TarInfo] = {}
     offset = -1
     for info in archive:

@@ -34,24 +34,24 @@ class DerivedRows:
 
     @property
     def name(self) -> str:
-        """The name of the other source."""
+        """The name of `source`."""
         return self.source.name
 
     @property
     def size_bytes(self) -> int | None:
-        """The bytes of the other source; None if only a sample of its rows is used."""
+        """The bytes of `source`; None if only a sample of its rows is used."""
         return None if self.note else self.source.size_bytes
 
     def describe(self) -> str:
-        """Return the description of the other source, with `note`."""
+        """Return the description of `source`, followed by `note`."""
         return f"{self.source.describe()}{self.note}"
 
     def fingerprint(self) -> str:
-        """Return the fingerprint of the other source, with `rule`."""
+        """Return the fingerprint of `source`, followed by `rule`."""
         return f"{self.source.fingerprint()}\0{self.rule}"
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Yield the rows. Raises DataError as the other source does, even for a bad row that is not used."""
+        """Yield the derived rows. Raises DataError as `source` does, even for a bad row that is not used."""
         return self.derive(self.source.rows(skipped))
 
 
@@ -81,7 +81,7 @@ def _joined(rows: Iterator[Row]) -> Iterator[Row]:
 
 
 def split_prompt(row: Row) -> Row:
-    """Split a completion that is a whole conversation into its last message (the completion) and the others (the prompt), if it is one."""
+    """Return the row, but if its completion is a whole conversation, with the last message as completion and the rest as prompt."""
     messages = row.values["completion"]
     if not isinstance(messages, list) or not is_whole(messages):
         return row
@@ -91,8 +91,8 @@ def split_prompt(row: Row) -> Row:
 def _divide(rows: list[Row]) -> list[list[Row]]:
     """Divide the rows of a prompt into groups of about COMPLETIONS rows, each with at least one good and one bad row.
 
-    If there are fewer good (or bad) rows than groups, each group gets one of them, in turn. If all rows are good, or all are bad, they are
-    one group.
+    If there are fewer good (or bad) rows than groups, each group gets one of these few, in turn. If all rows are good, or all are bad, they
+    are one group.
     """
     flags = [read_flag(str(row.values["label"])) for row in rows]
     kinds = [[row for row, flag in zip(rows, flags, strict=True) if flag is is_good] for is_good in (True, False)]
@@ -113,7 +113,7 @@ def _join(rows: list[Row]) -> Row:
 
 
 def drawn_rows(source: Source, count: int, seed: int) -> DerivedRows:
-    """Return a source with `count` random rows of another one, or all if it has fewer, in their order. All rows are read, as a stream."""
+    """Return a source with `count` random rows of `source`, or all if it has fewer, in their order there. All rows are read as a stream."""
     drawn = cache(lambda: draw(source.rows({}), count, seed))
     note = f"; at most {count:,} of these rows, drawn by the seed {seed}"
     return DerivedRows(source, lambda rows: select(rows, drawn()), f"drawn {count} {seed}", note)
@@ -131,7 +131,7 @@ def select(rows: Iterable[One], drawn: frozenset[int]) -> Iterator[One]:
 
 def cut_text(row: Row, part: Part) -> Row | None:
     """Return a row with only the training or held-out part of its text; None if that part is empty. The held-out part is the end of the
-    text, from the beginning of a paragraph, or else of a line, a sentence or a word. Its place includes the number of its first line.
+    text, from the beginning of a paragraph, or else of a line, a sentence or a word, and its place includes the number of its first line.
     """
     assert part.fraction is not None, "only a fraction is cut off"
     position = _find_cut(row.text, part.fraction)

@@ -2,8 +2,8 @@
 
 A streamed data set is read once: its records are written to tfkit's cache, and read from there afterwards. A folder of the cache has
 records.jsonl, whose lines are records of the columns that are read (an earlier version wrote several such files), and index.json, written
-after it, with the class names, since the records hold only the numbers of classes. Later runs read the folder without the network, even
-if the data set has changed on the Hub: a revision fixes the content, and deleting the folder streams the data set again.
+last, with the class names, since the records hold only the numbers of classes. Later runs read the folder without the network, even if
+the data set has changed on the Hub; to stream the data set again, delete the folder, or set another revision in the recipe.
 """
 
 import datetime
@@ -55,7 +55,7 @@ class HubSource:
         return f"{about}; {self.part.describe()}" if self.part.describe() else about
 
     def fingerprint(self) -> str:
-        """Return a hash of the rows' values, the columns, the part and the handling of bad rows, wherever the data set is stored."""
+        """Return a hash of the rows' values, the columns, the part and the handling of bad rows, but not of where the data set is."""
         hashed = hashlib.blake2b(
             f"hub\0{self.columns.fingerprint()}\0{self.part.fingerprint(self._all_rows())}{fingerprint_of(self.on_bad_row)}".encode(),
             digest_size=16,
@@ -71,7 +71,7 @@ class HubSource:
         return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
-        """Raise DataError if a role has no column, or if one of the first rows is bad and bad rows are not skipped."""
+        """Raise DataError if a required role has no column, or if one of the first rows is bad and bad rows are not skipped."""
         check_rows(self._all_rows(), self.on_bad_row, self._where, FIRST_ROWS)
 
     def _all_rows(self) -> Rows:
@@ -139,7 +139,7 @@ class StreamedSource:
         return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
-        """Raise DataError if the first row is bad, or, when bad rows are skipped, every row. Without a cache, the stream is opened."""
+        """Raise DataError if the first row is bad, or, where bad rows are skipped, if all rows are. Rows not yet cached are streamed."""
         if read_index(self.folder, RECORDS_VERSION) is not None:
             check_rows(self._all_rows(), self.on_bad_row, self._where)
             return
@@ -204,7 +204,7 @@ class StreamedSource:
         """Yield each record as a line of JSON, with the columns that are read. Any error becomes a DataError."""
         try:
             for values in islice(stream, self.most):
-                names = self.columns.select_kept(values) or values  # if no role reads a column, keep all, since the error lists them
+                names = self.columns.select_kept(values) or values  # if no role reads any, keep all columns: the error lists them
                 yield json.dumps({name: values[name] for name in names}, default=self._plain).encode() + b"\n"
         except DataError:
             raise

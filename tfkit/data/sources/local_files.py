@@ -59,7 +59,7 @@ class FileSource:
         return None if is_packed else int(self._bytes_on_disk() * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Return a description, for messages: the files, their megabytes, layout and use, the part, and how many files are skipped."""
+        """Return a description, for messages: the files, their megabytes, layout and use, the part that is read, and skipped files."""
         count = len(self.paths)
         about = [f"{self.name}: {format_number_of(count, 'file')}, {format_bytes(self._bytes_on_disk())}"]
         about += [self.uses] if self.uses else []
@@ -142,7 +142,7 @@ class FileSource:
 
 
 def find_beside(pattern: str, paths: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the files of a pattern, which are parallel to `paths`. Raise DataError if their number differs, or one is an archive."""
+    """Return the files of a pattern, which are parallel to `paths`. Raise DataError if they are not as many, or one is an archive."""
     parallel = find_files(pattern)
     if len(parallel) != len(paths):
         raise DataError(
@@ -176,7 +176,7 @@ def find_files(pattern: str, *, recognises: bool = True) -> list[Path]:
 
 
 def is_read_by(path: Path, pattern: str) -> bool:
-    """Whether a source with this pattern (file, folder or glob) reads a path, which need not exist. Links in both are followed."""
+    """Whether a source with this pattern (file, folder or glob) reads a path, which need not exist. Links in both paths are followed."""
     try:
         source, path = Path(pattern).expanduser(), path.resolve()
         if source.is_dir():
@@ -285,7 +285,7 @@ def _may_be_data(name: Path) -> bool:
 
 
 def _holds_rows(path: Path, *, recognises: bool) -> bool:
-    """Whether a file holds rows. Of JSON files, only arrays and JSON lines do; most JSON files in folders of code are settings."""
+    """Whether a file holds rows. Of JSON files, only arrays and JSON lines do, since most others are settings of programs."""
     if suffix_of(path) != ".json":
         return True
     with opened(content := content_of(path)) as file:

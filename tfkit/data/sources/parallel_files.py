@@ -30,7 +30,7 @@ class ParallelFiles:
 
     @property
     def first(self) -> str:
-        """The first column: the text, the source, the tokens, or a language (if the user names a single file, that of this file)."""
+        """The first column: the text, the source, the tokens, or a language (if the user names a single file, its language)."""
         return next(iter(self.columns))
 
     @property
@@ -50,8 +50,8 @@ class ParallelFiles:
 def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) -> ParallelFiles | None:
     """Return the parallel files of a folder or a glob, or a single file with those parallel to it; None if the files are not parallel.
 
-    `paths`: the files that the pattern matches; of a folder, files with any suffix are considered instead. `of_languages`: files in several
-    languages are parallel, too, if they have equal numbers of lines.
+    `paths`: the files that the pattern matches; for a folder, its files with any suffix are considered instead. `of_languages`: files in
+    several languages are parallel, too, if they have equal numbers of lines.
     """
     named = paths[0] if len(paths) == 1 and Path(pattern).expanduser().is_file() else None
     folder = named.parent if named is not None else Path(pattern).expanduser()
@@ -74,7 +74,7 @@ def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) ->
     others = [path for path in paths if all(path not in columns.values() for columns in sets)]
     others = [path for path in others if is_searched(PurePath(path.name)) or column_in(path)]
     others = [path for path in others if not is_readme(path) and path.name != MAPPING]
-    if len(common) < 2 or (named is None and others and common[0] in LANGUAGES):  # other texts: no folder of translations
+    if len(common) < 2 or (named is None and others and common[0] in LANGUAGES):  # a folder with other texts has no translations
         return None
     first = next((column for column in common if named is not None and sets[0][column] == named and column in LANGUAGES), common[0])
     in_order = sorted(common, key=lambda column: column != first)

@@ -1,4 +1,4 @@
-"""Rows that keep all fields of their records: for predictions, beside the row that the objective reads, and to recognise the task."""
+"""Rows that keep all fields of their records: with the row that the objective reads, for predictions; or alone, to recognise the task."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,7 +30,7 @@ class PredictionInput(NamedTuple):
 @dataclass(frozen=True)
 class PredictionColumns(Columns):
     """Columns that keep the whole record with its row. `option`: the command-line option that names the only column, for error messages;
-    empty: --columns. `takes_lines`: whether plain texts may be read in place of the named column.
+    empty: --columns. `takes_lines`: whether a row may also be a plain text, without the named column.
     """
 
     option: str = ""
@@ -43,7 +43,7 @@ class PredictionColumns(Columns):
     def input_of(self, record: Record) -> PredictionInput:
         """Return a record's fields with its row, or with the error in it.
 
-        If words are read and the record is only a text, it is split into words, with punctuation apart, as in data sets of tagged words.
+        If a role reads words and the record is only a text, the text is split into words and punctuation, as in data sets of tagged words.
         """
         if {*record.values} == {"text"} and [role.form for role in self.roles if role.required] == ["texts"]:
             record = record._replace(values={**record.values, "tokens": _WORD.findall(str(record.values["text"]))})

@@ -1,6 +1,6 @@
 """Splits by name: the files of a folder, glob or archive, or the keys of a JSON object, called train, valid (validation, val, dev) or test.
 
-As in data sets of the hub, the word may be anywhere in the file's name, or in the name of its folder: `train-00000-of-00004.parquet`,
+As in data sets of the hub, this word may be anywhere in the name of the file or of its folder: `train-00000-of-00004.parquet`,
 `SNLI_dev.csv`, `data/test/a.jsonl`. Source code is excluded: a file called test.py is no test split.
 """
 
@@ -61,8 +61,8 @@ class SplitFiles(Generic[Named]):
 
 
 def split_of(name: PurePath, *, may_be_code: bool = True) -> Split | None:
-    """Return the split that a word in the file's name names, or else a word in the name of the nearest folder with such a word. None if no
-    name has such a word, if that name has words for several splits, or if `may_be_code` and the suffix is that of source code.
+    """Return the split that is named by a word in the file's name, or else in the name of the nearest folder with such a word. None if no
+    name has such a word, if the name has words for several splits, or if `may_be_code` and the suffix is that of source code.
     """
     if may_be_code and suffix_of(name) in CODE_SUFFIXES:
         return None
@@ -139,7 +139,7 @@ def siblings(path: Path, *, of_column: bool) -> list[str]:
 
 
 def _but_split(path: Path) -> str:
-    """Return the name of a file without numbers and without the word of its split, which is the same for all files of a data set."""
+    """Return the name of a file without numbers and without the word of its split, so equal for all files of a data set."""
     return re.sub(r"[a-z]+", lambda match: "" if _WORD.fullmatch(match[0]) else match[0], re.sub(r"[0-9]+", "", path.name.lower()))
 
 

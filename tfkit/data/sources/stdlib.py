@@ -101,7 +101,7 @@ class StdlibTask:
     columns: Columns
     part: Part
     on_bad_row: OnBadRow
-    folder: Path  # its folder of the cache
+    folder: Path  # the task's folder in the cache
     index: dict[str, Any]
 
     @classmethod
@@ -133,7 +133,7 @@ class StdlibTask:
         return about + (f"; {format_number_of(unread, 'file')} skipped that this Python cannot parse" if unread else "")
 
     def fingerprint(self) -> str:
-        """Return a hash of the task, the columns, the part, and all files: a row is left out if a file of the other part has its input."""
+        """Return a hash of the task, columns, part, and all files, since a row is left out if a file of the other part has its input."""
         return digest(self.folder.name, self.columns.fingerprint(), f"{self.part}{fingerprint_of(self.on_bad_row)}")
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
@@ -149,7 +149,7 @@ class StdlibTask:
             yield self.columns.take(Record(record["values"], f"{record['path']}:{record['line']}"))
 
     def _kept(self) -> Iterator[dict[str, Any]]:
-        """Yield the records of the part, but only the first for each input, and in the training part none whose input is held out."""
+        """Yield the part's records, but only the first with each input, and for training none whose input is also in the held-out part."""
         held_out = Part("held_out", self.part.fraction)
         seen = set()
         if self.part.name == "train":
@@ -188,7 +188,7 @@ def _find_records(task: str, files: StdlibSource) -> tuple[list[dict[str, Any]],
             parsed, examples = None, []
         unread += parsed is None
         for line, values in examples:
-            words = " ".join(_texts(values[TASKS[task].input_column])).split()  # copies of a code may differ in white space
+            words = " ".join(_texts(values[TASKS[task].input_column])).split()  # copies of the same code may differ in white space
             key = hashlib.blake2b(" ".join(words).encode(errors="surrogatepass"), digest_size=8).hexdigest()
             records.append({"path": name, "line": line, "given": key, "values": values})
     if task == "packages":

@@ -2,7 +2,7 @@
 
 An example is a few arrays (ids, labels, segments ...), with the same names for every row. A folder of the cache has for each array
 `<name>.bin` (int32, or the encoder's type) and `<name>.starts.bin` (int64, examples + 1); lengths.bin, texts.bin (a hash of each row's
-text), places.bin and places.starts.bin; index.json, written after these; and hashes.json (hashes.py). All arrays are little-endian.
+text), places.bin and places.starts.bin; index.json, written after these files; and hashes.json (hashes.py). All arrays are little-endian.
 """
 
 import os
@@ -64,16 +64,16 @@ class ExampleSet:
     """All examples of a source, memory-mapped."""
 
     name: str  # the name of the source
-    arrays: Mapping[str, tuple[NDArray[Any] | HashedArray, NDArray[np.int64]]]  # values of all examples; (examples + 1,) where each begins
+    arrays: Mapping[str, tuple[NDArray[Any] | HashedArray, NDArray[np.int64]]]  # all values, and (examples + 1,) where each example begins
     lengths: NDArray[np.int32]  # (examples,) the number of tokens that the model reads
     texts: NDArray[np.uint64]  # (examples,) a hash of each row's text
-    places: tuple[NDArray[np.uint8], NDArray[np.int64]]  # places of all rows, as UTF-8; (examples + 1,) where each begins
+    places: tuple[NDArray[np.uint8], NDArray[np.int64]]  # all places, as UTF-8, and (examples + 1,) where each begins
     max_id: int  # the largest token id
     fingerprint: str
     cached: bool  # whether the set was already in the cache
     truncated: int = 0
     first_truncated: str = ""  # place of the first truncated row
-    unread: int = 0  # targets that are not used, since an example has only one
+    unread: int = 0  # the number of targets that are not used, since an example has only one
     moved: Callable[[str], str] = str  # corrects the folder in a place, if the files were moved after their rows were cached
     skipped: Mapping[str, Skipped] = field(default_factory=dict)  # skipped rows, by kind
 
@@ -169,7 +169,7 @@ def _write(
 
 
 def no_rows(source: Source) -> DataError:
-    """Return the error for a part of a source without rows, which explains if equal inputs have put all rows into the other part."""
+    """Return the error for a part that has no rows. If equal inputs put all rows of the source into the other part, the error says so."""
     problem = f"{source.describe()}: no rows here"
     source = getattr(source, "source", source)  # DerivedRows have an inner source
     part = getattr(source, "part", None)
@@ -249,7 +249,7 @@ def _folder_of(source: Source) -> str | None:
 
 
 def _load(name: str, folder: str | None, index: dict[str, Any], files: HashedFiles, fingerprint: str, cached: bool) -> ExampleSet:
-    before: str | None = index.get("folder")  # None: tfkit 0.1 did not write it
+    before: str | None = index.get("folder")  # None: cached by tfkit 0.1, which did not write it
 
     def moved(place: str) -> str:
         if folder is None or before is None or folder == before or not PurePath(place).is_relative_to(before):

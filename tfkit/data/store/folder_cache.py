@@ -109,7 +109,7 @@ def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[
 
     `build` fills an empty temporary folder, which is then synced and renamed; if `build` raises, the temporary folder is removed. If two
     processes build at the same time, both use the folder of the faster one. An incomplete folder is replaced silently, a damaged one with a
-    RuntimeWarning; a process that has mapped the old files keeps them. Raises MachineError if the disk is full or may not be written.
+    RuntimeWarning; a process that has mapped the old files keeps them. Raises MachineError if the disk is full or not writable.
     """
     if is_whole(folder):
         damaged = find_damage(folder)
@@ -146,7 +146,7 @@ def _put_in_place(temporary: Path, folder: Path, is_whole: Callable[[Path], bool
             if is_whole(folder) and find_damage(folder) is None:
                 return False  # another process was faster
             with contextlib.suppress(FileNotFoundError):  # another process has already moved the folder away
-                os.rename(folder, _sibling_name(folder))  # under this name no process locks it, so _remove_leftovers deletes it
+                os.rename(folder, _sibling_name(folder))  # nobody locks the folder under this name, so _remove_leftovers deletes it
             continue
         _remove_leftovers(folder.parent)
         return True
@@ -187,7 +187,7 @@ def _remove_leftovers(parent: Path) -> None:
             else:
                 leftover.unlink()
         except OSError:
-            pass  # the process that builds the folder is alive
+            pass  # locked, so the process that builds the folder is alive
         finally:
             os.close(descriptor)
 
@@ -197,7 +197,7 @@ def _sibling_name(folder: Path) -> Path:
 
 
 def _temporary_folder() -> Path:
-    """Return a folder in the system's temporary folder that the user owns: tfkit-UID, or a new one if that is another user's or a link."""
+    """Return a folder in the system's temporary folder that the user owns: tfkit-UID, or a new one if that is unusable."""
     folder = Path(tempfile.gettempdir()) / f"tfkit-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -245,7 +245,7 @@ def write_index(folder: Path, version: int, facts: Mapping[str, Any], names: Ite
 
 
 def read_index(folder: Path, version: int) -> dict[str, Any] | None:
-    """Return the index of a folder; None if there is none, if its version is another, or if a file does not have the size in the index."""
+    """Return the index of a folder; None if there is none, if it has another version, or if it states a wrong size for a file."""
     try:
         index: dict[str, Any] = json.loads((folder / INDEX).read_bytes())
         whole = all((folder / name).stat().st_size == size for name, size in index["files"].items())

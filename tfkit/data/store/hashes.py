@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from tfkit.errors import DataError
 
 HASHES = "hashes.json"
-BLOCK = 1 << 20  # bytes; a multiple of every item size, so that no item spans two blocks
+BLOCK = 1 << 20  # bytes in a block; a multiple of every item size, so that no item spans two blocks
 WHOLE = 1 << 26  # bytes of the largest file that is verified as a whole when its folder is opened, in a tenth of a second
 
 
@@ -55,7 +55,7 @@ def read_hashes(folder: Path) -> dict[str, FileHashes]:
 
 
 class HashedArray:
-    """The array of a memory-mapped file; each block is verified when it is first read. Raises DataError on damage."""
+    """The array of a memory-mapped file; each block is verified when it is first read. Raises DataError if a block is damaged."""
 
     def __init__(self, path: Path, numbers: NDArray[Any], blocks: list[str]):
         self._path, self._numbers, self._blocks = path, numbers, blocks
@@ -118,7 +118,7 @@ class HashedFiles:
         return HashedArray(self._folder / name, numbers, blocks) if size > WHOLE else numbers
 
     def verified_array(self, name: str, dtype: DTypeLike) -> NDArray[Any]:
-        """Return a file as a memory-mapped array, verified as a whole. Raises DataError on damage."""
+        """Return a file as a memory-mapped array, verified as a whole. Raises DataError if the file is damaged."""
         return np.asarray(self.array(name, dtype))
 
 

@@ -1,4 +1,4 @@
-"""The memory-mapped stream of a source's token ids, with document boundaries, which is built once, in constant memory, and cached.
+"""The memory-mapped stream of a source's token ids, with document boundaries, built once, in constant memory, and cached.
 
     document 0          document 1          last document
     bos a b c           bos d e        ...  bos z eos       bos = eos: one id ends a document and begins the next
@@ -41,14 +41,14 @@ class TokenStream:
 
     name: str  # the name of the source
     tokens: NDArray[Any] | HashedArray  # (tokens,) uint16 or uint32, memory-mapped
-    starts: NDArray[np.int64]  # (documents + 1,) where each document begins, and where the next one after the last would begin
+    starts: NDArray[np.int64]  # (documents + 1,) where each document begins; the last item: where one more would begin
     text_bytes: NDArray[np.int64]  # (documents,) UTF-8 bytes of each text, without those of its first id if no id precedes it
-    separator: int  # number of ids appended to each document: 1 (eos); 0 if its template or the next bos ends it, or there is no eos
+    separator: int  # number of ids appended to each document: 1 (eos); 0 if the template or the next bos ends it, or there is no eos
     max_id: int  # the largest id
     fingerprint: str
     cached: bool  # whether the stream was already in the cache
     skipped: Mapping[str, Skipped] = field(default_factory=dict)  # skipped rows, by kind
-    sentences: NDArray[np.int64] | None = None  # (sentences,) where each sentence begins, of those that have ids; None: not stored
+    sentences: NDArray[np.int64] | None = None  # (sentences,) where each sentence that has ids begins; None: not stored
     texts: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))  # (documents,) a hash of each document's text
 
     def __len__(self) -> int:

@@ -16,9 +16,9 @@ from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import LIBRARY_VERSION, Tokenizer, train_tokenizer
 from tfkit.tokenizer.tokenizer_files import CONFIG, TOKENIZER
 
-# By kind of tokenizer, 1 for the others; part of the fingerprint: raise a version when the same text gives another tokenizer.
+# Versions by kind of tokenizer, 1 for kinds not listed; part of the fingerprint: raise one when the same text gives another tokenizer.
 _TRAINER_VERSIONS = {"bpe_byte_fallback": 2}
-_PIECE = 1 << 16  # characters: a longer row is sampled in pieces, over its whole length
+_PIECE = 1 << 16  # the most characters of a piece; longer rows are sampled in pieces, over their whole length
 
 
 def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, progress: Callable[[int], None] | None = None) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""Open a checkpoint for an objective: as the base model of a fine-tuning, with the objective's head, or as a finished model to evaluate."""
+"""Open a checkpoint for an objective: as the base model of a fine-tuning, with a head for it, or as a finished model to be evaluated."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ class Start:
 
     path: str  # as in the recipe's model.from
     described: Described
-    sha256: str  # of weights and configuration
-    run_id: str | None  # of the run that made the checkpoint; None: tfkit did not make it
+    sha256: str  # a hash of the weights and configuration
+    run_id: str | None  # the id of the run that made the checkpoint; None: tfkit did not make it
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -42,7 +42,7 @@ class Start:
         return self.described.require_tokenizer()
 
     def parent(self) -> dict[str, str | None]:
-        """Return the checkpoint's entry for tfkit.json, in the list of the models from which the run's model is made."""
+        """Return the checkpoint's entry in the list `parents` of tfkit.json: the models from which the run's model is made."""
         return {"role": "start", "path": self.path, "run_id": self.run_id, "sha256": self.sha256}
 
 
@@ -63,10 +63,10 @@ def open_start(section: ModelSection) -> Start:
 
 
 def kept_labels(start: Start, recipe: Recipe, labels: list[str]) -> list[str]:
-    """Return the checkpoint's classes if its head can be used for `labels`, the classes that the run needs; else return `labels`.
+    """Return the checkpoint's classes if its head can be kept for `labels`, the run's classes; else return `labels`.
 
-    To be usable, the head must be of the objective's kind, the checkpoint's classes must include all `labels`, and the recipe must name no
-    classes. Raises UsageError if the recipe names the checkpoint's classes in another order.
+    The head is kept if it is of the objective's kind, the checkpoint's classes include all `labels`, and the recipe names no
+    classes. Raises UsageError if the recipe names the checkpoint's classes in an order other than its own.
     """
     own, head = list(start.described.labels), start.described.config.head.kind
     named = recipe.objective.named_labels
@@ -77,7 +77,7 @@ def kept_labels(start: Start, recipe: Recipe, labels: list[str]) -> list[str]:
 
 
 def check_order(checkpoint: str, own: Sequence[str], named: Sequence[str]) -> None:
-    """Raise UsageError if a recipe names a checkpoint's classes in another order: the head's outputs would get the wrong names."""
+    """Raise UsageError if a recipe names a checkpoint's classes in an order other than its own: outputs would get the wrong names."""
     if [*named] != [*own] and {*named} == {*own}:
         raise UsageError(
             f"objective.labels: {checkpoint} has these classes in another order, and its head would take one for another; "
@@ -88,7 +88,7 @@ def check_order(checkpoint: str, own: Sequence[str], named: Sequence[str]) -> No
 def has_other_labels(start: Start, head: HeadConfig, labels: Sequence[str]) -> bool:
     """Whether `head` is of the same kind as the checkpoint's head but for other classes, so that it must be trained anew.
 
-    If the checkpoint's classes have only the default names (LABEL_0 and so on), any names for the same number of classes are accepted.
+    If the checkpoint's classes have only the default names (LABEL_0 and so on), any names for the same number of classes fit.
     """
     own, known = start.described.config.head, start.described.labels
     if head.kind != own.kind or not isinstance(own, ClassesHeadConfig | TagsHeadConfig):
@@ -100,10 +100,10 @@ def has_other_labels(start: Start, head: HeadConfig, labels: Sequence[str]) -> b
 
 
 def has_new_head(start: Start, config: ModelConfig, labels: Sequence[str]) -> bool:
-    """Whether a model of `config` has a head that the checkpoint lacks, so that the head begins with random weights.
+    """Whether the head of `config` cannot be taken from the checkpoint, so that it begins with random weights.
 
-    A language model's head is not new if only its soft cap or scale differs, since these have no weights, nor if only the checkpoint's
-    output matrix is tied to the embedding, since the new matrix begins as a copy of the embedding.
+    A language model's head is not new if only its soft cap or scale differs, since these have no weights. It is not new either if
+    only the checkpoint ties the output matrix to the embedding, since the untied matrix begins as a copy of the embedding.
     """
     own, head = start.described.config.head, config.head
     if isinstance(own, LanguageModelHeadConfig) and isinstance(head, LanguageModelHeadConfig):
@@ -112,10 +112,10 @@ def has_new_head(start: Start, config: ModelConfig, labels: Sequence[str]) -> bo
 
 
 def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer: Tokenizer) -> ModelConfig:
-    """Return the checkpoint's configuration with the recipe's changes, the objective's head, and entries for new tokens.
+    """Return the checkpoint's configuration with the recipe's changes, the objective's head, and vocabulary entries for new tokens.
 
-    `tokenizer`: may have more tokens than the checkpoint's. Raises ModelError if the configuration does not fit the objective or the sizes
-    of the weights, UsageError for other changes that the checkpoint does not allow.
+    `tokenizer`: the run's, which may have more tokens than the checkpoint's. Raises ModelError if the configuration does not fit the
+    objective or the sizes of the weights, UsageError for other changes that the checkpoint does not allow.
     """
     config, described = apply_changes(start.described.config, recipe.model.changes), start.described
     if tokenizer.size > start.tokenizer.size:
@@ -147,7 +147,7 @@ def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer:
 def _unlike_weights(own: ModelConfig, wanted: ModelConfig) -> list[str]:
     """Return a message for each size of `wanted`, the run's configuration, that differs from the size in `own`, the checkpoint's."""
     sizes = {name: (getattr(own, name), getattr(wanted, name)) for name in ("encoder_layers", "decoder_layers", "dim", "hidden_dim")}
-    for name in ("num_heads", "num_kv_heads"):  # the matrices' shapes depend only on the number of heads times the width of a head
+    for name in ("num_heads", "num_kv_heads"):  # the shapes of matrices depend only on heads times width of a head
         if getattr(own, name) * own.head_dim != getattr(wanted, name) * wanted.head_dim:
             sizes[name] = getattr(own, name), getattr(wanted, name)
     return [
@@ -156,9 +156,9 @@ def _unlike_weights(own: ModelConfig, wanted: ModelConfig) -> list[str]:
 
 
 def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig) -> list[str]:
-    """Return the reasons why the run cannot save an adapter alone: it holds only LoRA updates and a head, so all else must be unchanged.
+    """Return the reasons why the run cannot save an adapter alone, which holds only LoRA updates and a head, so all else must be unchanged.
 
-    Return no reasons if the run trains no adapter, or merges it.
+    Return no reasons if the run trains no adapter, or merges it into the base model.
     """
     if recipe.training.adapter is None or recipe.training.adapter.merge:
         return []
@@ -186,7 +186,7 @@ def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig)
 def start_model(
     recipe: Recipe, start: Start, config: ModelConfig, labels: Sequence[str], *, defer_blocks: bool = False
 ) -> tuple[Transformer, tuple[str, ...]]:
-    """Return the model of `config` with the checkpoint's weights, and the names of the parameters drawn with the recipe's seed instead.
+    """Return the model of `config` with the checkpoint's weights, and the names of parameters that are drawn at random instead.
 
     `defer_blocks`: leave the blocks on the meta device, until the model's `fill_block` loads them one by one.
     """
@@ -194,7 +194,7 @@ def start_model(
     head = config.head if config.head != own.head or recipe.model.changes.get("head") else None
     has_others = has_other_labels(start, config.head, labels)
     cut = own.position.kind == config.position.kind == "learned" and config.context_length < own.context_length
-    later = ("head", "vocab_size", *(["context_length"] if cut else []))  # a head is passed apart; the other tables are resized
+    later = ("head", "vocab_size", *(["context_length"] if cut else []))  # the head is passed apart; these tables are resized after loading
     changes = {name: value for name, value in recipe.model.changes.items() if name not in later}
     seed, folder = recipe.training.seed, start.described.folder
     loaded = load(folder, head=head, other_labels=has_others, changes=changes, seed=seed, defer_blocks=defer_blocks)
@@ -206,7 +206,7 @@ def start_model(
 
 
 def open_finished(section: ObjectiveSection, loaded: Loaded, settings: EvaluationSettings) -> tuple[Objective, Tokenizer]:
-    """Return the objective of `section` for a finished model, and the tokenizer. Raises ModelError if the model does not fit."""
+    """Return the objective of `section` for a finished model, and its tokenizer. Raises ModelError if the model does not fit."""
     if problems := fitting_problems(section, loaded.config):
         raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; give a recipe with the objective that it was trained for")
     assert loaded.codec is not None
@@ -217,9 +217,9 @@ def open_finished(section: ObjectiveSection, loaded: Loaded, settings: Evaluatio
 
 
 def _finished_labels(section: ObjectiveSection, loaded: Loaded) -> list[str]:
-    """Return the names of the checkpoint's classes, in its order: those of objective.labels or, without them, those of the checkpoint.
+    """Return the names of the model's classes, in the order of its outputs: those in objective.labels, else those in its config.json.
 
-    Empty for an objective without classes. Raises UsageError if objective.labels does not fit the checkpoint, ModelError without names.
+    Empty for an objective without classes. Raises UsageError if objective.labels does not fit the model, ModelError if no names are known.
     """
     if not section.has_labels:
         return []
@@ -262,7 +262,7 @@ def pin_models(recipe: Recipe, start: Start | None, objective: Objective, folder
 
 
 def parent_of(entry: Mapping[str, str | None], folder: Path | None) -> Parent:
-    """Return a model on which a run is based, by its entry in tfkit.json and its folder; for an adapter, also with its base model."""
+    """Return a model on which a run is based, from its entry in tfkit.json and its folder. An adapter is returned with its base model."""
     role, path = (str(entry[name]) for name in ("role", "path"))
     base = None
     if folder is not None and is_adapter(folder):

@@ -44,20 +44,20 @@ class Components:
     plan: Plan
     schedule: Schedule
     stepper: Stepper
-    reference: FrozenReference | None  # None unless the objective reads the initial model throughout the training
-    data: TrainingData  # with the reference's log-probabilities, if the objective reads the initial model once
+    reference: FrozenReference | None  # the frozen initial model; None unless it is read throughout the training
+    data: TrainingData  # with the log-probabilities by the initial model, if the objective compares with these
     progress: Progress = field(default_factory=Progress)
 
     def continued_from(self, checkpoint: Path) -> "Components":
-        """Return the components with the state of a checkpoint, for the next step. Raises ModelError if the checkpoint does not fit."""
+        """Return the components with the state of a checkpoint, for the step after it. Raises ModelError if the checkpoint does not fit."""
         return replace(self, progress=restore(self.stepper, self.loader, checkpoint))
 
 
 def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: Peers = ALONE) -> Transformer:
-    """Return the initial model, with random weights or a checkpoint's, and with the parameters that the objective itself initializes.
+    """Return the initial model, with random weights or a checkpoint's, after the objective has initialized its own parameters.
 
-    If the weights will be sharded over `peers`, the blocks stay on the meta device: each is filled just before it is sharded. Raises
-    ModelError if the checkpoint does not fit, UsageError if training.adapter or training.frozen does not fit the model.
+    If the weights will be sharded over `peers`, the blocks are left on the meta device, to be filled one by one when they are sharded.
+    Raises ModelError if the checkpoint does not fit, UsageError if training.adapter or training.frozen does not fit the model.
     """
     new: tuple[str, ...] | None = None
     later = peers.ranks.share(recipe.parallel.shard)
@@ -80,7 +80,7 @@ def first_model(recipe: Recipe, data: TrainingData, listener: Listener, peers: P
 
 
 def _untrained_tokens(data: TrainingData, model: Transformer) -> list[str]:
-    """Return the tokens except padding that the run adds to the vocabulary without training their rows of the output matrix."""
+    """Return the tokens, other than padding, that the run adds to the vocabulary, if their rows of the output matrix are not trained."""
     if data.start is None or not isinstance(model.head, VocabularyHead) or model.head.weight.requires_grad:
         return []
     tokenizer = data.tokenizer
@@ -101,7 +101,7 @@ def assemble(
     """Return the components for step 1. The model moves to the device; its parameters become the working weights, in the run's precision.
 
     The sampling of responses ends once `should_stop()` is True. `peers`: the ranks that take each step together; the recipe says whether
-    they share the weights. Raises ModelError for token ids beyond the vocabulary, and for weights to be sharded that differ between ranks.
+    the weights are sharded. Raises ModelError for token ids beyond the vocabulary, and if ranks differ in weights that they shard.
     """
     _check(recipe, data, model)
     training, objective = recipe.training, data.objective
@@ -135,7 +135,7 @@ def assemble(
 
 
 def _check(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
-    """Check that the vocabulary has all token ids of the data, and that validation sets and prompts can be evaluated.
+    """Check that the model's vocabulary has all token ids of the data, that validation sets can be scored, and prompts continued.
 
     Raises ModelError, DataError and UsageError.
     """
@@ -151,9 +151,9 @@ def _check(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
 def assemble_stepper(
     recipe: Recipe, objective: Objective, model: Transformer, device: torch.device, precision: torch.dtype, peers: Peers = ALONE
 ) -> tuple[Stepper, FrozenReference | None]:
-    """Return the stepper, with unsharded weights, and the reference (the frozen initial model).
+    """Return the stepper, which takes the steps, with unsharded weights, and the reference (the frozen initial model).
 
-    The reference is None unless the objective reads it throughout the training.
+    The reference is None unless the objective needs it throughout the training, as for sampled responses.
     """
     training = recipe.training
     companions = place_companions(recipe, objective, device, precision) if objective.companions else {}
@@ -204,7 +204,7 @@ def total_steps(recipe: Recipe, rows: Rows, sizes: BatchSizes) -> int:
 
 
 def in_steps(every: int | Literal["epoch"] | None, rows: Rows, sizes: BatchSizes) -> int | None:
-    """Return the number of steps between two evaluations or checkpoints, for "epoch" the steps of an epoch, rounded up; None stays None."""
+    """Return `every`, the distance of evaluations or checkpoints, in steps: for "epoch" those of an epoch, rounded up; None stays None."""
     return sizes.steps(len(rows)) if every == "epoch" else every
 
 
@@ -222,7 +222,7 @@ def choose_trained(recipe: Recipe, model: Transformer, new: Sequence[str] = ()) 
 
 
 def meta_model(recipe: Recipe, config: ModelConfig) -> Transformer:
-    """Return the model of a run on the meta device, with the adapter, and with requires_grad=False for frozen parameters."""
+    """Return the model of a run on the meta device, with the recipe's adapter, and requires_grad=False for frozen parameters."""
     model = on_meta(config)
     choose_trained(recipe, model)
     return model

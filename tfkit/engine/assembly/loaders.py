@@ -1,4 +1,4 @@
-"""Loaders of sampled responses, of steps with mixed-in pretraining text, and of the micro-batches of all ranks."""
+"""Loaders for sampled responses, for steps with mixed-in pretraining text, and for the micro-batches of all ranks together."""
 
 from collections.abc import Callable
 from copy import copy
@@ -20,8 +20,8 @@ ShouldStop = Callable[[], bool] | None
 
 
 class MixedLoader:
-    """A loader whose steps have the micro-batches of the loader `main`, then micro-batches of text: `ratio` rows of text for each row of
-    the full batch size, also while a batch ramp still has smaller batches.
+    """A loader whose steps have the micro-batches of the loader `main`, then micro-batches of pretraining text: `ratio` rows of text for
+    each row of the full batch size, even while a batch ramp still has smaller batches.
 
     The text is read in an order of its own, in micro-batches of about as many tokens, and thus bytes, as the largest ones of `main`.
     """
@@ -53,8 +53,8 @@ class MixedLoader:
 def sampling_loader(
     data: TrainingData, rows: Rows, sizes: BatchSizes, size: int, stepper: Stepper, reference: FrozenReference | None, stop: ShouldStop
 ) -> StepLoader[Batch]:
-    """Return the loader of an objective that samples responses, in micro-batches of `size` rows. A single rank ends the sampling once
-    `stop()` is True; several ranks stop only after a step.
+    """Return the loader of an objective that samples responses, in micro-batches of `size` rows. With a single rank, the sampling ends
+    once `stop()` is True; several ranks stop only after a step.
     """
     from tfkit.alignment.rollout_loader import RolloutLoader
 

@@ -39,8 +39,8 @@ class RunMemory:
     """The bytes that the models of a run need on one rank."""
 
     own: ModelBytes  # of the run's model
-    further: ModelBytes  # of all companions, and of the frozen initial model if the run holds a copy of it
-    loading: int  # of the run's model while its weights are read, in fp32; 0 if they are sharded
+    further: ModelBytes  # of all companions (such as a teacher), and of a copy of the initial model if the run holds one
+    loading: int  # of the run's model while its weights are loaded, in fp32; 0 if they are sharded
 
     @property
     def total(self) -> int:
@@ -61,7 +61,7 @@ class RunMemory:
 def run_memory(
     recipe: Recipe, objective: Objective, model: Transformer, dtype: torch.dtype, *, shards: int = 1, sums_gradients: bool = True
 ) -> RunMemory:
-    """Return the memory of a run on one of the `shards` ranks over which its models are sharded: on rank 0, whose shards are largest.
+    """Return the memory of a run on one rank, if its models are sharded over `shards` ranks: on rank 0, whose shards are largest.
 
     `model`: may be on the meta device; frozen parameters have requires_grad=False. `sums_gradients`: a step adds up several gradients.
     """
@@ -94,16 +94,16 @@ def _companion_bytes(
 
 
 def sums_gradients(objective: Objective, rows: int, micro_batch_size: int, ranks: int = 1) -> bool:
-    """Whether a step of `rows` rows adds up several gradients: of micro-batches, of ranks, or of text that the objective mixes in."""
+    """Whether a step of `rows` rows adds up several gradients: those of micro-batches, of ranks, or of mixed-in pretraining text."""
     return ranks > 1 or micro_batch_size < rows or objective.pretraining is not None
 
 
 def checkpoint_bytes(recipe: Recipe, model: Transformer, objective: Objective) -> int:
-    """Return the bytes of a checkpoint on disk: weights, their moving average and optimizer state, also of trained companions, in fp32."""
+    """Return the bytes of a checkpoint on disk, all in fp32: weights, their moving average, optimizer state, and trained companions."""
     adapter, trained = recipe.training.adapter, trained_numel(model)
     weights = sum(parameter.numel() for parameter in model.parameters())
     if adapter is not None:
-        # The training state has the LoRA matrices as trained; those of fused projections are up to twice as large in the adapter's file.
+        # The training state also has the LoRA matrices; in the adapter's file, those of fused projections are up to twice as large.
         weights = trained + (weights if adapter.merge else 2 * trained)
     companions = [_companion_bytes(recipe, objective, one, torch.float32).held for one in objective.companions if one.trained]
     own = _own_bytes(recipe, dict(model.named_parameters()), torch.float32)
@@ -111,7 +111,7 @@ def checkpoint_bytes(recipe: Recipe, model: Transformer, objective: Objective) -
 
 
 def disk_bytes(recipe: Recipe, model: Transformer, objective: Objective) -> int:
-    """Return the bytes of a run's checkpoints on disk: checkpoint.keep of them, the best one, and the one that is being written."""
+    """Return the bytes that a run's checkpoints need on disk: the checkpoint.keep newest, the best, and the one being written."""
     return checkpoint_bytes(recipe, model, objective) * (recipe.checkpoint.keep + 2)
 
 
@@ -124,9 +124,9 @@ def require_memory(recipe: Recipe, model: Transformer, device: torch.device, cop
 
 
 def require_memory_for_blocks(recipe: Recipe, device: torch.device, copies: float = 1.0) -> None:
-    """Do the check of `require_memory` before the data are read. The vocabulary, whose size is still unknown, counts as 1 entry.
+    """Do the check of `require_memory` before the data are read, when the size of the vocabulary is still unknown and counts as 1.
 
-    A model that starts from a checkpoint is not checked. At most three blocks of each stack are built, on the meta device.
+    A model that starts from a checkpoint is not checked.
     """
     if recipe.model.start is None:
         trained = not recipe.training.frozen and recipe.training.adapter is None
@@ -149,9 +149,9 @@ def _require(recipe: Recipe, parameters: Mapping[str, Tensor], device: torch.dev
 
 
 def require_memory_for_companions(recipe: Recipe, copies: float = 1.0) -> None:
-    """Raise InsufficientMemoryError if the companions alone do not fit into the free memory, and ModelError if one is missing.
+    """Raise InsufficientMemoryError if the companions alone do not fit into the free memory, and ModelError if one of them is missing.
 
-    Only the headers of their files are read. `copies`: how many copies of each companion this machine holds.
+    Only the headers of their weight files are read. `copies`: how many copies of each companion this machine holds.
     """
     left = available_bytes(swap=True)
     for name, path in recipe.objective.companion_paths.items():
@@ -169,7 +169,7 @@ def require_memory_for_companions(recipe: Recipe, copies: float = 1.0) -> None:
 
 
 def _count_parameters(folder: Path) -> int:
-    """Return the number of parameters of the model in a folder; for an adapter, with those of its base model."""
+    """Return the number of parameters of the model in a folder; for an adapter, including those of its base model."""
     if is_adapter(folder):
         return sum(parameter.numel() for parameter in on_meta(describe(folder).config).parameters())
     return sum(math.prod(weight.stored.shape) for weight in find_weights(folder).values())

@@ -1,4 +1,4 @@
-"""Checks of the data before the first step, for faults that would train a worse model without an error."""
+"""Checks of the data before the first step, for faults that cause no error but a worse model."""
 
 import re
 import unicodedata
@@ -20,10 +20,10 @@ from tfkit.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from tfkit.engine.assembly.training_data import ValidationSet
 
-_ROWS = 1_000  # rows at the beginning of each source that are checked
-_HEAD = 256  # characters at the beginning of a text: more than any special token has
+_ROWS = 1_000  # number of rows at the beginning of each source that are checked
+_HEAD = 256  # number of characters that are read of a text: more than any special token has
 _WORD = re.compile(r"[^\W\d_]{4,}")
-_FEWEST_WORDS, _MOST_WORDS = 200, 2_000  # the least and the largest number of different words of a source by which the tokenizer is judged
+_FEWEST_WORDS, _MOST_WORDS = 200, 2_000  # numbers of different words of a source: needed, and at most read, to judge the tokenizer
 # Checkpoints for many languages, to suggest in place of an encoder or a decoder whose tokenizer does not fit the texts.
 _MULTILINGUAL = {"encoder": "hub:distilbert/distilbert-base-multilingual-cased", "decoder": "hub:google/gemma-2-2b"}
 
@@ -31,7 +31,7 @@ _MULTILINGUAL = {"encoder": "hub:distilbert/distilbert-base-multilingual-cased",
 def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: Tokenizer) -> None:
     """Raise DataError if a text in the first rows of a source begins with the special token that the tokenizer puts before every text.
 
-    Called for tokenizers with `reads_openings_twice`, which encode both tokens: a model would be trained on two, and generate after one.
+    Called for tokenizers with `reads_openings_twice`, which keep both: a model would be trained with two such tokens, and used with one.
     """
     opening = tokenizer.prefix[-1]
     for source in sources:
@@ -52,10 +52,10 @@ def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: 
 
 
 def misfit(source: Source, tokenizer: Tokenizer, stack: str) -> str | None:
-    """Return a warning if most words of the first rows are tokenized in pieces of at most two letters on average, or as unknown tokens.
+    """Return a warning if most words of the first rows are tokenized with at most two letters per token, or with an unknown token.
 
-    Return None otherwise, or if these rows have too few words. A wide letter, such as a Chinese one, counts as three letters. `stack`:
-    encoder, decoder or both, for the checkpoint that the warning suggests.
+    Return None for other texts, or if the first rows have too few words. A wide letter, such as a Chinese one, counts as three letters.
+    `stack`: encoder, decoder or both; it chooses the checkpoint that the warning suggests.
     """
     found: dict[str, None] = {}
     for row in islice(source.rows({}), _ROWS):
@@ -81,7 +81,7 @@ def misfit(source: Source, tokenizer: Tokenizer, stack: str) -> str | None:
 
 
 def check_lost(stored: Sequence[Stored], limit: float) -> None:
-    """Raise DataError if more than the fraction `limit` of a source's rows was skipped, or more than that fraction was truncated."""
+    """Raise DataError if more than the fraction `limit` of a source's rows was skipped, or more than this fraction was truncated."""
     allowed = f": more than data.max_lost, {limit:.4g}, allows"
     for one in stored:
         skipped = sum(kind.rows for kind in one.skipped.values())
@@ -97,7 +97,7 @@ def with_lost(
 ) -> "ValidationSet":
     """Return the set with `lost` set to the valid rows that the model cannot process, among the first `count` examples (None: all).
 
-    These rows are reported as lost, and no longer as skipped. `by_loss`: the evaluation reports only the loss, which lost rows do not have.
+    A warning reports these rows as lost, so they no longer count as skipped. `by_loss`: only a loss is evaluated, without such rows.
     """
     stored = held_out.examples
     lost = lost_rows(held_out.source, stored, objective, len(stored) if count is None else count)

@@ -1,4 +1,4 @@
-"""Check that all ranks of a command read the same inputs: rows, tokenizer, models, reward functions."""
+"""Check that all ranks of a command (processes that compute together) read the same inputs: rows, tokenizer, models, reward functions."""
 
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ class RankInput:
     """An input of a command, such as a data set or a model, as this rank reads it. Its fingerprint must be the same on all ranks."""
 
     place: str  # for messages: a field of the recipe with its value, or an argument of the command
-    fingerprint: str  # a hash of all that the results depend on
+    fingerprint: str  # a hash of all parts of the input on which results depend
     error: type[TfkitError]  # raised if the fingerprints differ
     files: Callable[[], dict[str, Path]]  # returns the files, each by a name that is the same on all ranks
 
 
 def inputs_on_rank(recipe: Recipe, data: TrainingData, checkpoint: Path | None) -> Iterator[RankInput]:
-    """Yield the inputs of a training. An input precedes those that are computed from it, so the first that differs is the cause.
+    """Yield the inputs of a training. An input precedes those that depend on it, so the first that differs between ranks is the cause.
 
     `checkpoint`: the checkpoint from which the run continues; None for a new run. Raises ModelError if the checkpoint is incomplete.
     """
@@ -71,7 +71,7 @@ def _fingerprint(files: Mapping[str, Path]) -> str:
 
 
 def require_code_of_first(recipe: Recipe, first: Collection[str], rank: int) -> None:
-    """Raise DataError if a file of reward functions is not among those of rank 0, whose SHA-256 are `first`. No code is run."""
+    """Raise DataError if a file of reward functions is not among those of rank 0, whose SHA-256 are `first`. The code is not run."""
     files = recipe.objective.code_files
     for (place, path), sha256 in zip(files.items(), code_hashes(files), strict=True):
         if sha256 not in first:
@@ -94,7 +94,7 @@ def require_same_inputs(inputs: Sequence[RankInput], exchange: Callable[[Any], l
 
 
 def _describe_difference(first: dict[str, str], other: dict[str, str]) -> str:
-    """Describe how the files of another rank differ from those of rank 0, both given as hashes by name."""
+    """Describe how the files `other` of a rank differ from `first`, those of rank 0. Both are given as hashes by name."""
     names = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
     if not names:
         return "the files are those of rank 0, and tfkit, Python or a library has another version"
@@ -103,6 +103,6 @@ def _describe_difference(first: dict[str, str], other: dict[str, str]) -> str:
 
 
 def _files_in(folder: Path | None, names: Container[str] | None = None) -> dict[str, Path]:
-    """Return the files of a model's folder by name, only those in `names` if given; empty without a folder, for a model in memory."""
+    """Return a model folder's files by name, only those in `names` if given; empty for a model in memory, which has no folder."""
     files = [path for path in folder.iterdir() if path.is_file()] if folder is not None else []
     return {path.name: path for path in files if names is None or path.name in names}

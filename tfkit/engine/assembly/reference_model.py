@@ -1,7 +1,7 @@
-"""Compute the log-probabilities of each row by the reference: the initial model, with which DPO, for example, compares the trained one.
+"""Compute the log-probability of each row by the reference: the initial model, with which DPO, for example, compares the trained one.
 
-The log-probabilities are computed before the first step, and cached by a hash of weights, configuration and data: so no step needs
-a second model.
+The log-probabilities are computed before the first step, and cached by a hash of weights, configuration and data, so that no step
+needs a second model.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ _VERSION = 1  # the version of the format of the cache's folders
 
 
 def data_with_reference(data: TrainingData, stepper: Stepper, batch_size: int, listener: Listener) -> TrainingData:
-    """Return the data with the reference's log-probabilities of each row. `stepper`: has taken no step, so its model is the reference."""
+    """Return the data with the reference's log-probabilities of each row. `stepper`: before any step, so its model is the reference."""
     weights, objective = stepper.weights, data.objective.labelled
     assert objective is not None, "an objective with a reference reads labelled rows"
     key = f"{weights_sha256(stepper)}\0{weights.dtype}\0{stepper.device.type}"
@@ -87,7 +87,7 @@ def with_reference(
 def _log_probs(
     stored: ExampleSet, objective: LabelledObjective, model: Transformer, batch_size: int, advance: Callable[[int], None]
 ) -> NDArray[np.float32]:
-    """Return the model's log-probability of each sequence: (sequences of all examples,). The longest examples are read first."""
+    """Return the log-probability of each sequence by the model: (sequences of all examples,). The longest examples are read first."""
     device, log_probs = next(model.parameters()).device, [np.empty(0, np.float32)] * len(stored)
     order = np.argsort(-np.asarray(stored.lengths), kind="stable")
     for first in range(0, len(order), batch_size):
@@ -104,10 +104,10 @@ def _log_probs(
 def with_finished_reference(
     sets: Sequence[ExampleSet], objective: LabelledObjective, finished: Loaded, batch_size: int, listener: Listener
 ) -> list[ExampleSet]:
-    """Return the sets with the log-probabilities by a finished model's reference, which is the model from which its training started.
+    """Return the sets with the log-probabilities by the reference of a finished model: the model from which its training started.
 
-    The sets are unchanged if the objective reads no such log-probabilities. Raises ModelError if the finished model's folder does not name
-    the reference, or if the reference is missing or was changed.
+    The sets are returned unchanged if the objective reads no such log-probabilities. Raises ModelError if the finished model's folder does
+    not name the reference, or if the reference is missing or was changed.
     """
     if objective.reference_use != "once" or not sets:
         return list(sets)
@@ -132,7 +132,7 @@ def with_finished_reference(
 
 
 def _load_first(path: str, finished: Loaded) -> Loaded:
-    """Load the model that a training started from as it was before the first step: with the configuration of the finished model."""
+    """Load the model from which a training started, with the configuration of the finished model: as it was before the first step."""
     config, weight = finished.config, next(finished.model.parameters())
     cut = config.position.kind == "learned"  # the table of positions is cut after loading
     changes = config.model_dump(exclude={"head", "vocab_size", *(["context_length"] if cut else [])})

@@ -1,4 +1,4 @@
-"""Count the FLOPs of training steps from the shapes of real batches: padding counts, and a vocabulary head only at labelled positions."""
+"""Count the FLOPs of training steps by the shapes of real batches. Padding counts; a vocabulary head counts only at labelled positions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -21,27 +21,27 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.flops import Flops, ForwardShape, backward_flops, forward_flops
 from tfkit.training.memory import has_logits
 
-_SAMPLED_TOKENS = 65_536  # after this number of tokens no more steps are read
-_SAMPLED_STEPS = 8  # the most steps that are read, at equal distances in the first epoch
+_SAMPLED_TOKENS = 65_536  # number of tokens after which no more steps are read
+_SAMPLED_STEPS = 8  # the largest number of steps that are read, at equal distances in the first epoch
 
 
 @dataclass(frozen=True)
 class StepFlops:
-    """The FLOPs of training on a number of rows: those of the run's model, and of its companions and reference (the initial model)."""
+    """The FLOPs of training on some rows: of the run's model, its companions (such as a teacher) and reference (the initial model)."""
 
     rows: float = 0  # number of rows; 0 for mixed-in text
     tokens: float = 0
     forward: Flops = field(default_factory=Flops)
     backward: Flops = field(default_factory=Flops)
     companions_in_steps: float = 0.0
-    companions_in_rollouts: float = 0.0  # of companions and reference, reading sampled responses before the steps
+    companions_in_rollouts: float = 0.0  # of companions and reference, which read sampled responses before the steps
     rollouts: float = 0.0  # of the policy: sampling the responses, and a forward pass on them
     recomputed: float = 0.0  # by activation checkpointing, and logits that are too large to keep
-    shapes: tuple[tuple[ForwardShape, float], ...] = ()  # of the forward passes of the run's model, each with its number of occurrences
+    shapes: tuple[tuple[ForwardShape, float], ...] = ()  # of the forward passes of the run's model, each with the number of such passes
 
     @classmethod
     def of(cls, objective: Objective, model: Transformer, batch: Batch, rows: int, *, checkpointing: bool = False) -> "StepFlops":
-        """Return the FLOPs of a micro-batch in a step. `rows`: its number of training rows; a row may be several sequences of the batch."""
+        """Return the FLOPs of a micro-batch in a step. `rows`: the number of its training rows, each of which may be several sequences."""
         if batch.is_pretraining and (mix := objective.pretraining) is not None:
             return _text_flops(model, batch, mix.counts(batch)["lm"], checkpointing=checkpointing)
         states, reads_second_output = objective.vocabulary_states(batch), objective.reads_second_output
@@ -72,15 +72,15 @@ class StepFlops:
 
 
 def sampled_flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int) -> StepFlops:
-    """Return the FLOPs of a sample of steps in the first epoch."""
+    """Return the sum of the FLOPs of a few steps, which are taken from the first epoch."""
     checkpointing, batches = recipe.training.activation_checkpointing, sampled_batches(data, loader, steps)
     return reduce(add, (StepFlops.of(data.objective, model, batch, count, checkpointing=checkpointing) for batch, count in batches))
 
 
 def reference_flops(data: TrainingData, sample: StepFlops) -> float:
-    """Return the FLOPs of the reference reading all rows once before the steps; 0 for an objective that does not need this.
+    """Return the FLOPs by which the reference reads all rows once before the steps; 0 if the objective does not need this.
 
-    `sample`: the FLOPs of some steps, from which those of a token are taken.
+    `sample`: the FLOPs of a few steps, from which the FLOPs per token are taken.
     """
     if data.objective.reference_use != "once":
         return 0.0
@@ -121,12 +121,12 @@ def _with_responses(objective: Objective, batch: Batch) -> Batch:
 
 
 def _companion_flops(objective: Objective, companion: Companion, batch: Batch) -> float:
-    """Return the FLOPs of a companion in a step: forward and, if trained, backward; 0 for a reward model, which works before the steps."""
+    """Return the FLOPs of a companion in a step: forward and, if trained, backward; 0 for a reward model, which runs before the steps."""
     if objective.rollouts is not None and not companion.trained:
         return 0.0
     config, states = companion.model.config, objective.companion_states(batch)
     shape = ForwardShape.of(batch, config, states)
-    if objective.rollouts is not None and config.head.kind == "classes":  # a value model, whose head reads each response token
+    if objective.rollouts is not None and config.head.kind == "classes":  # a value model, whose head scores each response token
         shape = replace(shape, states=states)
     forward = forward_flops(companion.model, shape).total
     return forward + (backward_flops(companion.model, shape).total if companion.trained else 0.0)
@@ -136,7 +136,7 @@ def _rollout_flops(objective: Objective, model: Transformer, shape: ForwardShape
     """Return the FLOPs of sampling and reading a micro-batch of responses before the steps that train on it: those of the policy, and those
     of the reference and companions. Both are divided by the number of times that the steps read each response.
 
-    Sampling with a key-value cache takes the FLOPs of one forward pass on a response, which policy, reference and companions then read.
+    Sampling with a key-value cache takes the FLOPs of one forward pass. Policy, reference and companions then read the response.
     """
     rollouts = objective.rollouts
     assert rollouts is not None
@@ -151,7 +151,7 @@ def _rollout_flops(objective: Objective, model: Transformer, shape: ForwardShape
 
 
 def pretraining_flops(recipe: Recipe, data: TrainingData, model: Transformer, rows: int) -> StepFlops:
-    """Return the FLOPs of the pretraining text that is mixed into steps with `rows` rows in all; zeros without such text."""
+    """Return the FLOPs of the pretraining text that is mixed into steps with `rows` other rows in all; zeros without such text."""
     mix = data.objective.pretraining
     if mix is None:
         return StepFlops()

@@ -47,16 +47,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Held-out rows of one source. `name`: the prefix of their metrics if there are several sets."""
+    """Held-out rows of one source. `name`: the prefix of the metrics of these rows if there are several sets."""
 
     name: str
     stored: Stored
     source: Source
-    lost: Sequence[LostRow] = ()  # valid rows that the model cannot process: wrong answers, unless the objective has none
+    lost: Sequence[LostRow] = ()  # valid rows that the model cannot process; if answers are scored, they count as wrong
 
     @property
     def examples(self) -> ExampleSet:
-        """The rows of an objective that reads labelled rows."""
+        """The encoded rows. The objective must be one that reads labelled rows."""
         assert isinstance(self.stored, ExampleSet)
         return self.stored
 
@@ -66,14 +66,14 @@ class TrainingData:
     """The encoded rows of a training, with the tokenizer, the model's configuration and the objective."""
 
     tokenizer: Tokenizer
-    labels: list[str]  # the names of classes or tags; empty for other objectives
+    labels: list[str]  # the names of classes or tags; empty for objectives without them
     config: ModelConfig
     objective: Objective
-    train: list[tuple[Stored, float]]  # with the weight of each source
+    train: list[tuple[Stored, float]]  # the rows of each source, with its weight
     validation: list[ValidationSet]
     start: Start | None = None  # the base checkpoint; None: random weights
-    pretraining: Sequence[tuple[TokenStream, float]] = ()  # text that is mixed into the steps, with the weight of each source
-    rules: "Rules | None" = None  # for the rewards of sampled responses; None: none are sampled, or the training is only planned
+    pretraining: Sequence[tuple[TokenStream, float]] = ()  # text that is mixed into the steps, each source with its weight
+    rules: "Rules | None" = None  # reward rules for sampled responses; None: no responses are sampled, or the training is only planned
 
     @property
     def code_hashes(self) -> list[str]:
@@ -81,19 +81,19 @@ class TrainingData:
         return self.rules.code_hashes if self.rules is not None else []
 
     def fingerprints(self) -> dict[str, list[str]]:
-        """Return hashes of the training, validation and pretraining data and reward functions, which must be the same at a resume."""
+        """Return hashes of training, validation and pretraining data and of reward functions. A resumed run must have the same."""
         train, validation = [stored.fingerprint for stored, _ in self.train], [held_out.stored.fingerprint for held_out in self.validation]
         hashes = {"train": train, "validation": validation}
         hashes |= {"pretraining": [stream.fingerprint for stream, _ in self.pretraining]} if self.pretraining else {}
         return hashes | ({"code": self.code_hashes} if self.code_hashes else {})
 
     def held_out(self) -> list[str]:
-        """Return a hash of each validation set, equal for equal rows. For plain text it does not depend on the tokenizer."""
+        """Return a hash of each validation set, equal for equal rows. For plain text, the hash does not depend on the tokenizer."""
         stored = [one.stored for one in self.validation]
         return [texts_digest(one.texts) if isinstance(one, TokenStream) else one.fingerprint for one in stored]
 
     def sizes(self) -> dict[str, dict[str, int]]:
-        """Return the number of rows (of plain text: documents) and of tokens in the training and in the validation data."""
+        """Return the numbers of rows (for plain text, of documents) and tokens, for the training and the validation data."""
         parts = {"train": [stored for stored, _ in self.train], "validation": [held_out.stored for held_out in self.validation]}
         sizes: dict[str, dict[str, int]] = {}
         for part, stored in parts.items():
@@ -104,7 +104,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class RowStore:
-    """Reads the rows of sources, encoded for an objective, from the cache; rows that the cache lacks are encoded first.
+    """Reads rows of sources, encoded for an objective, from the cache; rows that the cache lacks are encoded and stored first.
 
     `feedback`: makes the examples of an objective that samples and ranks responses to prompts; None for any other objective.
     """
@@ -116,8 +116,8 @@ class RowStore:
     feedback: "FeedbackEncoder | None" = None
 
     def rows(self, source: Source, *, counts_lost: bool = False) -> Stored:
-        """Return the rows of a source. `counts_lost`: rows that the model cannot process are left out, since `with_lost` finds them for the
-        evaluation; otherwise they are an error, or skipped, as data.on_bad_row says.
+        """Return the rows of a source. `counts_lost`: leave out rows that the model cannot process; `with_lost` finds these for the
+        evaluation. Otherwise such rows are an error, or skipped, as data.on_bad_row says.
         """
         if self.feedback is not None:
             with self.listener.progress(f"sampling and judging responses to {source.name}", source.size_bytes, "bytes") as bar:
@@ -129,7 +129,7 @@ class RowStore:
             return (scored_examples if counts_lost else example_set)(source, encoder, self.data.on_bad_row, bar.advance)
 
     def validation_sets(self, held_out: Sequence[Source]) -> list[ValidationSet]:
-        """Return the held-out sets. If the evaluation counts rows that the model cannot process, such rows are in `lost`."""
+        """Return the validation sets. If the evaluation counts rows that the model cannot process, they are in `lost`."""
         judged = self.objective.labelled if self.feedback is None else None
         counts_lost = judged is not None and (judged.evaluates_answers or judged.writer is not None)
         stored = [self.rows(source, counts_lost=counts_lost) for source in held_out]
@@ -142,7 +142,7 @@ class RowStore:
 
 
 def tokenized(source: Source, tokenizer: Tokenizer, listener: Listener, *, sentences: bool = False) -> TokenStream:
-    """Return the tokens of a source's text, from the cache if it has them."""
+    """Return the tokens of a source's text, from the cache if they are there. `sentences`: as in `token_stream`."""
     with listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
         return token_stream(source, tokenizer, bar.advance, sentences=sentences)
 
@@ -157,8 +157,8 @@ def prepare_data(
     peers: Peers = ALONE,
     copies: float | None = None,
 ) -> TrainingData:
-    """Open the sources, train or load the tokenizer, and encode the rows; if a judge ranks responses, sample these on the device. Tokenizer
-    and rows come from the cache, if it has them. Raises Stopped after a stop request.
+    """Open the sources, train or load the tokenizer, and encode the rows. If a judge ranks responses, these are sampled on `device`.
+    Tokenizer and rows come from the cache, if they are in it. Raises Stopped after a stop request.
 
     `code`: which reward functions may be run; None: the training is only planned, and runs none. `peers`: the ranks that train together.
     `copies`: how many copies of each companion must fit into this machine's memory; None: as many as its ranks hold.
@@ -211,11 +211,11 @@ def _open_sources(recipe: Recipe, listener: Listener) -> tuple[list[Source], lis
 def _open_objective(
     recipe: Recipe, start: Start | None, sources: Sequence[Source], held_out: Sequence[Source], listener: Listener, peers: Peers
 ) -> tuple[ModelContext, Objective]:
-    """Train or load the tokenizer, find the labels and the model's configuration, and construct the objective with them."""
+    """Train or load the tokenizer, determine the labels and the model's configuration, and construct the objective with these."""
     base = start.tokenizer if start else _tokenizer(recipe, sources, listener)
     is_finished = start is not None or recipe.tokenizer.path is not None
     tokenizer = objective_tokenizer(recipe.objective, base, is_finished=is_finished)
-    # Rows that are held out at random may have a class that the training rows lack. In separate validation data this is an error.
+    # Rows that are held out at random may have a class that the training rows lack. In separate validation data, such a class is an error.
     labelled = [*sources, *held_out] if isinstance(recipe.data.validation, float) else sources
     labels = (recipe.objective.named_labels or find_labels(labelled, recipe.objective.labels_in)) if recipe.objective.has_labels else []
     if start is not None:
@@ -230,7 +230,7 @@ def _open_objective(
 
 
 def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: Tokenizer, listener: Listener) -> None:
-    """Report how many rows were kept, truncated and skipped, and how many held-out rows are also training rows."""
+    """Report how many rows were kept, truncated and skipped, and how many tokens there are; warn of held-out rows among training rows."""
     report_rows([*stored, *validation], listener)
     for held_out in validation:
         if shared := overlap([rows.texts for rows in stored], [held_out.texts]):
@@ -249,13 +249,13 @@ def report_rows(stored: Sequence[Stored], listener: Listener) -> None:
 
 
 def set_names(data: DataSection, held_out: Sequence[Source]) -> list[str]:
-    """Return the names of the validation sets: those in the recipe, or 1, 2, ... for sets that are held out of the training sources."""
+    """Return the names of the validation sets: those in the recipe, or 1, 2, ... if the sets are held out of the training sources."""
     sections = data.validation if isinstance(data.validation, list) else []
     return data_sections.set_names(sections) or [str(number) for number in range(1, len(held_out) + 1)]
 
 
 def tokenizer_folder(path: str) -> Path:
-    """Return the folder of the tokenizer for `tokenizer.path`, which may name the folder itself, a run, or a repository of the Hub."""
+    """Return the folder of a tokenizer. `path`: tokenizer.path, which names the folder itself, a run, or a repository of the Hub."""
     folder = Path(os.path.expanduser(path))
     return find_checkpoint(path) if path.startswith("hub:") or (folder / "checkpoints").is_dir() else folder
 
@@ -279,7 +279,7 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) ->
 
 
 def _rules(objective: Objective, code: CodePermission | None) -> "Rules | None":
-    """Return the reward rules of an objective that samples responses; None for any other objective, or without `code`, for a plan."""
+    """Return the reward rules of an objective that samples responses; None for any other objective, and for a plan, without `code`."""
     if objective.rollouts is None or code is None:
         return None
     from tfkit.alignment.rewards import Rules
@@ -288,7 +288,7 @@ def _rules(objective: Objective, code: CodePermission | None) -> "Rules | None":
 
 
 def _feedback_encoder(recipe: Recipe, objective: Objective, device: torch.device) -> "FeedbackEncoder | None":
-    """Return the encoder of an objective whose examples are responses to prompts, sampled and ranked; None for any other objective."""
+    """Return the encoder of an objective whose examples are responses that are sampled and ranked; None for any other objective."""
     if objective.feedback is None:
         return None
     from tfkit.alignment.feedback import FeedbackEncoder

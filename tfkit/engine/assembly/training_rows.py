@@ -1,4 +1,4 @@
-"""Read a run's training rows again: for baselines (scores without a Transformer), and to count scored rows that were training rows."""
+"""Read a run's training rows again: for baselines (scores without a Transformer), and to count which scored rows were trained on."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -20,11 +20,11 @@ from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.tfkit_json import read_tfkit_json
 
-_MOST_BYTES = 1 << 30  # the largest size of training rows that are read again, to find scored rows among them
+_MOST_BYTES = 1 << 30  # if the training files are larger, they are not read again to find scored rows in them
 
 
 def training_baselines(recipe: Recipe) -> Baselines:
-    """Return the baselines for a run's validation rows; empty without such rows, without known baselines, or for sampled responses."""
+    """Return the baselines for a run's validation rows; empty without such rows, without known baselines, and for sampled responses."""
     section = recipe.objective.trained_for
     if not has_baselines(section, ()) or not _learns_from_rows(recipe):
         return {}
@@ -35,8 +35,8 @@ def training_baselines(recipe: Recipe) -> Baselines:
 def evaluation_baselines(section: ObjectiveSection, text_metrics: Sequence[str], checkpoint: Path, scored: Iterable[Row]) -> Baselines:
     """Return the baselines for the rows of an evaluation.
 
-    The baselines are computed from the training rows of the run that made the checkpoint. If these rows cannot be read, the scored rows are
-    used, and the names of the baselines say so.
+    The baselines are computed from the training rows of the run that made the checkpoint. If these rows cannot be read, the baselines are
+    computed from the scored rows, and their names say so.
     """
     if not has_baselines(section, text_metrics):
         return {}
@@ -49,7 +49,7 @@ def evaluation_baselines(section: ObjectiveSection, text_metrics: Sequence[str],
 
 
 def scored_rows(sources: Sequence[Source], stored: Sequence[ExampleSet], judged: Sequence[Sequence[RowPrediction]]) -> Iterator[Row]:
-    """Yield the rows of each source that were judged: all of its rows, also those that make no example, if all of its examples were judged;
+    """Yield the rows of each source that were scored: if all of its examples are `judged`, all rows, also those that make no example;
     otherwise its first rows, as many as were judged.
     """
     for source, examples, results in zip(sources, stored, judged, strict=False):
@@ -57,12 +57,12 @@ def scored_rows(sources: Sequence[Source], stored: Sequence[ExampleSet], judged:
 
 
 def _learns_from_rows(recipe: Recipe) -> bool:
-    """Whether the model learns from the rows themselves rather than from sampled responses to them."""
+    """Whether the model learns from the rows themselves, not from sampled responses to prompts in the rows."""
     return recipe.objective.roles == recipe.objective.trained_for.roles
 
 
 def _local_run(checkpoint: Path) -> Recipe | None:
-    """Return the recipe of the run that made a checkpoint; None without a recipe, or for rows of the Hub, which are not downloaded again.
+    """Return the recipe of the run that made a checkpoint; None without a recipe, or if its rows are on the Hub, and would be downloaded.
 
     Raises TfkitError if the recipe cannot be read.
     """
@@ -80,20 +80,20 @@ def _rows(sources: Iterable[Source]) -> Iterator[Row]:
 
 
 def count_trained_rows(checkpoint: Path, scored: Sequence[Hashes]) -> int | None:
-    """Return how many scored texts are training texts of the run that made a checkpoint; None if no text was scored, or those are unknown.
+    """Return how many scored texts are training texts of the run that made a checkpoint; None if this is not known, or no text was scored.
 
-    A text of which the run has read only a part is not counted.
+    A text of which the run has read only a part is not counted as a training text.
     """
     known = _hashes(checkpoint) if scored else None
     return None if known is None else overlap(known, scored)
 
 
 def _hashes(checkpoint: Path) -> list[Hashes] | None:
-    """Return the hashes of the training texts, from the cache or else from the rows themselves; None if they are missing or too large."""
+    """Return the hashes of the training texts, from the cache or else from the rows; None if the rows are missing or too large."""
     try:
         fingerprints = read_tfkit_json(checkpoint).data["train"]
         cached = [cached_hashes(fingerprint) for fingerprint in fingerprints]
-    except (OSError, ValueError, KeyError):  # the checkpoint of another program
+    except (OSError, ValueError, KeyError):  # the checkpoint was written by another program
         return None
     known = [hashes for hashes in cached if hashes is not None]
     if cached and len(known) == len(cached):

@@ -1,6 +1,6 @@
-"""Write and restore the training state of a checkpoint, which only resuming reads: optimizer, latest weights, companions and loader.
+"""Write and restore the training state in a checkpoint, which only a resumed run reads: optimizer, latest weights, companions and loader.
 
-The folder training_state/ has tensors as safetensors and all else as strict JSON (run/state_json.py), so that reading it runs no code.
+The folder training_state/ has tensors as safetensors and all else as JSON (run/state_json.py), so reading it runs no code.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,16 +31,16 @@ from tfkit.training.step import Stepper, TrainedModel
 _LATEST, _MEAN, COMPANIONS, _LOADER = "latest/", "mean/", "companions/", "loader/"
 
 _TENSORS = f"{FOLDER}/optimizer.safetensors"
-Reading = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]  # wraps weights by name, to hash each one when it is read
+Reading = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]  # returns the same weights, each of which is then hashed when it is read
 
 
 def state_tensors(
     weights: Weights, optimizer: Optimizer, companions: Mapping[str, TrainedModel] = MappingProxyType({}), *, factors: bool = False
 ) -> dict[str, Tensor]:
-    """Return the tensors of a training state: optimizer state, trained companions, and latest weights unless the model's files have them.
+    """Return the tensors of a training state: optimizer state, trained companions, and the latest weights if the model's files lack these.
 
-    If there is a moving average of the weights, the model's files have it in place of the latest weights. `factors`: the trained weights
-    are LoRA matrices, which the model's files have in another layout, or merged, so the matrices and their moving average are returned.
+    If there is a moving average of the weights, the model's files have that average instead of the latest weights. `factors`: the trained
+    weights are LoRA matrices. The model's files have these in another layout, or merged, so the state has them and their average, too.
     """
     trained = weights.trained
     latest = {f"{_LATEST}{name}": parameter for name, parameter in trained.items()} if weights.mean or factors else {}
@@ -49,9 +49,9 @@ def state_tensors(
 
 
 def owner_of(key: str) -> tuple[str, str]:
-    """Return the names of the companion ("": the run's model) and of the parameter to which a tensor of the training state belongs.
+    """Return to which companion ("": the run's model) and to which of its parameters a tensor of the training state belongs.
 
-    `key`: the tensor's name in `state_tensors`, or the name of a weight.
+    `key`: the tensor's name in `state_tensors`, or a weight's name in the model.
     """
     if key.startswith(COMPANIONS):
         companion, kind, name = key.removeprefix(COMPANIONS).split("/", 2)
@@ -74,14 +74,14 @@ def companion_tensors(trained: Mapping[str, TrainedModel]) -> dict[str, Tensor]:
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names have this prefix, by their names without it."""
+    """Return the tensors whose names begin with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def load_companion_tensors(
     trained: Mapping[str, TrainedModel], tensors: Mapping[str, Tensor], reading: Reading = lambda weights: weights
 ) -> None:
-    """Load the result of `companion_tensors` into the companions; other tensors are ignored. `reading` wraps the weights, to hash them."""
+    """Load the result of `companion_tensors` into the companions; other tensors are ignored. `reading`: see `Reading`."""
     for name, companion in trained.items():
         companion.optimizer.load_state(_below(f"{COMPANIONS}{name}/optimizer/", tensors))
         companion.weights.load(reading(_below(f"{COMPANIONS}{name}/weights/", tensors)))
@@ -94,11 +94,11 @@ def loader_state(loader: StepLoader[Batch], step: int) -> tuple[dict[str, Tensor
 
 
 def restore(stepper: Stepper, loader: StepLoader[Batch], checkpoint: Path) -> Progress:
-    """Load the weights and the training state of a checkpoint into a run's stepper and loader; return the progress. Raises ModelError."""
+    """Load the weights and the training state of a checkpoint into a run's stepper and loader; return its progress. Raises ModelError."""
     tensors, state = load_training_state(checkpoint)
     prefixes = (_LATEST, _MEAN, _LOADER, COMPANIONS)
     stepper.optimizer.load_state({name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)})
-    digest = WeightsHash()  # with sharding, all ranks read all weights, and compare the hash of what they have read
+    digest = WeightsHash()  # with sharding, each rank reads all weights; the ranks compare hashes of them
     shards = stepper.weights.sharding is not None
     reading: Reading = digest.reading if shards else lambda weights: weights
     load_companion_tensors(stepper.companions, tensors, reading)
@@ -106,7 +106,7 @@ def restore(stepper: Stepper, loader: StepLoader[Batch], checkpoint: Path) -> Pr
     mean: Mapping[str, Tensor] = _below(_MEAN, tensors)
     _restore_loader(loader, checkpoint, tensors, state.loader)
     with ExitStack() as stack:
-        if not latest or (state.mean_steps and not mean):  # the model's files have what is missing
+        if not latest or (state.mean_steps and not mean):  # the model's files have those that the state lacks
             saved = stack.enter_context(open_tensors(checkpoint))
             latest, mean = latest or saved, saved
         if state.mean_steps:

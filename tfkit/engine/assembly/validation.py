@@ -1,4 +1,4 @@
-"""Score the validation sets during a training: all sets together and, if there are several, each one."""
+"""Score the validation sets during a training: all sets together and, if there are several, each set by itself."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +22,7 @@ from tfkit.parallel.rank_map import BatchWork
 from tfkit.recipe.schema.output_sections import EvaluationSection
 from tfkit.recipe.schema.sections import Recipe
 
-_MOST_COUNTS = 400  # elements of a confusion matrix; a larger one would make the log too long
+_MOST_COUNTS = 400  # the most elements of a confusion matrix that is logged; a larger one would make the log too long
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class SetScores:
 
 @dataclass(frozen=True)
 class SetScorer:
-    """Scores the rows of validation sets, up to `evaluation.max_tokens` of all sets together, so the last sets may not be scored at all."""
+    """Scores rows of validation sets, at most `evaluation.max_tokens` tokens of all together, so the last sets may not be scored at all."""
 
     settings: EvaluationSection
     order: RowOrder
     objective: Objective
 
     def opened(self, sets: Iterable[ValidationSet]) -> Iterator[tuple[Rows, int | None, int]]:
-        """Yield, for each set that is scored, its rows, the number of tokens left for them (None: no limit), and how many are scored."""
+        """Yield, for each set that is scored, its rows, how many tokens they may have (None: no limit), and how many rows are scored."""
         budget = TokenBudget(self.settings.max_tokens)
         for held_out in budget.until_spent(sets):
             rows = self.objective.open_rows([(held_out.stored, 1.0)], self.order)
@@ -55,13 +55,13 @@ class SetScorer:
         return [count for _, _, count in self.opened(sets)]
 
     def judge(self, sets: Iterable[ValidationSet], model: Transformer, work: BatchWork) -> list[list[RowPrediction]]:
-        """Return the predictions for each set's rows, for an objective on labelled rows. Raises Stopped."""
+        """Return the predictions for each set's rows. The objective must read labelled rows. Raises Stopped."""
         labelled, size = self.objective.labelled, self.settings.batch_size
         assert labelled is not None
         return [judge_rows(model, labelled, rows, size, max_tokens=left, work=work) for rows, left, _ in self.opened(sets)]
 
     def scores(self, sets: Sequence[ValidationSet], model: Transformer, work: BatchWork) -> SetScores:
-        """Return the scores of all sets together and of each set. Raises Stopped."""
+        """Return the scores of all sets together and, if there are several, of each set. Raises Stopped."""
         names, objective, labelled = [one.name for one in sets], self.objective, self.objective.labelled
         if labelled is not None and labelled.evaluates_answers:
             judged = self.judge(sets, model, work)
@@ -89,10 +89,10 @@ class SetScorer:
 def score_validation(
     recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool], reference: FrozenReference | None = None
 ) -> SetScores | None:
-    """Return `loss` and the objective's other metrics; with several sets also each set's, as `<set>.<metric>`. None after a stop request.
+    """Return `loss` and other metrics of the objective; with several sets also those of each set, as `<set>.<metric>`. None if stopped.
 
     A causal language model is scored text by text, as by `tfkit evaluate`; any other model on the rows of its objective (the
-    student of a distillation without its teacher). `evaluation.max_tokens` limits all sets together, so the last ones may not be scored.
+    student of a distillation is scored without its teacher). `evaluation.max_tokens` limits all sets together: the last may lack scores.
     """
     work = BatchWork(should_stop=should_stop)
     with suppress(Stopped):
@@ -106,9 +106,9 @@ def score_validation(
 
 
 def check_validation(recipe: Recipe, data: TrainingData) -> None:
-    """Raise DataError if a set cannot be divided into rows (too little text, no second document): its evaluation would end the run.
+    """Raise DataError if a validation set cannot be divided into rows (too little text, no second document): evaluating it would fail.
 
-    A set that is scored text by text is not checked. Raises UsageError if evaluations with the objective's labels lack evaluation.metric.
+    A set that is scored text by text is not checked. Raises UsageError if the evaluations will not have evaluation.metric.
     """
     objective = data.objective.evaluation_objective
     objective.check_metric(recipe.evaluation.metric)

@@ -1,4 +1,4 @@
-"""Judge a training: whether its best checkpoint beats the baselines (scores without a Transformer), and if not, what the user can try."""
+"""Judge a training: does its best checkpoint beat the baselines (scores without a Transformer), and if not, what can the user try?"""
 
 import math
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class Comparison:
 
     @property
     def beats(self) -> bool:
-        """Whether the model is better than the baseline. False if the scores are equal, or if the model always gives one answer."""
+        """Whether the model is better than the baseline. False if the scores are equal, or if the model predicts one class for all rows."""
         return not self.is_constant and (self.score > self.value if self.metric in HIGHER else self.score < self.value)
 
     @property
@@ -35,9 +35,9 @@ class Comparison:
 
 
 def compare(baselines: Baselines, metrics: Metrics, preferred: str | None = None) -> Comparison | None:
-    """Compare a model's metrics with the best baseline, by `preferred` if a baseline has it, else by another metric.
+    """Compare a model with the best baseline, by the metric `preferred` if a baseline has it, else by a metric that the baselines have.
 
-    Return None without baselines, or if `metrics` lack that metric.
+    Return None without baselines, or if `metrics` lack the metric that is compared.
     """
     metric = baseline_metric(baselines, preferred)
     if metric is None or metric not in metrics:
@@ -49,7 +49,7 @@ def compare(baselines: Baselines, metrics: Metrics, preferred: str | None = None
 
 
 def comparison_fields(comparison: Comparison | None) -> dict[str, Any]:
-    """Return the fields that a result has for a comparison; their values are None if there was no comparison."""
+    """Return the fields `beats_baseline` and `best_baseline` of a result; their values are None if there was no comparison."""
     if comparison is None:
         return {"beats_baseline": None, "best_baseline": None}
     best = {"name": comparison.baseline, "metric": comparison.metric, "value": comparison.value, "score": comparison.score}
@@ -59,8 +59,8 @@ def comparison_fields(comparison: Comparison | None) -> dict[str, Any]:
 def predicts_one_class(metrics: Metrics) -> bool:
     """Whether a classifier predicted the same class for all rows, judged by its metrics.
 
-    The Matthews correlation of such answers is 0, and only one of the k classes has an F1 above 0: 2a / (1 + a), since its recall is 1 and
-    its precision is the accuracy a. Among a few rows, several predicted classes may give such metrics by chance.
+    If so, the Matthews correlation is 0, and only the predicted one of the k classes has an F1 above 0: 2a / (1 + a), since its recall is
+    1 and its precision is the accuracy a. With few rows, predictions of several classes may give the same metrics by chance.
     """
     accuracy, f1_macro = metrics.get("accuracy"), metrics.get("f1_macro")
     if not accuracy or not f1_macro or metrics.get("matthews") != 0 or metrics.get("majority") == 1:  # 1: all targets are one class

@@ -1,4 +1,4 @@
-"""Shard the weights of a run at its start: each block is sharded as soon as it is initialized, so that no rank ever holds all weights."""
+"""Shard the weights of a run at its start: each block is sharded as soon as it is filled, so that no rank ever holds all weights."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from tfkit.training.step import Stepper
 def shard_weights(recipe: Recipe, stepper: Stepper, reference: FrozenReference | None = None) -> None:
     """Shard the weights of the run's model, its companions and the reference as the recipe says. All ranks call this function together.
 
-    Raises UsageError if a run in bf16 stores facts in its checkpoints, which need fp32; ModelError if the ranks' weights differ in a bit.
+    Raises UsageError for bf16 if checkpoints store numbers that the objective computes in fp32; ModelError if ranks differ in weights.
     """
     if stepper.objective.has_facts and stepper.weights.dtype != torch.float32:
         raise UsageError(
@@ -41,7 +41,7 @@ def shard_weights(recipe: Recipe, stepper: Stepper, reference: FrozenReference |
 
 
 class WeightsHash:
-    """A hash of all weights in the order in which they are initialized or read, before they are sharded. All ranks must have the same."""
+    """A hash of all weights in the order in which they are filled or read, before they are sharded. It must be the same on all ranks."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -52,7 +52,7 @@ class WeightsHash:
         self._digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
     def reading(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return a view of the tensors that hashes each one when it is read."""
+        """Return a mapping with the same tensors that hashes each one when it is read."""
         return _HashedTensors(tensors, self)
 
     def require_same(self, peers: Peers) -> None:
@@ -78,7 +78,7 @@ class _HashedTensors(Mapping[str, Tensor]):
 
 
 def require_same(group: ProcessGroup, sha256: str) -> None:
-    """Raise ModelError on all ranks if the hashes of their initial weights differ."""
+    """Raise ModelError on all ranks if they differ in `sha256`, the hash of the initial weights."""
     if not group.is_same(int(sha256[:15], 16)):
         raise ModelError(
             "the ranks do not start with the same weights: their machines, versions or files differ. Start all of them with the same "

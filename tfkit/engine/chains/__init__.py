@@ -1,1 +1,1 @@
-"""Several runs by one command: the stages of a recipe, which are a chain, and the trials of a sweep."""
+"""Several runs by one command: the stages of a recipe, which form a chain, or the trials of a sweep."""

@@ -1,4 +1,4 @@
-"""Plan a recipe with stages (a chain): check all stages, and choose those to run, before one starts. This module does not import torch."""
+"""Plan a recipe with stages (a chain): check all stages, and choose those to run, before any starts. This module does not import torch."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +27,7 @@ TOTALS = ("seconds", "energy_kwh", "emissions_g")  # totals of a chain that --fa
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage of a chain as a run of its own, with its options. In `source`, the names of earlier stages are replaced by their folders."""
+    """A stage of a chain as a run of its own, with its options. In `source`, folders replace the names of earlier stages."""
 
     stage: Stage
     source: RecipeText
@@ -48,8 +48,8 @@ class PlannedStage:
         return next((name for name in self.stage.uses if not is_begun(self.options.run.parent / name)), None)
 
     def require_intact_stages(self) -> None:
-        """Raise ModelError if the result of an earlier stage that this one uses names a checkpoint that is missing or damaged, because
-        otherwise this stage would start from another checkpoint. A finished stage is not checked, since it does not start again.
+        """Raise ModelError if this stage uses an earlier one whose result names a missing or damaged checkpoint, because this stage would
+        then start from another checkpoint. If this stage is finished, nothing is checked, since it does not start again.
         """
         if read_run(self.options.run).status == "finished":
             return
@@ -69,27 +69,27 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class ChainPlan:
-    """A chain to run."""
+    """A checked chain, with the stages to run."""
 
     chain: Chain
     given: RequestRecord  # the request, as recorded in run.json
-    folder: str  # the path of the chain's folder in the recipes of its stages
+    folder: str  # the path of the chain's folder, as the recipes of its stages have it
     stages: tuple[PlannedStage, ...]
     todo: tuple[PlannedStage, ...]  # the stages that this command runs, in order
-    gates: tuple[Gate, ...]  # the comparisons in --fail-if (gates) of the totals of all stages, which must not be true
+    gates: tuple[Gate, ...]  # the conditions of --fail-if on totals over all stages
     continues: bool  # whether an earlier command has started the chain, and recorded its request in the folder's run.json
 
 
 def is_chain(folder: Path) -> bool:
     """Whether a folder holds the run of a recipe with stages."""
     recipe = folder / "recipe.yaml"
-    with suppress(UsageError):  # a recipe that cannot be read is reported later, as that of a single run
+    with suppress(UsageError):  # a recipe that cannot be read is reported later, as for a single run
         return bool(stage_folders(folder)) or (recipe.is_file() and open_recipe(str(recipe)).has_stages)
     return False
 
 
 def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOptions) -> ChainPlan:
-    """Check a chain, all of its stages and the gates, and return its plan. Raises UsageError for a mistake in any of them.
+    """Check a chain, all of its stages and the conditions of --fail-if, and return the chain's plan. Raises UsageError for any mistake.
 
     `now`: the request of this command; if it has no recipe, the chain in the run folder continues. `kind`: the kind of training with which
     the chain must begin; None: any.
@@ -119,7 +119,7 @@ def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOption
 
 
 def _folder_of_begun(stage: Stage, run: Path) -> Path | None:
-    """Return the path that the chain's folder had when the run of a stage began, as its recipe has it; None if the recipe has no path.
+    """Return the path that the chain's folder had when a stage's run began, from the stage's recipe; None if the recipe has no such path.
 
     A stage that was begun keeps this path in its recipe even if the chain's folder is moved, so that the recipe does not seem changed.
     """
@@ -164,7 +164,7 @@ def _selected(chain: Chain, options: RunOptions) -> tuple[str, ...]:
 
 
 def _split_gates(texts: Sequence[str], chain: Chain, selected: Sequence[str]) -> tuple[dict[str, list[str]], list[Gate]]:
-    """Return the gates of each stage, without the stage's name, and the gates on the totals.
+    """Split the conditions of --fail-if (gates) into those of each stage, without the stage's name, and those on the totals.
 
     Raises UsageError for an invalid gate, and for a gate of a stage that is not `selected`, since that gate would never be checked.
     """
@@ -190,7 +190,7 @@ def _split_gates(texts: Sequence[str], chain: Chain, selected: Sequence[str]) ->
 
 
 def _check(plan: ChainPlan, options: RunOptions) -> None:
-    """Check each stage to run as a command that trains only this stage would, so that mistakes are found before the first one starts."""
+    """Check each stage to run as a command that trains only this stage would, so that mistakes are found before any stage starts."""
     inputs_of([plan.chain.source.path], [], []).refuse_folder(options.run, argument("run"))
     for name, run in stage_folders(options.run).items():
         if name not in plan.chain.names and is_begun(run):

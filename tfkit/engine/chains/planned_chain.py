@@ -34,7 +34,7 @@ _SUMMED = ("tokens", "steps", "disk_bytes", "seconds", "energy_kwh", "emissions_
 
 
 def make_plan(request: PlanRequest, session: Session, options: PlanOptions) -> Estimate:
-    """Estimate the requested run or chain. Raises the errors that its training would raise before the first step."""
+    """Estimate the requested run or chain. Raises the errors that the training would raise before its first step."""
     require_known_gpu(options.gpu, options.probe, options.ranks)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -63,7 +63,7 @@ def _prepare(request: TrainingRequest, session: Session, options: PlanOptions, b
     run = Run(decided.recipe, pick_device(options.device), session.listener, session.stop, session.meter, RunForecaster(), code=code)
     run.began = began
     is_here = options.gpu is None and options.ranks == 1
-    # Copies of the weights that this machine must hold: none if a GPU is planned, else the part of a copy that a rank holds.
+    # How many copies of the weights must fit here: as in a training (None); 0 for a planned GPU; else the part of one that a rank holds.
     copies = None if is_here else 0.0 if options.gpu is not None else 1 / decided.recipe.parallel.shard
     run.prepare(ranks=options.ranks, copies=copies)
     return run
@@ -73,7 +73,7 @@ def _plan_chain(chain: Chain, session: Session, options: PlanOptions) -> Estimat
     """Plan the stages in order. For each stage whose model a later one uses, a placeholder of its checkpoint is written temporarily."""
     wanted = [*(options.stages or chain.names)]
     used = {name for stage in chain.stages for name in stage.uses if stage.name in wanted}
-    for stage in reversed(chain.stages):  # add the stages whose models used stages use
+    for stage in reversed(chain.stages):  # add the stages whose models the used stages need
         used |= {*stage.uses} if stage.name in used else set()
     estimates: dict[str, Estimate] = {}
     with tempfile.TemporaryDirectory(prefix="tfkit-plan-") as folder:
@@ -116,7 +116,7 @@ def _write_placeholder(folder: Path, recipe: Recipe, data: TrainingData) -> None
 
 
 def _sum_stages(stages: dict[str, Estimate]) -> Estimate:
-    """Return the estimate of a chain: sums over the stages, except the memory, which is the largest, and the parameters of the last one."""
+    """Return the estimate of a chain: sums over the stages, but the largest memory, and the parameters of the last stage."""
     estimates = [*stages.values()]
     last = estimates[-1]
     full = [stage.full_power for stage in estimates if stage.full_power is not None]

@@ -1,6 +1,6 @@
-"""Run a recipe with stages: a chain of runs, whose folders are in the chain's folder, which also has a run.json with their totals.
+"""Run a recipe with stages: a chain of runs. The chain's folder has the folders of these runs, and a run.json with their totals.
 
-Each stage is an ordinary run, which is recorded, resumed and refused like any other.
+Each stage is an ordinary run, which is checked, recorded and resumed like any other.
 """
 
 import gc
@@ -31,7 +31,7 @@ def run_stages(request: TrainingRequest, options: RunOptions, listener: Listener
 
 
 def resume_folder(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Continue the run or the chain in a folder. In a chain, finished stages return their results again, and missing ones start."""
+    """Continue the run or the chain in a folder. In a chain, finished stages return their results again, others continue or start."""
     if is_chain(options.run):
         return _run(plan_chain(RequestRecord(None, overrides), None, options), options, listener, stop)
     return attempt.resume_run(overrides, options, listener, stop)
@@ -50,7 +50,7 @@ def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopReq
                 results[stage.name] = _run_stage(stage, len(results), plan, options, listener, stop)
                 folder.record(**_facts(plan))
                 if any(gate["failed"] for gate in results[stage.name]["gates"]):
-                    break  # later stages would start from a model that failed its gate
+                    break  # later stages would start from a model that failed a condition of --fail-if
         except Stopped as stopped:
             stopped.runs_code = any(stage.recipe.objective.code_files for stage in plan.chain.stages)
             if stopped.result is not None:
@@ -78,7 +78,7 @@ def _run_stage(
             with isolated():
                 return attempt.start_run(planned.request, replace(planned.options, code=options.code), listener, stop)
     finally:
-        gc.collect()  # the next stage chooses its micro-batch size by the free memory
+        gc.collect()  # frees memory for the next stage, which chooses its micro-batch size by the free memory
 
 
 def _facts(plan: ChainPlan) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Plan a sweep: determine its varied fields, the order of its trials and the metric that compares the trials, before the first one."""
+"""Plan a sweep: determine its varied fields, the order of its trials and the metric that compares them, before any trial starts."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -28,10 +28,10 @@ from tfkit.run.run_json import read_run_json, trial_folders
 
 MOST_TRIALS = 1000  # maximum number of combinations if the user does not request a number of trials; more are probably a mistake
 _DECIDED = Path("the inferred recipe")  # in messages, in place of the path of a recipe file
-_MAY_CHANGE = "carbon"  # the section of a recipe or stage that may differ when a sweep continues: the place and the budget
+_MAY_CHANGE = "carbon"  # the section of a recipe or stage, with place and budget, that may be changed when a sweep continues
 _RETRIES = 50  # maximum number of draws of the sampler to find a combination that was not tried
 
-Done = Sequence[tuple[Trial, float | None]]  # the trials so far, each with its score, which is None if it failed or has no score
+Done = Sequence[tuple[Trial, float | None]]  # the trials so far, each with its score: None if the trial failed or has none
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class OptunaSearch:
-    """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011). Trial n is a function of the seed and of the trials before it."""
+    """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011). The seed and the trials before determine the next trial."""
 
     axes: tuple[Axis, ...]
     count: int
@@ -84,7 +84,7 @@ class OptunaSearch:
         distributions = {axis.key: _distribution(optuna, axis) for axis in self.axes}
         for trial, score in done:
             state = optuna.trial.TrialState.FAIL if score is None else optuna.trial.TrialState.COMPLETE
-            # As parameters, Optuna has numbers in the range of an axis, and indices in its list of values.
+            # Optuna's parameters are numbers for an axis that is a range, and indices for an axis that is a list of values.
             params = {axis.key: trial.values[axis.key] if axis.ends else axis.values.index(trial.values[axis.key]) for axis in self.axes}
             study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=score, state=state))
         drawn = study.ask(distributions).params
@@ -160,7 +160,7 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
     source = given.recipe
     if source is None:
         source = _decided(options.run, followed_by(space.fixed, space.first), listener, continues=before is not None)
-        space = replace(space, fixed={name: value for name, value in space.fixed.items() if is_free(name)})  # the recipe has the others
+        space = replace(space, fixed={name: value for name, value in space.fixed.items() if is_free(name)})  # `source` has the others
     first = Trial("", space.first)
     with _of_trial(first):
         read = read_trial(source, followed_by(space.fixed, first.values))
@@ -190,7 +190,7 @@ def _require_unspent(read: Recipe | Chain, folder: Path) -> None:
 
 
 def _decided(folder: Path, overrides: Overrides, listener: Listener, *, continues: bool) -> RecipeText:
-    """Return the recipe of a sweep whose command names none: the recipe in its folder if the sweep continues, else an inferred one."""
+    """Return the recipe of a sweep whose command has no recipe: the one in its folder if the sweep continues, else an inferred one."""
     if continues and (folder / "recipe.yaml").exists():
         return RecipeText(_DECIDED, open_recipe(str(folder / "recipe.yaml")).text)
     source = decide_source(overrides, listener)

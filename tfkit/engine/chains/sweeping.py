@@ -1,4 +1,4 @@
-"""Run a sweep: trials of one recipe with different values. Each trial is an ordinary run; the sweep's folder has their totals."""
+"""Run a sweep: trials of one recipe with different values. Each trial is an ordinary run in the sweep's folder, beside their totals."""
 
 import gc
 from dataclasses import replace
@@ -26,7 +26,7 @@ def run_sweep(
     """Run a trial for each combination of the values in `space`; return the result (docs/cli.md).
 
     `source`: the recipe; None: that of the sweep in the folder or, for a new sweep, one that is inferred from the data and the checkpoint
-    in `space`. `trials`: the number of combinations to try, which Optuna chooses; None: all.
+    in `space`. `trials`: how many combinations Optuna chooses and tries; None: all are tried.
     """
     with stop.at_once():
         plan = plan_sweep(source, space, trials, options, listener)
@@ -114,12 +114,12 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
             raise
         return _failed(trial, str(error) if no_memory else "out of memory", listener)
     finally:
-        gc.collect()  # the next trial chooses its micro-batch size by the free memory
+        gc.collect()  # frees memory for the next trial, which chooses its micro-batch size by the free memory
     return trial
 
 
 def _problem(plan: SweepPlan, trial: Trial, options: RunOptions) -> str | None:
-    """Return why the recipe of a trial is not valid; None if it is valid, as in a grid, whose trials were all checked before the first."""
+    """Return why the recipe of a trial is not valid; None if it is valid, as always in a grid, whose trials are checked before any runs."""
     try:
         check_trial(plan, trial, options)
     except UsageError as error:

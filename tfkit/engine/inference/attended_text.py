@@ -31,7 +31,7 @@ class NextTokens:
 
     likeliest: list[tuple[str, float]]
     actual: str | None  #: the token that follows; None: the text ends here
-    probability: float | None  #: that of `actual`
+    probability: float | None  #: the probability of `actual`
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int 
 
 @contextmanager
 def record_weights(model: Transformer) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
-    """Record the attention of forward passes within the with block; their outputs stay the same. The yielded dict gets, for "encoder",
-    "decoder" and "cross", a list with an item per layer: the weights and which keys are visible, both (B, H, T, S).
+    """Record the attention of forward passes in the with block, whose outputs stay the same. The yielded dict gets, for "encoder",
+    "decoder" and "cross", a list with an item per layer: the weights and which keys are visible, both (batch, heads, queries, keys).
     """
     layers: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
@@ -158,7 +158,7 @@ def _target_ids(loaded: Loaded, target: str) -> list[int]:
 
 def _require_room(loaded: Loaded, ids: Sequence[int], target_ids: Sequence[int]) -> None:
     """Raise DataError if the text has no token, if the text or the target does not fit the context (relative positions have no limit), or
-    if they would give more than _MOST_WEIGHTS attention weights.
+    if text and target would give more than _MOST_WEIGHTS attention weights.
     """
     config = loaded.config
     if not ids:
@@ -183,7 +183,7 @@ def _entries(loaded: Loaded, ids: Sequence[int]) -> list[str]:
 
 
 def _next_tokens(loaded: Loaded, probabilities: Tensor, ids: Sequence[int], count: int) -> list[NextTokens]:
-    """Return the `count` likeliest tokens after each of the ids, given the model's probabilities (T, V) after each id."""
+    """Return the `count` likeliest tokens after each of the ids, given the model's probabilities, (ids, vocabulary), after each id."""
     best = probabilities.topk(min(count, probabilities.shape[1]))
     tokens = _entries(loaded, ids)
     following = [*ids[1:], None]

@@ -1,4 +1,4 @@
-"""Evaluation by the objectives with which no model is trained: minimal pairs, and multiple choice with examples in the prompt."""
+"""Evaluation by the two objectives that no model is trained with: minimal pairs, and multiple choice with examples in the prompt."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 
 def evaluate_likelihood(evaluation: Evaluation) -> Scored:
-    """Score the rows of data.validation by the likelihoods of texts.
+    """Score the rows of data.validation by the likelihoods that the model gives to their texts.
 
     Raises ModelError if the model gives no likelihood of a text, UsageError if there are no rows, DataError if all rows are bad.
     """
@@ -40,7 +40,7 @@ def evaluate_likelihood(evaluation: Evaluation) -> Scored:
         judge = JUDGES[section.kind](section, _examples(section, data, settings.seed) if section.reads_training else (), data.on_bad_row)
         for name, source in budget.until_spent(zip(names, sources, strict=True)):
             skipped: dict[str, Skipped] = {}
-            total = sum(1 for _ in source.rows({})) if budget.left is None else None  # unknown with a limit on tokens
+            total = sum(1 for _ in source.rows({})) if budget.left is None else None  # unknown if tokens are limited
             with session.listener.progress(f"judging {source.name}", total, "rows") as bar:
                 judgement = judge_by_likelihood(
                     loaded.model,
@@ -69,7 +69,7 @@ def evaluate_likelihood(evaluation: Evaluation) -> Scored:
 
 
 def _examples(section: ObjectiveSection, data: DataSection, seed: int) -> Iterator[Row]:
-    """Yield the rows of data.train, from which the examples in prompts are drawn. Raises DataError if they cannot be read."""
+    """Yield the rows of data.train, of which some become the examples in prompts. Raises DataError if the rows cannot be read."""
     try:
         for source in training_sources(data, section.roles, seed):
             yield from source.rows()

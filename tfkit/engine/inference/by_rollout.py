@@ -20,7 +20,7 @@ from tfkit.hub import Loaded, content_hash
 
 
 def evaluate_rollouts(evaluation: Evaluation, code: CodePermission) -> Scored:
-    """Sample a response to each prompt, and reward it by the rules of the recipe.
+    """Sample a response to each prompt, and score each response by the recipe's reward rules.
 
     `code`: the files of reward functions that may be run. The metrics include the KL divergence from the initial model of the run if that
     model can still be read. Raises UsageError if there are no prompts.
@@ -58,14 +58,14 @@ def evaluate_rollouts(evaluation: Evaluation, code: CodePermission) -> Scored:
 
 
 def _reference(loaded: Loaded, session: Session) -> FrozenReference | None:
-    """Return the initial model of the checkpoint's run; None, with a warning, if it can no longer be read."""
+    """Return the model from which the checkpoint's run started; None if there is none or, with a warning, if it can no longer be read."""
     try:
         saved = saved_recipe(loaded.folder)
         run = saved.read() if saved is not None else None
         if run is None or run.model.start is None:
             return None
         start, weight = run.model, next(loaded.model.parameters())
-        # If the initial checkpoint lacks the trained model's head, the run drew a new one with its seed; draw the same one.
+        # If the initial checkpoint lacks the trained model's head, the run initialised one at random; its seed gives the same head again.
         head, seed = loaded.config.head, run.training.seed
         initial = load(run.model.start, head=head, seed=seed, device=weight.device, dtype=weight.dtype)
         if start.sha256 is not None and content_hash(initial.folder) != start.sha256:
@@ -77,7 +77,7 @@ def _reference(loaded: Loaded, session: Session) -> FrozenReference | None:
 
 
 def _lines(sets: Sequence[ValidationSet], judged: Sequence[Sequence[JudgedResponse]]) -> list[dict[str, Any]]:
-    """Return a line of --predictions for each prompt: its place, and its response with reward, length and so on, or why it was lost."""
+    """Return a line of --predictions for each prompt: its place, and the response, its reward, length and so on, or why there is none."""
     lines = []
     for held_out, responses in zip(sets, judged, strict=True):
         for number, response in enumerate(responses):

@@ -49,14 +49,14 @@ class ReadSet(NamedTuple):
 
 @dataclass(frozen=True)
 class Scored:
-    """The metrics of all sets, and the data from which they were computed."""
+    """The metrics of all validation sets, and the data from which they were computed."""
 
     metrics: dict[str, float]
     examples: int
     tokens: int
     stored: Sequence[Stored | ReadSet]
-    scores: Scores | None = None  # computes the metrics of all sets from a weight for each unit, for bootstrap intervals
-    units: int = 0  # the number of units: of rows, prompts or texts; of distinct inputs if generated texts are scored
+    scores: Scores | None = None  # computes the metrics from a weight for each unit, for bootstrap intervals
+    units: int = 0  # how many units a bootstrap sample draws: rows, prompts or texts; or inputs, if generated texts are scored
     predictions: list[dict[str, Any]] = field(default_factory=list)  # a line of --predictions for each labelled row, prompt or text
     facts: dict[str, Any] = field(default_factory=dict)  # further fields of the result, such as how texts were generated
     texts: Sequence[Hashes] = ()  # for each set, the hashes of its scored texts
@@ -73,7 +73,7 @@ class Evaluation:
     each: bool
 
     def sources(self, roles: tuple[Role, ...], what: str) -> tuple[DataSection, list[Source]]:
-        """Return the settings' section `data` and its sources to score. If there are none, raises UsageError, which calls them `what`."""
+        """Return the settings' section `data` and its sources to score. Raises UsageError, "there are no `what`", if there are none."""
         data = self.settings.data
         sources = validation_sources(data, roles, self.settings.seed) if data is not None else []
         objective = self.settings.objective
@@ -87,7 +87,7 @@ class Evaluation:
         return data, sources
 
     def sets(self, roles: tuple[Role, ...], what: str, objective: Objective, tokenizer: Tokenizer) -> tuple[list[ValidationSet], SetScorer]:
-        """Return the set of each source, still without its lost rows (`scored_sets` adds them), and the scorer of the sets."""
+        """Return a validation set for each source, without the rows that could not be encoded (see `scored_sets`), and the sets' scorer."""
         settings, listener, config = self.settings, self.session.listener, self.loaded.config
         data, sources = self.sources(roles, what)
         for source in sources:
@@ -102,8 +102,8 @@ class Evaluation:
         return sets, SetScorer(settings.evaluation, order, objective)
 
     def scored_sets(self, scorer: SetScorer, sets: Sequence[ValidationSet]) -> tuple[list[ValidationSet], list[int]]:
-        """Return the sets of labelled rows with their lost rows (evaluation/lost_rows.py), and the number of scored rows of each set. With
-        evaluation.max_tokens, sets for which no tokens are left are omitted.
+        """Return the sets of labelled rows with their lost rows, which the model cannot read or answer (evaluation/lost_rows.py), and how
+        many other rows of each set are scored. With evaluation.max_tokens, sets for which no tokens are left are omitted.
         """
         labelled, listener, counts = scorer.objective.labelled, self.session.listener, scorer.counts(sets)
         assert labelled is not None
@@ -149,7 +149,7 @@ def _score_unlabelled(evaluation: Evaluation, scorer: SetScorer, sets: list[Vali
 def _score_labelled(
     evaluation: Evaluation, scorer: SetScorer, objective: LabelledObjective, sets: Sequence[ValidationSet], counts: Sequence[int]
 ) -> Scored:
-    """Score labelled rows. Lost rows count as wrong answers, except for an objective without wrong answers, such as a regression."""
+    """Score labelled rows. Lost rows (which the model cannot read or answer) count as wrong, unless no answer can be, as in regression."""
     settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
     section = settings.objective.trained_for
     writer = objective.writer if settings.evaluation.text_metrics else None
@@ -201,7 +201,7 @@ def _score_labelled(
 
 
 def _generation_facts(settings: EvaluationSettings, units: int, inputs: Sequence[Sequence[SharedInput]]) -> dict[str, Any]:
-    """Return the settings of generation, and the numbers of inputs and of references with which the generated texts were compared."""
+    """Return fields of the result: how texts were generated and compared, how many inputs there are, and how many reference texts."""
     facts: dict[str, Any] = {"decoding": deterministic(settings.generation).model_dump(include=_DECODING)}
     facts |= {"bleu_tokenize": settings.evaluation.bleu_tokenize} if "bleu" in settings.evaluation.text_metrics else {}
     return facts | {"inputs": units, "references": sum(len(one.references) for part in inputs for one in part)}
@@ -214,7 +214,7 @@ def _metrics(
     judged: Sequence[Sequence[RowPrediction]],
     inputs: Sequence[Sequence[SharedInput]],
 ) -> tuple[dict[str, float], Scores, int]:
-    """Return the metrics of all sets, the function that computes the metrics from a weight for each unit, and the number of units.
+    """Return the metrics of each set and of all sets, a function from a weight per unit to the metrics of all, and the number of units.
 
     A unit is a row or, if texts are generated, an input: rows with the same input share one generated text.
     """

@@ -18,7 +18,7 @@ from tfkit.recipe.schema.roles import TEXT
 def evaluate_texts(evaluation: Evaluation) -> Scored:
     """Score the texts of data.validation.
 
-    Raises ModelError if the model is no language model, UsageError if there are no texts.
+    Raises ModelError if the model is no language model or has an encoder, UsageError if there are no texts.
     """
     settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
     config = loaded.config
@@ -52,7 +52,7 @@ def evaluate_texts(evaluation: Evaluation) -> Scored:
 
 
 def _targets_within(streams: Sequence[TokenStream], limit: int | None) -> int:
-    """Return the number of tokens that `score_streams` scores: those of as many whole texts as fit `limit`, but at least of the first."""
+    """Return the number of tokens that `score_streams` scores: those of whole texts up to `limit`, but at least those of the first text."""
     budget, total = TokenBudget(limit), 0
     for stream in budget.until_spent(streams):
         count = int(count_targets(stream, budget.left).sum())
@@ -62,7 +62,7 @@ def _targets_within(streams: Sequence[TokenStream], limit: int | None) -> int:
 
 
 def _text_predictions(sources: list[Source], scores: list[TextScore]) -> list[dict[str, Any]]:
-    """Return a line of --predictions for each text: place, loss in nats per target (None without targets), numbers of targets and bytes."""
+    """Return a line of --predictions for each text: its place, its mean loss in nats per target token, and how many targets and bytes."""
     lines = []
     for source, score in zip(sources, scores, strict=False):
         places = (row.place for row in source.rows() if row.text)  # the token stream omits empty texts

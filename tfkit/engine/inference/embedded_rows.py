@@ -52,7 +52,7 @@ class Embedder(RowAnswers):
         ]
 
     def answer(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
-        """Return for each text the field `embedding`: its vector, (D,)."""
+        """Return for each text the field `embedding`: its vector, (dim,)."""
         ids, tokenizer = [[*one.arrays["input_ids"]] for one in encoded], self.loaded.require_tokenizer()
         vectors = embed_ids(self.loaded.model, tokenizer, ids, self.settings.evaluation.batch_size, self.deal)
         return [{"embedding": vector} for vector in vectors]
@@ -65,15 +65,15 @@ class Embedder(RowAnswers):
 def open_embedder(
     checkpoint: str | Path, overrides: Overrides, data: str, *, field: str | None, needs_all: bool, precision: Precision
 ) -> Embedder:
-    """Return an Embedder whose settings are read and checked; no model is loaded yet. Raises UsageError.
+    """Return an Embedder, for which no model is loaded yet. Raises UsageError for invalid settings.
 
     `field`: the column of the text; None: the one that the checkpoint was trained on, else `text`. `needs_all`: every row needs a vector,
-    so data.on_bad_row must not be skip. `precision`: auto is evaluation.precision if the overrides set it, else float32.
+    so data.on_bad_row must not be skip. `precision`: auto means evaluation.precision if the overrides set it, else float32.
     """
     finalize_killed_run(checkpoint)
     folder = find_checkpoint(checkpoint)
     settings = read_settings(None, folder, within_sections({"data.validation.0.files": "all"}, overrides), _SECTIONS, data)
-    assert settings.data is not None  # the argument `data` gives it a source
+    assert settings.data is not None  # since the argument `data` names a source
     if needs_all and settings.data.on_bad_row == "skip":
         raise UsageError(
             f"data.on_bad_row=skip: a row without a vector has no place in the file of {argument('out')}; leave {argument('out')} "
@@ -91,6 +91,6 @@ def open_embedder(
 
 
 def _text_role(section: ObjectiveSection) -> Role:
-    """Return the role whose text is embedded: the first required text in rows of the objective. Its column may also be named `text`."""
+    """Return the role (kind of column) to embed: the first required text of the objective's rows. Its column may also be named `text`."""
     role = next((role for role in section.asked_roles if role.form == "text" and role.required and role.shape is None), TEXT[0])
     return role._replace(columns=tuple(dict.fromkeys((*role.columns, "text"))))

@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint by texts, rows, likelihoods or rollouts, as its objective requires. docs/cli.md describes the result."""
+"""Evaluation of a checkpoint on texts, on rows, by likelihoods or by rollouts, depending on the objective. docs/cli.md has the result."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,15 +18,15 @@ from tfkit.recipe.schema.objective_sections import metrics_of_texts
 if TYPE_CHECKING:
     from tfkit.engine.inference.by_row import Scored
 
-_SEED = 1  # of the bootstrap intervals
-_MANY_TRAINED = 0.05  # if the model was trained on more than this fraction of the scored texts, the warning is stronger
+_SEED = 1  # the random seed of the bootstrap confidence intervals
+_MANY_TRAINED = 0.05  # fraction of the scored texts; if the run was trained on more, a warning calls the metrics doubtful
 
 
 class Evaluator:
-    """An evaluation whose settings are read and checked; no model is loaded before `score`.
+    """Evaluates a checkpoint. The constructor reads and checks the settings; `score` loads the model.
 
-    `recipe`: None: the recipe of the run that made the checkpoint or, if no run did, a task inferred from its files. `data`: a file, folder
-    or glob in place of data.validation. `code`: the allowed files of reward functions; UsageError is raised if the recipe names others.
+    `recipe`: None means that of the run that made the checkpoint or, without a run, a task inferred from the checkpoint's files. `data`: a
+    file, folder or glob in place of data.validation. `code`: reward functions that may run; UsageError if the recipe has others.
     """
 
     def __init__(self, checkpoint: str, recipe: RecipeText | None, overrides: Overrides, data: str | None, code: CodePermission):
@@ -38,8 +38,8 @@ class Evaluator:
         self.inputs: Inputs = settings_inputs(self.settings, self.folder, checkpoint)
 
     def gates(self, texts: Sequence[str]) -> list[Gate]:
-        """Parse gates (conditions of --fail-if) on the metrics that this evaluation may have. Raises UsageError for other metrics. The
-        groups of minimal pairs, as in `accuracy.GROUP`, are unknown before the rows are read, and are checked with the result.
+        """Parse the conditions of --fail-if. Raises UsageError for a metric that this evaluation cannot have. The group in a metric of
+        minimal pairs, `accuracy.GROUP`, is checked only with the result, since the rows, which name the groups, are not read yet.
         """
         from tfkit.evaluation.baselines import has_baselines
 
@@ -52,10 +52,10 @@ class Evaluator:
         return parse_gates(texts, metrics_of_sets(names, self.settings.data))
 
     def score(self, session: Session, *, each: bool = False) -> tuple[dict[str, Any], list[dict[str, Any]], Reading]:
-        """Return the result (docs/cli.md), the lines of --predictions if `each`, and the meter's reading. Raises Stopped after a signal."""
+        """Evaluate. Return the result (docs/cli.md), the rows of --predictions if `each`, and the energy. Raises Stopped after a signal."""
         loaded, scored = self.compute(session, each=each)
         with session.stop.at_once(WHOLE):
-            reading = session.reading(last=True)  # a short command waits here for its first measurement
+            reading = session.reading(last=True)  # a short command waits here for its first energy measurement
             result = self._result(loaded, scored, reading)
         if result["trained_on"]:
             trained_on, all_texts = result["trained_on"], sum(map(len, scored.texts))
@@ -66,7 +66,7 @@ class Evaluator:
         return result, scored.predictions, reading
 
     def compute(self, session: Session, *, each: bool = False) -> "tuple[Loaded, Scored]":
-        """Return the loaded model and its scores: the part of `score` that all ranks compute."""
+        """Load and score the model, and return the model and its scores: the part of `score` in which all ranks take part."""
         from tfkit.engine.inference.by_likelihood import evaluate_likelihood
         from tfkit.engine.inference.by_row import Evaluation, evaluate_rows
         from tfkit.engine.inference.by_text import evaluate_texts

@@ -1,6 +1,6 @@
 """Rules that name what an attention head attends to, by its mean weight on each kind of key, such as the previous or the first token.
 
-A trained head often attends mostly to one kind (Clark et al. 2019, arXiv 1906.04341; Vig and Belinkov 2019, arXiv 1906.04284).
+Many trained heads attend mostly to one kind of key (Clark et al. 2019, arXiv 1906.04341; Vig and Belinkov 2019, arXiv 1906.04284).
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MIXED = "mixed"
-# The meaning of each kind's score. A score is a mean over the queries that have a key of this kind (see `_targets`).
+# The meaning of each kind's score, which is a mean over queries; a query without a key of this kind does not count (see `_targets`).
 KINDS = {
     "previous token": "weight of the token before",
     "next token": "weight of the token after",
@@ -23,13 +23,13 @@ KINDS = {
     "spread": "evenness of the weights: 1 if all visible tokens have the same",
     MIXED: "none of these",
 }
-# The lowest scores of a head that belongs to a kind, and to "spread", which needs more, since a few heavier tokens hardly lower evenness.
+# The lowest scores that assign a head to a kind, and to "spread"; the latter is higher, since a few heavier tokens hardly lower evenness.
 _CLEAR, _EVEN = 0.5, 0.75
 
 
 @dataclass(frozen=True)
 class HeadPattern:
-    """A head's kind (a key of KINDS), and its score, 0 to 1, for each kind that is possible in its attention map, except `mixed`."""
+    """The kind of an attention head (a key of KINDS), and its score, 0 to 1, for each kind that can occur in the text, except `mixed`."""
 
     layer: int
     head: int
@@ -38,13 +38,13 @@ class HeadPattern:
 
     @property
     def place(self) -> tuple[int, int]:
-        """The layer and the head."""
+        """The indices of the layer and of the head."""
         return self.layer, self.head
 
 
 @dataclass(frozen=True)
 class KindSummary:
-    """A kind of heads: how many heads belong to it, and the heads with the highest scores for it, even if they are of another kind."""
+    """How many heads belong to a kind, and the heads with the highest scores for this kind, even if they belong to another kind."""
 
     kind: str
     count: int
@@ -52,7 +52,7 @@ class KindSummary:
 
 
 def summarize(patterns: Sequence[HeadPattern], clearest: int) -> list[KindSummary]:
-    """Summarize the heads of a map by kind. `clearest`: how many heads, of the highest scores, are listed for each kind but `mixed`."""
+    """Summarize the heads of a map by kind. `clearest`: how many heads are listed for each kind except `mixed`, highest scores first."""
 
     def best(kind: str) -> list[HeadPattern]:
         return sorted(patterns, key=lambda pattern: -pattern.scores[kind])[:clearest] if kind != MIXED else []
@@ -64,8 +64,8 @@ def summarize(patterns: Sequence[HeadPattern], clearest: int) -> list[KindSummar
 def head_patterns(
     weights: NDArray[np.float32], visible: NDArray[np.bool_], queries: Sequence[str], keys: Sequence[str], *, cross: bool
 ) -> list[HeadPattern]:
-    """Return the pattern of each head. `weights`: (L, H, T, S); `visible`: (L, T, S); `queries`, `keys`: the T and the S tokens."""
-    same = np.array(queries)[:, None] == np.array(keys)[None, :]  # (T, S)
+    """Return each head's pattern. `weights`: (layers, heads, queries, keys); `visible`, the attention mask: (layers, queries, keys)."""
+    same = np.array(queries)[:, None] == np.array(keys)[None, :]  # (queries, keys)
     patterns = []
     for layer, (heads, seen) in enumerate(zip(weights, visible, strict=True)):
         targets = _targets(seen, same, cross=cross)
@@ -86,9 +86,9 @@ def _kind(scores: Mapping[str, float]) -> str:
 
 
 def _targets(visible: NDArray[np.bool_], same: NDArray[np.bool_], *, cross: bool) -> dict[str, NDArray[np.bool_]]:
-    """Return a mask (T, S) for each kind, True where the key is of this kind. A query without such a key does not count in the score.
+    """Return for each kind a mask (queries, keys), True for visible keys of this kind. A query without such a key has no part in the score.
 
-    Queries near an end are left out of kinds that coincide there: for the second token, for instance, the first token is the previous one.
+    Queries near an end of the text are left out of kinds that coincide there: the token before the second one, for instance, is the first.
     """
     count, length = visible.shape
     if cross:
@@ -118,7 +118,7 @@ def _mean_weight(weights: NDArray[np.float32], target: NDArray[np.bool_]) -> flo
 
 
 def _evenness(weights: NDArray[np.float32], visible: NDArray[np.bool_]) -> float:
-    """Return the mean entropy of the weights of queries with several visible keys, as a fraction of the largest possible entropy."""
+    """Return the entropy of a query's weights, divided by that of equal weights: the mean over queries with several visible keys."""
     seen = visible.sum(1)
     several = seen > 1
     if not several.any():
@@ -128,7 +128,7 @@ def _evenness(weights: NDArray[np.float32], visible: NDArray[np.bool_]) -> float
 
 
 def _order(weights: NDArray[np.float32]) -> float:
-    """Return the mean of each query's largest weight, times the correlation of its key's place with the query's place; at least 0."""
+    """Return the mean of the queries' largest weights, times the correlation of the places of queries and of these weights; at least 0."""
     places = weights.argmax(1)
     if len(places) < 3 or places.min() == places.max():
         return 0.0

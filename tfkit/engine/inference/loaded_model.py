@@ -1,4 +1,4 @@
-"""The model that `tfkit.load` returns, with methods for rows, prompts and texts."""
+"""The model that `tfkit.load` returns, with methods to predict, generate and embed, to read attention weights, and to save the model."""
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,12 +35,12 @@ class LoadedModel(Loaded):
     """A model in memory, with the tokenizer and the configuration of its folder. Its methods use the current weights of `model`."""
 
     def __repr__(self) -> str:
-        """Return one line, as for a notebook; without this method, the weights and the vocabulary would fill thousands of lines."""
+        """Return one line, since a dataclass's default, with all weights and the vocabulary, would fill a notebook with thousands."""
         count = sum(parameter.numel() for parameter in self.model.parameters())
         return f"LoadedModel({str(self.folder)!r}, head {self.config.head.kind}, {count:,} parameters)"
 
     def save(self, folder: str | Path) -> None:
-        """Write a model folder as training does: weights in float32, configuration, tokenizer, manifest.json, and the model's lineage.
+        """Write a model folder as training does: float32 weights, configuration, tokenizer, hashes of the files, and the parent models.
 
         A model that `save` wrote into the folder before is replaced. Raises UsageError for the folder of a run or of a training checkpoint,
         which would be lost, and ModelError for weights of 8 bits.
@@ -50,16 +50,16 @@ class LoadedModel(Loaded):
         if target.is_file():
             raise UsageError(f"{target}: is a file, and a model is a folder; give another one")
         held = next((name for name in ("run.json", "manifest.json") if (target / name).exists()), None)
-        if held == "run.json" or (held and read_tfkit_json(target).objective is not None):  # a folder that `save` wrote names no objective
+        if held == "run.json" or (held and read_tfkit_json(target).objective is not None):  # `save` writes no objective into tfkit.json
             raise UsageError(f"{target}: holds a {held}, so it is a run or a checkpoint, which is never overwritten; give another folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target if target.is_dir() else target.parent, prefix=f".{target.name}.") as made:
             super().save(made)
             write_manifest(Path(made))
             target.mkdir(exist_ok=True)
-            for name in read_manifest(target) if held else ():  # also files that this model may lack, such as a chat template
+            for name in read_manifest(target) if held else ():  # also removes files that the new model may lack, such as a chat template
                 (target / name).unlink(missing_ok=True)
-            for path in sorted(Path(made).iterdir(), key=lambda path: path.name == MANIFEST):  # the manifest last
+            for path in sorted(Path(made).iterdir(), key=lambda path: path.name == MANIFEST):  # moves the manifest last
                 shutil.move(path, target / path.name)
 
     def predict(
@@ -72,7 +72,7 @@ class LoadedModel(Loaded):
     ) -> list[dict[str, Any]]:
         """Return a dict for each row (a dict or a text): its fields and its `prediction`. No energy is measured.
 
-        For more rows than fit into memory, use `tfkit.predict`, which yields the same rows one after another.
+        For more rows than fit into memory, use `tfkit.predict`, which yields the same dicts one after another.
         """
         from tfkit.engine.inference.predicting import open_predictor
 
@@ -95,10 +95,10 @@ class LoadedModel(Loaded):
             return generator.all_completions(prompts)
 
     def embed(self, texts: str | Iterable[str]) -> torch.Tensor:
-        """Return a vector for each text, (N, dim), float32, on the CPU: the mean of the last hidden states over the text's tokens.
+        """Return a vector for each text, (texts, dim), float32, on the CPU: the mean of the last hidden states over the text's tokens.
 
         The states are those after the last norm, for an encoder-decoder those of its encoder. The special tokens that the tokenizer adds
-        are included, and tokens beyond the context are not read. Vectors are not normalised: compute their cosine with
+        are included; a text is cut to the model's context length. Vectors are not normalised: compute their cosine with
         torch.nn.functional.cosine_similarity. Raises DataError for a text without a token, or with half a character
         (a surrogate), UsageError for an item that is no text.
         """

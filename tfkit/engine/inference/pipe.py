@@ -1,4 +1,4 @@
-"""Read lines of a pipe, a terminal or a socket as they arrive, without waiting for a full block."""
+"""Read lines of a pipe, a terminal or a socket as they arrive, without waiting for a full buffer."""
 
 import io
 import os
@@ -8,8 +8,8 @@ from typing import BinaryIO
 
 from tfkit.errors import DataError
 
-_BLOCK = 1 << 16  # bytes that are read at a time
-_LONGEST_LINE = 16 << 20  # bytes: more than any row or prompt
+_BLOCK = 1 << 16  # the largest number of bytes read at a time
+_LONGEST_LINE = 16 << 20  # the largest number of bytes in a line, more than a row or prompt should have
 
 
 class Pipe(io.BufferedIOBase):
@@ -27,7 +27,7 @@ class Pipe(io.BufferedIOBase):
         return True
 
     def is_ready(self) -> bool:
-        """Whether the next line, or the end, can be read without waiting. This check itself never waits."""
+        """Whether the next line, or the end of the stream, can be read without waiting. This check itself never waits."""
         while not self._lines and not self._ended and _can_read(self._raw):
             self._fill()
         return bool(self._lines) or self._ended

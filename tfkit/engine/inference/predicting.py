@@ -26,7 +26,7 @@ from tfkit.recipe.reading.overrides import Overrides
 
 
 class Predictor(RowAnswers):
-    """Answers rows with predictions. `all_labels`: add the probability of every label."""
+    """Answers rows with predictions. `all_labels`: an answer also has the probability of every label."""
 
     name = "prediction"
 
@@ -35,22 +35,22 @@ class Predictor(RowAnswers):
         self.section, self.all_labels = settings.objective.trained_for.judged_alone, all_labels
 
     def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
-        """Return the columns of the objective's roles that a question has, such as the text, without the label."""
+        """Return the columns of the objective's inputs, such as the text; the label is not read. `named`: see RowAnswers."""
         return PredictionColumns(self.section.asked_roles, named)
 
     def use(self, loaded: Loaded, deal: RankMap = serial_map) -> None:
-        """Use a loaded model; `deal` distributes its batches over the ranks. Raises ModelError if the model does not fit the objective."""
+        """Set the model that answers rows; `deal` distributes its batches over the ranks. Raises ModelError if it does not fit the task."""
         super().use(loaded, deal)
         objective = open_finished(self.section, loaded, self.settings)[0].labelled
-        assert objective is not None  # open_predictor refuses objectives without rows
+        assert objective is not None  # None only for objectives that open_predictor refuses
         self.objective = objective
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the example of each row, or the reason why it cannot be read."""
+        """Return each row encoded as an example, or the reason why the row cannot be read."""
         return self.objective.encode_unlabelled(rows)
 
     def answer(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
-        """Return the prediction for each row. Rows of similar lengths are computed together."""
+        """Return the prediction for each row. Rows of similar lengths share a batch."""
         model, objective, size = self.loaded.model, self.objective, self.settings.evaluation.batch_size
         examples = [one.example() for one in encoded]
         check_vocabulary([example[name].tolist() for example in examples for name in objective.ids], self.loaded.config.vocab_size)
@@ -81,11 +81,11 @@ class Predictor(RowAnswers):
 def open_predictor(
     checkpoint: str | Path, overrides: Overrides, data: str = "-", *, all_labels: bool = False, precision: Precision = "auto"
 ) -> Predictor:
-    """Return a Predictor with the checkpoint's objective and the columns that its training read; no model is loaded. Raises UsageError for
-    invalid settings, and for an objective that gives no answer to a row.
+    """Return a Predictor with the objective and the input columns on which the checkpoint was trained; no model is loaded yet. Raises
+    UsageError for invalid settings, and for an objective that gives no answer to a row.
 
-    `overrides`: for example data.validation.0.columns. `data`: a file, folder or glob; "-": the rows come from stdin or from a call.
-    `precision`: auto: evaluation.precision if the overrides set it, else chosen for the model when it is loaded.
+    `overrides`: changed settings, such as data.validation.0.columns. `data`: a file, folder or glob; "-": the rows come from stdin or from
+    a call. `precision`: auto means evaluation.precision if the overrides set it, else a choice made when the model is loaded.
     """
     finalize_killed_run(checkpoint)
     folder = find_checkpoint(checkpoint)

@@ -1,4 +1,4 @@
-"""Writing of predictions, one for each row of the data, as JSON lines, a table or CoNLL; and checks of output paths beforehand."""
+"""Writing of predictions, one per row of the data, as JSON lines, a table or CoNLL; and checks of the path before predictions are made."""
 
 import csv
 import errno
@@ -21,11 +21,11 @@ from tfkit.errors import DataError, MachineError, UsageError, argument
 from tfkit.run.strict_json import finite
 
 WriteLine = Callable[[Mapping[str, Any]], None]
-DELIMITERS = {".csv": ",", ".tsv": "\t"}  # of tables, by the suffix of the file
+DELIMITERS = {".csv": ",", ".tsv": "\t"}  # the delimiter of a table, by the suffix of its file
 CONLL = (".conll", ".bio", ".iob", ".iob2")  # suffixes of files in which each line has a word and its tag
 _JSON_LINES = ("", ".jsonl", ".ndjson")
-_BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")  # tabs and line breaks in a word, replaced by a space
-_SEPARATORS = {ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"}  # some readers split lines at these characters
+_BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")  # tabs and line breaks in a word; a space replaces them in CoNLL
+_SEPARATORS = {ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"}  # escaped, since some readers split lines at them
 
 
 def require_writable(path: Path, option: str) -> None:
@@ -46,14 +46,14 @@ def require_writable(path: Path, option: str) -> None:
 
 
 def require_suffix(path: Path, *, of_tags: bool) -> None:
-    """Raise UsageError if the suffix of a file of answers names no known format. `of_tags`: the answers are tags of words."""
+    """Raise UsageError if a file has a suffix, but of no known format. `of_tags`: the answers are tags of words, so CoNLL is allowed."""
     suffix, known = path.suffix.lower(), (*_JSON_LINES[1:], *DELIMITERS, *(CONLL if of_tags else ()))
     if suffix not in ("", *known) and is_replaceable(path):
         raise UsageError(f"{argument('out', path)}: nothing is written in the format {suffix}; name a file in {', '.join(known)}")
 
 
 def require_json_lines(path: Path) -> None:
-    """Raise UsageError if the suffix names another format than JSON lines, in which an evaluation writes its predictions."""
+    """Raise UsageError if the suffix is that of a table or of CoNLL, since an evaluation writes its predictions as JSON lines only."""
     if (suffix := path.suffix.lower()) in (*DELIMITERS, *CONLL):
         raise UsageError(
             f"{argument('predictions', path)}: nothing is written in the format {suffix}, only JSON lines; name a file in .jsonl, or write "
@@ -74,9 +74,9 @@ def lines_file(
 ) -> Iterator[WriteLine]:
     """Open a file, and yield a function that writes a row: with a `delimiter` as a line of a table, else by the suffix as CoNLL or JSON.
 
-    A new file gets its name when the block ends; after an error there is no file. A device, a pipe or a link is written directly; a signal
-    ends the wait for a pipe's reader. `further_columns`: columns that a table has besides the fields of its first answered row. Raises
-    MachineError, and BrokenPipeError if a pipe has no reader any more.
+    The file gets its name when the with block ends; after an error nothing is left of it. A device, a pipe or a link is written directly; a
+    signal ends the wait for a pipe's reader. `further_columns`: columns that a table has besides the fields of its first row with a
+    prediction. Raises MachineError if the file cannot be written, BrokenPipeError if a pipe has no reader any more.
     """
     is_new = is_replaceable(path)
     waiting = nullcontext if is_new else partial(stop.at_once, "the predictions are not all written")
@@ -99,9 +99,9 @@ def lines_file(
 def output_file(
     path: Path, option: str, waiting: Callable[[], AbstractContextManager[None]] = nullcontext, mode: str = "", **settings: str
 ) -> Iterator[IO[Any]]:
-    """Open a file that gets its name when the block ends; a device, a pipe or a link is opened directly, in the context `waiting()`.
+    """Open a file that gets its name when the with block ends; a device, a pipe or a link is opened directly, in the context `waiting()`.
 
-    `mode`, `settings`: arguments for Python's `open`. Raises MachineError, and BrokenPipeError if a pipe has no reader any more.
+    `mode`, `settings`: arguments for Python's `open`. Raises MachineError for a failure, but BrokenPipeError if a pipe's reader has gone.
     """
     is_new = is_replaceable(path)
     temporary = temporary_sibling(path) if is_new else path
@@ -134,7 +134,7 @@ def json_line(line: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _nesting() -> Iterator[None]:
-    """Raise DataError if the block raises RecursionError, as for a value that is nested too deeply."""
+    """Raise DataError if the with block raises RecursionError, as for a value that is nested too deeply."""
     try:
         yield
     except RecursionError:
@@ -147,7 +147,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): _plain(part) for name, part in value.items()}
     if isinstance(value, np.ndarray):
-        return [float(str(number)) for number in value]  # the shortest digits that give the same float32
+        return [float(str(number)) for number in value]  # the shortest decimal number that gives the same float32
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else str(value)
 
 
@@ -165,11 +165,11 @@ def _write_conll(file: IO[str], line: Mapping[str, Any]) -> None:
 
 
 class _Table:
-    """Writes rows under a header: `further_columns`, and the fields of the first row with a prediction, for which earlier rows wait."""
+    """Writes rows under a header: the fields of the first row with a prediction, and `further_columns`. Earlier rows are held back."""
 
     def __init__(self, file: IO[str], delimiter: str, further_columns: tuple[str, ...]):
         rows = SimpleNamespace(write=lambda row: file.write(row.removesuffix("\r\n") + "\n"))
-        # csv quotes a field with a character of its line end, so the line end is \r\n here; `rows` writes \n.
+        # csv quotes fields that have a character of its line terminator: with \r\n, those with either. `rows` ends lines with \n alone.
         self.writer = csv.writer(rows, delimiter=delimiter)
         self.further_columns = further_columns
         self.header: list[str] | None = None
@@ -200,7 +200,7 @@ class _Table:
 
 
 def _cell(value: Any) -> Any:
-    """Return a value as it is written in a table: lists, arrays and mappings as JSON. Raises DataError for too deep nesting."""
+    """Return a value as it is written in a table: lists, arrays and mappings as JSON. Raises DataError if it is nested too deeply."""
     with _nesting():
         value = _plain(value)
         return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

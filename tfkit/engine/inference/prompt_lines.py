@@ -1,6 +1,6 @@
 """Prompts, read from a file or a pipe as JSON lines or a text per line, and answered with a JSON line each, in order.
 
-Prompts are answered in batches, each of prompts that have arrived; the ranks compute different batches.
+A batch has the prompts that can be read without waiting for more. The ranks divide the batches among themselves.
 """
 
 import json
@@ -98,8 +98,8 @@ def prompt_batches(file: BinaryIO, place: str, chat: bool) -> Iterator[list[Prom
 
 
 def prompts_in_batch(number: int) -> int:
-    """Return the largest number of prompts in batch `number`, from 0: few at first, for quick first answers, and twice as many after each
-    second batch, so that two ranks get batches of the same size.
+    """Return the largest number of prompts in batch `number` (the first is 0): few at first, for quick first answers, and twice as many
+    after every second batch, so that two ranks get batches of the same size.
     """
     return min(_FEWEST_PROMPTS << number // 2, MOST_PROMPTS)
 
@@ -172,7 +172,7 @@ def _value(line: bytes) -> Any:
         return None
 
 
-# A function from a batch and the index of its first prompt to the fields that each answer adds; None: interrupted by a signal.
+# A function from a batch and the index of its first prompt to the fields that each answer adds; None: a signal interrupted the answer.
 _Answer = Callable[[Sequence[Prompt], int], Sequence[dict[str, Any] | None]]
 
 
@@ -191,7 +191,7 @@ def answer_prompts(
 ) -> Generator[tuple[Prompt, dict[str, Any]]]:
     """Yield each prompt with the fields that its answer adds to its JSON line, in order, as soon as its batch is answered.
 
-    `template`: the chat template, if prompts are conversations. Raises a prompt's error after the answers before it, and Stopped.
+    `template`: the chat template, if prompts are conversations. Raises a prompt's error after the answers before it; Stopped for a signal.
     """
     session, done = generator.session, "filled" if generator.fills_masks else "continued"
     answer: _Answer = partial(_fill_lines, generator) if generator.fills_masks else partial(_continue_lines, generator, template)

@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from tfkit.generation.answer_precision import Precision
     from tfkit.hub import Loaded
 
-_NAME = re.compile(r"[A-Za-z_]\w*")  # a column's name; a first line that has only such names is a header
+_NAME = re.compile(r"[A-Za-z_]\w*")  # a column's name; a first line of only such names, with a delimiter, is a header
 _MOST_BATCHES = 32  # the largest number of batches in a window; rows are sorted by length only within their window
 _MOST_CHARACTERS = 1 << 24  # the largest number of characters in a window's texts
 
 
 @dataclass
 class Counts:
-    """Counts of the rows that were answered so far."""
+    """Counts of the rows so far, including those without an answer."""
 
     rows: int = 0
     tokens: int = 0
     truncated: int = 0
-    first_truncated: str = ""  # place of the first truncated row
+    first_truncated: str = ""  # place (such as file and line) of the first truncated row
     skipped: dict[str, Skipped] = field(default_factory=dict)  # rows without an answer, by reason
-    replaced: set[str] = field(default_factory=set)  # names of the rows' fields that were replaced by fields of the answer
+    replaced: set[str] = field(default_factory=set)  # names of fields of rows that fields of the answers replaced
 
 
 class RowAnswers(ABC):
@@ -65,11 +65,11 @@ class RowAnswers(ABC):
 
     @abstractmethod
     def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
-        """Return the columns that are read from a source. `named`: the columns by role that its entry in data.validation names."""
+        """Return the columns to read from a source. `named`: those that the source's entry in data.validation names, by role."""
 
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the example of each row, or the reason why it cannot be read."""
+        """Return each row encoded as an example, or the reason why the row cannot be read."""
 
     @abstractmethod
     def answer(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
@@ -80,8 +80,8 @@ class RowAnswers(ABC):
         """Return the fields that only the subclass's command, `tfkit predict` or `tfkit embed`, has in its result."""
 
     def open_rows(self, pipe: Pipe | None = None) -> Iterator[PredictionInput]:
-        """Open the sources, and return an iterator over their rows. `pipe`: the stream that the source "-" reads. Raises DataError if a
-        source cannot be read, UsageError if data.rows is set for "-".
+        """Open the sources, and return an iterator over their rows. `pipe`: the stream that is read for the source "-". Raises DataError if
+        a source cannot be read, UsageError if data.rows, a number of rows to draw, is set with the source "-".
         """
         return chain.from_iterable([self._open(section, pipe) for section in self.sources])
 
@@ -104,14 +104,14 @@ class RowAnswers(ABC):
         self.use(opened.loaded, session.deal)
 
     def use(self, loaded: "Loaded", deal: RankMap = serial_map) -> None:
-        """Use a loaded model; `deal` distributes its batches over the ranks. Raises ModelError for a model without a tokenizer."""
+        """Set the model that answers rows; `deal` distributes its batches over the ranks. Raises ModelError if it has no tokenizer."""
         loaded.require_tokenizer()
         self.loaded, self.deal = loaded, deal
 
     def windows(self, rows: Iterable[PredictionInput], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
-        """Yield windows of rows in order: each row's fields with its answer. A window ends early if `is_ready()` is False: no next row yet.
+        """Yield windows (lists) of rows in order, each row with its answer. A window ends early if `is_ready()` is False: no next row yet.
 
-        Raises DataError for a row that cannot be read, after those before it; with data.on_bad_row: skip, the row only gets an `error`.
+        Raises DataError for a bad row, once the rows before it are yielded; with data.on_bad_row: skip, the bad row gets a field `error`.
         """
         for window in self.unanswered(rows, is_ready):
             lines, refusal = self.answered(window)
@@ -121,11 +121,11 @@ class RowAnswers(ABC):
                 raise refusal
 
     def unanswered(self, rows: Iterable[PredictionInput], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[PredictionInput]]:
-        """Yield the rows in windows, without answers."""
+        """Yield the rows in windows, as `windows` does, but without answers."""
         return _windows(rows, self.settings.evaluation.batch_size, is_ready)
 
     def answered(self, window: list[PredictionInput]) -> tuple[list[dict[str, Any]], DataError | None]:
-        """Return the fields and the answer of each row before the first one that cannot be read, and the error for that one."""
+        """Return each row's fields with its answer, and None. Unless bad rows are skipped, stop at a bad row, and return its error, too."""
         rows = [asked.row for asked in window if isinstance(asked.row, Row)]
         examples = iter(self.encode(rows) if rows else ())
         encoded: list[Encoded | BadRow] = [next(examples) if isinstance(asked.row, Row) else asked.row for asked in window]
@@ -180,7 +180,7 @@ class RowAnswers(ABC):
         return select(prediction_rows(source), draw(prediction_rows(source), self.drawn, self.settings.seed))
 
     def _lines(self, window: Sequence[PredictionInput], encoded: Sequence[Encoded | BadRow]) -> list[dict[str, Any]]:
-        """Return the fields of each row with its answer or error."""
+        """Count the rows, and return the fields of each with its answer or error."""
         good = {number: example for number, example in enumerate(encoded) if not isinstance(example, BadRow)}
         answers = self.answer([window[number].row for number in good], list(good.values()))
         by_number = dict(zip(good, answers, strict=True))
@@ -203,10 +203,10 @@ class RowAnswers(ABC):
 
 
 def _windows(rows: Iterable[PredictionInput], batch_size: int, is_ready: Callable[[], bool]) -> Iterator[list[PredictionInput]]:
-    """Yield rows in windows: the first has one batch, for quick first answers, and the size doubles up to _MOST_BATCHES batches. A window
+    """Yield rows in windows: of one batch at first, for quick first answers, then of twice as many each time, up to _MOST_BATCHES. A window
     ends early at _MOST_CHARACTERS, or if the next row has not arrived yet.
 
-    A DataError of the source is raised after the window of the rows before the error.
+    If the source raises DataError, the rows before the error are yielded first.
     """
     window: list[PredictionInput] = []
     most, characters = batch_size, 0
@@ -226,7 +226,7 @@ def _windows(rows: Iterable[PredictionInput], batch_size: int, is_ready: Callabl
 
 
 def _from_pipe(pipe: Pipe, columns: PredictionColumns, section: SourceSection) -> Iterator[PredictionInput]:
-    """Yield the rows of a pipe, in the format of the section or else of the first line. Raises DataError if there are none."""
+    """Yield the rows of a pipe, in the section's format or, without one, as the first line suggests. Raises DataError for an empty pipe."""
     name, delimiter = (section.format, None) if section.format else _format_of(pipe.first_line(), columns)
     layout, empty = Layout(name, tuple(section.header or ())), True
     for asked in prediction_stream(Content(pipe.name, "", "", lambda: cast(IO[bytes], pipe)), columns, layout, delimiter):

@@ -43,14 +43,14 @@ class Session:
     threads: int | None = None  # None: PyTorch's default
     ranks: Ranks = ONE_PROCESS
     deal: RankMap = serial_map  # computes the results of batches, together with the other ranks
-    exchange: Callable[[Any], list[Any]] = lambda value: [value]  # sends a value to all ranks; returns those of all ranks, by rank
-    first_alone: Callable[[], AbstractContextManager[None]] = nullcontext  # for filling a cache: others enter after rank 0 has left
+    exchange: Callable[[Any], list[Any]] = lambda value: [value]  # sends a value to all ranks; returns the values of all ranks, by rank
+    first_alone: Callable[[], AbstractContextManager[None]] = nullcontext  # for filling a cache: other ranks enter after rank 0 has left
     # Waits until the meters of other machines have stopped, and returns their readings; with a run folder it returns none, since rank 0
     # reads the energy ledgers that these machines have written into the folder.
     end_of_other_meters: Callable[[], list[Reading]] = list
 
     def batches(self, bar: ProgressBar) -> BatchWork:
-        """Return how this command's batches are computed and advance `bar`. A signal interrupts them only within `stop.at_once`."""
+        """Return a BatchWork that spreads batches over the ranks and advances `bar`. A signal interrupts it only within `stop.at_once`."""
         return BatchWork(bar.advance, deal=self.deal)
 
     def own(self, reading: Reading) -> Reading:
@@ -114,7 +114,7 @@ def open_session(
             is_complete = True
         finally:
             reading = meter.stop()
-            if is_complete and (warning := meter.warning()):  # not if the command has failed, which may be before the first measurement
+            if is_complete and (warning := meter.warning()):  # a failed command may have ended before the first measurement
                 listener.warn(warning)
             if folder is not None:
                 record_totals(folder, reading, {})
@@ -204,7 +204,7 @@ def open_model(folder: Path, session: "Session", inputs: "Inputs", precision: "P
 
 
 def own_precision(settings: "EvaluationSettings") -> "Precision":
-    """Return the precision that evaluation.precision names, as a Precision."""
+    """Return evaluation.precision by its name in Precision: float32 or bf16."""
     return "float32" if settings.evaluation.precision == "float32" else "bf16"
 
 

@@ -25,7 +25,7 @@ class SharedInput:
 
 
 def shared_inputs(objective: WritingObjective, held_out: ValidationSet, count: int) -> list[SharedInput]:
-    """Return the inputs of the first `count` rows of a set, in the order of their first rows.
+    """Return the distinct inputs of the first `count` rows of a set, in the order in which they first occur.
 
     Rows share an input if the model reads the same tokens for them and their whole inputs, before any truncation, are equal too.
     """
@@ -39,9 +39,9 @@ def shared_inputs(objective: WritingObjective, held_out: ValidationSet, count: i
 
 
 def number_inputs(sets: Sequence[Sequence[SharedInput]]) -> Numbers:
-    """Return the index of each row's input, (N,); rows and inputs are counted across all sets."""
+    """Return for each row the index of its input, (rows,); rows and inputs are counted across all sets."""
     inputs = [one for part in sets for one in part]
-    firsts = np.cumsum([0, *(sum(len(one.rows) for one in part) for part in sets)])  # the first row of each set
+    firsts = np.cumsum([0, *(sum(len(one.rows) for one in part) for part in sets)])  # the index of the first row of each set
     numbers = np.empty(firsts[-1], np.int64)
     for number, (first, one) in enumerate(zip(np.repeat(firsts[:-1], [len(part) for part in sets]), inputs, strict=True)):
         numbers[first + np.array(one.rows)] = number

@@ -35,7 +35,7 @@ _PURPOSES = {
 
 
 class TextGenerator:
-    """Generates text with the settings of the checkpoint's run, changed by its generation_config.json and then by the overrides.
+    """Generates text with the settings of the checkpoint's run, changed by the checkpoint's generation_config.json, then by `overrides`.
 
     The model is loaded by `load`, or handed over to `use`. `chat`: prompts are conversations. `files`: the files that hold the prompts.
     """
@@ -54,7 +54,7 @@ class TextGenerator:
         self.use(open_model(self.folder, session, self.inputs, self.precision).loaded, session)
 
     def use(self, loaded: Loaded, session: Session) -> None:
-        """Use a loaded model. Raises the same errors as `load`."""
+        """Generate with the model `loaded`. Raises the same errors as `load`."""
         self.session, self.loaded = session, loaded
         self.codec = loaded.require_tokenizer()
         self.fills_masks = self._check_kind()
@@ -68,7 +68,7 @@ class TextGenerator:
     def complete(
         self, texts: Sequence[str], first_row: int = 0, on_text: OnText | None = None, should_stop: Callable[[], bool] | None = None
     ) -> list[TextCompletion]:
-        """Continue each text; in a chat, `texts` are rendered conversations. `first_row`: see generation.decoding.generate."""
+        """Continue each text; in a chat, `texts` are rendered conversations. `first_row`: the index of the first text, to seed sampling."""
         return complete(
             self.loaded.model,
             self.codec,
@@ -84,7 +84,7 @@ class TextGenerator:
         )
 
     def all_completions(self, prompts: object) -> list[Completion]:
-        """Continue the prompts of a call in Python. Raises Stopped after the batch of a signal, and the errors of `given_prompts`."""
+        """Complete the prompts of a call in Python. Raises Stopped after a batch with a signal, and the errors of `given_prompts`."""
         everything = given_prompts(prompts, self.chat)
         completions: list[Completion] = []
         for first in range(0, len(everything), MOST_PROMPTS):
@@ -101,7 +101,7 @@ class TextGenerator:
         return open_template(self.codec, self.loaded.folder)
 
     def conversation_text(self, template: ChatTemplate, messages: Sequence[Mapping[str, Any]], tools: Any, place: str) -> str:
-        """Return the text of a conversation up to the answer. `tools`: the descriptions of the functions that may be called, or None.
+        """Return a conversation as text, up to where its answer begins. `tools`: the functions that the model may call, or None.
 
         Raises DataError for invalid tools or calls, ModelError if the template refuses the conversation or shows no tools.
         """

@@ -1,4 +1,4 @@
-"""A file of vectors, written in windows of rows: the vectors alone as a NumPy array, or the rows with their vectors as a Parquet table."""
+"""Writing of vectors, a window (list of rows) at a time: the vectors alone as a NumPy array, or rows with their vectors as Parquet."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,9 +26,9 @@ def require_vectors_file(path: Path) -> None:
 
 @contextmanager
 def vectors_file(path: Path, dim: int) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
-    """Open a file, and yield a function that writes rows with vectors of length `dim`. The file gets its name if the block succeeds.
+    """Open a file, and yield a function that writes rows with vectors of length `dim`. The file gets its name if the with block succeeds.
 
-    If `path` is a link, the file that it leads to is replaced. Raises MachineError, and DataError for rows that do not fit a table.
+    If `path` is a link, its target is replaced. Raises MachineError if writing fails, DataError for rows that do not fit a table.
     """
     with output_file(path.resolve(), argument("out"), mode="b") as file, ExitStack() as stack:
         if path.suffix.lower() == ".npy":
@@ -39,7 +39,7 @@ def vectors_file(path: Path, dim: int) -> Iterator[Callable[[Sequence[Mapping[st
 
 @contextmanager
 def _array(file: IO[bytes], dim: int) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
-    """Write an array's header, and yield a function that appends vectors. At the end, replace the header by one with their number."""
+    """Write an array's header, and yield a function that appends vectors. At the end, write their number into the header."""
     rows = 0
 
     def write_header() -> None:
@@ -55,12 +55,12 @@ def _array(file: IO[bytes], dim: int) -> Iterator[Callable[[Sequence[Mapping[str
     yield write
     file.seek(0)
     write_header()
-    assert file.tell() == begin  # NumPy reserves space for the digits of the number
+    assert file.tell() == begin  # the header keeps its length, since NumPy reserves space for the digits of the number
 
 
 class _ParquetRows:
     """Writes a row group of Parquet for each window of rows. The first window determines the columns and their types. A field whose values
-    in this window are not all numbers, all booleans or all times is a column of text, in which other values are written as JSON.
+    in this window are not all numbers, all booleans or all times is a column of text, in which values other than texts are JSON.
     """
 
     def __init__(self, file: IO[bytes], dim: int, stack: ExitStack):
@@ -68,7 +68,7 @@ class _ParquetRows:
         self.writer: Any = None
 
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Write a window. Raises DataError for a row with a field that the first window lacks, or with a value of another type."""
+        """Write a window of rows. Raises DataError for a row with a field that the first window lacks, or with a value of another type."""
         import pyarrow as pa  # type: ignore[import-untyped]
         import pyarrow.parquet as parquet  # type: ignore[import-untyped]
 

@@ -39,27 +39,27 @@ if TYPE_CHECKING:
 _PEAK = "the peak of a rank's tensors in a simulated step"
 Layout = Literal["replicated", "sharded"]
 # Model FLOPs utilization: 0.21 for GPT-3 to 0.46 for PaLM (Chowdhery et al. 2022, arXiv 2204.02311, table 3).
-_UTILIZATION = Range(0.5, 0.35, 0.15)  # the fractions of the peak FLOP/s for the low, the likely and the high time
+_UTILIZATION = Range(0.5, 0.35, 0.15)  # the fractions of the peak FLOP/s that give the low, the likely and the high time
 _BOARD_LOAD = Range(0.6, 0.85, 1.0)  # power during the steps, as a fraction of the maximum power of the board
 _USABLE = 0.9  # fraction of a GPU's memory that tensors may use; the driver, the collectives and fragmentation take the rest
 _NETWORK_BYTES_PER_SECOND = 1.25e9  # between machines without a GPU: 10 Gbit/s Ethernet
-_UPDATE_BYTES = 32  # per weight: an optimizer step reads it, its gradient and 2 moments, and writes it, the moments and a working copy
+_UPDATE_BYTES = 32  # per weight: a step reads the weight, its gradient and 2 moments, and writes the weight, the moments and a working copy
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The field `cluster` of `Estimate`: the memory of each rank, and the bytes that it sends in a step, in each layout."""
+    """The field `cluster` of `Estimate`: the memory of a rank, and the bytes that a rank sends in a step, in each layout."""
 
     ranks: int
     gpu: str | None  # the GPU of each rank; None: each rank has a machine like this one
     layout: Layout  # the layout assumed for time and energy: replicated if the recipe does not shard and the memory suffices
     fits: bool  # whether the tensors fit into the GPU's memory
-    rows_per_rank: int  # per step
-    memory_bytes: dict[str, int]  # of a rank at the peak, by layout
-    traffic_bytes_per_step: dict[str, int]  # sent by a rank, by layout
-    tensor_bytes: dict[str, dict[str, int]]  # by layout and kind of tensor, without libraries; `peak`: of all tensors together
-    sent_bytes: dict[str, dict[str, int]]  # per step, by layout and kind of collective
-    gathered_units: dict[str, int]  # of sharded weights: the number of blocks, the bytes of the largest block, and of all other weights
+    rows_per_rank: int  # rows of each rank in a step
+    memory_bytes: dict[str, int]  # peak memory of a rank, by layout
+    traffic_bytes_per_step: dict[str, int]  # bytes that a rank sends, by layout
+    tensor_bytes: dict[str, dict[str, int]]  # of a rank, by layout and kind of tensor; `peak`: of all tensors together
+    sent_bytes: dict[str, dict[str, int]]  # by a rank per step, by layout and kind of collective
+    gathered_units: dict[str, int]  # gathered weights: number of blocks, bytes of the largest block, bytes outside of blocks
 
 
 def require_known_gpu(gpu: str | None, probe: int, ranks: int) -> None:
@@ -80,7 +80,7 @@ def require_known_gpu(gpu: str | None, probe: int, ranks: int) -> None:
 def require_ranks(recipe: Recipe, ranks: int) -> None:
     """Raise UsageError if a batch cannot be divided evenly among the ranks; the message has the nearest possible numbers of ranks."""
     size, ramp = recipe.training.batch_size, recipe.training.batch_ramp
-    size = size if ramp is None else BatchSizes(size, ramp.start, 1.0).unit  # of a growing batch: the unit divides its size in every step
+    size = size if ramp is None else BatchSizes(size, ramp.start, 1.0).unit  # in every step, a growing batch has a multiple of this unit
     if size % ranks:
         divisors = [count for count in range(1, size + 1) if size % count == 0]
         near = dict.fromkeys([max(count for count in divisors if count < ranks), min((n for n in divisors if n > ranks), default=size)])
@@ -91,11 +91,11 @@ def require_ranks(recipe: Recipe, ranks: int) -> None:
 
 
 def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int, gpu_name: str | None) -> Estimate:
-    """Return the plan for `ranks` ranks, each with the GPU `gpu_name` (None: each on a machine like this one), from that for one rank.
+    """Return `plan`, made for one rank, changed for `ranks` ranks with a GPU `gpu_name` each (None: each on a machine like this one).
 
     Raises UsageError if the ranks cannot be divided as the recipe's `parallel` section asks.
     """
-    # Imported here, since the module imports PyTorch's compiler, which takes a second, and plans for one rank here do not need it.
+    # Imported here, since the module imports PyTorch's compiler, which takes a second, and a plan for one rank here does without it.
     from tfkit.engine.planning.simulated_step import Mesh, simulate
 
     require_mesh(recipe, ranks)
@@ -131,7 +131,7 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
 
 
 def _simulated_batch(recipe: Recipe, data: TrainingData, ranks: int, dtype: torch.dtype, steps: int, *, on_gpu: bool) -> tuple[Batch, int]:
-    """Return the largest sampled micro-batch (of equal ones, one with packed documents), and the number of rows in each micro-batch."""
+    """Return the largest sampled micro-batch (among equally large ones, one with packed documents), and how many rows a micro-batch has."""
     rows = open_rows(recipe, data.objective, data.train, data.config)
     checkpointing = recipe.training.activation_checkpointing
     row_bytes = planned_row_bytes(
@@ -164,8 +164,8 @@ def _tensor_bytes(recipe: Recipe, objective: Objective, model: Transformer, mesh
 def _plan_gpus(plan: Estimate, recipe: Recipe, ranks: int, gpu: Gpu, traffic: int, shards: int) -> Estimate:
     """Return the plan with time and energy from the data sheet of `gpu`.
 
-    FLOPs run at a fraction of the peak speed, and updates of weights at the memory bandwidth. `traffic`: the bytes that a rank sends in a
-    step; `shards`: the number of ranks that divide the updates of one copy of the weights.
+    FLOPs are computed at a fraction of the peak speed, and weights are updated at the memory bandwidth. `traffic`: the bytes that a rank
+    sends in a step; `shards`: the number of ranks that share the updates of one copy of the weights.
     """
     sent = plan.steps * traffic / gpu.link_bytes_per_second
     update = plan.steps * plan.trained_parameters / shards * _UPDATE_BYTES / gpu.bytes_per_second

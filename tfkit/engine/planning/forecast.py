@@ -1,4 +1,4 @@
-"""Estimate the size, memory, time, energy and emissions of a run before its first step, without its weights.
+"""Estimate the size, memory, time, energy and emissions of a run before its first step, without making or loading weights.
 
 The time is computed from the table of this machine's speeds (machine_speed.py), and corrected by the history of earlier runs
 (forecast_history.py). The prediction and the outcome of each run are recorded in its run.json and in the history.
@@ -30,7 +30,7 @@ from tfkit.training.device import pick_precision
 from tfkit.training.free_memory import available_bytes
 from tfkit.training.memory import choose_micro_batch, likely_peak, logits_bytes, planned_row_bytes
 
-PROCESS_BYTES = 350_000_000  # of Python and its libraries
+PROCESS_BYTES = 350_000_000  # memory of Python and its libraries
 _ASSUMPTIONS = {
     "flops": "matrix products of the real batches, padding included; attention between visible positions",
     "memory_bytes": "by formula, from the model's configuration",
@@ -58,7 +58,7 @@ class Forecast:
     basis: str
     assumptions: dict[str, str]
     full_power: FullPower | None
-    table_seconds: dict[str, float]  # of each part of the run, from the table of speeds, not corrected by earlier runs
+    table_seconds: dict[str, float]  # seconds of each part of the run, from the table of speeds, not corrected by earlier runs
 
 
 def estimate_run(run: Run, start: Callable[[], float]) -> Estimate:
@@ -139,7 +139,7 @@ def build_forecast(
 
 
 def emissions_of(energy: Range, place: Place) -> tuple[Range, dict[str, str]]:
-    """Return the emissions of an energy in kWh, bounds times bounds of the intensity, and the text on the intensity for `assumptions`."""
+    """Return the emissions of an energy in kWh, within the bounds of energy and carbon intensity, and how they are computed, as text."""
     low, high = place.range_g_per_kwh
     text = place.describe()
     if place.range_source is not None:
@@ -179,7 +179,7 @@ def _full_power(hours: float, intensity: float, device: torch.device) -> FullPow
 
 
 def remember_outcome(run: Run, plan: Estimate, totals: RunTotals) -> None:
-    """Add the prediction and the measured totals of a run that was finished in one attempt to the history, if its time is known."""
+    """Add a run that was finished in one attempt to the history, with its prediction and its measured totals, if its time is known."""
     if not totals.seconds:
         return
     remember(

@@ -20,11 +20,11 @@ from tfkit.engine.training_run.estimate import Range
 from tfkit.errors import TfkitError
 
 NAME = "forecasts.jsonl"
-TABLE_VERSION = 2  # of the table of speeds (machine_speed.py): only runs that were forecast with this version correct its forecasts
+TABLE_VERSION = 2  # version of the table of speeds (machine_speed.py); only runs that were forecast with it correct new forecasts
 _LATEST = 9  # at most this number of the latest comparable runs is used for a correction
 _MAX_BYTES = 2**20  # size of the file beyond which its older half is dropped
 _MAX_DISTANCE = 2  # largest difference of `PastRun.size` at which two runs are comparable
-_SPREAD = 1.3  # the bounds of a range from one or two runs are its median divided and multiplied by this factor
+_SPREAD = 1.3  # the bounds of a range from one or two runs are at least this factor away from the median
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -34,7 +34,7 @@ class PastRun:
 
     machine: str
     threads: int
-    kind: str  # of the objective
+    kind: str  # the kind of objective
     size: int  # the power of ten nearest to the FLOPs of the run
     table_seconds: Amount
     predicted_seconds: Amount

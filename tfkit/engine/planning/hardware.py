@@ -24,7 +24,7 @@ _MIN_RAM_WATTS = {"x86": 10.0, "arm": 3.0}
 
 @dataclass(frozen=True)
 class Gpu:
-    """The speed, memory and power of a GPU, and the data sheet they are from."""
+    """The speed, memory and power of a GPU, and the data sheet with these numbers."""
 
     name: str
     peak_flops: float  # FLOP/s of dense matrix products in bf16
@@ -65,7 +65,7 @@ class ProcessorPower:
 
 
 def processor_power() -> ProcessorPower:
-    """Return the power of this processor: the user's force_cpu_power for CodeCarbon, or from CodeCarbon's table, or 4 W per thread."""
+    """Return this processor's power: the user's force_cpu_power for CodeCarbon, else as in CodeCarbon's table, else 4 W per thread."""
     facts = processor()
     name, cores = str(facts["name"]), int(facts["cores"] or 1)
     if (forced := _forced("force_cpu_power")) is not None:
@@ -84,8 +84,8 @@ def machine_watts(busy_threads: float) -> float:
 
 
 def memory_watts() -> float:
-    """Return the power of this machine's memory in watts: the user's force_ram_power for CodeCarbon, or else a constant for each module,
-    which is smaller from the fifth module on.
+    """Return the power of this machine's memory in watts: the user's force_ram_power for CodeCarbon, else a constant for each module (less
+    from the fifth module on), but at least a minimum.
     """
     if (forced := _forced("force_ram_power")) is not None:
         return forced

@@ -33,7 +33,7 @@ WIDTHS = (32, 128, 512, 1024)  # of the measured matrix products: the smallest o
 LENGTHS = (32, 128, 512)  # tokens per row in the measurements of attention
 HEAD_DIM = 64  # in the measurements of attention
 # An operation is a matrix product, with its smallest size; fused attention, with the tokens per row, head_dim, and whether it is causal; or
-# any other, as its field of MachineSpeed. The unit of products is FLOPs, that of attention is FLOPs of visible pairs of positions.
+# any other, named by its field of MachineSpeed. Products are counted in FLOPs, attention in FLOPs of visible pairs of positions.
 Operation = tuple[Literal["products"], int] | tuple[Literal["attention"], int, int, bool] | str
 Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SpeedOfWidths = Annotated[tuple[Speed, ...], Field(min_length=len(WIDTHS), max_length=len(WIDTHS))]
@@ -48,7 +48,7 @@ class MachineSpeed:
     attention: SpeedOfLengths  # FLOP/s of attention without a mask, by the length of a row (LENGTHS)
     causal_attention: SpeedOfLengths  # FLOP/s of visible pairs in causal attention, by the length of a row
     narrow_attention: Speed  # FLOP/s as in `attention`, at the middle length, with half the head_dim
-    scores: Speed  # attention scores (elements of QK^T), in attention without a fused kernel, which keeps them for the backward pass
+    scores: Speed  # attention scores (elements of QK^T) without a fused kernel, so that they are kept for the backward pass
     dropped_scores: Speed  # as `scores`, with dropout
     forward: Speed  # the speed of a forward pass alone, divided by that of forward and backward
     elements: Speed  # elements through a LayerNorm, an activation function and a sum
@@ -57,7 +57,7 @@ class MachineSpeed:
     updates: Speed  # elements through an optimizer step with two moments
     blocks: Speed  # calls of tiny blocks, whose time is call overhead
     written_blocks: Speed  # as `blocks`, in generation, which has no backward pass
-    sampled: Speed  # tokens drawn in generation, for each row of a batch but the first
+    sampled: Speed  # tokens drawn in generation, for each row of a batch after the first
     bytes: Speed  # bytes of weights that are multiplied by the vector of a single position, without a backward pass
 
     def of(self, operation: Operation) -> float:
@@ -74,7 +74,7 @@ class MachineSpeed:
 
 
 def _interpolate(sizes: Sequence[int], speeds: Sequence[float], size: int) -> float:
-    """Return the speed at a size: interpolated on log-log axes, proportional to sizes below the smallest, constant above the largest."""
+    """Return the speed at a size, interpolated on log-log axes; below the smallest size proportional to it, above the largest constant."""
     if size <= sizes[0]:
         return speeds[0] * size / sizes[0]
     for (low, slow), (high, fast) in pairwise(zip(sizes, speeds, strict=True)):
@@ -102,7 +102,7 @@ def machine_speed(device: torch.device, precision: torch.dtype, threads: int) ->
 
 
 def measure(device: torch.device, precision: torch.dtype) -> MachineSpeed:
-    """Measure the speeds, each as the fastest of several repetitions, since other programs may slow down some of them."""
+    """Measure each speed as that of the fastest of several repetitions, since other programs may slow some repetitions down."""
     keep_freed_memory()  # as a training does
     with torch.enable_grad():
         full, causal = (
@@ -136,7 +136,7 @@ def device_name(device: torch.device) -> str:
 def _read(path: Path) -> MachineSpeed | None:
     """Return the speeds in a file; None if the file is missing, damaged or of another version.
 
-    None also for speeds that were measured under a load above 1 per core, if the load is now below 0.5: they are then measured again.
+    None also for speeds that were measured under a load above 1 per core, if the load is now below 0.5, so that they are measured again.
     """
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         document = json.loads(path.read_bytes())

@@ -1,4 +1,4 @@
-"""The request for a plan, of `tfkit plan` or in Python: the training to plan, and the options of the plan.
+"""The request for a plan, by `tfkit plan` or by a call in Python: the training to plan, and the options of the plan.
 
 This module does not import torch, so that the energy meter starts before torch is imported.
 """
@@ -38,7 +38,7 @@ class PlanRequest:
 
 
 def check_plan_request(request: TrainingRequest, stages: Sequence[str] = ()) -> PlanRequest:
-    """Check the training to plan, and that the recipe has the `stages` to plan; no `stages`: all. Raises UsageError."""
+    """Check the training to plan, and that its recipe has the `stages`. Raises UsageError for an invalid request."""
     if request.source is not None and request.has_stages:
         chain = read_chain(request.source, request.overrides)
         if unknown := [name for name in stages if name not in chain.names]:

@@ -31,8 +31,8 @@ from tfkit.training.free_memory import resident_bytes
 from tfkit.training.health import UnhealthyStepError
 
 _START_PATIENCE_SECONDS = 30.0  # the longest wait for the first measurement of power by the energy meter
-_KERNELS_BYTES = 400_000_000  # the most bytes of the 1,024 kernels that oneDNN caches; each new shape adds several kernels of 0.1 to 0.6 MB
-_MIN_SECONDS = 2.0  # shortest duration of the steps for which their power is computed
+_KERNELS_BYTES = 400_000_000  # the most that oneDNN's cache of 1,024 kernels takes; each new shape adds several kernels of 0.1 to 0.6 MB
+_MIN_SECONDS = 2.0  # the power of the steps is computed only if they take at least this long
 _SPREAD = 1.2  # the bounds of a time are at least this factor away from its likely value
 
 
@@ -52,17 +52,17 @@ class Probe:
     steps: Sequence[ProbeStep]
     micro_batch_size: int
     setup_seconds: float  # for initializing or reading the weights and creating the optimizer
-    memory_bytes: int  # the peak of the steps, plus the extrapolated growth in the rest of the run
+    memory_bytes: int  # the peak memory of the steps, plus the growth extrapolated to the rest of the run
     watts: float | None  # mean power of the machine during the steps, without PUE; None if unknown
     busy_threads: float  # average number of threads of this process that computed during the steps
-    energy_kwh: float | None  # of the steps; None if unknown
+    energy_kwh: float | None  # energy that the steps took; None if unknown
     iteration_steps: int | None  # number of steps for which the same sampled responses are used; None without sampled responses
-    evaluation: tuple[float, float] = (0.0, 0.0)  # seconds of a partial evaluation, and its fraction of a whole evaluation
+    evaluation: tuple[float, float] = (0.0, 0.0)  # seconds of a partial evaluation, and what fraction of a whole one it is
     count_evaluations: Callable[[Recipe, int], int] = lambda *_: 0  # returns the number of evaluations for a recipe and a number of steps
 
     @property
     def timed(self) -> Sequence[ProbeStep]:
-        """The steps after the first two, or else the last: the first two are slower, since memory is allocated and kernels are chosen."""
+        """The steps but the first two, which are slower, since memory is allocated and kernels are chosen; at least the last step."""
         return self.steps[min(2, len(self.steps) - 1) :]
 
     def seconds_of(self, tokens: int, steps: int) -> Range:
@@ -80,7 +80,7 @@ class Probe:
 
 
 def probe_run(run: Run, count: int) -> Probe:
-    """Take the first `count` steps of a run, with its micro-batch size. Raises Stopped, and the errors of the run in these steps."""
+    """Take and measure the first `count` steps of a run, with the run's micro-batch size. Raises Stopped, and the errors of these steps."""
     recipe, data, device, listener, stop, meter = run.recipe, run.data, run.device, run.listener, run.stop, run.meter
     start = time.perf_counter()
     make_deterministic(device)
@@ -123,7 +123,7 @@ def probe_run(run: Run, count: int) -> Probe:
 
 
 def _first_reading(meter: Meter, stop: StopRequest) -> Reading:
-    """Return the first reading of the meter that has a power, or the latest one after 30 s or after a request to stop.
+    """Return the meter's first reading with a measured power; after 30 s, or after a request to stop, the latest reading.
 
     A reading with a power includes an estimate for the time before the meter was ready; the difference between two such readings does not.
     """
@@ -190,7 +190,7 @@ def _power(probe: Probe, recipe: Recipe, device: torch.device) -> Power:
 def with_probe(plan: Estimate, recipe: Recipe, probe: Probe, device: torch.device) -> Estimate:
     """Return the plan with time, memory and energy from a probe.
 
-    The times of start, checkpoints and, unless the objective samples responses, generation stay those from the table of speeds.
+    Times for start and checkpoints are still from the table of speeds; so are those for generation, unless the objective samples responses.
     """
     steps, (evaluation_seconds, fraction) = probe.seconds_of(plan.tokens, plan.steps), probe.evaluation
     each = evaluation_seconds / fraction if fraction else 0.0

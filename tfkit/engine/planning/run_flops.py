@@ -1,6 +1,6 @@
 """Count the FLOPs of a whole run by part, such as its steps, evaluations, samples and learning rate trial.
 
-This module also counts the workload of a run, in the operations whose speeds machine_speed.py measures, and computes its time.
+This module also counts the workload of a run, in operations whose speeds machine_speed.py measures, and computes how long it takes.
 """
 
 from collections import defaultdict
@@ -26,7 +26,7 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.flops import ForwardShape, forward_flops, products
 from tfkit.training.memory import has_logits
 
-_ASSEMBLY_SECONDS = 0.1  # duration of all other work than reading or initializing weights before the first step, measured on two cores
+_ASSEMBLY_SECONDS = 0.1  # of the work before the first step, without reading or initializing weights, measured on two cores
 _BYTES_PER_SECOND = 2e8  # at which checkpoints are written, hashed and synced, and weights are initialized or are read, hashed and rounded
 Workload = Mapping[Operation, float]  # the amount of each operation in forward and backward passes, in the unit of its speed
 _ROLLOUT_MICRO_BATCHES = 8  # number of micro-batches whose responses are sampled in one batch, as in rollout_loader.py
@@ -90,15 +90,15 @@ class RunWork:
     """The workload of a whole run. `extra`, `evaluation` and `trial` are FLOPs, divided by the FLOPs of `steps`."""
 
     steps: Workload  # forward and backward passes of all training steps
-    extra: float  # of companions, recomputation, and the forward passes on sampled responses
+    extra: float  # of companions (such as a teacher), recomputation, and forward passes on sampled responses
     evaluation: float  # of scoring the held-out rows, without samples
     updates: float  # parameters updated by the optimizer, summed over steps
     decoded: float  # number of decoding steps, each of which adds a token to every row of a batch
-    decoded_bytes: float  # of weights, which are read in each decoding step
+    decoded_bytes: float  # bytes of the weights, which are read in each decoding step
     decoded_blocks: float  # number of blocks called in each decoding step
     sampled: float  # tokens drawn, summed over all rows of the batches
-    checkpoint_bytes: float  # written in total
-    weight_bytes: float  # of all models, whose weights are initialized or read before the first step
+    checkpoint_bytes: float  # bytes of all checkpoints together
+    weight_bytes: float  # bytes of the weights of all models, initialized or read before the first step
     trial: float = 0.0  # of the learning rate trial
 
     def seconds_by_part(self, speed: MachineSpeed, start: float) -> dict[str, float]:
@@ -192,7 +192,7 @@ def _sample_count(data: TrainingData, evaluations: int) -> int:
 
 
 def _count_intervals(interval: int | None, steps: int) -> int:
-    """Count the intervals of `interval` steps in `steps` steps; the last may be shorter. None: the whole run is one interval."""
+    """Count the intervals of `interval` steps in `steps` steps; the last may be shorter. If `interval` is None, the run is one."""
     return (steps // interval if interval else 0) + (not interval or steps % interval > 0)
 
 

@@ -1,6 +1,6 @@
-"""The forecaster that all commands use: it estimates a run from the speeds of this machine, corrected by earlier runs on it.
+"""The forecaster that all commands use: it estimates a run from the speeds of this machine, corrected by earlier runs here.
 
-This module does not import torch: each method imports it when it is called, after the training has been checked and its run folder locked.
+This module does not import torch: its methods do, and are called after the training has been checked and its run folder locked.
 """
 
 from collections.abc import Callable

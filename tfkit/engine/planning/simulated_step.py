@@ -38,7 +38,7 @@ from tfkit.training.model_sharder import shard_models
 from tfkit.training.step import Stepper
 
 _CPU = torch.device("cpu")
-MIN_BLOCKS = 3  # least number of blocks of an encoder or decoder whose measurements are extrapolated to more blocks
+MIN_BLOCKS = 3  # an encoder or decoder is measured with at least this many blocks, and extrapolated to more
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class SimulatedStep:
 
 
 def _is_substituted(objective: Objective) -> bool:
-    """Whether `_SubstituteLoss` replaces an objective: one with trained companions, sampled responses or a reference model."""
+    """Whether `_SubstituteLoss` replaces an objective, as it does if there are trained companions, rollouts or a reference model."""
     has_trained = any(companion.trained for companion in objective.companions)
     return has_trained or objective.rollouts is not None or objective.reference_use != "none"
 
@@ -73,7 +73,7 @@ def simulate(recipe: Recipe, config: ModelConfig, objective: Objective, batch: B
     if dist.is_initialized():
         raise UsageError("plan: this process already belongs to a torch.distributed process group; plan from another process")
     depths, period = {name: depth for name in ("encoder_layers", "decoder_layers") if (depth := getattr(config, name))}, config.period
-    fewer = max(0, min(depths.values()) - MIN_BLOCKS) // period * period  # whole periods, so that windows alternate as in the full model
+    fewer = max(0, min(depths.values()) - MIN_BLOCKS) // period * period  # in whole periods, so that windows alternate as in the full model
     training = recipe.training
     if fewer < 2 * period or training.frozen or training.unfreeze_every is not None:
         return _to_result(_measure(recipe, config, objective, batch, mesh), objective)
@@ -83,7 +83,7 @@ def simulate(recipe: Recipe, config: ModelConfig, objective: Objective, batch: B
 
 
 def _measure(recipe: Recipe, config: ModelConfig, objective: Objective, batch: Batch, mesh: Mesh) -> dict[str, int]:
-    """Return the activations, the traffic and the peak of each part of a step, in bytes, by name.
+    """Return, by name, the bytes of activations, of traffic by kind of collective, and at the peak of each part of a step.
 
     Each of these numbers grows linearly with the number of blocks. The peak of the whole step, the maximum over its parts, does not.
     """
@@ -161,7 +161,7 @@ class _SubstituteLoss(CausalLM):
         return {"loss": batch.input_ids.numel()}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Compute a loss whose tensors have the sizes that a training on this kind of head needs."""
+        """Compute a loss whose tensors have the sizes of those in a training with this kind of head."""
         output, ids = model(**batch.inputs()), batch.input_ids if batch.decoder_input_ids is None else batch.decoder_input_ids
         if model.config.head.kind not in ("lm", "masked_lm"):
             return {"loss": output.logits.float().sum()}
@@ -205,15 +205,15 @@ def _fake_ranks(size: int) -> Iterator[ProcessGroup]:
     finally:
         random.setstate(drawn)
         dist.destroy_process_group()
-        # From its cache of shardings, PyTorch would give this process, or a fork of it, the shards of rank 0 also if it has another rank on
-        # a later mesh of the same shape.
+        # Without this, PyTorch's cache of shardings would give this process, or a fork of it, the shards of rank 0 again on a later mesh of
+        # the same shape, even if the process has another rank there.
         if clear := getattr(debug, "_clear_sharding_prop_cache", None):  # exists in PyTorch 2.13
             clear()
 
 
 def _block_parts(depth: int) -> list[str]:
-    """Return the name of the part of a step to which the backward pass of each block of a stack belongs.
+    """Return, for each block of a stack, the name of the part of the step in which its backward pass is measured.
 
-    The lowest and the highest block are parts of their own, since the peak of the step may occur in either.
+    The lowest and the highest block are parts of their own, since the memory peak of the step may occur in either.
     """
     return ["lowest", *["between"] * (depth - 2), *["highest"] * (depth > 1)]

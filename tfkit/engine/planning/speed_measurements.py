@@ -20,12 +20,12 @@ from tfkit.training.flops import visible_pairs
 SECONDS = 0.04  # how long each operation is repeated, after an untimed repetition
 _ROWS = 1024  # positions in a matrix product
 _LAYERS = 4  # blocks of the tiny model
-_TOKENS = 4  # generated in each row
+_TOKENS = 4  # tokens generated in each row
 _BATCH = 64  # rows of a batch in generation
 
 
 def rate(amount: float, work: Callable[[], Tensor | None]) -> float:
-    """Return the amount per second in the fastest call of `work`, which processes `amount`, including the wait for its result."""
+    """Return `amount`, which a call of `work` processes, per second of the fastest call, including the wait for the call's result."""
     _wait(work())
     best, end = math.inf, time.perf_counter() + SECONDS
     while time.perf_counter() < end or math.isinf(best):
@@ -115,7 +115,7 @@ def updates(device: torch.device) -> float:
 
 
 def blocks(device: torch.device, precision: torch.dtype) -> float:
-    """Return the blocks per second of a tiny model, forward and backward: the call overhead. Embedding and head count as one block."""
+    """Return how many blocks of a tiny model, with embedding and head as one, run per second, forward and backward: the call overhead."""
     model = _tiny(device, precision)
     ids = torch.zeros(1, 8, dtype=torch.long, device=device)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -127,7 +127,7 @@ def blocks(device: torch.device, precision: torch.dtype) -> float:
 
 
 def writing(device: torch.device, precision: torch.dtype) -> dict[str, float]:
-    """Return the blocks per second of a tiny model in generation, and the tokens per second drawn for each row beyond the first."""
+    """Return how many blocks of a tiny model run per second in generation, and how many tokens are drawn for the rows after the first."""
     model = _tiny(device, precision)
     settings = GenerationSection(max_new_tokens=_TOKENS)
 

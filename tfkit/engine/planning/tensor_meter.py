@@ -22,7 +22,7 @@ _ITEM = torch.ops.aten._local_scalar_dense.default
 
 
 class TensorMeter(TorchDispatchMode):
-    """Context that counts the bytes of tensor storages: `live`: those not yet freed; `peak`: the maximum of `live` since `mark()`."""
+    """Context that counts bytes of tensor storages (`live`: not yet freed; `peak`: the maximum of `live` since `mark()`) and bytes sent."""
 
     def __init__(self, *, fake: bool = False):
         super().__init__()  # type: ignore[no-untyped-call]
@@ -44,7 +44,7 @@ class TensorMeter(TorchDispatchMode):
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def mark(self) -> int:
-        """Return the peak since the last mark, and reset it."""
+        """Return the peak since the last mark, and start the next peak from the bytes that are live now."""
         peak, self.peak = self.peak, self.live
         return peak
 
@@ -76,7 +76,7 @@ class TensorMeter(TorchDispatchMode):
             self._count_traffic(func, result, args)
         created = (leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and not is_traceable_wrapper_subclass(leaf))
         for tensor in created:
-            if self._fake is not None or not (tensor.is_meta or isinstance(tensor, FakeTensor)):  # otherwise these have no memory to count
+            if self._fake is not None or not (tensor.is_meta or isinstance(tensor, FakeTensor)):  # without `fake`, these have no memory
                 self._count(tensor.untyped_storage())
         return result
 
@@ -103,7 +103,7 @@ class TensorMeter(TorchDispatchMode):
 
     def _count_traffic(self, func: Any, result: Any, args: Any) -> None:
         ranks = CollectiveOp.get_process_group(func, args).size()
-        size = max(_bytes_of(tensors) for tensors in (*args[:2], result))  # of the unsharded tensor, which is the input or the output
+        size = max(_bytes_of(tensors) for tensors in (*args[:2], result))  # bytes of the unsharded tensor, the input or the output
         name = func.name().partition("::")[2].strip("_")
         if "scatter" in name:
             kind = "reduce-scatter"

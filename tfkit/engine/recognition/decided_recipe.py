@@ -96,7 +96,7 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     rows["tagging"] = [row for row in rows["tagging"] if len(row.values["tokens"]) == len(row.values["tags"])]
     if all(len(row.values["tokens"]) == 1 for row in rows["tagging"]):  # rows are single words, not sentences
         rows["tagging"] = []
-    answered = any(row.values["answers"] for row in rows["question_answering"])  # if no row has an answer, the texts may be choices
+    answered = any(row.values["answers"] for row in rows["question_answering"])  # if no row has an answer, this may be multiple choice
     rows["question_answering"] = [row for row in rows["question_answering"] if answered and _are_in_context(row)]
     fitting = {kind: of_kind for kind, of_kind in rows.items() if 2 * len(of_kind) > len(records)}
     readers = {kind: Columns(SECTIONS[kind].roles, given[kind]) for kind in fitting}
@@ -106,7 +106,7 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     if not {"chosen", "winner"} & reads.get("dpo", {}).keys():  # a text and a label do not show that the text is a completion
         unpaired = reads.pop("dpo", {})
     preferred = {kind for kind in reads if _has_preferred_names(kind, reads[kind], given[kind])}
-    if any(not SECTIONS[kind].reads_text for kind in preferred):  # drop the objectives that found only names of Role.later
+    if any(not SECTIONS[kind].reads_text for kind in preferred):  # drop the objectives that found only fallback names (Role.later)
         reads = {kind: reads[kind] for kind in reads if kind in preferred}
     are_flags = all(read_flag(str(row.values.get("label"))) is not None for row in fitting.get("dpo", ()))  # labels like good and bad
     of_classes = reads.get("classification", {})
@@ -154,7 +154,7 @@ def _recognised_columns(name: str, held: Mapping[str, Sequence[Any]]) -> dict[st
 
 
 def _unread_texts(kind: str, reads: Mapping[str, str], records: Sequence[Record], held: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
-    """Return the columns of longer texts that an objective of FURTHER_TEXT would leave unread; empty for other objectives."""
+    """Return the columns of longer texts that the objective `kind` would leave unread, if FURTHER_TEXT has this objective; else none."""
     part, beside = FURTHER_TEXT.get(kind, ("", ""))
     if beside not in reads or part in reads:
         return ()
@@ -163,7 +163,7 @@ def _unread_texts(kind: str, reads: Mapping[str, str], records: Sequence[Record]
 
 
 def _parts(names: Iterable[str]) -> set[str]:
-    """Return the columns that are read by `names`, each a column, a path into a column, a list of columns or a template with columns."""
+    """Return the columns that `names` refer to; a name is a column, a path into one, a list of columns or a template with columns."""
     return {part for name in names for one in (name, *columns_of(name), *name.split(", ")) for part in (one, one.partition(".")[0])}
 
 
@@ -198,7 +198,7 @@ def _has_preferred_names(kind: str, reads: dict[str, str], named: dict[str, str 
 
 
 def _count(section: SourceSection, on_bad_row: Any, first: Sequence[Record], readers: dict[str, Columns]) -> RowCounts:
-    """Count the rows of the source, their characters, and their labels and tags. Raises DataError if a row cannot be read."""
+    """Count the rows of the source, their characters, labels and tags, up to a limit. Raises DataError if a row cannot be read."""
     counts = RowCounts()
     is_whole = len(first) < FIRST_ROWS
     for record in first if is_whole or section.streamed else all_records(section, on_bad_row, ENOUGH_ROWS):
@@ -210,7 +210,7 @@ def _count(section: SourceSection, on_bad_row: Any, first: Sequence[Record], rea
         if counts.characters >= ENOUGH_CHARACTERS:
             break
     counts.are_all = counts.characters < ENOUGH_CHARACTERS and counts.rows < ENOUGH_ROWS
-    if section.streamed and not is_whole:  # the other rows are not counted, because they would be downloaded
+    if section.streamed and not is_whole:  # counting the other rows would download them
         counts.rows, counts.characters, counts.are_all = section.rows or MANY_ROWS, ENOUGH_CHARACTERS, False
     return counts
 
@@ -233,7 +233,7 @@ def _row_tokens(section: SourceSection, columns: Iterable[str], codec: Tokenizer
 
 
 def _inspect_model(start: str) -> tuple[ModelSummary, Tokenizer | None]:
-    """Return a summary of the checkpoint, without reading its weights, and its tokenizer. Raises ModelError for an invalid checkpoint."""
+    """Return a summary of the checkpoint, and its tokenizer, without reading the weights. Raises ModelError for an invalid checkpoint."""
     described = describe(start)
     config, codec = described.config, described.codec
     has_chat_tokens = codec is not None
@@ -274,7 +274,7 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
     judged = {"metric": task.metric} if task.metric else {}
     is_given = "lr" in own["optimizer"] or own["schedule"].get("kind") == "noam"
     tried = {} if is_given or not size.trial_rates else {"trial_rates": size.trial_rates}
-    # With patience, each evaluation needs a checkpoint.
+    # With patience, each evaluation needs a checkpoint, so checkpoints are written at the same interval.
     every = own["evaluation"].get("every", "epoch") if "patience" in own["training"] else "epoch"
     return {
         "model": {"context_length": size.context_length} if size.context_length else {},

@@ -1,6 +1,6 @@
-"""The size of a fine-tuning without a recipe: tokens of a row, rows of a step, epochs, learning rate, all weights or an adapter.
+"""The size of a fine-tuning without a recipe: tokens of a row, rows of a step, epochs, learning rate, adapter or not.
 
-It is decided from the number of rows, the tokens of the first rows, the model and the free memory. The user is shown the reasons.
+The size is decided from the number of rows, the tokens of the first rows, the model and the free memory. The user is shown the reasons.
 """
 
 import math
@@ -43,15 +43,15 @@ class Size:
     batch_size: int
     epochs: int
     lr: float
-    trial_rates: list[float]  # rates to try besides `lr`
+    trial_rates: list[float]  # learning rates to try besides `lr`
     log_every: int | None  # None: the default
     adapter: dict[str, Any] | None  # None: all weights are trained
-    held_out: Any  # data.validation
+    held_out: Any  # the value of data.validation
     because: str  # the reasons for the decided values, as text for the user
 
 
 def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | None:
-    """Count the tokens of the texts; None without a tokenizer or a text. Counts of long texts are extrapolated from their beginnings."""
+    """Count the tokens of the texts; None if there is no tokenizer or text. Counts of long texts are extrapolated from their beginnings."""
     if codec is None or not any(texts):
         return None
     limit = max(1000, _SAMPLED_CHARACTERS // len(texts))
@@ -64,7 +64,7 @@ def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | Non
 
 
 def decide_size(counts: RowCounts, model: ModelSummary, kind: str, given: dict[str, Any], tokens: RowTokens | None) -> Size:
-    """Decide the size. `given`: the fields that the user sets, which stay as they are. `tokens` None: estimated from the characters."""
+    """Decide the size. `given`: the fields that the user sets, which stay. `tokens`: if None, they are estimated from the characters."""
     training, reads_text = given.get("training", {}), SECTIONS[kind].reads_text
     adapter, adapter_reason = _adapter(model, kind, training)
     low_rank = training.get("adapter", adapter) is not None
@@ -129,7 +129,7 @@ def _length(model: ModelSummary, tokens: RowTokens, tokens_per_step: int, *, rea
     """Return the number of tokens of a row. For labelled rows, it is the model's context length, or more if rows are longer and the model's
     positions are relative.
 
-    `may_grow`: whether the model's context length may change; an adapter keeps that of its base model.
+    `may_grow`: whether the model's context length may grow, which an adapter does not allow, since it keeps the base model's.
     """
     if reads_text:
         return _text_length(model, model.context_length, tokens.most, tokens_per_step)
@@ -139,10 +139,10 @@ def _length(model: ModelSummary, tokens: RowTokens, tokens_per_step: int, *, rea
 
 
 def _text_length(model: ModelSummary, context_length: int, texts: int, step: int) -> int:
-    """Return the number of tokens of a row of text: `texts`, which 95 % of the texts do not exceed, rounded up to a multiple of 64.
+    """Return the number of tokens of a row of text: `texts`, a length that 95 % of the texts do not exceed, rounded up to a multiple of 64.
 
-    The number is limited to a quarter of the tokens of a `step`, but not below 128, and to 1,024 and the context length. It is halved, down
-    to 128, until the activations of a row fit into the free memory.
+    The number is at most a quarter of the tokens of a `step` (or 128, if that is more), at most 1,024 and at most the context length. It
+    is halved, down to 128, until the activations of a row fit into the free memory.
     """
     length = min(context_length, _LONGEST_TEXT, max(_SHORTEST_TEXT, min(step // 4, texts + 63) // 64 * 64))
     left = available_bytes()
@@ -152,7 +152,7 @@ def _text_length(model: ModelSummary, context_length: int, texts: int, step: int
 
 
 def _adapter(model: ModelSummary, kind: str, training: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """Return an adapter, with the reason, if the training of all weights of a decoder would not fit into the free memory; else None and "".
+    """Return an adapter's settings, and the reason, if training all weights of a decoder needs more than the free memory; else None, "".
 
     There is no adapter for a chat if special tokens must be added to the tokenizer, because their embeddings must be trained.
     """

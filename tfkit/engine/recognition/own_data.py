@@ -46,12 +46,12 @@ class UnwrittenRecipe:
         """The overrides as an incomplete recipe."""
         given = given_sections(self.overrides)
         if "data" in self.overrides:
-            given.get("data", {}).setdefault("validation", None)  # an override of the whole section leaves no held-out rows to decide
+            given.get("data", {}).setdefault("validation", None)  # if the whole section is overridden, held-out rows are not decided
         return given
 
     @cached_property
     def source(self) -> SourceSection:
-        """The first source of data.train, by which the recipe is decided."""
+        """The first source of data.train, from whose rows the recipe is decided."""
         sources = self.given.get("data", {}).get("train")
         if not (isinstance(sources, list) and sources):
             raise UsageError(f"what should be learned? Give a RECIPE, or {argument('data', 'F')}")
@@ -183,7 +183,7 @@ def training_request(
     minutes: float | None = None,
     rows: int | None = None,
 ) -> TrainingRequest:
-    """Return the request for a training. `start`, `data`, `columns` and `rows`: as the user gave them; `minutes`: the training's length.
+    """Return the request for a training. `start`, `data`, `columns`, `rows`: as the user gave them; `minutes`: the length of the training.
 
     Raises UsageError if a recipe that is to be completed from the data is invalid, or does not fit the overrides.
     """

@@ -1,4 +1,4 @@
-"""Conversion of the arguments of the library's functions for the engine. Each function raises UsageError for a value of a wrong type."""
+"""Convert the arguments of the library's functions, such as `tfkit.pretrain`. A value of a wrong type raises UsageError."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
@@ -31,7 +31,7 @@ def recipe_text(recipe: AnyRecipe) -> RecipeText:
         document = recipe_document(recipe, None) if isinstance(recipe, Recipe) else plain_value(recipe)
     except ValueError as error:
         raise UsageError(f"the recipe holds a value that YAML does not have: {error}") from error
-    return RecipeText(Path("<recipe>"), dump_document(document))  # no file has this name
+    return RecipeText(Path("<recipe>"), dump_document(document))  # a name for messages: there is no file
 
 
 def path_text(name: str, path: object) -> str | None:
@@ -42,7 +42,7 @@ def path_text(name: str, path: object) -> str | None:
 
 
 def required_path(name: str, path: object) -> str:
-    """Return the path that is given for the required argument `name` as text. Raises UsageError if it is missing."""
+    """Return `path`, the value of the required argument `name`, as text. Raises UsageError if it is missing or of another type."""
     found = path_text(name, path)
     if not found:
         raise UsageError(f"{argument(name)} is missing; {_WHAT_TO_GIVE[name]}")
@@ -50,12 +50,12 @@ def required_path(name: str, path: object) -> str:
 
 
 def run_folder(run: str | Path | None, name: str) -> Path:
-    """Return the run folder of a call: `run`, or runs/`name` if `run` is None."""
+    """Return the run folder of a call: `run` or, if that is None, the folder `name` in runs/."""
     return Path(path_text("run", run) or Path("runs") / name)
 
 
 def stage_names(stages: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the stages that a call chooses; `stages` may be a single name. Raises UsageError if it is not iterable."""
+    """Return `stages`, one name of a stage or several, as a tuple of names. Raises UsageError for a value that is not iterable."""
     if not isinstance(stages, Iterable):
         raise UsageError(f"stages={stages!r}: give a list of the names of stages")
     return (stages,) if isinstance(stages, str) else tuple(stages)
@@ -75,15 +75,15 @@ def plain_overrides(overrides: object) -> dict[str, Any]:
 
 
 def plain_columns(columns: object) -> dict[str, Any]:
-    """Return the columns of a call by role, with values of YAML's types. Raises UsageError for anything but a dict."""
+    """Return the columns of a call, by role (such as "text"), with values of YAML's types. Raises UsageError for anything but a dict."""
     if not isinstance(columns, Mapping | None):
         raise UsageError(f"columns={columns!r}: give a dict with the column of each role, such as {{'text': 'question'}}")
     return plain_overrides(columns)
 
 
 def require_iterable(given: object, call: str, remedy: str) -> Iterable[Any]:
-    """Return an iterable argument. Raises UsageError, whose message begins with `call` and ends with `remedy`, for any other value, and for
-    a table, which yields the names of its columns.
+    """Return `given`, which must be iterable. Raises UsageError, whose message begins with `call` and ends with `remedy`, for any other
+    value, and for a table such as a DataFrame, which iterates over the names of its columns instead of its rows.
     """
     if not isinstance(given, Iterable) or hasattr(given, "columns"):
         raise UsageError(f"{call}, and this is of type {type(given).__name__}; give {remedy}")

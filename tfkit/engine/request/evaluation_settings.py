@@ -1,4 +1,4 @@
-"""The settings for evaluating and predicting with a checkpoint: those of a recipe or of the checkpoint's run, or defaults."""
+"""The settings for evaluating and predicting with a checkpoint, from a recipe, from the checkpoint's run, or by default."""
 
 from collections.abc import Collection
 from contextlib import suppress
@@ -26,7 +26,7 @@ from tfkit.recipe.schema.output_sections import EvaluationSection, GenerationSec
 if TYPE_CHECKING:
     from tfkit.hub import Described
 
-TASK_SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")  # the sections that evaluate and predict read
+TASK_SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")  # the sections that tfkit evaluate and tfkit predict read
 _PURPOSES = {"none": "has no head", "lm": "continues texts, and has no chat template", "masked_lm": "fills the masks of a text"}  # by head
 
 
@@ -45,19 +45,19 @@ class EvaluationSettings:
 
     @property
     def sequence_length(self) -> int | None:
-        """The largest number of tokens of a row or of a piece of text; None: the model's context length."""
+        """The largest number of tokens of a row, or of a piece into which text is cut; None: the model's context length."""
         return None if self.data is None else self.data.sequence_length
 
 
 class OpenedCheckpoint(Protocol):
-    """A checkpoint whose settings a command has read, and whose weights are not loaded yet."""
+    """A checkpoint that a command will use: its settings are read, its weights are not loaded yet."""
 
     settings: EvaluationSettings
     inputs: Inputs
 
 
 def settings_inputs(settings: EvaluationSettings, *models: str | Path) -> Inputs:
-    """Return the inputs of a command: the files, sources of rows and models that `settings` name, and in addition `models`."""
+    """Return the inputs of a command: `models`, and the files, sources of rows and models that `settings` name."""
     files = [*([settings.path] if settings.path is not None else []), *files_of(settings.objective, settings.carbon)]
     sections = sections_of(settings.data) if settings.data is not None else []
     return inputs_of(files, sections, [*models, *settings.objective.companion_paths.values()])
@@ -66,9 +66,9 @@ def settings_inputs(settings: EvaluationSettings, *models: str | Path) -> Inputs
 def read_settings(
     recipe: RecipeText | None, checkpoint: Path, overrides: Overrides, sections: Collection[str], scored: str | None = None
 ) -> EvaluationSettings:
-    """Return the settings of the recipe or, without one, of the recipe of the checkpoint's run, or else the defaults, with the overrides.
+    """Return the settings with the overrides: those of the recipe, else those of the recipe of the checkpoint's run, else the defaults.
 
-    `scored`: a file, folder or glob that replaces data.validation. `sections`: the sections that the command reads.
+    `scored`: a file, folder or glob that replaces data.validation. `sections`: the sections of the recipe that the command reads.
 
     Raises ModelError if the run's recipe is damaged, UsageError for invalid settings and for an override of a section not in `sections`.
     """
@@ -78,7 +78,7 @@ def read_settings(
             raise UsageError(f"{OVERRIDES}: {name}: this command reads only the sections {', '.join(sections)}")
         if name.startswith("carbon.budget_"):
             raise UsageError(f"{OVERRIDES}: {name}: only a training has a budget; leave it out")
-    if scored is not None:  # set before other overrides are applied, so that data.validation.0.text=... can name the column
+    if scored is not None:  # set before other overrides, since data.validation.0.text=... may name its column
         sets = {"data.validation": [{"path": scored, "files": evaluated_files(scored)}]}
         overrides = {**sets, **overrides} if "data.validation" in given else within_sections(sets, overrides)
     source = recipe or saved_recipe(checkpoint)
@@ -89,18 +89,18 @@ def read_settings(
     if recipe is None:
         if any(name.partition(".")[0] == "objective" for name in overrides):
             overrides = {**_defaults_of_other_objectives(), **overrides}
-        overrides = {"data.on_bad_row": "error", "data.max_lost": None, **overrides}  # the training may have skipped rows; all are scored
-        if scored is not None:  # the run's limits are for its own rows; of the data that this command names, all rows are scored
+        overrides = {"data.on_bad_row": "error", "data.max_lost": None, **overrides}  # the training may skip rows, but all are scored
+        if scored is not None:  # the run's limits are for its own rows; all rows of the data that this command names are scored
             overrides = {"evaluation.max_tokens": None, "data.rows": None, **overrides}
     else:
-        with suppress(ModelError):  # the run's own recipe may be damaged, but is replaced by the given one
+        with suppress(ModelError):  # if the run's own recipe is damaged, the given one is used without it
             if saved := saved_recipe(checkpoint):
                 overrides = {**split_overrides(saved.read(), recipe.fields()), **overrides}
     read = source.read(overrides)
     data: DataSection | None = read.data
     if scored is not None:
         data = _read_as_trained(read.data, scored)
-    elif read.objective.roles != read.objective.trained_for.roles:  # the recipe's rows are prompts without the responses to score
+    elif read.objective.roles != read.objective.trained_for.roles:  # the rows are prompts, without responses that could be scored
         data = None
     own_length = recipe is None and "data.sequence_length" not in given  # whether the length is that of the checkpoint's run
     if data is not None and own_length and read.objective.trained_for.scored_by == "text":
@@ -112,9 +112,9 @@ def read_settings(
 def read_task_settings(
     recipe: RecipeText | None, folder: Path, overrides: Overrides, data: str | None, *, scores_texts: bool = False
 ) -> EvaluationSettings:
-    """Return the settings as `read_settings` does; without a recipe, with the objective for which the model was trained.
+    """Return the settings as `read_settings` does; without a recipe, the objective is the one for which the model was trained.
 
-    `scores_texts`: score a decoder with a language-model head on texts, even if it has a chat template. Raises UsageError
+    `scores_texts`: score a decoder with a language-model head on plain texts, even if it has a chat template. Raises UsageError
     and ModelError as `read_settings` does, and ModelError if the files of the model do not show its task.
     """
     settings = read_settings(recipe, folder, overrides, TASK_SECTIONS, data)
@@ -130,7 +130,7 @@ def read_task_settings(
 
 
 def _defaults_of_other_objectives() -> dict[str, Any]:
-    """Return overrides with the defaults of fields that a recipe sets for its own objective, for an evaluation by another objective."""
+    """Return overrides that reset the fields that a recipe sets for its own objective, for an evaluation by another objective."""
     evaluation, data = EvaluationSection.model_fields, DataSection.model_fields
     fields = {f"evaluation.{name}": evaluation[name] for name in ("metric", "text_metrics")}
     fields |= {f"data.{name}": data[name] for name in ("sequence_length", "max_lost", "length_groups", "pretraining")}
@@ -138,7 +138,7 @@ def _defaults_of_other_objectives() -> dict[str, Any]:
 
 
 def _without_recipe(checkpoint: Path, overrides: Overrides) -> EvaluationSettings:
-    """Return the settings for a checkpoint without a recipe: the defaults with the overrides. Raises RecipeError for invalid overrides."""
+    """Return the settings of a checkpoint that has no recipe: the defaults with the overrides. Raises RecipeError if these are invalid."""
     tree = Mapping(OVERRIDES)
     training = {"model.from": str(checkpoint), "data": {}, "objective.kind": "causal_lm", "training.steps": 1}
     problems = apply_overrides(tree, {**training, **overrides})
@@ -146,7 +146,7 @@ def _without_recipe(checkpoint: Path, overrides: Overrides) -> EvaluationSetting
     has_examples = isinstance(given, dict) and "train" in given
     if not has_examples:
         problems += apply_overrides(tree, {"data.train": [{"path": "-"}]})
-    read, more = check_tree(tree, across=False)  # the checkpoint is not read here, and the objective may depend on it
+    read, more = check_tree(tree, across=False)  # fields are not compared: they may depend on the checkpoint, which is not read
     if problems or more or read is None:
         raise RecipeError([*problems, *more])
     section = read.objective
@@ -168,7 +168,7 @@ def _without_recipe(checkpoint: Path, overrides: Overrides) -> EvaluationSetting
 def _read_as_trained(data: DataSection, path: str) -> DataSection:
     """Return `data`, in which the scored source at `path` has the columns of the first source of data.train, unless it names its own.
 
-    If both have files of the same type, the scored source also gets the format, and the names of columns for files without a header.
+    If both have files of the same type, the scored source also gets that source's format, and its column names for files without a header.
     """
     trained, sets = data.train[0], data.validation
     if not isinstance(sets, list) or not sets or sets[0].path != path:
@@ -195,7 +195,7 @@ def saved_recipe(checkpoint: Path) -> RecipeText | None:
 
 
 def infer_objective(model: "Described") -> dict[str, Any]:
-    """Return the section of the objective on labelled rows that fits a model, inferred from its files. Raises ModelError if none fits.
+    """Infer from a model's files an objective on labelled rows that fits it; return its fields. Raises ModelError if none fits.
 
     The objective is the one in the model's tfkit.json or, without such a file, one that fits the model's head and problem type.
     """

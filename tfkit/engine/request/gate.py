@@ -13,7 +13,7 @@ from tfkit.recipe.schema.objective_sections import metrics_of_texts
 from tfkit.recipe.schema.sections import Recipe
 
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
-# A metric's name may contain any name of a validation set or of a group of rows: dev-2.loss.
+# A metric's name may begin with that of a validation set or end with that of a group of rows, which have almost any characters: dev-2.loss.
 _FORM = re.compile(rf"\s*((?=[^<>=!]*[A-Za-z])[^<>=!\s](?:[^<>=!]*[^<>=!\s])?)\s*({'|'.join(_COMPARISONS)})\s*(\S+)\s*")
 _PLANNED_NUMBERS = ("parameters", "active_parameters", "trained_parameters", "tokens", "steps", "flops", "memory_bytes", "disk_bytes")
 _PLANNED_RANGES = ("seconds", "energy_kwh", "emissions_g")
@@ -22,7 +22,7 @@ _PARTS = ("low", "likely", "high")
 
 @dataclass(frozen=True)
 class Gate:
-    """A comparison of a metric with a number, which must not be true of a result."""
+    """A comparison of a metric with a number. The command fails if the comparison is true of its result."""
 
     metric: str
     comparison: str
@@ -91,7 +91,7 @@ def parse_gates(texts: Sequence[str], known: Collection[str], stages: Sequence[s
 
 
 def training_metrics(result: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the metrics in a training's result that gates may compare: the scores of its last evaluation, and numbers of the whole run.
+    """Return the metrics of a training's result that gates may compare: scores of the last evaluation, and numbers such as `seconds`.
 
     `loss` is the loss of the evaluation if there is one, else that of the training. None: the metric was not measured.
     """
@@ -132,14 +132,14 @@ def failed_gates(verdicts: Collection[Mapping[str, Any]]) -> QualityGateError | 
 def plan_gates(texts: Sequence[str], stages: Sequence[str] = ()) -> list[Gate]:
     """Parse the gates of `tfkit plan` before it makes the plan. Raises UsageError for a number that no plan has.
 
-    `seconds`, `energy_kwh` and `emissions_g` are the likely values, `emissions_g.high` an upper bound, `STAGE.seconds` that of a stage.
+    `seconds`, `energy_kwh` and `emissions_g` are the likely values, `emissions_g.high` is an upper bound; `STAGE.seconds` is for one stage.
     """
     known = [*_PLANNED_NUMBERS, *_PLANNED_RANGES, *(f"{name}.{part}" for name in _PLANNED_RANGES for part in _PARTS)]
     return parse_gates(texts, known, stages)
 
 
 def plan_metrics(plan: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the numbers in a plan's JSON document that gates may compare; names of numbers of a stage begin with the stage's name."""
+    """Return the numbers in a plan's JSON document that gates may compare, by name; a stage's numbers have names like `STAGE.seconds`."""
     stages = {f"{stage}.{name}": value for stage, part in plan.get("stages", {}).items() for name, value in plan_metrics(part).items()}
     ranges = {f"{name}.{part}": plan[name][part] for name in _PLANNED_RANGES for part in _PARTS}
     return {name: plan[name] for name in _PLANNED_NUMBERS if name != "flops"} | {

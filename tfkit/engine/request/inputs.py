@@ -1,4 +1,4 @@
-"""The inputs of a command. A command's outputs must not replace its inputs, or lie in a run folder or a model folder."""
+"""The inputs of a command, and the check that its outputs neither replace them nor lie in a run folder or a model folder."""
 
 import os
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from tfkit.recipe.schema.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.sections import Recipe
 
-# Files of a run folder. `refuse_folder` tests whether a source of rows, which may be a folder or a glob, would read them.
+# Files that a run writes into its folder. `refuse_folder` tests whether a source of rows (a file, folder or glob) would read them.
 _RUN_FILES = (
     *("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv", "carbon/1.jsonl", "crash.log"),
     *("checkpoints/step-000001/README.md", "checkpoints/step-000001/config.json"),
@@ -33,10 +33,10 @@ class Inputs:
         return {str(file): file for file in (*(file for source in self.sources for file in _find(source)), *walked)}
 
     def refuse_output(self, path: Path, option: str, run: Path | None = None) -> None:
-        """Raise UsageError if an output is an input, would be read as an input, or lies in a run folder or a model folder.
+        """Raise UsageError if `path`, an output, is an input, would be read with an input, or lies in a run folder or a model folder.
 
-        This rule holds for every option that names an output, and for the path itself as well as for the file to which it leads by a
-        symbolic or hard link. `option`: the name of the option, for the message; `run`: the run folder of the command.
+        This holds for the path itself as well as for the file to which it leads by a symbolic or hard link.
+        `option`: the name of the option, for the message; `run`: the run folder of the command.
         """
         for source in self.sources:
             if _is_read_by(path, source):
@@ -51,7 +51,7 @@ class Inputs:
                     raise _refusal(path, option, f"lies in {folder}, a run folder or a model folder, where nothing else belongs")
 
     def refuse_folder(self, path: Path, option: str) -> None:
-        """Raise UsageError if a folder to be written is an input, lies inside an input, or if its files would be read as data."""
+        """Raise UsageError if `path`, a folder to be written, is or lies in an input, or if files in it would be read as data."""
         for file in self.files:
             if _are_same(path, file):
                 raise _refusal(path, option, f"is {file} itself, which this command reads")

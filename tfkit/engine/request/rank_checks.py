@@ -13,7 +13,7 @@ _TORCH_OF_SHARDS = (2, 13)
 
 
 def require_count(name: str, value: object) -> None:
-    """Raise UsageError unless the value of the argument `name` is None or a whole number from 1."""
+    """Raise UsageError unless the value of the argument `name` is None or a whole number of at least 1."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise UsageError(f"{name}={value!r}: give a whole number from 1")
 
@@ -66,5 +66,5 @@ def gpu_of_rank(ranks: Ranks, visible: int) -> int:
 
 
 def rank_threads(asked: int | None, ranks: Ranks) -> int | None:
-    """Return the number of threads of this rank: `asked` or, of several ranks, an equal part of the cores; None: PyTorch's default."""
+    """Return the number of threads of this rank: `asked`, else, with several ranks, its share of the cores; None: PyTorch's default."""
     return asked if asked is not None or ranks.is_alone else max(1, usable_cores() // ranks.local_size)

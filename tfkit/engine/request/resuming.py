@@ -1,4 +1,4 @@
-"""The recipe with which a run continues, and the result of a finished run. This module does not import torch, so refusals are quick."""
+"""The recipe with which a run continues, and the result of a finished run. This module does not import torch, so errors appear quickly."""
 
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
@@ -32,16 +32,16 @@ _FREE = (
     *(*LENGTH, _PATIENCE, *_GUARDS, *_ROUNDING, "training.log_every", "training.tensorboard", "data.language"),
     *("checkpoint.", "evaluation.", "generation.", "trackers", "carbon.", "parallel."),
 )
-_LENGTH_SCHEDULES = ("linear", "cosine", "wsd")  # schedules whose rate at a step depends on the length of the run
+_LENGTH_SCHEDULES = ("linear", "cosine", "wsd")  # schedules in which the learning rate of a step depends on the length of the run
 
 
 @dataclass(frozen=True)
 class Resumption:
     """How a run continues."""
 
-    recipe: Recipe  # the run's resolved recipe with the changes
+    recipe: Recipe  # the run's resolved recipe, with the changes by this command
     given: RequestRecord  # the recipe and overrides that the user gave to this command and to earlier ones
-    changes: dict[str, str]  # the fields that differ from those of the run's resolved recipe, each with a line for messages
+    changes: dict[str, str]  # the fields in which `recipe` differs from the run's resolved recipe, each with a line for messages
 
     @property
     def same_end(self) -> bool:
@@ -109,7 +109,7 @@ def merged(before: RequestRecord, now: RequestRecord) -> RequestRecord:
 
 
 def _changed_by(before: RequestRecord, now: RequestRecord) -> dict[str, Any]:
-    """Return the overrides that `now` adds: new ones, and edited fields of its recipe that overrides of `before` would replace."""
+    """Return the overrides that `now` adds: new ones, and edited fields of its recipe that earlier overrides would otherwise replace."""
     given = now.overrides.items()
     new = {name: value for name, value in given if _last(now, name) == (name, value) != _last(before, name)}
     if not before.recipe or not now.recipe:
@@ -121,7 +121,7 @@ def _changed_by(before: RequestRecord, now: RequestRecord) -> dict[str, Any]:
 
 
 def _last(request: RequestRecord, name: str) -> tuple[str, Any] | None:
-    """Return the last override of a field, which replaces earlier ones; the lengths in steps, epochs and tokens count as one field."""
+    """Return the name and value of a field's last override, the one that counts. Lengths in steps, epochs and tokens are one field."""
     names = _alternatives(name)
     return next((one for one in reversed([*request.overrides.items()]) if one[0] in names), None)
 
@@ -133,7 +133,7 @@ def _touches(name: str, overrides: Iterable[str]) -> bool:
 
 
 def _alternatives(name: str) -> tuple[str, ...]:
-    """Return the names of fields that replace each other: for the length of a training or a stage, those of all units; else only `name`."""
+    """Return the names of fields that replace each other: for a length, those in steps, epochs and tokens; else only `name`."""
     for unit in LENGTH:
         if name == unit or name.endswith(f".{unit}"):
             return tuple(name.removesuffix(unit) + other for other in LENGTH)
@@ -150,7 +150,7 @@ def check_resumption(folder: RunFolder, resumption: Resumption, listener: Listen
 
 
 def unchanged_budget(folder: RunFolder, resumption: Resumption) -> str | None:
-    """Return the field of the budget that ended the run's last attempt if it is unchanged; else None."""
+    """Return the budget's field whose limit ended the run's last attempt, if this command does not change it; else None."""
     field = (folder.recorded.larger_budget or "").partition("=")[0]
     return field if field and field not in resumption.changes else None
 
@@ -203,7 +203,7 @@ def warn_without_effect(folder: Path, changes: Collection[str], listener: Listen
 
 
 def require_length(folder: Path, steps: int | None, done: int) -> None:
-    """Raise UsageError if a run of `steps` steps would end before its present step, `done`. `steps`: None if it depends on the data."""
+    """Raise UsageError if a run of length `steps` has already taken more steps, `done`. `steps`: None if it depends on the data."""
     if steps is not None and steps < done:
         raise UsageError(
             f"{folder}: this run has taken {done:,} steps, and its length would now be {steps:,}. Give a length of at least {done:,} "
@@ -212,7 +212,7 @@ def require_length(folder: Path, steps: int | None, done: int) -> None:
 
 
 def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listener: Listener) -> None:
-    """Warn if a run continues with other threads, device, precision or machine than `folder` records of its last attempt."""
+    """Warn if a run continues with another number of threads, device, precision or machine than its last attempt had."""
     before, now = folder.arithmetic, arithmetic | rounding_fields(describe_machine())
     known = {name: value for name, value in before.items() if value is not None}
     if changed := _differences(known, {name: now.get(name) for name in known}):
@@ -291,15 +291,15 @@ def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Reci
         section, _, rest = name.partition(".")
         old, new = sections.get(section, getattr(begun, section)), getattr(wanted, section)
         field = rest.partition(".")[0]
-        sections[section] = old.model_copy(update={field: getattr(new, field)}) if field else new  # a list, as trackers, has no fields
+        sections[section] = old.model_copy(update={field: getattr(new, field)}) if field else new  # a list, such as trackers, has no fields
     return begun.model_copy(update=sections)
 
 
 def _taken_back(given: Recipe, wanted: Recipe) -> dict[str, None]:
-    """Return None for each field of the model section that the recipe of earlier commands, `given`, states and the wanted recipe does not.
+    """Return, each as None, the fields of the model section that the recipe of earlier commands, `given`, states and `wanted` leaves out.
 
-    Only fields are returned that `_fields` would fill in from the run, which would hide the change. Without the field, the value would
-    follow from the checkpoint, or from the vocabulary and the objective.
+    Only fields that `_fields` fills in from the run are returned, since this would hide the change: without the field, its value
+    follows from the checkpoint, or from the vocabulary and the objective.
     """
     names = flatten(given.model.changes).keys() - flatten(wanted.model.changes).keys()
     filled = names if wanted.model.start is not None else (name for name in names if name.partition(".")[0] in ("vocab_size", "head"))
@@ -307,7 +307,7 @@ def _taken_back(given: Recipe, wanted: Recipe) -> dict[str, None]:
 
 
 def _beside(recipe: Recipe, run: Path) -> Recipe:
-    """Return the recipe of the stage in the folder `run`, with the present paths of earlier stages if the chain's folder was moved."""
+    """Return the recipe of the stage in the folder `run`, with present paths of earlier stages if the folder of all stages was moved."""
     stages = stage_folders(run.parent)
 
     def present(path: str | None) -> str | None:
@@ -330,7 +330,7 @@ def _fields(recipe: Recipe, saved: Recipe) -> dict[str, Any]:
     """
     document = recipe.model_dump(mode="json")
     known = saved.model.changes
-    if recipe.model.start is not None:  # the saved recipe has the checkpoint's whole config
+    if recipe.model.start is not None:  # fields that the recipe leaves open are the checkpoint's, all of which the saved recipe has
         description = ModelSection.model_validate(merge(known, recipe.model.changes))
         document["model"] = {"from": recipe.model.start, **model_config(description, 1).model_dump(mode="json")}
     else:

@@ -1,4 +1,4 @@
-"""Totals in run.json, over all attempts of a run, stages of a chain or trials of a sweep; and the results of chains and sweeps.
+"""Totals in run.json, over all attempts of a run, stages of a chain (a recipe with stages) or trials of a sweep; results of the latter two.
 
 If a run's process was killed, the next command that uses the run completes its totals.
 """
@@ -40,7 +40,7 @@ def stage_facts(folders: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result of a recipe with stages (docs/cli.md). `results`: of the stages that this command ran; `facts`: from `stage_facts`.
+    """Return the result of a chain (docs/cli.md). `results`: those of the stages that this command ran; `facts`: from `stage_facts`.
 
     Fields that describe one model are those of the last stage in `results`; steps, tokens, time and energy are sums over all stages.
     """
@@ -71,13 +71,13 @@ def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]
 def run_facts(folder: Path) -> dict[str, Any]:
     """Return the status, the steps and the totals of a run folder, which may not exist yet."""
     run = read_run(folder)
-    totals: dict[str, Any] = known_of(folder).fields.get("totals") or {}  # empty if the run was not started, or if run.json cannot be read
+    totals: dict[str, Any] = known_of(folder).fields.get("totals") or {}  # empty if run.json is missing or cannot be read
     status = "new" if run.status == "foreign" else run.status
     return {"status": status, "steps": run.steps, **totals}
 
 
 def _inherited(folders: Iterable[Path]) -> dict[str, Any]:
-    """Return the energy and emissions of the runs from which the stages' models descend, each counted once, without the stages."""
+    """Return the energy and emissions of the runs from which the stages' models descend, each counted once; the stages do not count."""
     ancestors: list[Ancestor] = []
     runs = set()
     for folder in folders:
@@ -100,7 +100,7 @@ class Trial:
 
     name: str
     values: Overrides  # values of the varied fields
-    error: str | None = None  # the error that ended the trial; None: it did not fail
+    error: str | None = None  # the message of the error that ended the trial; None: it did not fail
 
     def describe(self) -> str:
         """Return the values of the trial's varied fields as text."""
@@ -149,7 +149,7 @@ def sweep_result(folder: Path, status: str, planned: int, facts: Mapping[str, An
 
 
 def _trial_facts(folder: Path, trial: Trial) -> dict[str, Any]:
-    """Return the values, status and totals of a trial, with the score of its best checkpoint, in a chain that of the last stage."""
+    """Return the values, status and totals of a trial, and the score of its best checkpoint (in a chain, that of the last stage)."""
     facts = run_facts(folder)
     last = [folder, *stage_folders(folder).values()][-1]
     best = read_run(last).best or {}
@@ -169,7 +169,7 @@ def record_totals(folder: RunFolder, reading: Reading, counts: dict[str, Any]) -
     """Record the totals of all attempts of a run in run.json, however the last attempt ended: time, energy, rework (the part of them
     that was spent on steps which were lost and repeated), and `counts`.
 
-    Time and energy are those in the ledgers (carbon/*.jsonl); if these lack some energy, it is that of `reading`, the meter's last one.
+    Time and energy are those in the ledgers (carbon/*.jsonl); if these lack some energy, that of `reading`, the meter's last one, is used.
     """
     seconds = round(folder.recorded.seconds(read_seconds(folder.path, folder.run_id)), 3)
     stored = ledger_totals(folder.path, folder.run_id, seconds)

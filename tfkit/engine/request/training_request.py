@@ -56,7 +56,7 @@ class RequestRecord:
 
     @classmethod
     def from_document(cls, document: Any) -> Self | None:
-        """Read what `document` returns; None for any other value, such as a record of an older version in run.json."""
+        """Return the record from the dict that its method `document` makes; None for any other value, such as that of an older version."""
         if not isinstance(document, dict) or document.keys() != {"recipe", "text", "overrides"}:
             return None
         recipe, text, overrides = document["recipe"], document["text"], document["overrides"]
@@ -87,8 +87,8 @@ class TrainingRequest:
 
     kind: TrainingKind | None  # None: either; the recipe shows which
     source: RecipeText | None  # the recipe; None: `unwritten` makes one
-    overrides: Overrides = field(default_factory=dict)  # also of model.from and data.train; in a chain, names begin with a stage's name
-    is_named: bool = False  # the user named the recipe in this command, so its code may be run; it was not read from a run folder
+    overrides: Overrides = field(default_factory=dict)  # including the named checkpoint and data; a stage's fields begin with its name
+    is_named: bool = False  # the user named the recipe in this command, so code files that it names may be run
     unwritten: RecipeFromData | None = None  # makes the recipe, or those fields of `source` that depend on the size of the data
 
     @property
@@ -116,7 +116,7 @@ class TrainingRequest:
 
     @property
     def inputs(self) -> Inputs:
-        """The files, the data and the models that the training reads. Raises UsageError for an invalid recipe or missing names of data."""
+        """The files, data and models that the training reads. Raises UsageError if the recipe is invalid, or no data are named."""
         if self.written is not None:
             return recipe_inputs(self.written.recipe, self.written.path)
         assert self.unwritten is not None
@@ -144,7 +144,7 @@ class TrainingRequest:
         return recipe
 
     def decide(self, listener: Listener) -> ResolvedRecipe:
-        """Return the recipe, which `unwritten`, if there is one, makes or completes from the data; called once the run folder is locked.
+        """Return the recipe; `unwritten`, if there is one, makes or completes it from the data. Called once the run folder is locked.
 
         Raises UsageError if no recipe fits the data, and DataError if the data cannot be read.
         """
@@ -158,15 +158,15 @@ class TrainingRequest:
 
 
 def require_trainable(recipe: Recipe) -> None:
-    """Raise UsageError if a recipe's objective only evaluates finished models, or if its section carbon names an unknown place."""
+    """Raise UsageError if a recipe's objective only evaluates finished models, or if its section `carbon` names an unknown place."""
     if recipe.objective.scored_by == "likelihood":
         raise judges_only(recipe.objective)
     resolve_place(recipe.carbon)
 
 
 def _with_checkpoint(source: RecipeText, decided: ResolvedRecipe, overrides: Overrides, listener: Listener) -> ResolvedRecipe:
-    """Return the recipe of a run with the checkpoint in `overrides`. If that is not the run's own checkpoint, of the model section only
-    dropout is used, because the other fields describe the run's own checkpoint.
+    """Return a run's recipe with the checkpoint in `overrides`. If the run itself started from another one, only dropout is taken from
+    its model section, because the other fields describe the checkpoint of the run.
     """
     from tfkit.hub import content_hash, find_checkpoint
 

@@ -1,1 +1,1 @@
-"""The commands other than training, planning and inference, one file each."""
+"""The commands other than training, planning and inference."""

@@ -1,8 +1,8 @@
-"""The audit of a run's energy: recompute it from the ledgers (carbon/*.jsonl, the meter's readings), and compare the files made from them.
+"""The audit of a run's energy: recompute it from the ledgers (carbon/*.jsonl, the meter's readings), and check the files that state it.
 
-emissions.csv, the totals in run.json and the card of a finished run's last checkpoint must agree with the ledgers. The card of an earlier
-checkpoint must not state more than the ledgers. If a run is in progress or was killed, each of these files may state less, but never more.
-This module does not import torch.
+emissions.csv, the totals in run.json and the model card of a finished run's last checkpoint must agree with the ledgers. The card of an
+earlier checkpoint must not state more than the ledgers. If a run is in progress or was killed, each of these files may state less, but
+never more. This module does not import torch.
 """
 
 import csv
@@ -21,7 +21,7 @@ from tfkit.run.run_json import RunDocument, member_folders, read_run_json
 from tfkit.run.strict_json import is_number
 
 _SAME = 1e-9  # relative tolerance, because sums may have been computed in another order
-_NOT_COMPARED = ("timestamp",)  # columns of emissions.csv: this one is in the time zone of the machine that wrote the file
+_NOT_COMPARED = ("timestamp",)  # columns of emissions.csv; the time zone of this one is that of the machine that wrote it
 _SUMMED = ("seconds", "energy_kwh", "emissions_g")
 
 
@@ -33,11 +33,11 @@ class Audit:
     ledgers: dict[str, str] = field(default_factory=dict)  # the state of the hash chain of each ledger, by the ledger's name
     lines: int = 0  # number of lines of all ledgers
     problems: list[str] = field(default_factory=list)  # differences from the ledgers, and damage to the ledgers
-    notes: list[str] = field(default_factory=list)  # on parts that were not compared, and on missing readings
+    notes: list[str] = field(default_factory=list)  # notes on parts that were not compared, and on missing readings
 
 
 def audit_runs(folder: Path) -> list[Audit]:
-    """Audit a run; for a chain or a sweep, audit each stage or trial, and the sums over them. Return [] for other folders."""
+    """Audit a run; for a chain or a sweep, audit each stage or trial, and the sums over all. Return [] if the folder has no run."""
     members = {name: member for name, member in member_folders(folder).items() if member.exists()}
     if not members:
         return [_audit(folder)] if (folder / "run.json").is_file() else []
@@ -81,7 +81,7 @@ def _document(folder: Path, notes: list[str]) -> RunDocument | None:
 
 
 def _chains(folder: Path, attempts: list[Attempt]) -> Iterator[str]:
-    """Yield a problem for each ledger without a header, with a broken hash chain, or with a chain that begins with an unknown hash."""
+    """Yield a problem for each ledger without a header, with a broken hash chain, or whose first hash is of no line of another ledger."""
     texts = {attempt.name: (folder / "carbon" / f"{attempt.name}.jsonl").read_bytes().split(b"\n") for attempt in attempts}
     hashes = {name: {line_hash(text) for text in lines} for name, lines in texts.items()}
     for attempt in attempts:
@@ -152,11 +152,11 @@ def _recorded(document: RunDocument, name: str) -> Any:
 
 
 def _cards(folder: Path, document: RunDocument, attempts: list[Attempt], behind: bool) -> Iterator[str]:
-    """Yield a problem for each card with more emissions than those of the whole run; for the last checkpoint's card, also with fewer."""
+    """Yield a problem for each model card that states more emissions than the whole run has; for the last checkpoint's, also for fewer."""
     of_run = [attempt for attempt in attempts if attempt.header["run_id"] == document.run_id]
     grams, result = reading_of(of_run).emissions_g, document.result or {}
     last = Path(str(result.get("checkpoint", ""))).name if document.status == "finished" else ""
-    rounding = 5.1e-5 if grams >= 1 else grams * 5.1e-4  # of a card's numbers, which have four decimals or four digits (card_impact.py)
+    rounding = 5.1e-5 if grams >= 1 else grams * 5.1e-4  # the error of a card's numbers: four decimals or four digits (card_impact.py)
     exact = not behind and document.totals.carbon_status == "ok"
     for checkpoint in step_folders(folder / "checkpoints") if of_run else []:
         stated = BaseCard.read(checkpoint).emissions_g

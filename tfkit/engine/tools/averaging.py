@@ -30,13 +30,13 @@ _SHIFT = "reward_shift"  # the field of tfkit.json with the number that is subtr
 class Averaged:
     """The checkpoints whose mean was written."""
 
-    checkpoints: list[str]  # names, by rising step
+    checkpoints: list[str]  # names, oldest first
     step: int  # of the newest checkpoint
     reward_shift: float | None  # the mean shift of a reward model's scores; None for other models
 
 
 def choose_checkpoints(run: Path, out: Path, last: int) -> list[Path]:
-    """Return the newest `last` checkpoints of a run, by rising step.
+    """Return the newest `last` checkpoints of a run, the oldest of them first.
 
     Raises UsageError if `out`, the model folder to write, exists or is in a run or model folder, or if `last` is less than 1; ModelError
     if the run has fewer complete checkpoints.
@@ -70,7 +70,7 @@ def carbon_of(run: Path) -> CarbonSection:
 
 
 def average_checkpoints(chosen: Sequence[Path], out: Path, listener: Listener) -> Averaged:
-    """Write the mean of the weights of these checkpoints to the model folder `out`.
+    """Write the mean of the weights of the `chosen` checkpoints to the model folder `out`.
 
     Raises ModelError for checkpoints that are damaged, LoRA adapters or of different runs; MachineError if `out` cannot be written.
     """
@@ -126,7 +126,7 @@ def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, A
 
 
 def _write(folder: Path, chosen: Sequence[Path], tensors: "Tensors", facts: dict[str, Any]) -> None:
-    """Write the mean weights and their lineage, and copy the other files of the newest checkpoint, except its training state."""
+    """Write the mean weights and the list of their checkpoints; copy the newest checkpoint's other files, except its training state."""
     from tfkit.hub import content_hash
     from tfkit.hub.tensor_files import write_model_tensors
 

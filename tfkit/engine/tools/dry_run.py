@@ -38,7 +38,7 @@ class DryRun:
     baselines: Baselines
 
     def describe(self) -> list[str]:
-        """Return lines of text on the size of the run: its steps, rows, parameters, memory, disk space and time."""
+        """Return lines of text on the run: its steps, parameters, memory, disk space, time, energy, learning rate trial and baselines."""
         plan, tokens = self.estimate, round(self.estimate.tokens * self.batch_size / self.rows_read)
         epochs = self.rows_read / (self.inspection.totals["rows_an_epoch"] * self.inspection.readings)
         trained = "all" if plan.trained_parameters == plan.parameters else f"{plan.trained_parameters:,}"
@@ -61,7 +61,7 @@ class DryRun:
         return [line for line in lines if line]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the document of --json without the fields on the first rows, which `Inspection.to_dict` returns."""
+        """Return the document of --json without the fields about the first rows, which `Inspection.to_dict` returns."""
         return {
             "recipe": self.decided.document,
             "batch_size": self.batch_size,
@@ -71,7 +71,7 @@ class DryRun:
 
 
 def dry_run(request: TrainingRequest, session: Session, *, rows: int, options: RunOptions) -> DryRun:
-    """Plan a training that was checked, with its first `rows` rows. Raises the errors that a start would raise before its first step."""
+    """Plan a checked training, and read its first `rows` rows. Raises the errors that the training would raise before its first step."""
     ranks = options.ranks.size
     with session.stop.at_once():
         decided = request.decide(session.listener)

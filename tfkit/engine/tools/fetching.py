@@ -25,17 +25,17 @@ from tfkit.recipe import open_recipe, read_recipes
 from tfkit.recipe.bundled import BundledRecipe, DataFile, DataSet, data_sets
 
 _PAUSES = (1.0, 4.0)  # seconds between attempts
-_TIME_OUT = 30.0  # seconds without receiving a byte
+_TIME_OUT = 30.0  # seconds without a byte after which an attempt fails
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes after which a request is repeated
 _ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)  # errors of a connection
-_CHUNK = 1 << 16  # bytes
+_CHUNK = 1 << 16  # bytes read at a time
 _UNWRITABLE = "make room there, or run the command in another folder"  # the remedy if a file cannot be written
 # Repairs text in Windows-1252 that was decoded as Latin-1: maps each resulting control character to the intended punctuation mark.
 _WINDOWS = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(0x80, 0xA0)}
 
 
 def sets_of(recipe: BundledRecipe) -> list[DataSet]:
-    """Return the data sets that a recipe reads, each after the set from which it is made, if any. Raises DataError for a file of no set."""
+    """Return the data sets that a recipe reads, each after the set from which it is made, if any. Raises DataError if a file has no set."""
     sections = [section for one in read_recipes(open_recipe(str(recipe.path))) for section in sections_of(one.data)]
     paths = [path for section in sections if section.path is not None for path in (section.path, *section.beside.values())]
     known, used = data_sets(), dict[str, DataSet]()
@@ -147,14 +147,14 @@ def _download(url: str, part: Path, bar: ProgressBar) -> None:
         while chunk := response.read(_CHUNK):
             out.write(chunk)
             bar.advance(len(chunk))
-    if response.length:  # the number of bytes that did not arrive; None if the server did not announce their number
+    if response.length:  # the number of bytes that did not arrive; None if the server did not announce the size
         raise ConnectionError("the connection broke off")
 
 
 def _sentence_polarity(archive: Path) -> dict[str, str]:
     """Return the csv files of Sentence Polarity v1.0 (Pang and Lee 2005), by name, from nltk's archive.
 
-    The lines of the classes alternate. Of ten pairs of lines, the first goes to test.csv, the second to valid.csv, the rest to train.csv.
+    The lines of the two classes alternate. Of every ten pairs, the first goes to test.csv, the second to valid.csv, eight to train.csv.
     """
     with zipfile.ZipFile(archive) as source:
         texts = [source.read(f"sentence_polarity/rt-polarity.{side}").decode().translate(_WINDOWS) for side in ("neg", "pos")]
@@ -184,5 +184,5 @@ def _beginnings(path: Path) -> dict[str, None]:
         return dict.fromkeys(" ".join(row["text"].split()[:3]) for row in csv.DictReader(file))
 
 
-# Functions that derive a data set of recipes/data.json, by its name. The argument is the set's archive, or the folder of another set.
+# Functions that derive data sets of recipes/data.json, by the set's name. The argument is the set's archive, or the folder of another set.
 _DERIVED: dict[str, Callable[[Path], dict[str, str]]] = {"sentence_polarity": _sentence_polarity, "reviews": _reviews}

@@ -1,6 +1,6 @@
 """Export a language model to a GGUF file, for llama.cpp and programs that use it.
 
-Before the file gets its name, it is read again, and its predictions are compared with those of the model.
+The file is written under a temporary name. It gets its final name once its predictions agree with those of the model.
 """
 
 from pathlib import Path
@@ -143,7 +143,7 @@ def _compare(path: Path, loaded: "Loaded", layout: "GgufLayout", listener: Liste
 
         def log_probs(row: torch.Tensor) -> torch.Tensor:
             bar.advance(1)
-            computed: torch.Tensor = loaded.model(row).logits.float().log_softmax(-1)  # (1, T, V)
+            computed: torch.Tensor = loaded.model(row).logits.float().log_softmax(-1)  # (1, tokens, vocabulary)
             return computed
 
         loaded.model.eval()

@@ -32,7 +32,7 @@ Kind = Literal["loss", "no loss", "padding"]
 
 @dataclass(frozen=True)
 class ShownToken:
-    """The token at a position. `label`: the target at this position; None if this position has no loss, or the target is the next token."""
+    """The token at a position. `label`: the target here, such as a class; None without a loss, or if the token itself is the target."""
 
     id: int
     token: str  # the entry of the vocabulary
@@ -43,7 +43,7 @@ class ShownToken:
 
 @dataclass
 class ShownRow:
-    """A sequence of a batch. `target`: the tokens that an encoder-decoder learns to write; `facts`: values of the row, such as `label`."""
+    """One sequence of a batch. `target`: the tokens that an encoder-decoder learns to write; `facts`: other values, such as `label`."""
 
     tokens: list[ShownToken]
     target: list[ShownToken] | None = None
@@ -62,7 +62,7 @@ class Reader:
         self.tokenizer, self.head, self.labels = tokenizer, head, labels
 
     def row(self, batch: Batch, index: int) -> ShownRow:
-        """Return a sequence of the batch; in multiple choice, each answer is a separate sequence."""
+        """Return sequence `index` of the batch; in multiple choice, each answer is a separate sequence."""
         ids = batch.input_ids[index].tolist()
         real = [True] * len(ids) if batch.padding_mask is None else batch.padding_mask[index].tolist()
         documents = [0] * len(ids) if batch.document_ids is None else batch.document_ids[index].tolist()
@@ -131,9 +131,9 @@ class ShownMask:
     place: str  # the place of the row, as in `Inspection.rows`
     attention: Literal["encoder", "decoder", "cross"]
     layers: list[int]
-    window: int | None  # in tokens; None: no window
-    queries: list[str]  # tokens
-    keys: list[str]  # tokens
+    window: int | None  # the attention window in tokens; None: no window
+    queries: list[str]  # the tokens that attend
+    keys: list[str]  # the tokens that may be attended to
     cells: list[str]  # a string for each query, with a character for each key, whose meaning is in MEANINGS
 
 
@@ -228,7 +228,7 @@ def inspect_first_step(recipe: Recipe, count: int, session: Session, *, masks: b
         if not isinstance(recipe.data.validation, float):
             raise
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": None})})
-        data = _prepared(recipe, session)  # raises the error again if its cause was another one than too few rows to hold out
+        data = _prepared(recipe, session)  # fails again if the error has another cause
         session.listener.warn(f"{error}; here all rows are shown")
     with session.stop.at_once():
         return first_rows(recipe, data, count, masks=masks)
@@ -239,7 +239,7 @@ def _prepared(recipe: Recipe, session: Session) -> TrainingData:
 
 
 def first_rows(recipe: Recipe, data: TrainingData, count: int, *, masks: bool = False) -> Inspection:
-    """Return up to `count` rows of the first step on prepared data; see `inspect_first_step`."""
+    """Return up to `count` rows of the first step of a training on the prepared `data`; see `inspect_first_step`."""
     objective, rollouts = data.objective, data.objective.rollouts
     rows = objective.open_rows(data.train, row_order(recipe, data.config))
     size = batch_sizes(recipe, rows).size(0) if rollouts is None else rollouts.section.prompts  # the prompts of an iteration
@@ -250,7 +250,7 @@ def first_rows(recipe: Recipe, data: TrainingData, count: int, *, masks: bool = 
     reader = Reader(data.tokenizer, data.config.head.kind, data.labels)
     shown = [reader.row(batch, index) for index in range(len(batch.input_ids))]
     owners = batch.extras["row"].tolist() if "row" in batch.extras else [place * count // len(shown) for place in range(len(shown))]
-    sequence_name = "window" if data.config.head.kind == "spans" else "choice"  # how a sequence is called if a row has several
+    sequence_name = "window" if data.config.head.kind == "spans" else "choice"  # the name of a sequence, if a row has several
     named = []
     for i, (owner, row) in enumerate(zip(owners, shown, strict=True)):
         name = f", {sequence_name} {i - owners.index(owner)}" if owners.count(owner) > 1 else ""

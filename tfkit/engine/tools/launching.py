@@ -17,7 +17,7 @@ from tfkit.recipe import open_recipe, read_recipes
 from tfkit.recipe.reading.overrides import Overrides
 
 _PORT = 29500  # the default port of torchrun
-_STOP_SECONDS = 300  # from the signal to stop until Slurm ends the job: the time to finish the step and save a checkpoint
+_STOP_SECONDS = 300  # between the signal to stop and the end of a Slurm job, for finishing the step and saving a checkpoint
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class LaunchedTraining:
     """A training on `nodes` machines, each with `ranks_per_node` processes."""
 
     words: tuple[str, ...]  # the arguments of the command `tfkit`
-    name: str  # of the recipe
+    name: str  # the name of the recipe
     nodes: int
     ranks_per_node: int
     has_gpus: bool = False  # whether each process has a GPU of its own; if not, the training runs on processors
@@ -38,7 +38,7 @@ class LaunchedTraining:
 
     @property
     def command(self) -> str:
-        """The last arguments of torchrun, from -m on, quoted for a shell. Without --, it would read --run as its own option --run-path."""
+        """The arguments of torchrun from -m on, quoted for a shell. Without --, torchrun would read --run as its option --run-path."""
         return shlex.join(["-m", "--", "tfkit", *self.words])
 
     @property
@@ -147,7 +147,7 @@ def launch_file(
     """
     if kind not in FILES:
         raise UsageError(f"{kind}: there is no such kind of file; give one of {', '.join(FILES)}")
-    processes = gpus_per_node or ranks_per_node or 1  # on each machine
+    processes = gpus_per_node or ranks_per_node or 1  # processes on each machine
     if gpus_per_node is not None and ranks_per_node not in (None, gpus_per_node):
         raise UsageError(
             f"--ranks-per-node {ranks_per_node}: each process has its own GPU, so --gpus-per-node {gpus_per_node} sets their number; "

@@ -32,7 +32,7 @@ class Publication:
 
     folder: Path
     repository: str  # OWNER/NAME
-    files: dict[str, Path | bytes]  # by name in the repository: the path of a file, or changed content
+    files: dict[str, Path | bytes]  # for each name in the repository, the path of a local file, or content that was changed
 
     def sizes(self) -> dict[str, int]:
         """Return the size of each file in bytes."""
@@ -40,7 +40,7 @@ class Publication:
 
 
 def prepare(checkpoint: str, repository: str, listener: Listener) -> Publication:
-    """Choose the files of a checkpoint to publish: the model, its card and the emissions of its run.
+    """Choose the files of a checkpoint to publish: the model, the model card and the emissions of the run.
 
     The training state is not published, and local paths are removed from the files. Raises UsageError for an invalid repository name, and
     ModelError for a checkpoint that is missing or damaged, or is an adapter whose base model is a local folder.
@@ -147,7 +147,7 @@ def publish(publication: Publication, public: bool, listener: Listener) -> dict[
 
 
 def _repository(api: "HfApi", name: str, public: bool) -> "ModelInfo":
-    """Return the repository, which is created if it is missing. Raises UsageError if an existing one is not public or private as asked."""
+    """Return the repository, after creating a missing one. Raises UsageError if it was private and `public` is set, or the reverse."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
@@ -163,7 +163,7 @@ def _repository(api: "HfApi", name: str, public: bool) -> "ModelInfo":
 
 
 def _ask(name: str, request: Callable[[], Result]) -> Result:
-    """Return the Hub's response to a request, which is repeated after a transient error. Raises MachineError for the last error."""
+    """Return the Hub's response to a request, which is repeated after a transient error. Raises MachineError if it fails in the end."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:

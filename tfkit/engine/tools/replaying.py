@@ -47,7 +47,7 @@ def replay_step(
 def _state_before(
     run: Path, recipe: Recipe, data: TrainingData, document: dict[str, Any], device: torch.device, listener: Listener
 ) -> Components:
-    """Return the components in their state before the step: those of the newest undamaged checkpoint, or of the start, trained further."""
+    """Return the components in their state before the step, by training again from the newest undamaged checkpoint or the start."""
     make_deterministic(device)
     keep_freed_memory()
     model = first_model(recipe, data, listener)

@@ -31,7 +31,7 @@ class Tracked:
 
 
 def track_run(run: Path, to: str, project: str, listener: Listener) -> list[Tracked]:
-    """Send the metrics of a run, or of each of its stages or trials, to a tracker. A tracker that has the run gets only the later values.
+    """Send the metrics of a run, or of each of its stages or trials, to a tracker, except values that the tracker already has.
 
     Raises UsageError for an unknown tracker and for a folder without metrics; MachineError if the tracker is not installed or fails.
     """

@@ -1,4 +1,4 @@
-"""Compare the files of checkpoints with their checksums, and the energy recorded for runs with the runs' ledgers. No file is changed."""
+"""Compare the files of checkpoints with their checksums, and the energy stated for runs with the meter's ledgers. No file is changed."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -19,7 +19,7 @@ from tfkit.run.safetensors_header import read_header
 
 @dataclass(frozen=True)
 class Verdict:
-    """The finding on a checkpoint."""
+    """The finding on a checkpoint, whose manifest lists the size and the hash of each file."""
 
     path: str
     verdict: str  # "good", "damaged" (a file differs from the manifest) or "incomplete" (there is no valid manifest)
@@ -64,7 +64,7 @@ class Verification:
 
 
 def verify_path(path: Path, listener: Listener) -> Verification:
-    """Verify the checkpoint, run or runs at a path, and audit the runs. Raises ModelError if there is nothing to verify."""
+    """Verify the checkpoint, run or runs at a path, and audit the runs' energy. Raises ModelError if there is nothing to verify."""
     folders, notes = _find(path)
     with listener.progress("verifying", sum(map(recorded_bytes, folders)), "bytes") as bar:
         verdicts = [_judge(folder, bar.advance) for folder in folders]
@@ -74,7 +74,7 @@ def verify_path(path: Path, listener: Listener) -> Verification:
 
 
 def _runs(path: Path) -> list[Path]:
-    """Return the runs in a folder of runs, without the stages and trials of others; [] if the folder itself is a run or a model."""
+    """Return the runs in a folder of runs, without stages and trials of other runs; [] if the folder itself is a run or a model."""
     if any((path / name).exists() for name in ("run.json", "manifest.json", "config.json", "checkpoints")):
         return []
     runs = [Path(entry.run) for entry in list_runs(path) if entry.status != "foreign"]

@@ -47,7 +47,7 @@ def no_step_yet(resumed_from: Path | None) -> str:
 
 @dataclass(frozen=True)
 class AssembledRun:
-    """A run that is ready for its next step. `pinned`: its recipe, with the hashes of its base model and companions."""
+    """A run that is ready for its next step. `pinned`: its recipe, with the hashes of its base model and companions (such as a teacher)."""
 
     run: Run
     pinned: Recipe
@@ -97,13 +97,13 @@ class AssembledRun:
             planned |= {"predicted": predicted, "actual": None}
         data: dict[str, Any] = {"data": run.data.fingerprints(), "held_out": run.data.held_out(), "data_sizes": run.data.sizes()}
         run.folder.record(**arithmetic, **planned, **data, parents=[parent.document() for parent in run.parents])
-        run.folder.write_recipe(dump_recipe(self.pinned, run.data.config))  # only now that run.json has no result of an earlier recipe
+        run.folder.write_recipe(dump_recipe(self.pinned, run.data.config))  # only after run.json has lost the result of an earlier recipe
         run.folder.record(given=given.document())
 
     def train(self) -> None:
         """Train to the end.
 
-        Raises Stopped after saving a checkpoint, and UnhealthyError if a loss or gradient is not finite, or a guard of the recipe acts.
+        Raises Stopped after saving a checkpoint, and UnhealthyError for a loss or gradient that is not finite, or a jump of the loss.
         """
         run, components, listener, begun_at = self.run, self.components, self.run.listener, self.progress.step
         if self.resumed_from:
@@ -128,7 +128,7 @@ class AssembledRun:
                 reason = str(ending) if isinstance(ending, BudgetReached) else None
                 run.folder.end_attempt("stopped", step=self.progress.step, error=reason)
                 raise
-            except PeerLostError:  # if all ranks are asked to stop, one may end while others wait for it in the first step: no failure
+            except PeerLostError:  # if all ranks are asked to stop, one may end while others wait for it in the first step
                 if self.progress.step == begun_at:
                     run.stop.raise_if_requested(no_step_yet(self.resumed_from))
                 raise
@@ -136,7 +136,7 @@ class AssembledRun:
                 run.meter.phase(FINISH)
 
     def result(self, status: Literal["finished", "stopped"]) -> dict[str, Any]:
-        """Return the result (docs/cli.md). Its seconds and energy are the totals in run.json, which must be up to date."""
+        """Return the result (docs/cli.md). Its seconds and energy are the totals in run.json, which the caller has brought up to date."""
         folder, progress, data, best = self.run.folder, self.progress, self.run.data, self.hooks.checkpointer.best
         recorded = folder.recorded
         result: dict[str, Any] = {
@@ -163,9 +163,9 @@ class AssembledRun:
             "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
             **recorded.totals.document(MEASURED),
             **self.hooks.checkpointer.inherited.fields(),
-            "gates": [],  # the command that asks for the result adds its verdicts
+            "gates": [],  # the verdicts on the comparisons of --fail-if are added later
         }
-        document: dict[str, Any] = strict_json.loads(strict_json.dumps(result))  # as --resume reads it: an infinite perplexity is null
+        document: dict[str, Any] = strict_json.loads(strict_json.dumps(result))  # as run.json returns it: infinity is null
         return document
 
     def finish(self) -> dict[str, Any]:
@@ -200,7 +200,7 @@ class AssembledRun:
         left = steps - self.progress.step
         if planned is not None:
             likely = {"g": planned.emissions_g.likely, "kwh": planned.energy_kwh.likely, "seconds": planned.seconds.likely}
-            fraction = planned.fraction_after_start * left / max(1, steps)  # the meter has counted the start already
+            fraction = planned.fraction_after_start * left / max(1, steps)  # the budget has counted the start already
             budget.begin_steps(left, {name: value * fraction for name, value in likely.items()})
         budget.raise_if_reached(no_step_yet(self.resumed_from))
 

@@ -1,8 +1,8 @@
 """One attempt of a run, from its folder to its result. Pre-training, fine-tuning and resuming differ only in the source of the recipe.
 
 start_run | resume_run
-  _attempt              lock the run folder, and read the recipe; torch is imported later, so that a refusal is quick
-    _Attempt.train      run the meter; its totals are recorded even if the attempt fails
+  _attempt              lock the run folder, and read the recipe; torch is imported later, so that errors of the request appear quickly
+    _Attempt.train      measure the energy, and record its total even if the attempt fails
       _prepare          choose the device, and connect the ranks; then Run.prepare reads the data, and Run.forecast estimates the run
       _decide_by_data   choose the number of steps and the learning rate, if the user leaves them open
       assemble_run      build the model or load the newest checkpoint, and assemble the components of the training
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from tfkit.engine.training_run.assembled_run import AssembledRun
     from tfkit.engine.training_run.run import Run
 
-_LOOK_SECONDS = 0.05  # between two checks for a stop request while the idle machine is measured
+_LOOK_SECONDS = 0.05  # the time between two checks for a stop request while the idle machine is measured
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class RunOptions:
     fail_if: Sequence[str] = ()  # comparisons of the result's metrics that must not be true
     stages: Sequence[str] = ()  # the stages of the recipe to run; empty: all
     connection: RankConnection = field(default_factory=RankConnection)  # to the ranks that train together
-    code: CodePermission = NO_CODE  # which files of code may be run, in addition to those that the user's own recipe names
+    code: CodePermission = NO_CODE  # which files of reward functions may be run, in addition to those that the user's own recipe names
     minutes: float | None = None  # the length of a new run; None: the recipe gives it
     named: Collection[str] = ()  # the recipe fields that the user sets, which a length in `minutes` does not change
 
@@ -71,7 +71,7 @@ class RunOptions:
 
 
 def start_run(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Start a run or, with `options.resume`, continue the one in its folder; return the result (docs/cli.md).
+    """Start a run in the folder `options.run` or, with `options.resume`, continue the run there; return the result (docs/cli.md).
 
     Problems of a new run's recipe are reported before its folder is created.
     """
@@ -84,14 +84,14 @@ def start_run(request: TrainingRequest, options: RunOptions, listener: Listener,
 
 
 def resume_run(overrides: Overrides, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Continue the run in a folder with its recorded recipe and `overrides`. Return the result (docs/cli.md)."""
+    """Continue the run in the folder `options.run`, with the recipe recorded there and `overrides`. Return the result (docs/cli.md)."""
     if not is_begun(options.run):
         raise nothing_to_resume(options.run)
     return _attempt(TrainingRequest(None, None, overrides), options, listener, stop)
 
 
 def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
-    """Lock the run folder, and train. A resumed run has the recipe in its folder, with the changes that the request makes.
+    """Lock the run folder, and train. A resumed run uses the recipe in its folder, with the changes that the request makes.
 
     Raises Stopped, whose `result` is set if steps were taken.
     """
@@ -126,7 +126,7 @@ def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, 
 
 
 def _decide(request: TrainingRequest, folder: RunFolder, listener: Listener, stop: StopRequest) -> tuple[Recipe, RequestRecord]:
-    """Return the recipe of a new run, and the record of the request with the fields that tfkit chose by the data."""
+    """Return the recipe of a new run, and the record of the request with the fields that tfkit chose from the data."""
     if request.source is None and request.unwritten is None:
         raise UsageError(f"{folder.path}: the checkpoints of this run are gone; start it again with its recipe")
     with stop.at_once():
@@ -145,7 +145,7 @@ def _budget(
 ) -> Budget | None:
     """Return the budget of an attempt; None if it has no limit.
 
-    Its limits are those of the recipe and, for a new run of a length in minutes, a time limit somewhat above that length.
+    Its limits are those of the recipe and, for a new run whose length is given in minutes, a time limit somewhat above that length.
     """
     carbon, minutes = recipe.carbon, None if folder.begun else options.minutes
     if minutes is None and not carbon.limits:
@@ -162,7 +162,7 @@ def _gates(options: RunOptions, recipe: Recipe) -> list[Gate]:
 def _with_verdicts(result: dict[str, Any], gates: Collection[Gate]) -> dict[str, Any]:
     """Return the result with the verdict on each gate (a comparison of `fail_if`).
 
-    run.json has no verdicts, since the next command may have other gates.
+    run.json has no verdicts, since the next command for this run may have different gates.
     """
     return {**result, "gates": strict_json.loads(strict_json.dumps({"gates": judge(gates, training_metrics(result))}))["gates"]}
 
@@ -171,7 +171,7 @@ def _with_verdicts(result: dict[str, Any], gates: Collection[Gate]) -> dict[str,
 class _Attempt:
     """An attempt whose folder is locked and whose recipe is known.
 
-    `given`: the record of the user's request. `stop`: the stop request of the budget or, without a budget, of the command.
+    `given`: the record of the user's request. `stop`: the stop request of the command, combined with the budget if there is one.
     """
 
     recipe: Recipe
@@ -227,7 +227,7 @@ class _Attempt:
         return {"run_id": folder.run_id, "attempt": folder.attempt, "project": name, "nodes": self.options.ranks.nodes}
 
     def _prepare(self, meter: Meter) -> "Run":
-        """Return the run with its device, peers and data, but without weights."""
+        """Return the run with its device, ranks and data, but without weights."""
         import torch
 
         from tfkit.engine.training_run.run import Run
@@ -252,7 +252,7 @@ class _Attempt:
         return run
 
     def _decide_by_data(self, run: "Run") -> RequestRecord:
-        """Check the gates' metrics; choose the steps and the learning rate if they are left open. Return the completed request record."""
+        """Check that the gates' metrics exist; choose the steps and the learning rate if left open. Return the completed request record."""
         options, given = self.options, self.given
         run.budget = self.budget
         for gate in self.gates:
@@ -269,9 +269,9 @@ class _Attempt:
 
 
 def _measure_idle(meter: Meter, seconds: float, listener: Listener, stop: StopRequest) -> None:
-    """Measure the power of the idle machine for `seconds`, in a phase of its own, as in the report on BLOOM (arXiv 2211.02001).
+    """Measure the power of the idle machine for `seconds`, in the meter's phase "idle", as was done for BLOOM (arXiv 2211.02001).
 
-    The measurement begins when the meter has started; without a meter, this returns immediately. Raises Stopped.
+    The measurement begins when the meter has started. Return immediately if the meter is off, or `seconds` is 0. Raises Stopped.
     """
     if not seconds or meter.reading().status == "off":
         return

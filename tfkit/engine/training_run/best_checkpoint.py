@@ -23,14 +23,14 @@ class BestCheckpoint:
     def score(self, metrics: Mapping[str, float | None]) -> float:
         """Return the value by which checkpoints are compared.
 
-        Return NaN, which is never best, if `metrics` lack that value, or exceed objective.kl_limit.
+        Return NaN, which is never best, if `metrics` lack that value, or their KL divergence exceeds objective.kl_limit.
         """
         value = metrics.get(self.metric)
         known = {name: number for name, number in metrics.items() if number is not None}
         return value if value is not None and self.run.recipe.objective.may_be_best(known) else math.nan
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the scores of a step's checkpoint. A disk error causes only a warning."""
+        """Record the checkpoint of a step as the best if its score is the best so far. A disk error causes only a warning."""
         try:
             self._record(step, metrics)
         except OSError as error:
@@ -53,7 +53,7 @@ class BestCheckpoint:
             )
 
     def _record(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """Record the scores. Of checkpoints with equal scores, such as an F1 of 0, that with the lower loss is better. Raises OSError."""
+        """Do the work of `record`. Of checkpoints with equal scores, the one with the lower loss is better. Raises OSError."""
         old, loss = read_best(self.root), metrics.get("loss")
         known = self.log.evaluations.get(old.step, {}).get("loss") if old else None
         lower = loss is not None and known is not None and loss < known
@@ -65,7 +65,7 @@ class BestCheckpoint:
         return {"checkpoint": str(path), "step": best.step, "metric": best.metric, "value": best.value} if path and best else None
 
     def describe_unsaved(self) -> str | None:
-        """Return a warning if the step with the best score was not saved, so that the best checkpoint has a worse one; else None."""
+        """Return a warning if the step with the best score was not saved, so that the best checkpoint has a worse score; else None."""
         best, sign = self.document(), -1 if self.metric in HIGHER else 1
         if best is None or best["metric"] != self.metric:
             return None
@@ -97,7 +97,7 @@ class BestCheckpoint:
         return compare(baselines, self.scores(), self.metric)
 
     def warnings(self, baselines: Baselines, *, new_head: bool) -> Iterator[str]:
-        """Yield warnings of a useless result, with what to try. `new_head`: the head had random weights before the first step."""
+        """Yield warnings about a poor result, with what to try. `new_head`: the head had random weights before the first step."""
         if predicts_one_class(self.scores()):
             yield "the best checkpoint predicts the same class for every validation row: it has not learned to distinguish the classes"
         comparison = self.comparison(baselines)

@@ -21,10 +21,10 @@ from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.units import format_energy, format_mass, format_seconds
 
 NEAR = 0.8  # fraction of the limit at which the user is warned
-SURE_STEPS = 5  # number of steps after which it is forecast what the remaining ones will use
-LONGER, LATER_SECONDS = 1.2, 30.0  # a run of n minutes is stopped after this factor times n minutes, plus these seconds
-SILENT_TICKS = 2  # the meter has failed after this number of its intervals without a good reading
-LONGEST_TICK_SECONDS = 5.0  # a longer interval of the meter counts as this long
+SURE_STEPS = 5  # number of steps after which the use of the remaining steps is forecast
+LONGER, LATER_SECONDS = 1.2, 30.0  # a run of n minutes is stopped after LONGER * n minutes + LATER_SECONDS
+SILENT_TICKS = 2  # the meter counts as failed after so many of its intervals without a good reading
+LONGEST_TICK_SECONDS = 5.0  # in this rule, an interval counts as at most this long
 
 
 def format_amount(name: str, value: float) -> str:
@@ -35,7 +35,7 @@ def format_amount(name: str, value: float) -> str:
 
 
 def with_latest_end(carbon: CarbonSection, minutes: float, earlier: float) -> CarbonSection:
-    """Return the recipe's `carbon` section with a limit on the time, somewhat above `minutes`; unchanged if it has one.
+    """Return the recipe's `carbon` section with a limit on the time, somewhat above `minutes`; unchanged if it has a time limit.
 
     `earlier`: the seconds of attempts that left no checkpoint; they count against the limit, so the limit is raised by them.
     """
@@ -46,7 +46,7 @@ def with_latest_end(carbon: CarbonSection, minutes: float, earlier: float) -> Ca
 def require_unspent(carbon: CarbonSection, folder: Path, spent: Amounts, ended_by: str | None = None) -> None:
     """Raise SpentBudgetError if a run or a sweep has used up its budget, so that it cannot continue.
 
-    `ended_by`: the field of the budget that ended the run, if it is unchanged: too little may be left below its limit for another step.
+    `ended_by`: the field whose limit ended the last attempt, if unchanged: it counts as used up, even if too little for a step is left.
     """
     for name, limit in carbon.limits.items():
         if (used := asdict(spent)[name]) >= limit or _key(name) == ended_by:
@@ -54,7 +54,7 @@ def require_unspent(carbon: CarbonSection, folder: Path, spent: Amounts, ended_b
 
 
 class Budget:
-    """The budget of one attempt, created before the attempt's meter. `carbon`: that section of the recipe, with a limit.
+    """The budget of one attempt, created before the attempt's meter. `carbon`: the section `carbon` of the recipe, with a limit.
 
     `ended_by`: as in `require_unspent`. Raises SpentBudgetError if earlier attempts have used up the budget, BudgetReached if siblings did.
     """
@@ -170,7 +170,7 @@ class Budget:
         self.reached, self._remedy = _key(name), f"{_key(name)}={_larger(max(used, limit))}"
 
     def _watch_meter(self) -> None:
-        """If the meter of a budget of energy or grams has failed for SILENT_TICKS intervals, warn and, by carbon.on_meter_failure, stop."""
+        """Warn if the meter of a budget of energy or grams has failed for SILENT_TICKS intervals; stop if on_meter_failure says so."""
         if not self._meters or (meter := self._usage.meter) is None:
             return
         self._failing_since = min(self._failing_since, self._clock()) if meter.reading().failing else math.inf
@@ -222,7 +222,7 @@ class BudgetStop:
 
     @contextmanager
     def at_once(self, message: str = "nothing had to be saved") -> Iterator[None]:
-        """Let a signal end the block anywhere, by raising Stopped; the budget is checked before and after the block."""
+        """Return a context in which a signal raises Stopped immediately; the budget is checked only before and after its block."""
         self.budget.raise_if_reached(message)
         try:
             with self.asked.at_once(message):

@@ -1,4 +1,4 @@
-"""Write, keep and delete the checkpoints of a run. Each is a model folder with a whole model, or with an adapter of the base model."""
+"""Write and delete the checkpoints of a run. Each checkpoint is a model folder with a whole model, or with an adapter of the base model."""
 
 import json
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ from tfkit.training.loop import Progress
 
 
 class Checkpointer:
-    """Writes the checkpoints of a run, deletes those that are not kept, and keeps their cards up to date."""
+    """Writes the checkpoints of a run, deletes those that are not kept, and keeps their model cards up to date."""
 
     def __init__(self, run: Run, components: Components, log: TrainingLog):
         self.run, self.data, self.components, self.log = run, run.data, components, log
@@ -82,7 +82,7 @@ class Checkpointer:
 
     @property
     def inherited(self) -> Inherited:
-        """The energy and emissions of all models from which the run's model descends."""
+        """The energy and emissions of training all models from which the run's model descends."""
         return sum_inherited(self.run.ancestry.ancestors)
 
     def lineage(self) -> Lineage:
@@ -91,7 +91,7 @@ class Checkpointer:
         return Lineage(self.kind, tuple(ParentEntry(**parent.document()) for parent in self.run.parents), own, self.run.ancestry.ancestors)
 
     def write_card(self, checkpoint: Path, step: int, totals: RunTotals = RunTotals()) -> None:
-        """Write the model card again, with the scores and energy known now. The manifest (hashes of files) stays valid: it omits the card.
+        """Write the model card again, with the scores and energy known now. The manifest (hashes of the other files) stays valid.
 
         `totals`: the complete totals of run.json, if the attempt has ended.
         """

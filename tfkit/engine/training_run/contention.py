@@ -16,9 +16,9 @@ import torch
 from tfkit.errors import path_argument
 from tfkit.run.machine import usable_cores
 
-WINDOW_SECONDS = 60.0  # of steps that are judged together: the system's shortest average of the load is over a minute, too
+WINDOW_SECONDS = 60.0  # the time of the steps that are judged together: a minute, as in the shortest load average of the system
 _MARGIN = 0.5  # the mean number of processes that may wait for a core without a warning
-_LOOKS = 20  # samples of the number of ready threads: in a single one, a busy thread may just wait for its data
+_LOOKS = 20  # samples of the number of ready threads, of which the largest counts, since a busy thread may briefly wait for data
 _LOST = 0.25  # the processor time, in cores, that the run may lose without a warning
 
 
@@ -39,17 +39,17 @@ def busy_neighbours() -> int:
 
 
 class Contention:
-    """Watches the steps of a run on the processor; `warn` is called at most once."""
+    """Watches the steps of a run on the CPU for processes that compete with it; calls `warn` at most once."""
 
     def __init__(self, run: Path, warn: Callable[[str], None]):
         self.run, self.warn = run, warn
         self.threads, self.cores, self.machine = torch.get_num_threads(), usable_cores(), os.cpu_count() or 1
         self.watching = self.threads > 1 and hasattr(os, "getloadavg")
         self._wall, self._processor = time.perf_counter(), time.process_time()
-        self._step_seconds, self._used = 0.0, 0.0  # of this window
+        self._step_seconds, self._used = 0.0, 0.0  # wall time and processor time of the steps in this window
 
     def stepped(self, seconds: float) -> None:
-        """Count a step that took `seconds` and has just ended; time between two steps, for an evaluation or a save, does not count."""
+        """Count a step that took `seconds` and has just ended. A step that follows an evaluation or a save is left out."""
         if not self.watching:
             return
         wall, processor = time.perf_counter(), time.process_time()
@@ -61,7 +61,7 @@ class Contention:
             self._step_seconds, self._used = 0.0, 0.0
 
     def _judge(self, used: float) -> None:
-        """Warn if more processes than cores are ready to run, and this run gets less than a core per thread: `used` cores on average."""
+        """Warn if more processes than cores are ready to run, and this run gets `used` cores, less than one per thread, on average."""
         load = os.getloadavg()[0]
         if load <= self.machine + _MARGIN or used >= min(self.threads, self.cores) - _LOST:
             return

@@ -1,5 +1,5 @@
-"""The training on several ranks. Rank 0 alone reads the command, writes the run folder, evaluates and reports. The other ranks prepare the
-same rows and model, take every step, and between the steps wait for rank 0 or take part in its work.
+"""The training on several ranks. Rank 0 alone decides what is trained, writes the run folder, and reports. The other ranks prepare
+the same rows and model, take every step, and between the steps wait for rank 0 or take part in its evaluations and saves.
 
 Rank 0 announces its recipe, the checkpoint to continue from, the micro-batch size and the code that may be run; the other ranks use these
 instead of what their own commands say. This module has both sides of the exchange, except for the work on sharded weights (model_work.py).
@@ -42,14 +42,14 @@ Result = TypeVar("Result")
 
 
 class FollowingHooks:
-    """The hooks of any rank but rank 0: they write no files, and show only warnings."""
+    """The hooks of the training loop on any rank but rank 0: they write no files, and show only warnings."""
 
     def __init__(self, listener: Listener, micro_batches: MicroBatches, meter: Meter):
         self._listener, self._meter = listener, meter
         self.nondeterministic, self.out_of_memory = listener.warn, micro_batches.halve
 
     def skipped(self, error: UnhealthyStepError) -> None:
-        """Report the skipped step."""
+        """Warn that the step is skipped."""
         self._listener.warn(f"{error.summary}; it is skipped")
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
@@ -57,7 +57,7 @@ class FollowingHooks:
         return "Rank 0 has recorded the step"
 
     def save(self, progress: Progress) -> None:
-        """Begin a new phase in the energy measurement of this machine, for the steps that follow."""
+        """Write no checkpoint; only begin a new phase in the energy measurement of this machine, for the steps that follow."""
         self._meter.phase("train", progress.step)
 
     evaluate = save
@@ -69,8 +69,8 @@ class FollowingHooks:
 
 
 class RankHooks:
-    """The hooks of one of several ranks, which call `hooks`, the hooks of rank 0 or of another rank. While rank 0 saves, evaluates or
-    records a step, the other ranks wait for the outcome, and take part in the work that rank 0 announces meanwhile.
+    """The hooks of the training loop on one of several ranks. They call `hooks`: LoopHooks on rank 0, else FollowingHooks. While rank 0
+    saves, evaluates or records an unhealthy step, the other ranks wait for the outcome, and take part in the work that rank 0 announces.
 
     `start`: the message with which rank 0 announces the steps.
     """
@@ -95,13 +95,13 @@ class RankHooks:
         return self._ends_early
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
-        """Show the step on rank 0. If a rank was asked to stop, or has used up its budget, all ranks stop after this step."""
+        """Show and count the step on rank 0. If a rank was asked to stop, or rank 0's budget is used up, all ranks stop after this step."""
         self._hooks.stepped(progress, report, seconds)
         signal = getattr(self._stop, "requested", None) or 2 * self._stop.should_stop()  # 2, SIGINT, for a stop without a signal
         self.agreed_signal = self._group.agree_after_step(signal, seconds)
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
-        """Record the step on rank 0, for a replay; return a sentence that says where it is recorded."""
+        """Record the unhealthy step on rank 0, so that it can be replayed; return a sentence that says where it is recorded."""
         return self._by_first(lambda: self._hooks.unhealthy(error))
 
     def save(self, progress: Progress) -> None:
@@ -145,7 +145,7 @@ class RankHooks:
 
 def announce_run(run: Run, checkpoint: Path | None, micro_batch_size: int) -> None:
     """Announce the run to the other ranks: its folder, recipe, checkpoint to continue from, micro-batch size, device and code files. Then
-    wait until they have prepared the same data (`_begin`). Raises DataError or ModelError on all ranks if an input differs.
+    wait until they have prepared the same data (`_begin`). Raises DataError or ModelError on all ranks if inputs differ.
     """
     assert isinstance(run.peers, ProcessGroup)
     where = {"folder": str(run.folder.path), "checkpoint": str(checkpoint) if checkpoint else None}
@@ -168,7 +168,7 @@ def steps_of_ranks(
     """Begin the steps after `step` on all ranks, and yield the hooks with which this rank takes them in the block.
 
     At the end of the block, the ranks wait for each other, call `last`, and wait again. If the block raises Stopped, the error gets the
-    exit code of the signal that the ranks have agreed on. Raises ModelError on all ranks if their initial weights differ in a bit.
+    exit code for the signal by which all ranks stopped. Raises ModelError on all ranks if their initial weights differ in a bit.
     """
     group, components = work.group, work.components
     if isinstance(hooks, LoopHooks):
@@ -245,7 +245,7 @@ def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener,
 def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> MicroBatches:
     """Prepare the data, and assemble the same components as rank 0. Return the `MicroBatches`, which hold the components.
 
-    If this rank and rank 0 share a cache, the cache has the data already.
+    If this rank shares a cache folder with rank 0, the encoded rows are in it already.
     """
     recipe = read_document(message["recipe"], "the recipe of rank 0").recipe
     device = pick_device(rank_device(message["device"], group.ranks))

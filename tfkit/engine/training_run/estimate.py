@@ -1,4 +1,4 @@
-"""The estimate of a run before its first step, with the plan of its learning rate trial, and the protocol of forecasters.
+"""The estimate of a run before its first step, the plan of a trial of learning rates, and the protocol of forecasters.
 
 A trial takes a few steps with each of several learning rates, and chooses the best one for the run (rate_trial.py). The optimal rate falls
 with the length of the training, as the number of tokens to the power of -0.32 (Bjorck et al. 2024, arXiv 2409.19913, for lengths within a
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from tfkit.engine.training_run.run import Run
 
 _MAX_FRACTION = 0.15  # the largest fraction of the run's FLOPs that a trial may take
-_CHEAP_FLOPS = 2e13  # a minute or two on a processor: a trial may always take this much, up to half of the run's FLOPs
-_MIN_STEPS, _MAX_STEPS, _SHORTENING = 4, 100, 6  # steps per rate: at most a sixth of the run's and 100, at least 4
-_MIN_HELD_OUT, _MAX_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows to score on: at most 64 and the rows of 4 steps, at least 4
-_MANY_HELD_OUT = 256  # rows to score on if an F1 decides: 64 rows would have too few of the rare classes
-_EXPONENT = 0.32  # of Bjorck et al., see above
+_CHEAP_FLOPS = 2e13  # a minute or two on a CPU: a trial may take this much even if it exceeds that fraction, but at most half of the FLOPs
+_MIN_STEPS, _MAX_STEPS, _SHORTENING = 4, 100, 6  # steps per rate: a sixth of the run's steps, at least 4 and at most 100
+_MIN_HELD_OUT, _MAX_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows to score on: those of 4 steps, at least 4 and at most 64
+_MANY_HELD_OUT = 256  # rows to score on if an F1 decides, since 64 would have too few of the rare classes
+_EXPONENT = 0.32  # from Bjorck et al., see the docstring
 RARE_METRICS = ("f1", "f1_macro")  # metrics for classes of unequal frequency, which decide a trial in place of the loss
 
 
 @dataclass(frozen=True)
 class RateTrialPlan:
-    """A trial of learning rates: `steps` steps with each, then scores on `rows` rows that are held out of the training rows."""
+    """A trial of learning rates: `steps` steps with each rate, then scores on `rows` rows that are held out of the training rows."""
 
     rates: tuple[float, ...]  #: the recipe's own first
     steps: int
     rows: int
-    factor: float  #: by which each rate is multiplied in the trial
+    factor: float  #: each rate is multiplied by it in the trial
     flops: float  #: of the whole trial
 
     def describe(self, total_flops: float) -> str:
@@ -51,7 +51,7 @@ class RateTrialPlan:
 def plan_trial(recipe: Recipe, rows: int, steps: int, run_flops: float, step_flops: float, row_flops: float) -> RateTrialPlan | str | None:
     """Return the trial of a recipe's rates, or the reason for which there is none; None if the recipe has no `training.trial_rates`.
 
-    `rows`: the number of training rows. `run_flops`, `step_flops`, `row_flops`: of the run, of one of its `steps`, of scoring one row.
+    `rows`: the number of training rows. `run_flops`, `step_flops`, `row_flops`: the FLOPs of the run, of a step, of scoring one row.
     """
     others = recipe.training.trial_rates
     if others is None:
@@ -121,13 +121,13 @@ class Estimate:
     """
 
     parameters: int
-    active_parameters: int  #: the parameters that compute one token: of a mixture of experts, only the chosen experts
+    active_parameters: int  #: the parameters that one token uses: in a mixture of experts, only the chosen experts
     trained_parameters: int
     tokens: int  #: of all steps
     steps: int
     micro_batch_size: int
     flops: dict[str, float]
-    memory_bytes: int  #: at the peak, on the training device
+    memory_bytes: int  #: the peak on the training device
     disk_bytes: int  #: of the checkpoints that exist at the same time
     seconds: Range  #: wall time, from the start of the command to its end
     energy_kwh: Range
@@ -138,7 +138,7 @@ class Estimate:
     full_power: FullPower | None = None
     table_seconds: dict[str, float] = field(default_factory=dict)  #: seconds of each part of the run, from the machine's speeds alone
     probe: dict[str, Any] | None = None  #: the steps that `tfkit plan --probe` measured, and their cost
-    rate_trial: RateTrialPlan | None = None  #: of learning rates, before the first step
+    rate_trial: RateTrialPlan | None = None  #: the trial of learning rates before the first step; None: there is none
     no_rate_trial: str | None = None  #: why the recipe's rates are not tried
     cluster: dict[str, Any] | None = None  #: ranks, their memory and traffic (planning/cluster.py); None: one rank on this machine
     stages: dict[str, "Estimate"] = field(default_factory=dict)  #: the estimates of a chain's stages, by name; empty for a single run
@@ -150,13 +150,13 @@ class Estimate:
 
     @property
     def fraction_after_start(self) -> float:
-        """The fraction of the run's time that is left after start, weights and rate trial: steps, evaluations, samples, checkpoints."""
+        """The fraction of the run's time that follows the start, the loading of weights and the rate trial."""
         whole = sum(self.table_seconds.values())
         return 1.0 - self._seconds("start", "weights", "trial") / whole if whole else 1.0
 
     @property
     def fixed_seconds(self) -> float:
-        """The seconds, by `table_seconds`, that do not depend on the speed of the steps: those of start, weights and checkpoints."""
+        """The seconds in `table_seconds` that do not depend on the speed of the steps: for the start, the weights and the checkpoints."""
         return self._seconds("start", "weights", "checkpoints")
 
     def _seconds(self, *parts: str) -> float:
@@ -187,7 +187,7 @@ class Forecaster(Protocol):
         """Return the estimate of a prepared run. `start()`: the seconds since the run's command began, which the estimate includes."""
 
     def measure(self, run: "Run") -> Callable[[Estimate], Estimate]:
-        """Time a few steps of a run, and discard them. Return a function that corrects estimates of the run by that time."""
+        """Time a few steps of a run, and discard their weights. Return a function that corrects estimates of the run by that time."""
 
     def remember(self, run: "Run", planned: Estimate, totals: "RunTotals") -> None:
         """Add a run that was finished in one attempt to the history, from which later estimates are corrected."""
@@ -196,8 +196,8 @@ class Forecaster(Protocol):
 def fit_length(run: "Run", minutes: float, named: Collection[str], *, measures: bool = False) -> dict[str, Any]:
     """Give the prepared run the number of steps that takes about `minutes` minutes, and return the changed fields of its recipe.
 
-    Other fields in steps, such as intervals, are scaled with the length, unless the user sets them (`named`). `measures`: correct the
-    forecast by the time of a few real steps, if a single process trains.
+    Other fields that count steps, such as evaluation.every, are scaled with the length, unless they are in `named`, those that the user
+    sets. `measures`: correct the forecast by the time of a few real steps, if a single process trains.
     """
     recipe, own, how = run.recipe, run.recipe.training.steps, "by a forecast"
     corrected: Callable[[Estimate], Estimate] = copy  # no correction

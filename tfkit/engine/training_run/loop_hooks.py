@@ -1,4 +1,4 @@
-"""The hooks of the training loop: each calls the part of the run that does the work, such as its log, checkpoints or budget."""
+"""The hooks of the training loop: each calls the part of the run that does the work, such as the log, the checkpointer or the budget."""
 
 import shlex
 from functools import cached_property
@@ -19,8 +19,8 @@ from tfkit.training.loop import Log, Progress
 from tfkit.training.replay import describe_step
 from tfkit.units import format_energy, format_seconds
 
-MEASURED_STEPS = 3  # steps after which the remaining time is estimated, by all of them but the first, which is slower
-WORTH_REPORTING_SECONDS = 60.0  # of the remaining steps; a shorter time is not reported
+MEASURED_STEPS = 3  # number of steps after which the remaining time is estimated, from all of these but the first, which is slower
+WORTH_REPORTING_SECONDS = 60.0  # a shorter time of the remaining steps is not reported
 
 
 class LoopHooks:
@@ -83,7 +83,7 @@ class LoopHooks:
         )
 
     def skipped(self, error: UnhealthyStepError) -> None:
-        """Report the skipped step."""
+        """Warn that a step is skipped."""
         done, most = self.training_log.progress.skipped, self.components.plan.max_skipped_steps
         self.run.listener.warn(f"{error.summary}; it is skipped, {done} of at most {most}")
 

@@ -30,14 +30,14 @@ from tfkit.units import format_energy, format_epochs, format_number_of, format_s
 
 _SHORT_SECONDS = 60.0  # a shorter run is not forecast
 _SLOW_THREAD, _SLOW_GPU = 5e9, 1e12  # FLOPs per second that every processor thread and every GPU of today reaches
-_SLOW_STEP_SECONDS = 0.05  # of a step or an evaluation, in addition to its FLOPs
+_SLOW_STEP_SECONDS = 0.05  # the time of a step or an evaluation, in addition to the time for its FLOPs
 
 
 def limit_batch_size(recipe: Recipe, data: TrainingData, listener: Listener, ranks: int) -> Recipe:
     """Return the recipe with a batch of at most the available rows. A larger batch would repeat rows in a step, so it is reduced, with a
     warning, to the same size for any number of ranks.
 
-    Not limited are a batch that grows by training.batch_ramp, and batches of sampled responses, since several responses to one prompt are
+    A batch that grows by training.batch_ramp is not limited, nor is one of sampled responses, since several responses to one prompt are
     different rows. Raises UsageError if the reduced batch cannot be divided evenly among the ranks.
     """
     training = recipe.training
@@ -61,7 +61,7 @@ def limit_batch_size(recipe: Recipe, data: TrainingData, listener: Listener, ran
 def is_short(recipe: Recipe, data: TrainingData, model: Transformer, device: torch.device) -> bool:
     """Whether a run takes at most about a minute, even on the slowest machine in use today, so that the user needs no forecast.
 
-    False, without a calculation, for a run with companions, a reference, sampled responses or generated samples.
+    Always False for a run with other models beside its own (such as a teacher), sampled responses or generated samples.
     """
     objective = data.objective
     if objective.rollouts is not None or objective.companions or objective.reference_use != "none" or recipe.generation.prompts:
@@ -80,7 +80,7 @@ def is_short(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
 
 
 class MicroBatches:
-    """Sets the micro-batch size of a run's loader. `restored`: the optimizer's state is in memory already."""
+    """Sets the micro-batch size of a run's loader. `restored`: the optimizer's state was loaded from a checkpoint, so it is in memory."""
 
     def __init__(self, recipe: Recipe, device: torch.device, listener: Listener, components: Components, *, restored: bool):
         self.recipe, self.device, self.listener = recipe, device, listener
@@ -89,7 +89,7 @@ class MicroBatches:
         self.restored = restored
 
     def choose(self) -> None:
-        """Set the size that `choose_micro_batch` returns for the free memory. A GPU's memory counts as unlimited: see `halve`."""
+        """Set the size that `choose_micro_batch` returns for the free memory. A GPU is not checked; `halve` is called if it is full."""
         on_cpu = self.device.type == "cpu"
         left = available_bytes() if on_cpu else None
         left = None if left is None else left // self.ranks.local_size - self.bytes_to_come(sums=True)
@@ -103,7 +103,7 @@ class MicroBatches:
         return self.loader.sizes.unit % (self.loader.micro_batch_size * self.ranks.size) == 0
 
     def halve(self, error: str) -> None:
-        """Halve the micro-batches when memory ran out with `error`.
+        """Halve the micro-batches after memory ran out. `error`: the message of that error.
 
         Raises InsufficientMemoryError if the recipe fixes their size, or a single row does not fit.
         """
@@ -142,7 +142,7 @@ class MicroBatches:
         return row + companion_bytes_per_row(loss_module.objective, rows.longest, itemsize)
 
     def bytes_to_come(self, *, sums: bool) -> int:
-        """Return the bytes of gradients and optimizer state that are not in memory yet. `sums`: a step adds up several gradients."""
+        """Return the bytes of gradients and optimizer state not yet in memory. `sums`: a step adds gradients of several micro-batches."""
         components, shards = self.components, 1 if self.weights.sharding is None else self.recipe.parallel.shard
         objective, dtype = components.stepper.objective, self.weights.dtype
         memory = run_memory(self.recipe, objective, self.model, dtype, shards=shards, sums_gradients=sums)
@@ -172,7 +172,7 @@ class MicroBatches:
         return size
 
     def _memory(self) -> str:
-        """Describe the memory of this process in a step; empty on a GPU, or if the system does not report the memory in use."""
+        """Describe the memory that this process needs in a step; empty on a GPU, or if the system does not report the memory in use."""
         rows, micro_batch = self.loader.rows, self.loader.micro_batch_size
         resident = resident_bytes() if self.device.type == "cpu" else None
         if resident is None:

@@ -1,4 +1,4 @@
-"""The computations on a run's model for its evaluations and checkpoints.
+"""The computations on a run's model that evaluations and checkpoints need.
 
 Rank 0 alone writes the run folder, and decides when to evaluate and save. With sharded weights, it needs the other ranks: they take
 part in evaluations, and in gathering the tensors of a checkpoint one by one. Without sharding, rank 0 works alone.
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
 
 _ANNOUNCED = ("scores", "completions", "facts", "are_finite", "gather")  # methods of ModelWork that rank 0 announces when it calls them
-_CALLS = 64  # calls of `should_stop`, one for every module of a forward pass, between two agreements of the ranks
+_CALLS = 64  # calls of `should_stop` after which the ranks agree again whether to stop; each module of a forward pass calls it once
 
 
 class ModelWork:
     """Computes a model's scores, its completions and the facts that a checkpoint stores about it, and gathers its tensors. Rank 0 calls
-    these methods; the other ranks `serve`.
+    the methods for this; the other ranks call `serve`, which takes part in them.
     """
 
     def __init__(self, recipe: Recipe, components: Components, should_stop: Callable[[], bool]):
@@ -39,13 +39,13 @@ class ModelWork:
         self.model, self.weights, self.data = components.stepper.model, components.stepper.weights, components.data
 
     def scores(self) -> SetScores | None:
-        """Return the scores of the current weights (with ema_decay, of their moving average) on the validation sets; None after a stop."""
+        """Return the scores of the current weights (with ema_decay, of their moving average) on the validation sets; None if stopped."""
         self._announce("scores")
         with eager(self.model), self.weights.use_result():
             return score_validation(self.recipe, self.data, self.model, self._agreed_stop(), self.components.reference)
 
     def completions(self) -> "list[TextCompletion] | None":
-        """Return the model's completions of the recipe's prompts; None after a stop."""
+        """Return the model's completions of the recipe's prompts; None after a stop request."""
         from tfkit.generation.complete import complete, encode_prompts
         from tfkit.generation.constraints import Constraints
 
@@ -63,10 +63,10 @@ class ModelWork:
                 constraints=Constraints(forced_first=tokenizer.forced_first_id),
                 should_stop=should_stop,
             )
-        return None if should_stop() else completions  # after a stop some are incomplete; a resumed run generates them again
+        return None if should_stop() else completions  # after a stop, some completions are incomplete; a resumed run generates all again
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts that the objective stores in a checkpoint's tfkit.json; empty for most objectives."""
+        """Return what the objective stores in a checkpoint's tfkit.json, such as a reward model's mean score; empty for most objectives."""
         if not self.data.objective.has_facts:
             return {}
         self._announce("facts")
@@ -111,7 +111,7 @@ class ModelWork:
 
     @property
     def group(self) -> ProcessGroup:
-        """The process group of the ranks, of which there are several."""
+        """The process group of the ranks. There must be several ranks."""
         group = self.components.stepper.peers
         assert isinstance(group, ProcessGroup)
         return group
@@ -121,7 +121,7 @@ class ModelWork:
             self.group.announce({"work": work, "of": of})
 
     def _agreed_stop(self) -> Callable[[], bool]:
-        """Return a function that says whether any rank is to stop: the same on all ranks, so that they stop at the same place."""
+        """Return a function that says whether to stop: with sharded weights the same on all ranks, True once any rank was asked to stop."""
         if self.weights.sharding is None:
             return self.should_stop
         calls, stops = 0, False
@@ -149,7 +149,7 @@ class _Gathered(LazyTensors):
     """Tensors by name. A tensor of which this rank holds only a shard is gathered when it is read."""
 
     def __init__(self, local: Mapping[str, Tensor], shardings: "Mapping[str, Sharding]", gather: Callable[[str], Tensor]):
-        """`shardings`: by the name of the companion; "" for the run's model."""
+        """`shardings`: the sharding of each sharded model, by the name of the companion; "" for the run's model."""
         self._local, self._shardings, self._gather = local, shardings, gather
 
     def __getitem__(self, key: str) -> Tensor:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class RankConnection:
     """Rank 0's connection to the other ranks. `watch` is called while rank 0 waits for them; it raises an error if one has failed.
 
-    `given`: the request of rank 0's command, by which all ranks train even if their commands differ.
+    `given`: the request of rank 0's command; the other ranks get its hash, and warn if the request of their own command differs.
     """
 
     def __init__(self, ranks: Ranks = ONE_PROCESS, watch: Callable[[], None] | None = None, given: RequestRecord | None = None):
@@ -33,7 +33,7 @@ class RankConnection:
         self._group: ProcessGroup | None = None
 
     def peers(self, device: "torch.device", say: Callable[[str], None] | None = None) -> "Peers":
-        """Return the ranks that train together; `say` reports which ranks are late.
+        """Connect the ranks that train together, and return them; `say` reports which ranks are late.
 
         Raises UsageError for a device that several ranks cannot use, and PeerLostError if a rank does not connect in time.
         """
@@ -51,14 +51,14 @@ class RankConnection:
         return self._join(say)
 
     def meter_nodes(self, device: "torch.device", facts: dict[str, Any]) -> None:
-        """Let a rank of each other machine measure that machine's energy. `facts`: the argument of `Meter.on_node`."""
+        """On each other machine, let one rank measure the machine's energy. `facts`: the argument of `Meter.on_node`."""
         if self.ranks.nodes > 1:
             self.peers(device)
             self._join().announce({"metered": facts})  # read by `follow` of coordinator.py
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Enclose the command. At its end the other ranks are released; after an error, they notice the closed connection."""
+        """Return a context for a whole command. At its end, the other ranks are released; after an error, the connection just ends."""
         try:
             yield
             if not self.ranks.is_alone:
@@ -85,10 +85,10 @@ ForwardSignals = Callable[[Callable[[int], None]], AbstractContextManager[None]]
 def find_or_start(
     requested: int | None, words: Sequence[str], forwarding: ForwardSignals, report: Callable[[str], None], again: str | None = None
 ) -> Ranks | int:
-    """Return the rank of this process; or, if no launcher has started it as a rank and several ranks are requested, start the processes of
-    all ranks, wait for their end, and return the exit code.
+    """Return the rank of this process. But if several ranks are requested, and no launcher has started this process as one of them, start
+    the processes of all ranks, wait for their end, and return the exit code.
 
-    `words`: the arguments of tfkit in each process. `forwarding`: passes stop signals on to them. `report` is called with the
+    `words`: the arguments of tfkit in each process. `forwarding`: passes stop signals on to the processes. `report` is called with the
     output of a rank that failed, unless that rank has shown its error. `again`: the command that continues a run that lost a rank. Raises
     UsageError if this process is a rank already, and the number of ranks is not the requested one.
     """
@@ -115,7 +115,7 @@ def find_or_start(
 
 @contextmanager
 def local_ranks(size: int, run: Path, threads: int | None) -> Iterator[RankConnection]:
-    """Start `size` - 1 processes that follow this one as rank 0, and yield the connection to them. `threads`: the number in each process.
+    """Start `size` - 1 processes of `threads` threads each that follow this one as rank 0, and yield the connection to them.
 
     Raises UsageError for an invalid `size`, or if this process already has a process group; PeerLostError if one of the processes fails.
     """

@@ -1,7 +1,7 @@
-"""A trial of a few learning rates before the first step: each in a short training, scored on rows that are held out of the training rows.
+"""A trial of a few learning rates before the first step: a short training with each, scored on rows held out of the training rows.
 
-The validation rows are not used. Like the run, the trial is deterministic for a recipe, its data and a number of threads. The energy of the
-trial is a phase of its own in the ledger. The chosen rate is written into the run's recipe, so a resumed run has no trial.
+The validation rows are not used. Like the run, the trial is deterministic for a recipe, its data and a number of threads. The
+ledger of energy has the trial as a phase of its own. The chosen rate is written into the run's recipe, so a resumed run has no trial.
 """
 
 import gc
@@ -35,9 +35,9 @@ from tfkit.training.loop import deterministic_if_possible
 if TYPE_CHECKING:
     from tfkit.engine.training_run.run import Run
 
-_CLEAR = 0.05  # by how much another rate must be better, as a fraction of the loss or in F1: smaller differences are noise
-_MIN_RARE = 16  # the fewest rows or words of the rarer classes by which F1s can be compared
-_DRAW = 0x7261746573  # a key that, with the seed, draws the held-out rows
+_CLEAR = 0.05  # by how much another rate must be better than the recipe's, as a fraction of the loss or in F1; less may be noise
+_MIN_RARE = 16  # the fewest held-out rows (or words) outside the most frequent class with which F1s can be compared
+_DRAW = 0x7261746573  # a constant that, with the recipe's seed, seeds the drawing of the held-out rows
 _STOPPED = "stopped while learning rates were tried; no step was taken yet"
 
 
@@ -78,9 +78,9 @@ def choose_rate(run: "Run") -> None:
 def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] | None]:
     """Return the recipe with the chosen rate, and the field `rate_trial` of run.json, None if no rate was tried. Raises Stopped.
 
-    The recipe's own rate is kept unless the loss of another is lower by a twentieth. If the run's metric is an F1, another rate must have
-    an F1 that is higher by 0.05 instead, since a model that always predicts the most frequent class may have a low loss. No rate is tried
-    if the held-out rows have too few labels of other classes than the most frequent one.
+    The recipe's own rate is kept unless the loss with another is lower by more than a twentieth. If the run's metric is an F1, another rate
+    must have an F1 that is higher by 0.05 instead, since a model that always predicts the most frequent class may have a low loss. No rate
+    is tried if the held-out rows have too few labels of other classes than the most frequent one.
     """
     make_deterministic(run.device)
     keep_freed_memory()
@@ -117,7 +117,7 @@ def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] |
 
 
 def _rare_labels(recipe: Recipe, data: TrainingData, plan: RateTrialPlan) -> int | None:
-    """Return how many labels of a trial's held-out rows are not the most frequent class; None if no F1 decides the trial."""
+    """Return how many labels of a trial's held-out rows are not of the most frequent class; None if no F1 decides the trial."""
     objective = data.objective.labelled
     if recipe.evaluation.metric not in RARE_METRICS or objective is None:
         return None
@@ -205,7 +205,7 @@ class RowSubset:
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the indices of an epoch's rows, in reading order: (len(self),).
 
-        With weighted sources, a later epoch of the full set may read more or fewer of these rows: if so, the first epoch's order is used.
+        With weighted sources, a later epoch of the full set may read more or fewer of these rows; then the first epoch's order is used.
         """
         kept = self._kept(epoch)
         return kept if len(kept) == len(self) else self._first

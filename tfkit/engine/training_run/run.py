@@ -1,4 +1,4 @@
-"""A run before its weights exist: its recipe, prepared data and forecast. A training continues from here; a plan ends here."""
+"""A run before its weights exist: its recipe, prepared data and forecast. A plan ends with this; a training goes on to build the model."""
 
 import time
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class Run:
         peers: Peers = ALONE,
         code: CodePermission | None = None,
     ):
-        """`code`: which reward functions may be run; None: the run is only planned."""
+        """`code`: which files of reward functions may be run; None: the run is only planned."""
         self.recipe, self.device, self.listener, self.stop, self.meter, self.code = recipe, device, listener, stop, meter, code
         self.forecaster, self.peers = forecaster, peers
         self.began, self._built = meter.began, BuildingTime.seconds
@@ -71,7 +71,7 @@ class Run:
 
     def forecast(self, *, ahead: bool = False) -> Estimate:
         """Estimate the prepared run. `ahead`: the run will start later, and find in the cache the tokenizer and rows that this command
-        has built; so the time for that is not part of the estimate.
+        has built, so the time for building them is not part of the estimate.
         """
 
         def seconds() -> float:
@@ -90,7 +90,7 @@ class Run:
 
     @cached_property
     def parents(self) -> list[Parent]:
-        """The base model and the companions; without a base model, the companions and the run from which the tokenizer is taken."""
+        """The models on which the run is based: base model and companions; without a base model, also the run that made the tokenizer."""
         start, tokenizer = self.data.start, self.recipe.tokenizer.path
         parents = [parent_of(companion.parent(), companion.folder) for companion in self.data.objective.recorded_companions]
         if start is not None:
@@ -107,5 +107,5 @@ class Run:
 
     @property
     def should_end(self) -> Callable[[], bool]:
-        """The function that returns whether the steps should end. It does not check a budget: that is done after each step."""
+        """The function that returns whether the steps should end. It does not check a budget itself, which is done after each step."""
         return self.stop.should_stop if self.budget is None else self.budget.should_end

@@ -1,7 +1,7 @@
-"""The programs that trackers send metrics to: TensorBoard, wandb, mlflow, trackio and aim. This module is imported only if one is used.
+"""Adapters for the programs that metrics are sent to: TensorBoard, wandb, mlflow, trackio and aim. Imported only if one is used.
 
 Each program has its own run for a run of tfkit, found again by the uuid in run.json, so that the program gets each point once, even if the
-run is resumed or sent again. A program's library is imported when its run is opened; the library's settings decide where that is stored.
+run is resumed or sent again. A program's library is imported when its run is opened; the library's settings say where it stores that run.
 """
 
 import contextvars
@@ -26,7 +26,7 @@ class TrackedRun:
     """The facts about a run that its trackers need.
 
     `recipe`: complete, as nested dicts. `totals`: returns the run's energy and emissions. `first_step`: TensorBoard's points of an earlier
-    attempt from this step on are replaced; None: none are. `close_seconds`: the longest time that wandb uploads points at the end; 0: any.
+    attempt from this step on are replaced; None: no points are. `close_seconds`: how long wandb may upload points at the end; 0: no limit.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class TrackedRun:
 
 
 class Program(Protocol):
-    """The run in another program. `place`: where the user finds it, for messages."""
+    """The run in a program such as wandb. `place`: where the user finds it, for messages."""
 
     place: str
 
@@ -59,7 +59,7 @@ class Program(Protocol):
 
 
 class NewPoints:
-    """A tracker that passes on the points (each one value of one step) that the other program does not have yet, and counts them."""
+    """A tracker that passes on the points (each one value of one step) that the program does not have yet, and counts them."""
 
     def __init__(self, program: Program, totals: Callable[[], Footprint]):
         self.place, self.sent = program.place, 0
@@ -82,14 +82,14 @@ class NewPoints:
 
 
 def tracker_of(section: TrackerSection, run: TrackedRun) -> Callable[[], NewPoints]:
-    """Return a function that opens `run` in a tracker: a new run, or the existing one. Raises MachineError without its library."""
+    """Return a function that opens `run` in a tracker: a new run, or the existing one. Raises MachineError if its library is missing."""
     if isinstance(section, TensorBoardSection):
         try:
             import torch.utils.tensorboard  # noqa: F401
         except ImportError:
             raise MachineError(f"TensorBoard {how_to_install('tensorboard')}") from None
         return lambda: NewPoints(_EventFiles(run), run.totals)
-    if find_spec(section.kind) is None:  # the import itself may take seconds, and fail
+    if find_spec(section.kind) is None:  # not imported yet, since that may take seconds, or fail
         raise MachineError(f"{section.kind} {how_to_install(section.kind)}")
     programs: dict[str, Callable[[TrackedRun, str], Program]] = {"wandb": _Wandb, "mlflow": _Mlflow, "trackio": _Trackio, "aim": _Aim}
     return lambda: NewPoints(programs[section.kind](run, section.project), run.totals)
@@ -131,7 +131,7 @@ def _steps_in_event_files(folder: Path) -> dict[str, set[int]]:
 
 
 class _Wandb:
-    """A run of Weights & Biases with the id of tfkit's run. wandb takes steps in ascending order only: all up to its last count as sent."""
+    """A run of Weights & Biases with the id of tfkit's run. wandb takes only ascending steps, so all up to its last one count as sent."""
 
     def __init__(self, run: TrackedRun, project: str):
         import wandb
@@ -183,7 +183,7 @@ def offline_records(path: Path) -> Iterator[Any]:
 
 
 class _Mlflow:
-    """A run of MLflow, found again by its tag. MLflow would keep a point twice, so it is queried for the points that it has."""
+    """A run of MLflow, found again by its tag. MLflow keeps a point twice if it is sent twice, so it is first queried for its points."""
 
     def __init__(self, run: TrackedRun, project: str):
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for the result
@@ -225,7 +225,7 @@ class _Mlflow:
 
 
 class _Trackio:
-    """A run of Trackio, found again by its name. Trackio would keep a point twice, so all up to its last step count as sent."""
+    """A run of Trackio, found again by its name. Trackio keeps a point twice if sent twice, so all steps up to its last count as sent."""
 
     def __init__(self, run: TrackedRun, project: str):
         import trackio
@@ -233,7 +233,7 @@ class _Trackio:
         for module in (trackio, trackio.run, trackio.utils):
             module.print = lambda *_, **__: None  # stdout is for the result, and trackio has no option to be silent
         name = f"{run.name}-{run.run_id[:8]}"
-        self._run: Any = contextvars.Context().run(  # so that a run of trackio that the caller has opened stays open
+        self._run: Any = contextvars.Context().run(  # its own context, so that a run of trackio that the caller has opened stays open
             trackio.init,
             project=project,
             name=name,
@@ -254,7 +254,7 @@ class _Trackio:
         self._last = step
 
     def close(self, totals: Mapping[str, float]) -> None:
-        if totals and self._last:  # Trackio has no summary; if no point was new, it has the totals already
+        if totals and self._last:  # Trackio has no summary, so the totals are points; if no other point was new, it has the totals already
             self._run.log(dict(totals), step=self._last)
         self._run.finish()
 

@@ -1,6 +1,6 @@
 """Trackers, which send a run's metrics to other programs; metrics.jsonl stays the authoritative record.
 
-No tracker can stop or slow down a run: each takes its points (values of a step) from a queue, on its own daemon thread, where it may hang.
+No tracker can stop or slow down a run: each takes its points (values of a step) from a queue, on a daemon thread of its own.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from tfkit.recipe.schema.output_sections import TensorBoardSection
 if TYPE_CHECKING:
     from tfkit.engine.training_run.run import Run
 
-WAITING = 1000  # lines of the log that may wait in a queue; when it is full, new lines are dropped
+WAITING = 1000  # number of log lines that may wait in a queue; when it is full, new lines are dropped
 CLOSE_SECONDS = 3.0  # the time that a tracker has for the waiting lines, at the end of the run
 
 
@@ -26,7 +26,7 @@ class Tracker(Protocol):
     """Sends metrics to another program. It runs on the thread of its queue, and may raise, hang or exit there."""
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Store the values of one step, safe from a kill. If this raises, the values are lost, and the next step is still added."""
+        """Store the values of one step so that a kill cannot lose them. If this raises, they are lost, and the next step is still added."""
 
     def close(self) -> None:
         """Send the added values that are not sent yet, and finish."""
@@ -48,7 +48,7 @@ class TrackerQueue:
         self._thread.start()
 
     def add(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Queue the values of one step without waiting; None is left out."""
+        """Queue the values of one step without waiting; values of None are left out."""
         points = {name: value for name, value in values.items() if value is not None}
         self._given += len(points)
         if not self._thread.is_alive() and not self._end_is_reported:
@@ -91,8 +91,8 @@ class TrackerQueue:
 
 
 def open_trackers(run: "Run", first_step: int) -> Callable[[], list[TrackerQueue]]:
-    """Return a function that starts a run's trackers, one for equal sections. Points that an earlier attempt sent from `first_step` on are
-    not sent twice. Raises MachineError if a tracker's extra is not installed.
+    """Return a function that starts a run's trackers, one for all equal entries of the recipe. Points that an earlier attempt sent from
+    `first_step` on are not sent twice. Raises MachineError if a tracker's extra is not installed.
     """
     from tfkit.engine.training_run.tracker_adapters import TrackedRun, tracker_of
 

@@ -20,8 +20,8 @@ from tfkit.units import format_metrics
 
 
 class TrainingLog:
-    """The log of one attempt. Lines of earlier attempts after the step from which this attempt resumes are deleted. As a context manager,
-    the log shows the live line, and starts the trackers.
+    """The log of one attempt, which begins by deleting earlier attempts' lines after the step from which this attempt resumes. As a context
+    manager, the log shows the live line, and starts the trackers.
 
     `saved`: the part of the log in the checkpoint; if None (no checkpoint, or one of an older version), metrics.jsonl is used alone.
     """
@@ -35,7 +35,7 @@ class TrainingLog:
         self.latest: dict[str, Any] = {}
         self.evaluations: dict[int, dict[str, Any]] = {}
         self.sampled: set[int] = set()
-        self.before: dict[str, float] | None = None  # of a fine-tuning: the scores before its first step
+        self.before: dict[str, float] | None = None  # the scores before the first step of a fine-tuning
         self._lines = 0
         for record in read_metrics(run.folder.metrics):
             if "loss" in record:
@@ -94,7 +94,7 @@ class TrainingLog:
 
     @cached_property
     def flops_per_token(self) -> float:
-        """The training FLOPs for each token, by the forecast or, without one, by the architecture and some batches."""
+        """The training FLOPs per token, by the forecast or, without one, computed from the architecture and some batches."""
         run, planned = self.run, self.run.planned
         if planned is not None:
             return planned.training_flops / planned.tokens
@@ -102,12 +102,12 @@ class TrainingLog:
 
     @property
     def peak_flops(self) -> float | None:
-        """The peak FLOP/s of the devices of all ranks; None if unknown. That of a CPU is measured once, which takes a tenth of a second."""
+        """The peak FLOP/s of the devices of all ranks; None if unknown. The speed of a CPU is measured once, in a tenth of a second."""
         peak = peak_flops(self.run.device, self._precision)
         return None if peak is None else self.run.peers.ranks.size * peak
 
     def show(self, loss: float, lr: float, tokens_per_second: float, observed: Mapping[str, float]) -> None:
-        """Update the live line; without a terminal, write a plain line. `observed`: further numbers to show, by name."""
+        """Update the live line; without a terminal, write a plain line. `observed`: other numbers to show, by name."""
         reading, progress = self.run.meter.reading(), self.progress
         known = reading.status != "off" and not (reading.status == "starting" and not reading.energy_wh)
         self._live.update(
@@ -125,7 +125,7 @@ class TrainingLog:
         )
 
     def line(self, line: Log) -> None:
-        """Append a line to metrics.jsonl and the trackers, and show it if there is no live line.
+        """Append a line to metrics.jsonl, send it to the trackers, and show it if there is no live line.
 
         Raises MachineError if the run folder was deleted or moved.
         """

@@ -1,4 +1,4 @@
-"""The energy, emissions and time that a run has used, for its budget: by all its attempts, by sibling runs, and by a step on average.
+"""The energy, emissions and time that a run has used, for its budget: in all its attempts, by its siblings, and in a step on average.
 
 Siblings are the stages of one recipe or the trials of one sweep. One budget limits their sum.
 """
@@ -13,8 +13,8 @@ from tfkit.carbon import Meter, Reading, read_seconds, read_totals
 from tfkit.run.run_json import member_folders, read_run_json
 
 Clock = Callable[[], float]  # returns seconds, as time.monotonic
-REFRESH_SECONDS = 0.25  # between two fresh readings near a limit
-REFRESH_TIMEOUT_SECONDS = 1.0  # the longest wait for a fresh reading
+REFRESH_SECONDS = 0.25  # the least time between two fresh readings of the meter near a limit
+REFRESH_TIMEOUT_SECONDS = 1.0  # the longest wait for such a reading
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Amounts:
 
     @classmethod
     def of(cls, reading: Reading, seconds: float) -> "Amounts":
-        """Return the energy and emissions of a meter's reading with the seconds of a run."""
+        """Combine the energy and emissions of a meter's reading with the seconds of a run."""
         return cls(reading.emissions_g, reading.energy_wh / 1000, seconds)
 
 
 class Usage:
-    """The amounts that the run in `folder` has used until now: by the meter's latest reading, extrapolated by the power of that reading.
+    """The amounts that the run in `folder` and its siblings have used until now, extrapolated from the meter's latest reading.
 
     `every_seconds`: the time between two readings of the meter.
     """
@@ -45,7 +45,7 @@ class Usage:
         self.earlier, self.siblings = spent_in(folder), spent_by_siblings(folder)
         self.meter: Meter | None = None
         self.began: Amounts | None = None  # what was used before the first step of this attempt
-        self.steps = 0  # number of steps of this attempt
+        self.steps = 0  # number of steps of this attempt so far
         self._started, self._refreshed, self._after_step, self._longest_save = 0.0, -math.inf, Amounts(), 0.0
 
     def start(self, meter: Meter) -> None:
@@ -53,13 +53,13 @@ class Usage:
         self.meter, self._started = meter, self._clock()
 
     def spent(self) -> Amounts:
-        """Return the amounts that the run has used until now."""
+        """Return the amounts that the run and its siblings have used until now."""
         if self.meter is None:
             return self.earlier + self.siblings
         return Amounts.of(self.meter.extrapolated_reading(), self.earlier.seconds + self._clock() - self._started) + self.siblings
 
     def spent_near(self, limits: Mapping[str, float]) -> Amounts:
-        """Return what was used; if a limit is about a step away, with a fresh reading of the meter, at most every `REFRESH_SECONDS`."""
+        """Return `spent()`. If it is within about a step of a limit of energy or grams, take a fresh reading of the meter first."""
         assert self.meter is not None
         spent = self.spent()
         near = any(asdict(spent)[name] + self.per_step(name) >= 0.98 * limit for name, limit in limits.items() if name != "seconds")
@@ -101,13 +101,13 @@ class Usage:
     def to_end(self, name: str) -> float:
         """Return the seconds that the attempt will take after its last step: those of the longest save so far and of the meter's stop.
 
-        For energy and grams, return 0: the end uses less than what is used between two readings, by which a budget may be exceeded.
+        For energy and grams, return 0: the end uses less than is used between two readings, by which such a budget may be exceeded anyway.
         """
         assert self.meter is not None
         return self._longest_save + self.meter.seconds_to_stop if name == "seconds" else 0.0
 
     def per_reading(self, name: str) -> float:
-        """Return what is used between two readings, by which a budget may be exceeded; 0 for the time, which needs no reading."""
+        """Return how much of the amount `name` is used between two readings of the meter; 0 for the time, which needs no reading."""
         if name == "seconds":
             return 0.0
         assert self.meter is not None
@@ -127,7 +127,7 @@ def spent_in(folder: Path) -> Amounts:
 
 
 def spent_by_siblings(folder: Path) -> Amounts:
-    """Return what the other stages of the recipe or trials of the sweep have used; for a stage of a trial, both."""
+    """Return what the other stages of the recipe or trials of the sweep have used; for a stage of a trial, the sum of both."""
     folder = folder.resolve()
     members = {member.resolve() for member in member_folders(folder.parent).values()}
     if folder not in members:

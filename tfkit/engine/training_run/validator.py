@@ -38,12 +38,12 @@ class Validator:
             self.log.scores_before(self._score(moment).metrics)
 
     def evaluated(self, step: int) -> bool:
-        """Whether metrics.jsonl has the whole evaluation of this step."""
+        """Whether metrics.jsonl has the scores and the samples of this step, as far as the recipe asks for them."""
         scored = step in self.log.evaluations or not self.data.validation
         return scored and (step in self.log.sampled or not self.prompts)
 
     def should_stop_early(self) -> bool:
-        """Whether the last training.patience evaluations have brought no better score."""
+        """Whether none of the last training.patience evaluations has a better score than the best one before them."""
         patience = self.run.recipe.training.patience
         if patience is None:
             return False
@@ -64,7 +64,7 @@ class Validator:
         return scores
 
     def _record_scores(self, step: int, scores: SetScores) -> None:
-        """Record the scores, in metrics.jsonl last: a run that is killed earlier evaluates again, and completes all records."""
+        """Record the scores, in metrics.jsonl last: a run that is killed before that evaluates again, and so completes all records."""
         metrics = self.log.evaluations[step] = scores.metrics
         self.checkpointer.record_scores(step, metrics)
         self.log.scores(step, metrics, scores.confusion)
@@ -83,7 +83,7 @@ class Validator:
 
 
 def since_best(values: Iterable[float | None], higher_is_better: bool) -> int:
-    """Return the number of evaluations since the best one. Equal values are not better, nor are None, NaN and infinite values."""
+    """Return the number of values since the best one. A value equal to the best is not better, nor are None, NaN and infinite values."""
     best, since = -math.inf, 0
     for value in values:
         score = math.nan if value is None else value if higher_is_better else -value

@@ -115,8 +115,8 @@ class ModelConfig(Data):
     @model_validator(mode="before")
     @classmethod
     def _fill_widths(cls, values: Any) -> Any:
-        """Derive null widths from the others, so that a preset with another dim stays in proportion. Fill in the default kind of head (lm)
-        and, for a mixture of experts, the default routing.
+        """Derive null num_kv_heads, head_dim and hidden_dim from num_heads and dim, so that a preset with a changed dim keeps its
+        proportions. Fill in the default kind of head (lm) and, for a mixture of experts, the default routing.
         """
         if not isinstance(values, dict):
             return values
@@ -149,7 +149,7 @@ class ModelConfig(Data):
 
     @property
     def final_norm(self) -> bool:
-        """Whether a stack ends in a norm: needed if the last sublayer does not normalize its sum."""
+        """Whether a stack ends in a norm of its own: yes, unless each sublayer ends in a norm of the residual stream."""
         return self.norm.placement != "post"
 
     @property

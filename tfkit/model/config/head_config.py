@@ -1,4 +1,4 @@
-"""The output layer on top of the hidden states."""
+"""The kinds of output layers on top of the hidden states."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""The parts of a layer: its norms, its attention apart from the heads, and its MLP or mixture of experts."""
+"""The parts of a layer: its norms, its attention (but for the heads' number and width), and its MLP or mixture of experts."""
 
 from typing import Annotated, Literal
 
@@ -27,14 +27,14 @@ class _Norm(Data):
 
 
 class LayerNormConfig(_Norm):
-    """LayerNorm: mean, variance, weight and bias (arXiv 1607.06450)."""
+    """LayerNorm: normalization by mean and variance, with a weight and an optional bias (arXiv 1607.06450)."""
 
     kind: Literal["layer"]
     bias: bool = Field(True, description="Whether norms have a bias.")
 
 
 class RMSNormConfig(_Norm):
-    """RMSNorm: the mean square alone, and a weight (arXiv 1910.07467)."""
+    """RMSNorm: normalization by the mean square alone, with a weight (arXiv 1910.07467)."""
 
     kind: Literal["rms"]
     unit_offset: bool = Field(False, description="The weight is stored minus one, so that 0 is neutral (Gemma).")
@@ -44,7 +44,7 @@ NormConfig = Annotated[LayerNormConfig | RMSNormConfig, Field(discriminator="kin
 
 
 class AttentionConfig(Data):
-    """The attention, apart from its heads."""
+    """The attention, apart from the number and width of its heads, which are fields of ModelConfig."""
 
     qkv_bias: bool = Field(False, description="A bias on the query, key and value projections.")
     out_bias: bool = Field(False, description="A bias on the output projection.")

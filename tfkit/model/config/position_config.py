@@ -55,7 +55,7 @@ class YarnScaling(Data):
 
 
 class WavelengthScaling(Data):
-    """Longer wavelengths for a longer context (Llama 3.1, arXiv 2407.21783)."""
+    """Long wavelengths are multiplied, short ones kept, and those between interpolated (Llama 3.1, arXiv 2407.21783)."""
 
     kind: Literal["llama3"] = "llama3"
     factor: Factor = Field(description="How many times longer the context is than original_context_length.")
@@ -111,7 +111,7 @@ class Rotary(Data):
     @model_validator(mode="before")
     @classmethod
     def _name_scaling(cls, values: Any) -> Any:
-        """Give a scaling without a kind, as in older files, the kind of Llama 3.1's."""
+        """Set the kind of a scaling that has none, as in older files, to that of Llama 3.1."""
         scaling = values.get("scaling") if isinstance(values, dict) else None
         return values | {"scaling": {"kind": "llama3", **scaling}} if isinstance(scaling, dict) else values
 
@@ -121,7 +121,7 @@ class Rotary(Data):
 
 
 class Disentangled(Data):
-    """Learned vectors of distances, whose scores with queries and keys are added to the scores of two tokens (DeBERTa v3)."""
+    """A learned vector for each bucket of distances; its products with query and key are added to their score (DeBERTa v3)."""
 
     kind: Literal["disentangled"]
     buckets: int = Field(256, ge=4, le=1 << 16, description="Number of vectors for each direction; half of them have one distance each.")

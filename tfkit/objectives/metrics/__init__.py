@@ -1,5 +1,5 @@
-"""Metrics of whole sets, as functions of row weights. Given `unit_weights`, such a function returns the metrics; given the number of times
-that a resample holds each row, it returns a bootstrap value of each metric, from many of which `intervals` computes a confidence interval.
+"""Metrics of a set of rows, as functions of row weights. Given `unit_weights`, such a function returns the metrics of the set; given how
+often a bootstrap resample has each row, those of the resample. From many resamples `intervals` computes the ends of a confidence interval.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Numbers = NDArray[Any]
 Scores = Callable[[Numbers], dict[str, float]]  # weights (N,): how many times each row counts -> metrics by name
-_COVERAGE = (2.5, 97.5)  # percentiles: 95 % between them
+_COVERAGE = (2.5, 97.5)  # the percentiles that bound a 95 % interval
 
 
 def unit_weights(rows: int) -> Numbers:
@@ -33,8 +33,8 @@ def intervals(scores: Scores, rows: int, resamples: int, seed: int) -> dict[str,
     The draws are a function of (seed, rows). Resamples in which a metric is NaN (a correlation with a constant) are excluded.
 
     A resample lacks about a third of the rows, and so some classes, which biases a mean over classes: the resampled values are not centred
-    on the metric of the set. The percentiles (Efron and Tibshirani 1993, 13.3) are those of the values minus this bias, the median minus
-    the metric of the set (10.2), so that every interval contains that metric.
+    on the metric of the set. The bias, their median minus the metric of the set (Efron and Tibshirani 1993, 10.2), is therefore subtracted
+    from the values before their percentiles are taken (13.3), so that every interval contains the metric of the set.
     """
     bits = np.random.PCG64([seed, rows])
     samples: dict[str, list[float]] = {}
@@ -56,5 +56,5 @@ def _interval(values: np.ndarray, estimate: float) -> list[float]:
         return [float(low), float(high)]
     ends = np.array([low, high]) - (middle - estimate)
     least, most = min(values.min(), estimate), max(values.max(), estimate)
-    is_bounded = least >= -1 and most <= 1  # a fraction or a correlation, whose interval must not be shifted beyond its bounds
+    is_bounded = least >= -1 and most <= 1  # a fraction or a correlation: its interval must stay within its bounds
     return [float(end) for end in np.clip(ends, 0 if least >= 0 else -1 if is_bounded else -np.inf, 1 if is_bounded else np.inf)]

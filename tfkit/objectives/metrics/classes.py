@@ -1,4 +1,4 @@
-"""Metrics of classes, and of sets of labels. The values equal scikit-learn's (for sets, those of indicator matrices), also for 0 / 0."""
+"""Metrics of classes, and of sets of labels. Values equal scikit-learn's (for sets, its values of indicator matrices), also for 0 / 0."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from tfkit.objectives.metrics import Numbers, Scores
 def classification_metrics(targets: Numbers, predictions: Numbers) -> Scores:
     """Return a function from row weights to the metrics of classes, given the class indices, (N,) each.
 
-    `accuracy`; `f1_macro`, the unweighted mean over classes that are a target or a prediction; `f1_micro`, which equals the accuracy, as
+    `accuracy`; `f1_macro`, the unweighted mean F1 of classes that are a target or a prediction; `f1_micro`, which equals the accuracy, as
     each row has one class; `matthews` (Gorodkin 2004, for any number of classes; 0 if all targets or all predictions are one class); and
     `majority`: the accuracy of always predicting the most frequent class of the whole set.
     """
@@ -38,7 +38,7 @@ def classification_metrics(targets: Numbers, predictions: Numbers) -> Scores:
 
 
 def tag_metrics(targets: Numbers, predictions: Numbers, rows: Numbers) -> Scores:
-    """Return a function from row weights to the `classification_metrics` of words (W,). `rows` (W,): the row whose weight a word has."""
+    """Return a function from row weights to the `classification_metrics` of words (W,). `rows` (W,): the row of each word."""
     words = classification_metrics(targets, predictions)
     return lambda weights: words(weights[rows])
 
@@ -46,7 +46,7 @@ def tag_metrics(targets: Numbers, predictions: Numbers, rows: Numbers) -> Scores
 def class_metrics(targets: Numbers, predictions: Numbers, labels: Sequence[str]) -> dict[str, Any]:
     """Return the metrics of each class that is a target or a prediction, from class indices, (N,) each.
 
-    `classes`: the `ratios` of each class; `confusion`: the counts of predictions for each target class, without zeros.
+    `classes`: the `ratios` of each class; `confusion`: for each target class, how often each class is predicted, without zeros.
     """
     pairs, counts = np.unique(np.stack([targets, predictions]), axis=1, return_counts=True)
     confusion: dict[str, dict[str, int]] = {}
@@ -61,7 +61,7 @@ def class_metrics(targets: Numbers, predictions: Numbers, labels: Sequence[str])
 
 
 def ratios(hits: int, predicted: int, targets: int) -> dict[str, float]:
-    """Return `precision`, `recall`, `f1` and `support`, the number of targets; 0 for 0 / 0."""
+    """Return `precision`, `recall`, `f1` and `support`, the number of targets; a ratio 0 / 0 counts as 0."""
     parts = {"precision": (hits, predicted), "recall": (hits, targets), "f1": (2 * hits, predicted + targets)}
     return {**{name: _ratio(*part) for name, part in parts.items()}, "support": targets}
 
@@ -110,7 +110,7 @@ def label_set_figures(targets: Sequence[Sequence[int]], predictions: Sequence[Se
 
 
 def _entries(targets: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]]) -> list[tuple[Numbers, Numbers]]:
-    """Return the pairs of a row and a label that are hits, those that are targets, and those that are predictions, as `_flat` does."""
+    """Return the pairs of a row and a label that are hits, those that are targets and those that are predictions, each as from `_flat`."""
     pairs = [({*right}, {*predicted}) for right, predicted in zip(targets, predictions, strict=True)]
     return [_flat(sets) for sets in ([r & p for r, p in pairs], [r for r, _ in pairs], [p for _, p in pairs])]
 

@@ -15,7 +15,7 @@ from tfkit.objectives.metrics.classes import ratios
 
 
 class Span(NamedTuple):
-    """A name of a `kind`: the words from `start` to before `end`."""
+    """A name and its kind, such as person: the words from index `start` up to, but without, index `end`."""
 
     start: int
     end: int
@@ -56,7 +56,7 @@ def entity_metrics(targets: Sequence[Sequence[str]], predictions: Sequence[Seque
 
 
 def entity_figures(targets: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> dict[str, dict[str, float]]:
-    """Return the `ratios` of each kind of name, in alphabetical order."""
+    """Return the `ratios` of each kind of name, with the kinds in alphabetical order."""
     hits, predicted, right = Counter[str](), Counter[str](), Counter[str]()
     for target_tags, predicted_tags in zip(targets, predictions, strict=True):
         target_spans, predicted_spans = spans(target_tags), spans(predicted_tags)

@@ -1,7 +1,7 @@
 """Metrics of texts: BLEU and chrF by sacreBLEU (arXiv 1804.08771), ROUGE by rouge-score; for short answers, exact match and F1.
 
 BLEU and chrF are sacreBLEU's defaults, from 0 to 100: corpus BLEU with the tokenizer 13a (or a named one) and exponential smoothing, and
-chrF2. ROUGE is the mean over rows of the F-measure, from 0 to 1, without stemming; of several references the best one counts.
+chrF2. ROUGE is the mean over rows of the F-measure, from 0 to 1, without stemming; of several references, the best-matching one counts.
 """
 
 import importlib
@@ -17,7 +17,7 @@ import numpy as np
 from tfkit.errors import MachineError, how_to_install
 from tfkit.objectives.metrics import Numbers, Scores, together
 
-_Measure = Callable[[list[str], Sequence[Sequence[str]]], Scores]  # from texts and the references of each
+_Measure = Callable[[list[str], Sequence[Sequence[str]]], Scores]  # from texts, and the references of each text
 _LIBRARIES = {"bleu": "sacrebleu.metrics", "chrf": "sacrebleu.metrics", "rouge": "rouge_score.rouge_scorer"}
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -44,7 +44,7 @@ def require_libraries(metrics: Sequence[str]) -> None:
 
 
 def _exact_match(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
-    """Compare each text with its references, ignoring white space at the ends."""
+    """Compute the fraction of texts that equal one of their references, apart from white space at the ends."""
     pairs = zip(texts, references, strict=True)
     right = np.array([text.strip() in {reference.strip() for reference in accepted} for text, accepted in pairs], np.float64)
     return lambda weights: {"exact_match": float(weights @ right / weights.sum())}
@@ -103,7 +103,7 @@ def answer_scores(predicted: str, references: Sequence[str]) -> tuple[float, flo
 
 
 def _f1(predicted: list[str], right: list[str]) -> float:
-    """Return the harmonic mean of precision and recall over words; if a text has no words, 1 if neither has any, else 0."""
+    """Return the harmonic mean of precision and recall over words; if a text has no words: 1 if the other has none either, else 0."""
     if not predicted or not right:
         return float(predicted == right)
     shared = sum((Counter(predicted) & Counter(right)).values())

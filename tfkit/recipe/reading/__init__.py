@@ -1,1 +1,1 @@
-"""Reading of YAML and key=value into a checked recipe, with the place of every error."""
+"""Reading of YAML files and key=value arguments into a checked recipe; every error has its position in the file."""

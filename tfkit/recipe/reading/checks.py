@@ -24,7 +24,7 @@ def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
     checks = (_lengths, _warmup, _vocabulary, _unread, source_problems, _row_length, _start, _adapter, _judging, _carbon)
     problems = [problem for check in checks for problem in check(recipe)]
     problems += recipe.objective.problems(recipe, model_values(recipe.model))
-    if recipe.model.start is None:  # a checkpoint has its config in its own files
+    if recipe.model.start is None:  # a checkpoint has its config in files of its own, which are not read here
         problems += _objective(recipe.objective.trained_for, recipe.model, recipe.tokenizer)
     return [problem_at(tree, path, message) for path, message in problems]
 
@@ -79,7 +79,7 @@ def _judging(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that the warm-up and, with wsd, the decay fit into the run."""
+    """Check that the warm-up fits into the run, and ends before decay_end and, with wsd, before the decay."""
     schedule, ratio = recipe.schedule, recipe.schedule.warmup_ratio
     for unit in ("tokens", "steps"):
         warmup, length = getattr(schedule, f"warmup_{unit}"), getattr(recipe.training, unit)
@@ -98,7 +98,7 @@ def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _row_length(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that the length of rows has an effect, and that rows fit the model if the recipe describes it."""
+    """Check that data.sequence_length has an effect, and that rows fit the model if the recipe describes the model."""
     if recipe.model.start is None:
         yield from long_rows(recipe, model_values(recipe.model))
     if recipe.data.sequence_length is not None and recipe.objective.scored_by == "likelihood":
@@ -127,9 +127,9 @@ def unread_length(objective: ObjectiveSection) -> str:
 
 def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     stated = recipe.model.changes.get("vocab_size")
-    # A full description may be from the recipe of a run whose tokenizer got fewer entries than requested: the size is compared with
-    # that of the tokenizer after its training. A full description by an earlier version lacks only newer fields, all of which have
-    # defaults.
+    # A full description of a model may be from the recipe of a run whose tokenizer got fewer entries than requested, so vocab_size is
+    # compared only with the trained tokenizer. A description is full if it has all fields without a default: one by an earlier version
+    # lacks newer fields, which have defaults.
     needed = {name for name, field in ModelConfig.model_fields.items() if field.is_required()}
     trained = recipe.model.start is None and recipe.tokenizer.path is None and not recipe.model.changes.keys() >= needed
     if isinstance(stated, int) and trained and recipe.tokenizer.vocab_size > stated:
@@ -138,7 +138,7 @@ def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def model_values(model: ModelSection, start: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the config values that a preset and a recipe state. `start`: those of the model from which training starts, if known."""
+    """Return the config values that a preset and a recipe state. `start`: the values of the model from which training starts, if known."""
     return merge(start or PRESETS.get(model.preset or "", (None, {}))[1], model.changes)
 
 
@@ -203,7 +203,7 @@ def _warmup(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _carbon(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that energy is measured for a budget of energy or CO2e, that settings have an effect, and that embodied CO2e has a source."""
+    """Check that a budget of energy or CO2e is measured, that settings have an effect, and that embodied CO2e has a source."""
     carbon = recipe.carbon
     metered = [name for name in ("budget_g", "budget_kwh") if getattr(carbon, name) is not None]
     if not carbon.enabled:

@@ -34,7 +34,7 @@ def _paths(recipe: dict[str, Any]) -> Iterator[tuple[Path, Any, str]]:
                 beside = source.get("beside")
                 for role, path in beside.items() if isinstance(beside, dict) else ():
                     yield ("data", part, number, "beside", role), path, "file, and no file matches it as a glob"
-                yield ("data", part, number, "class_names"), source.get("class_names"), "file"  # a list of names is no path, and ignored
+                yield ("data", part, number, "class_names"), source.get("class_names"), "file"  # ignored if it is a list, not a path
     yield from ((path, name, "folder") for path, name in model_paths(recipe))
     rules = sections.get("objective", {}).get("rules")
     for number, rule in enumerate(rules if isinstance(rules, list) else []):

@@ -46,18 +46,18 @@ def parse_value(text: str) -> tuple[Any, list[Problem]]:
 
 
 def plain_value(value: Any) -> Any:
-    """Return a value as a recipe holds it: tuples become lists, and paths texts. Raises ValueError for a value that no recipe can hold."""
+    """Return a value as a recipe holds it: a tuple as a list, a path as a text. Raises ValueError for a value that no recipe can hold."""
     return plain(tree_of(value, MAX_DEPTH))
 
 
 def scored_overrides(columns: Overrides, overrides: Overrides, rows: int | None = None) -> dict[str, Any]:
-    """Return `overrides` with the column of each role in the rows to score, and with the number of rows to draw (None: all)."""
+    """Return `overrides`, and overrides for the rows to score: the column of each role, and the number of rows to draw (None: all)."""
     named = ({"data.validation.0.columns": dict(columns)} if columns else {}) | ({} if rows is None else {"data.rows": rows})
     return within_sections(named, overrides)
 
 
 def within_sections(named: Overrides, overrides: Overrides) -> dict[str, Any]:
-    """Return the overrides together with those that a command's options imply, `named`.
+    """Return `overrides` together with `named`, the overrides that a command's options imply.
 
     The `named` overrides come first; but if one of `overrides` replaces a section that contains a named field, as `data={...}` contains
     `data.rows`, the named ones come after this override, which would otherwise remove them.
@@ -85,7 +85,7 @@ def apply_overrides(root: Mapping, overrides: Overrides) -> list[Problem]:
     problems: list[Problem] = []
     section = overrides.get("optimizer")
     if "optimizer.lr" in overrides or (isinstance(section, dict) and "lr" in section):
-        # this rate is to be used, so the recipe's trial rates are dropped, unless the overrides set others
+        # the user chooses this rate, so the recipe's trial rates are dropped, unless the overrides set trial rates
         _drop(root, {"trial_rates"})
     for name, value in overrides.items():
         try:
@@ -171,7 +171,7 @@ def _error(path: Path, message: str) -> RecipeError:
 # data.split_by is added, with the value by which 0.1 split rows.
 
 
-_DATA_0_1 = {"train", "validation", "on_bad_row", "max_lost", "length_groups"}  # all fields of the section in version 0.1
+_DATA_0_1 = {"train", "validation", "on_bad_row", "max_lost", "length_groups"}  # all fields of the section `data` in version 0.1
 
 
 def add_later_fields(recipe: Mapping) -> None:
@@ -182,5 +182,5 @@ def add_later_fields(recipe: Mapping) -> None:
 
 
 def split_overrides(begun: Recipe, written: Collection[str]) -> dict[str, Any]:
-    """Return the override that splits rows as the run of the recipe `begun` did; empty if `written` has data.split_by."""
+    """Return the override that splits rows as the earlier run of `begun` did; empty if the recipe's fields `written` have data.split_by."""
     return {} if "data.split_by" in written else {"data.split_by": begun.data.split_by}

@@ -61,7 +61,7 @@ def read_scalar(text: str) -> str | int | float | bool | None:
 
 
 class _Composer:
-    """A builder of the tree from the parser's events. The parser reads only as far as events are taken, so a limit ends the reading."""
+    """A builder of the tree from the parser's events. The parser reads only as far as events are taken, so it stops at a limit."""
 
     def __init__(self, text: str, file: str, fixed_place: Place | None):
         self.text, self.file, self.fixed_place = text, file, fixed_place

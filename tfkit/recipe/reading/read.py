@@ -31,7 +31,7 @@ from tfkit.recipe.schema.sections import Recipe
 
 PIPE_SECONDS = 10.0  # a pipe that sends nothing for this long is an error
 
-_RECIPES = ("", ".yaml", ".yml")  # suffixes of recipe files; empty: none, as of a pipe
+_RECIPES = ("", ".yaml", ".yml")  # suffixes of recipe files; a pipe has none, ""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class RecipeText:
         return None if root is None else copy_of(root), list(problems)
 
     def read(self, overrides: Overrides = NO_OVERRIDES) -> Recipe:
-        """Return the checked recipe with overrides. Raises RecipeError with all problems, a line `place: field: problem; remedy` each."""
+        """Return the checked recipe with overrides. Raises RecipeError with all problems, each a line `place: field: problem; remedy`."""
         return self.resolve(overrides).recipe
 
     def resolve(self, overrides: Overrides = NO_OVERRIDES, *, with_files: bool = False, ranks: int = 1) -> "ResolvedRecipe":
@@ -81,7 +81,7 @@ class RecipeText:
             return False
 
     def fields(self) -> dict[str, Any]:
-        """Return the values in the text by dotted name; lists are whole values. In a chain, a name begins with the name of its stage.
+        """Return the values in the text by dotted name; a list is one value. In a chain, a name begins with the name of its stage.
 
         Raises RecipeError if the text is not YAML.
         """
@@ -147,7 +147,7 @@ def read_run_recipe(run: Path) -> ResolvedRecipe:
 
 
 def read_document(document: dict[str, Any], name: str, overrides: Overrides = NO_OVERRIDES, comment: str = "") -> ResolvedRecipe:
-    """Check a recipe in nested dicts, with overrides, and return it. `comment`: the comment at the beginning of its text."""
+    """Check a recipe that is given as nested dicts, with overrides, and return it. `comment`: the comment at the beginning of its text."""
     tree, problems = parse(dump_document(document), name)
     recipe, changed = _read(tree, problems, name, overrides)
     return ResolvedRecipe(recipe, RecipeText(Path(name), comment), plain(changed))
@@ -176,7 +176,7 @@ def _read(
 
 
 def find_recipe(name_or_path: str) -> Path:
-    """Find a file, or a bundled recipe by its name. Raises UsageError if there is neither."""
+    """Return the path of a recipe's file, or of the bundled recipe with this name. Raises UsageError if there is neither."""
     path = Path(name_or_path)
     try:
         if path.is_file() or path.is_fifo() or path.is_char_device():
@@ -242,7 +242,7 @@ def check_tree(tree: Mapping, *, across: bool = True) -> tuple[Recipe | None, li
     `across` is true, the contradictions between fields.
     """
     data = plain(tree)
-    for name, info in Recipe.model_fields.items():  # a section without `kind` gets the default one: `optimizer: {lr: 1e-3}` is AdamW
+    for name, info in Recipe.model_fields.items():  # a section without `kind` gets the default kind: `optimizer: {lr: 1e-3}` is AdamW
         if info.discriminator and isinstance(section := data.get(name), dict) and isinstance(info.default, BaseModel):
             section.setdefault("kind", getattr(info.default, "kind", None))
     recipe: Recipe | None = None
@@ -260,7 +260,7 @@ def check_tree(tree: Mapping, *, across: bool = True) -> tuple[Recipe | None, li
 
 
 def _planned_vocab_size(data: dict[str, Any]) -> int:
-    """Return tokenizer.vocab_size; 1 if it is missing, so that the size is not known, or invalid, which is reported elsewhere."""
+    """Return tokenizer.vocab_size; 1, the smallest size, if it is missing or invalid (an invalid size is reported elsewhere)."""
     tokenizer = data.get("tokenizer")
     size = tokenizer.get("vocab_size") if isinstance(tokenizer, dict) else None
     return size if isinstance(size, int) and 0 < size <= MAX_VOCAB_SIZE else 1

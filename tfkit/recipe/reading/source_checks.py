@@ -17,7 +17,7 @@ _STDLIB_COLUMNS: dict[bool | str, tuple[str, ...]] = {
 
 
 def source_problems(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Yield the problems of each source."""
+    """Yield the problems of each source, with the paths of the fields."""
     for part in ("train", "validation", "pretraining"):
         sources = getattr(recipe.data, part)
         for index, source in enumerate(sources if isinstance(sources, list) else ()):
@@ -79,7 +79,7 @@ def _stdlib(recipe: Recipe, source: SourceSection, roles: Sequence[Role]) -> Ite
     given = _STDLIB_COLUMNS.get(source.stdlib, ())
     named = {*source.columns, *(["text"] if source.text is not None else [])}
     present = {role for role in roles if role.name in named or set(role.columns) & set(given)}
-    shapes = {role.shape for role in roles if role.shape} or {""}  # a row needs the roles of only one shape
+    shapes = {role.shape for role in roles if role.shape} or {""}  # a row needs the roles of one shape (a group of roles) only
     needed = [{role for role in roles if role.required and role.shape in (None, shape)} for shape in shapes]
     if given and not any(present >= required for required in needed):
         has = "has no column but" if len(given) == 1 else "has the columns"

@@ -16,7 +16,7 @@ _RESERVED = {*Recipe.model_fields, STAGES, START, "checkpoints", "tensorboard", 
 
 
 def stage_trees(tree: Mapping) -> tuple[dict[str, Mapping], list[Problem]]:
-    """Return the tree of each stage, in order, and the problems: other sections, and stages with invalid names or without sections."""
+    """Return the tree of each stage, in order, and the problems: sections beside `stages`, and stages with invalid names or no sections."""
     problems = [
         Problem(place, (name,), f"a recipe with stages has no other sections: move {name} into the stages that need it")
         for name, place in tree.keys.items()
@@ -46,7 +46,7 @@ def stage_overrides(overrides: Overrides, names: Iterable[str]) -> tuple[dict[st
         name, dot, field = (part.strip() for part in key.partition("."))
         if name in found and dot and field:
             field = "model.from" if field == START else field
-            found[name].pop(field, None)  # the later of two names of one field counts, at its place
+            found[name].pop(field, None)  # of two overrides of this field, only the later one counts, in its place in the order
             found[name][field] = value
         else:
             message = f"this recipe has stages: start with one of {', '.join(found)}, and name a field of it"
@@ -81,7 +81,7 @@ def _move_start(name: str, stage: Mapping) -> list[Problem]:
     if isinstance(model, Scalar) and model.value is None:
         model = Mapping(place)
     if not isinstance(model, Mapping):
-        return []  # the validation of the stage reports this
+        return []  # the validation of the stage reports that `model` is no section
     if START in model.values:
         return [Problem(place, (name, START), f"given twice, also as model.from at {model.keys[START]}; remove one")]
     model.set(START, start, place)

@@ -14,7 +14,7 @@ MAX_INTEGER = 2**63  # no field accepts an integer this large
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """A position in a file: line and column, from 1. For overrides, which are in no file, `file` is empty and both are 0."""
+    """A position in a file: line and column, from 1. For overrides, which are in no file, `file` is empty, and line and column are 0."""
 
     file: str
     line: int = 0
@@ -83,7 +83,7 @@ def has_stages(tree: Node | None) -> bool:
 
 
 def tree_of(value: Any, levels: int) -> Node:
-    """Return the tree of a value that is in no file. Raises ValueError for over `levels` levels, or a value that no recipe can hold."""
+    """Return the tree of a value that is in no file. Raises ValueError if it is nested deeper than `levels`, or no recipe can hold it."""
     if not levels:
         raise ValueError("is nested too deep")
     if hasattr(value, "tolist"):  # a number or an array of NumPy, pandas or PyTorch
@@ -113,7 +113,7 @@ def _scalar(value: Any) -> str | int | float | None:
 
 
 def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values in nested sections by dotted name; lists are whole values."""
+    """Return the values in nested sections by dotted name; a list is one value."""
     flat: dict[str, Any] = {}
     for name, value in document.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
@@ -132,7 +132,7 @@ def child(node: Node, step: str | int) -> Node | None:
 def place_of(root: Node, path: Path, *, key: bool) -> Place:
     """Return the place of an error at `path`: that of the value if it is a scalar and `key` is false, else that of its key.
 
-    A value that is not in the file (a missing field, a value of a preset) has the place of the innermost section on `path` that is there.
+    A value that is not in the file (a missing field, a value of a preset) has the place of the innermost section of `path` in the file.
     """
     place, node = root.place, root
     for depth, step in enumerate(path, 1):

@@ -14,7 +14,7 @@ from tfkit.recipe.reading.problems import Problem, problem_at, quoted
 from tfkit.recipe.reading.tree import Node, Path
 from tfkit.recipe.schema.sections import Recipe
 
-# The expected types, by the names of pydantic's errors.
+# The words for the expected type in a message, by the type of pydantic's error.
 _EXPECTED = {
     "int_type": "a whole number",
     "float_type": "a number",
@@ -57,7 +57,7 @@ def one_of(value: Any, allowed: Iterable[str]) -> str:
 def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tuple[Path, ErrorDetails]]:
     """Return errors with their paths in the data.
 
-    Of a union, only the errors of members that accept the value's type are returned; if no member does, one error with the types of all.
+    Of a union, only the errors of members that accept the value's type are returned; if none does, one error that names all their types.
     """
     kept: list[tuple[Path, ErrorDetails]] = []
     unions: dict[Path, dict[str, list[tuple[Path, ErrorDetails]]]] = defaultdict(lambda: defaultdict(list))
@@ -80,7 +80,7 @@ def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tupl
 
 
 def _locate(detail: ErrorDetails, data: Any) -> tuple[Path, Path | None, str]:
-    """Return the path of an error in the data, that of the innermost union around it (None: none), and the name of its member."""
+    """Return the path of an error in the data, the path of the innermost union that contains it (or None), and the union's member."""
     path: Path = ()
     union, branch = None, ""
     for step in detail["loc"]:
@@ -251,7 +251,7 @@ def field_at(root: type[BaseModel], path: Path, data: Any) -> FieldInfo | None:
 
 def kinds_at(root: type[BaseModel], path: Path, data: Any, name: str | None = None) -> list[str]:
     """Return the kinds of sections that are allowed at a path; if `name` is given, only those with a field of this name."""
-    while path and isinstance(path[-1], int):  # an entry of a list, whose field declares the kinds
+    while path and isinstance(path[-1], int):  # the path of a list's entry: the list's field declares the kinds
         path = path[:-1]
     field = field_at(root, path, data)
     sections = section_types(field.annotation) if field else ()

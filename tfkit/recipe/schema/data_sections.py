@@ -1,4 +1,4 @@
-"""The sections of a recipe for its data: the sources of text, the held-out part, and the tokenizer."""
+"""The sections of a recipe for its data: the sources of rows, the held-out part, and the tokenizer."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal

@@ -81,7 +81,7 @@ class ClassificationSection(ObjectiveSection):
 
     @property
     def problem_type(self) -> str | None:
-        """`regression` if the label is a number, since a head of one output may also score something else; else None."""
+        """`regression` if the label is a number, which a head with one output does not show by itself; else None."""
         return "regression" if self.regression else None
 
     @model_validator(mode="after")
@@ -100,7 +100,7 @@ class ClassificationSection(ObjectiveSection):
 
 @declared
 class TaggingSection(ObjectiveSection):
-    """Predict a tag for each word of a sentence: its part of speech, or its part of a name (B-person, I-person, O).
+    """Predict a tag for each word of a sentence, such as its part of speech, or its place in a name (B-person, I-person, O).
 
     The tag is predicted at a word's first token. A word is tokenized with a space before it if the tokenizer marks the beginnings of words
     by spaces (GPT-2).
@@ -124,7 +124,7 @@ class TaggingSection(ObjectiveSection):
 class MultipleChoiceSection(ObjectiveSection):
     """Choose the right one of several answers, as GPT was fine-tuned: the head scores each answer's sequence `start context delimiter
     answer classify`, and a language-model loss on these sequences is added. `start`, `delimiter` and `classify` are special tokens
-    (tokenizer.special_tokens). One that a finished tokenizer lacks is added after its entries, and the model gets an embedding for it.
+    (tokenizer.special_tokens). If a finished tokenizer lacks one, it is added after the entries, and the model gets an embedding for it.
     """
 
     kind: Literal["multiple_choice"]
@@ -235,7 +235,7 @@ class FewShotSection(ObjectiveSection):
 
 @declared
 class MultiLabelSection(ObjectiveSection):
-    """Predict any number of labels of a text or of a pair of texts: whether each label applies, with a probability of its own.
+    """Predict which labels, any number of them, apply to a text or to a pair of texts: each label has a probability of its own.
 
     The labels of a row are a list, a text with a delimiter between them ('red|blue'), or columns of 0 and 1, one for each label:
     `columns: {labels: [toxic, insult]}`.

@@ -31,13 +31,13 @@ class ObjectiveSection(Data):
     has_baselines: ClassVar[bool] = False  # whether scores are compared with baselines that need no model (evaluation/baselines.py)
     needs_start: ClassVar[bool] = False  # whether only a finished model can be trained, never random weights
     answers_in_text: ClassVar[bool] = False  # whether generated texts are compared with references in the rows
-    # What an evaluation scores. text: pieces of whole texts. row: rows. rollout: sampled responses. likelihood: the probabilities of texts,
-    # with an objective that is for evaluation only.
+    # What an evaluation scores. text: texts, cut into pieces. row: each row of the data. rollout: sampled responses. likelihood: the
+    # probabilities of texts; such an objective is for evaluation only.
     scored_by: ClassVar[ScoredBy] = "row"
     best_by: ClassVar[str] = "loss"  # the metric that chooses the best checkpoint if the recipe names none
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # metrics that an evaluation may report
-    # The fields that name models in addition to the trained one, and whether each of them is trained, too. The field `<name>_sha256` has
-    # the required hash of the companion `name`.
+    # Companions: the fields that name models beside the trained one, and for each field whether its model is trained, too. The field
+    # `<name>_sha256` has the required hash of the companion `name`.
     companions: ClassVar[Mapping[str, bool]] = {}
     companion_heads: ClassVar[Mapping[str, str]] = {}  # the kind of head that a companion needs; a companion without an entry may have any
     needed_alone: ClassVar[frozenset[str]] = frozenset()  # fields that tfkit.json keeps, because predictions without a recipe need them
@@ -143,7 +143,7 @@ def declared(section: type[Section]) -> type[Section]:
 
 
 def any_declared() -> Any:
-    """Return the union of all registered sections."""
+    """Return the union type of all registered sections."""
     return reduce(or_, SECTIONS.values())
 
 

@@ -1,4 +1,4 @@
-"""The sections of the objectives on text, pairs of texts and conversations, and the metrics whose lower or higher values are better."""
+"""The sections of the objectives on text, pairs of texts and conversations, and for each metric whether lower values are better."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -54,7 +54,7 @@ def metrics_of_texts(section: ObjectiveSection) -> Mapping[str, str]:
 
 
 def metrics_of(objective: ObjectiveSection) -> list[str]:
-    """Return the metrics that can choose the best checkpoint: all but those of texts, which only `tfkit evaluate` generates."""
+    """Return metrics that can choose the best checkpoint: LOWER and HIGHER, but not those of texts, which only `tfkit evaluate` has."""
     section = objective.trained_for
     return [name for name in section.training_metrics if name in LOWER | HIGHER and name not in metrics_of_texts(section)]
 

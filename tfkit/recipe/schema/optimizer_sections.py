@@ -99,8 +99,8 @@ class ScheduleSection(Data):
 
 
 class ParallelSection(Data):
-    """The arrangement of the ranks (processes) in replicas and shards of the model. The steps read the same rows in any arrangement, so a
-    resumed run may have another one.
+    """The arrangement of the ranks (processes) in replicas and shards of the model. The steps read the same rows in any arrangement, so the
+    arrangement may change when a run is resumed.
     """
 
     shard: Count = Field(

@@ -82,8 +82,8 @@ class RewardSection(ObjectiveSection):
 class DPOSection(ObjectiveSection):
     """Make better completions of a prompt more probable than worse ones, relative to the initial model (arXiv 2305.18290).
 
-    Rows have the forms of those for a reward model. The loss is the paper's: the log-sigmoid of a difference between log-probabilities of
-    completions, which are sums over their tokens.
+    Rows have the same forms as for a reward model. The loss is the paper's; in it, the log-probability of a completion is the sum over all
+    of the completion's tokens.
     """
 
     kind: Literal["dpo"]

@@ -50,7 +50,7 @@ class QuestionAnsweringSection(ObjectiveSection):
         return self.metrics if self.unanswerable else self.metrics[:3]
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:
-        """Check that the tokenizer puts a token before a pair: at this token the model predicts that a window has no answer."""
+        """Check that the tokenizer puts a token before a pair of texts: at this token the model predicts that a window has no answer."""
         vocabulary = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)]
         begins = vocabulary.roles.keys() & {"cls_token", "bos_token"} and tokenizer.add_bos
         if tokenizer.path is None and not begins:

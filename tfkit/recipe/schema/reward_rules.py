@@ -10,7 +10,7 @@ from tfkit.recipe.schema.bounds import RewardValue
 
 
 class _Rule(Data):
-    """The base of all rules. A rule gives a response 1 if it holds and else 0; only a rule of the kind `python` may give other numbers."""
+    """The base of all rules. A rule gives a response the reward 1 if it holds and else 0; only the kind `python` may give other numbers."""
 
     weight: RewardValue = Field(1.0, description="Weight of this rule in the reward.")
 
@@ -68,7 +68,7 @@ class ValidPythonRule(_Rule):
 
 
 class PythonRule(_Rule):
-    """A function of your own returns the number: `def reward(row, text): ...`, where `row` has `prompt`, a text, and `answers`, a list.
+    """A function of your own returns the reward: `def reward(row, text): ...`, where `row` has `prompt`, a text, and `answers`, a list.
 
     The function runs with all rights of your account: name only files that you trust. A command that opens a run, such as `resume`, runs
     this code only if you have trained with the same file before, or if you give --allow-code.
@@ -80,7 +80,7 @@ class PythonRule(_Rule):
 
     @property
     def path(self) -> str:
-        """The path of the file."""
+        """The path of the file with the function."""
         return self.function.rpartition(":")[0]
 
     @model_validator(mode="after")

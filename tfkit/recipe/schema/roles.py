@@ -23,9 +23,9 @@ class Role(NamedTuple):
     that may be numbers); label_set (any number of labels); answers (parts of the context of a question); turns (a text or messages);
     completions (a list of turns); votes (for one of two completions); tools (of a conversation).
 
-    `columns` are the recognised column names; the first that a row has is used, unless a recipe names another. The `shape` groups roles:
-    a row needs the roles without a shape, and those of one shape: of the shape whose columns a recipe names, or of the first that the row
-    matches. `by_number`: a class that a data set stores as a number is read as the number, not as its name.
+    `columns` are the recognised column names; the first that a row has is used, unless a recipe names another column. The `shape` groups
+    roles: a row needs the roles without a shape, and those of one shape: of the shape whose columns a recipe names, or of the first that
+    the row matches. `by_number`: a class that a data set stores as a number is read as the number, not as the name of the class.
     """
 
     name: str
@@ -35,8 +35,8 @@ class Role(NamedTuple):
     shape: str | None = None  # None: the role belongs to every shape
     by_number: bool = False
     in_input: bool = True  # False: rows that differ only in this part have the same input, and are held out together
-    later: tuple[str, ...] = ()  # column names, in any letter case, that are recognised in rows that have none of `columns`
-    # True: tfkit 0.1 lacks the role. So that its runs can be resumed, the hash of the data has the role only if a recipe names its column.
+    later: tuple[str, ...] = ()  # column names that are recognised in rows without any of `columns`; compared by `normalized`
+    # True: tfkit 0.1 lacks the role. So that runs of 0.1 can be resumed, the data's hash has it only if a recipe names its column.
     is_later: bool = False
     within: tuple[str, ...] = ()  # paths into nested columns, which are tried before `columns`: the `stem` of ARC's `question`
 

@@ -35,7 +35,7 @@ class ModelSection(Data):
 
     @property
     def start(self) -> str | None:
-        """The checkpoint that fine-tuning starts from; None: none. Its key in a recipe is `from`, which is a reserved word in Python."""
+        """The checkpoint that fine-tuning starts from, or None. Its key in a recipe is `from`, which is a reserved word in Python."""
         start = (self.model_extra or {}).get("from")
         return start if isinstance(start, str) else None
 
@@ -194,7 +194,7 @@ class Recipe(Data):
     carbon: CarbonSection = CarbonSection()
 
     def with_fields(self, fields: Mapping[str, Any]) -> "Recipe":
-        """Return the recipe with other values of `fields`, by dotted name; a length replaces a length in other units."""
+        """Return the recipe with the values in `fields`, by dotted name; a length of the training replaces the one in other units."""
         sections: dict[str, Any] = {}
         for field, value in fields.items():
             section, name = field.split(".")

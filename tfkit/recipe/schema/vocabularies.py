@@ -1,7 +1,7 @@
 """The entries that each kind of tokenizer has before training: its special tokens, in the order of their ids, and its bytes.
 
 Sources: the tokenizer files of the systems in `transformers`. In the released vocabularies of GPT-2 and Llama 3, the special tokens have
-the highest ids; here they have the lowest. Models work with either, because a model's config states the ids of its special tokens.
+the highest ids; here they have the lowest. Models work with either order, because a model's config states the ids of its special tokens.
 """
 
 from typing import NamedTuple

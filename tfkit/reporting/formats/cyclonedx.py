@@ -99,7 +99,7 @@ def _consumption(activity: str, energy_kwh: float, grams: float, model: ModelFac
 
 
 def _footprint(model: ModelFacts) -> dict[str, Any]:
-    """Return the facts for which CycloneDX has no field, by the name of the property that gets them, without the prefix `tfkit:`."""
+    """Return the facts for which CycloneDX has no field of its own, by the name of their property, without the prefix `tfkit:`."""
     amounts = model.run.amounts
     devices = {f"device seconds: {name}": f"{seconds:.0f}" for name, seconds in (model.run.measurement.device_seconds or {}).items()}
     return {

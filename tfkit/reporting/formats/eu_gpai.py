@@ -6,7 +6,7 @@ on the measurement has been adopted.
 
 The names of the fields are from copies of the form, in which three fields are just called "Measurement methodology"; users have to compare
 the names with the official form before submission. A field with a recipient in brackets occurs once for each recipient, since the AI Office
-requires more precise values.
+requires more precise values than national authorities do.
 """
 
 import math
@@ -24,7 +24,7 @@ _MONTHS = ((30.4, "less than 1 month"), (91.3, "1-3 months"), (182.6, "3-6 month
 _DAY = 86400.0
 _MISSING = "NOT KNOWN"
 _PROVIDER = "TO BE STATED BY THE PROVIDER"
-_BENCHMARK_TOKENS = 100_000  # number of tokens, read or written, in the inference whose computation is stated
+_BENCHMARK_TOKENS = 100_000  # the computation of an inference is stated for this number of tokens, read or written
 
 
 def eu_gpai(run: RunFacts, *, full: bool) -> str:

@@ -1,4 +1,4 @@
-"""The facts about a trained model that the formats of reports need, and the gaps: facts that these formats require and that are unknown."""
+"""The facts about a trained model that the formats of reports need, and the gaps: facts that are required, but unknown."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -40,11 +40,11 @@ class ModelFacts:
     ended: str | None
     ancestry: Ancestry
     parameters: int | None = None
-    adapter_parameters: int | None = None  # of an adapter, for which `parameters` is None: the number without the base model
+    adapter_parameters: int | None = None  # if the checkpoint is an adapter (`parameters` is None): those of the adapter
     architecture: str = ""
     layers: int | None = None
     objective: str = ""
-    tokens: int | None = None  # on which the model was trained, repetitions included
+    tokens: int | None = None  # tokens on which the model was trained, repetitions included
     flops: float | None = None  # of the training
     flops_basis: str = ""  # the method by which `flops` were counted
     country: str | None = None  # of the machine: ISO 3166 alpha-3
@@ -70,7 +70,7 @@ class ModelFacts:
 
     @property
     def phases(self) -> dict[str, tuple[float, float]]:
-        """The kWh and grams of each phase. If they do not add up to the total, as after a loss of ledgers, `train` gets the whole total."""
+        """The kWh and grams of each phase; if they do not add up to the total, because ledgers were lost, only the total, as `train`."""
         total, grams = self.run.amounts.energy_kwh or 0.0, self.run.amounts.emissions_g or 0.0
         phases = {name: (sums["energy_wh"] / 1000, sums["emissions_g"]) for name, sums in self.run.phases.items()}
         return phases if abs(sum(energy for energy, _ in phases.values()) - total) <= 0.001 * total else {"train": (total, grams)}

@@ -1,7 +1,7 @@
 """Software Carbon Intensity (ISO/IEC 21031:2024) of a training: ((E x I) + M) / R, here in grams per million trained tokens.
 
-The rate is location-based, without offsets. E x I are the measured emissions. M, the embodied emissions, are the device hours times
-carbon.embodied_g_per_device_hour of the recipe. If the recipe does not set this field, M is "not included", since no value is assumed.
+The rate is location-based, without offsets. E x I, energy times carbon intensity, are the measured emissions. M, the embodied emissions,
+are the device hours times carbon.embodied_g_per_device_hour; if the recipe lacks this field, no value is assumed: M is "not included".
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """An SPDX 3.0.1 document (JSON-LD), with the model as an AIPackage and its energy in ai_energyConsumption.
 
 https://spdx.github.io/spdx-spec/v3.0.1/model/AI/Classes/EnergyConsumption. The profile `ai` also requires the supplier and the download
-location, which only a publisher knows. Therefore the document does not claim conformance to `ai`, and a comment says what is missing.
+location, which only a publisher knows. Therefore the document does not claim conformance to `ai`, and a comment names these two fields.
 """
 
 import re
