@@ -29,7 +29,6 @@ class LoopHooks:
     def __init__(self, run: Run, components: Components, log: TrainingLog, micro_batches: MicroBatches):
         self.run, self.components, self.training_log = run, components, log
         self.should_stop, self.out_of_memory = run.should_end, micro_batches.halve
-        self._contention = Contention(run.folder.path, run.listener.warn)
         self._measured: list[float] = []  # the seconds of the first steps of this attempt
 
     @cached_property
@@ -70,6 +69,10 @@ class LoopHooks:
             self._measured.append(seconds)
             if len(self._measured) == MEASURED_STEPS:
                 self._report_time(progress.step)
+
+    @cached_property
+    def _contention(self) -> Contention:
+        return Contention(self.run.folder.path, self.run.listener.warn)
 
     def _report_time(self, step: int) -> None:
         """Report the time and energy of the remaining steps, estimated from the attempt's second and third step."""
