@@ -100,7 +100,7 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     rows["question_answering"] = [row for row in rows["question_answering"] if answered and _are_in_context(row)]
     fitting = {kind: of_kind for kind, of_kind in rows.items() if 2 * len(of_kind) > len(records)}
     readers = {kind: Columns(SECTIONS[kind].roles, given[kind]) for kind in fitting}
-    first = {kind: next(record for record in records if isinstance(columns.take(record), Row)) for kind, columns in readers.items()}
+    first = {kind: next((one for one in records if isinstance(columns.take(one), Row)), records[0]) for kind, columns in readers.items()}
     reads = {kind: columns.read_of(first[kind].values) for kind, columns in readers.items()}
     unpaired: Mapping[str, str] = {}
     if not {"chosen", "winner"} & reads.get("dpo", {}).keys():  # a text and a label do not show that the text is a completion
