@@ -150,8 +150,8 @@ class FewShot:
         return self.section.separator.join([*self._drawn(number, row), self._question(row)])
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
-        """Return two questions per answer: first those for each answer after the prompt, then those for each answer after only the
-        template's text between context and answer. `number`: the row's index in its set.
+        """Return two questions per answer. In the first half of the list, answers follow the prompt; in the second half, they follow only
+        the text that the template has between `{context}` and `{answer}`. `number`: the row's index in its set.
         """
         right = self._right(row)
         if isinstance(right, BadRow):

@@ -40,7 +40,7 @@ def count_positions(positions: Positions) -> Tensor:
     if documents is not None:
         index = torch.arange(positions.length, device=positions.device)
         begins = torch.zeros_like(documents)
-        begins[:, 1:] = torch.where(documents[:, 1:] != documents[:, :-1], index[1:], 0)  # (B, T): where documents begin, else 0
+        begins[:, 1:] = torch.where(documents[:, 1:] != documents[:, :-1], index[1:], 0)  # (B, T): at documents' starts, the index
         return index - begins.cummax(dim=1).values  # (B, T)
     if padding is not None:
         return (padding.long().cumsum(dim=1) - 1).clamp(min=0)[:, -positions.length :]  # (B, T)

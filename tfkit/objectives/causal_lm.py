@@ -81,7 +81,7 @@ class CausalLM(Distillable):
 
 
 def _first_end(stream: TokenStream, tokenizer: Tokenizer) -> int:
-    """Return the position of the id that ends the first text: its last id or, if one id ends and begins texts, the next text's first id."""
+    """Return the position of the id that ends the first text: its last id if that is an end token, else the first id of the next text."""
     last = int(stream.starts[1]) - 1
     ends = {tokenizer.eos_id, *tokenizer.suffix[-1:]}
     return last if int(stream.tokens[last]) in ends else last + 1

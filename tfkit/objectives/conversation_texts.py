@@ -66,8 +66,8 @@ def checked_text(
 ) -> tuple[str, Spans]:
     """Return the rendered text of a conversation, and the spans of its answers.
 
-    Raises UnfitError if the text would have special tokens that come from a message or a tool instead of the format, or half a surrogate
-    pair, or if the template leaves out tools or calls. Fields of a message that are not rendered may hold special tokens.
+    Raises UnfitError if a message or a tool has half a surrogate pair, or a special token that would be read as one, or if the template
+    leaves out the tools or a message's calls. Fields of a message that are not rendered may hold special tokens.
     """
     if position := find_surrogate(_texts([*messages, *tools])):
         raise UnfitError("half a surrogate pair", f"a message or a tool holds half a surrogate pair at {position}")

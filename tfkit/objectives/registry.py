@@ -91,7 +91,7 @@ def open_objective(section: ObjectiveSection, context: ModelContext) -> Objectiv
 
 
 def objective_tokenizer(section: ObjectiveSection, tokenizer: Tokenizer, *, is_finished: bool) -> Tokenizer:
-    """Return the tokenizer with the objective's tokens. Raises UsageError for an unfit one. `is_finished`: not trained for this run."""
+    """Return the tokenizer with the objective's tokens. Raises UsageError for an unfit one. `is_finished`: it existed before."""
     return _registered(section).fit_tokenizer(section, tokenizer, is_finished=is_finished)
 
 

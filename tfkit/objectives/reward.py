@@ -56,7 +56,7 @@ class Reward(EncoderObjective):
         return self.encoder.encode_unlabelled(rows)
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """Return one sequence per completion, with ranks as labels (C,), 1 for the best; the extra `prompts` has the prompt sizes (C,)."""
+        """Return one sequence for each of C completions, its rank (1: best) as label, and its prompt's number of tokens in `prompts`."""
         assert self.tokenizer.pad_id is not None  # ensured by `fit_tokenizer`
         batch = self.encoder.collate(rows, self.tokenizer.pad_id)
         ranks = np.concatenate([example["ranks"] for example in rows.single()])

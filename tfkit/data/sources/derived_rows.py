@@ -81,7 +81,7 @@ def _joined(rows: Iterator[Row]) -> Iterator[Row]:
 
 
 def split_prompt(row: Row) -> Row:
-    """Return the row, but if its completion is a whole conversation, with the last message as completion and the rest as prompt."""
+    """Return the row; if its completion is a whole conversation, its last message becomes the completion, and the rest the prompt."""
     messages = row.values["completion"]
     if not isinstance(messages, list) or not is_whole(messages):
         return row

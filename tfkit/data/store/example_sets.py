@@ -169,7 +169,7 @@ def _write(
 
 
 def no_rows(source: Source) -> DataError:
-    """Return the error for a part that has no rows. If equal inputs put all rows of the source into the other part, the error says so."""
+    """Return the error for a part without rows. If rows of the source share their input, it says that they stay together in one part."""
     problem = f"{source.describe()}: no rows here"
     source = getattr(source, "source", source)  # DerivedRows have an inner source
     part = getattr(source, "part", None)

@@ -98,7 +98,7 @@ def correction_for(machine: str, threads: int, kind: str, size: int) -> Correcti
     """Return the correction for a run of this `kind` of objective and `size`, from the latest runs on `machine` with `threads` threads.
 
     The time ratio is from runs of the same kind, with the nearest size; if there are none, from runs of any kind with the same size. The
-    power is from runs of any kind and size, since it depends on the machine alone.
+    power is from runs of any kind and size, since it depends on machine and threads.
     """
     local = [run for run in past_runs() if (run.machine, run.threads) == (machine, threads)]
     comparable = [run for run in local if run.table == TABLE_VERSION]

@@ -45,7 +45,7 @@ _TEXT = next(role for role in ClassificationSection.roles if role.name == "text"
 _DECIDED = "the inferred recipe"  # in messages, in place of the path of a recipe file
 _SAMPLE = 200  # number of rows whose tokens are counted
 _ANSWERS = ("label", "labels", "tags")  # roles whose values are not part of the model's input
-# The objectives that are tested for whether they can read the rows: those on labelled rows, and causal_lm for rows with a text.
+# The objectives that are tried on the rows: those with an answer in each row, and causal_lm for plain text.
 _KINDS = ("classification", "multi_label", "tagging", "question_answering", "multiple_choice", "text_to_text", "chat", "dpo", "causal_lm")
 
 

@@ -55,7 +55,7 @@ class AdafactorSection(Data):
 
 
 class MuonSection(Data):
-    """Muon for the matrices of the blocks, and AdamW for embeddings, head, norms and biases (Jordan 2024, arXiv 2502.16982)."""
+    """Muon (Jordan et al. 2024; scaled as in arXiv 2502.16982) for matrices of blocks; AdamW for embeddings, head, norms and biases."""
 
     kind: Literal["muon"]
     lr: LearningRate = Field(1e-3, description="Peak learning rate of the matrices; Muon's updates are scaled to AdamW's size.")
