@@ -144,17 +144,20 @@ def test_what_was_trained_and_the_scores_of_the_best_the_others_and_baselines(tm
     assert [one for one in found.texts if one == title] == [title] * 2
 
 
-def test_runs_on_different_rows_are_compared_by_the_held_out_rows_and_differ_in_the_fields_of_sources(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("file", "shown"), [("{}.jsonl", "few.jsonl many.jsonl"), ("{}/rows.jsonl", "rows.jsonl rows.jsonl")])
+def test_runs_on_different_rows_are_compared_by_the_held_out_rows_and_differ_in_the_fields_of_sources(
+    tmp_path: Path, file: str, shown: str
+) -> None:
     """The title named the training rows of the best run for all; a difference beyond the first letters of a long list was left out."""
     folder = tmp_path / "runs"
     for name, loss in {"few": 3.0, "many": 2.0}.items():
         sources = [{"path": f"part-{number}.jsonl", "weight": None, "text": "x" * 90} for number in range(4)]
-        data = {"train": [*sources, {"path": f"{name}.jsonl"}], "validation": [{"path": "test.jsonl"}]}
+        data = {"train": [*sources, {"path": file.format(name)}], "validation": [{"path": "test.jsonl"}]}
         recipe = {"data": data, "objective": {"kind": "causal_lm"}}
         write_run(folder / name, data={"validation": ["test"]}, evaluations={3: loss}, recipe=recipe)
     found = page(folder)[1]
     assert "loss (lower is better): causal_lm of test.jsonl" in found.texts
-    assert "Differences of the recipes key few many data.train.4.path few.jsonl many.jsonl" in found.shown
+    assert f"Differences of the recipes key few many data.train.4.path {shown}" in found.shown
 
 
 CONFUSION = {"good": {"good": 8, "bad": 2}, "bad": {"good": 5, "bad": 15}}

@@ -64,8 +64,8 @@ def score_tables(entries: Sequence[Entry], full: bool) -> list[tuple[str, Table]
         texts = [[f"{row.name} ({row.kind})", f"{row.value:.4g}"] for row in rows]
         bars = [(abs(row.value) / most, row.colour) for row in rows]
         recipes = [entry.run.recipe for _, entry in scored]
-        learned = {_data(recipe, "data.train", full) for recipe in recipes}
-        data = learned.pop() if len(learned) == 1 else _data(recipes[0], "data.validation", full)
+        is_same = len({_data(recipe, "data.train", True) for recipe in recipes}) == 1
+        data = _data(recipes[0], "data.train" if is_same else "data.validation", full)
         task = [value_text(recipes[0], "objective.kind"), data]
         title = f"{_plain(metric)} ({'higher' if metric in HIGHER else 'lower'} is better)"
         tables += [(": ".join([title, *([" of ".join(task)] if all(task) else [])]), Table(["model", _plain(metric)], texts, bars))]
