@@ -139,7 +139,7 @@ def test_the_library_page_has_every_function_with_its_arguments(site: Path) -> N
         (arguments,) = re.findall(rf"^tfkit\.{name}\(\n(.*?)^\)", text, re.MULTILINE | re.DOTALL)
         for argument in inspect.signature(getattr(tfkit, name)).parameters:
             assert re.search(rf"^   \**{argument}: .*,$", arguments, re.MULTILINE), (name, argument)
-    assert re.search(r"improvement: float \| None\n\n +how much the best checkpoint is better", text)
+    assert re.search(r"improvement: float \| None\n\n +\w.* the best checkpoint is better", text)
     assert 'id="tfkit.engine.inference.loaded_model.LoadedModel.embed"' in page.with_suffix(".html").read_text(encoding="utf-8")
 
 
