@@ -86,12 +86,12 @@ def test_every_preset_and_name_on_the_hub_is_in_the_page_of_presets(reference: P
         assert re.search(rf"^\| `{re.escape(name)}` \|.*`{re.escape(release)}`", text, re.MULTILINE), release
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, reference: Path) -> Path:
+@pytest.fixture
+def site(tmp_path: Path, reference: Path) -> Path:
     """Build the site in a copy of the repository's pages."""
     if not importlib.util.find_spec("furo") or not importlib.util.find_spec("myst_parser"):
         pytest.skip("needs the extra docs")
-    copy = tmp_path_factory.mktemp("site") / "copy"
+    copy = tmp_path / "copy"
     ignored = shutil.ignore_patterns(".git", ".venv", "runs", ".*_cache", "__pycache__", "dist", "build", "tests")
     shutil.copytree(ROOT, copy, ignore=ignored)
     shutil.copytree(reference, copy / "docs" / "reference", dirs_exist_ok=True)
@@ -105,8 +105,7 @@ def build(copy: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=copy, check=False, capture_output=True, text=True)
 
 
-@pytest.mark.thorough
-def test_the_pages_read_nothing_from_elsewhere_and_can_be_reached_by_keyboard(site: Path) -> None:
+def check_pages_without_network_or_mouse(site: Path) -> None:
     pages = sorted((site / "build" / "site").rglob("*.html"))
     assert len(pages) > 45
     for path in pages:
@@ -120,8 +119,7 @@ def test_the_pages_read_nothing_from_elsewhere_and_can_be_reached_by_keyboard(si
         assert not re.findall(r"url\(['\"]?(?:https?:)?//|@import", style.read_text(encoding="utf-8")), style
 
 
-@pytest.mark.thorough
-def test_each_page_is_also_markdown_and_the_links_of_llms_txt_and_the_search_find_it(site: Path) -> None:
+def check_markdown_links_and_search(site: Path) -> None:
     out = site / "build" / "site"
     assert (out / "index.html").read_bytes() == (out / "README.html").read_bytes()
     for link in re.findall(r"\]\(([^)]+)\)", (out / "llms.txt").read_text(encoding="utf-8")):
@@ -131,8 +129,7 @@ def test_each_page_is_also_markdown_and_the_links_of_llms_txt_and_the_search_fin
     assert all(word in searched for word in ("max_skipped_step", "budget_g", "predict"))
 
 
-@pytest.mark.thorough
-def test_the_library_page_has_every_function_with_its_arguments(site: Path) -> None:
+def check_library_page(site: Path) -> None:
     page = site / "build" / "site" / "docs" / "reference" / "library"
     text = page.with_suffix(".md").read_text(encoding="utf-8")
     for name in set(tfkit.__all__) - {"__version__"}:
@@ -143,8 +140,7 @@ def test_the_library_page_has_every_function_with_its_arguments(site: Path) -> N
     assert 'id="tfkit.engine.inference.loaded_model.LoadedModel.embed"' in page.with_suffix(".html").read_text(encoding="utf-8")
 
 
-@pytest.mark.thorough
-def test_a_broken_link_ends_the_build(site: Path) -> None:
+def check_that_a_broken_link_ends_the_build(site: Path) -> None:
     page = site / "AGENTS.md"
     text = page.read_text(encoding="utf-8")
     page.write_text(f"{text}\n[x](docs/none.md)\n\n[x](docs/cli.md#no-such-heading)\n\n![x](docs/none.svg)\n", encoding="utf-8")
@@ -153,3 +149,12 @@ def test_a_broken_link_ends_the_build(site: Path) -> None:
     assert done.returncode != 0
     for wrong in ("docs/none.md", "no-such-heading", "docs/none.svg"):
         assert re.search(rf"AGENTS\.md:\d+: WARNING: .*{wrong}", done.stderr), done.stderr
+
+
+@pytest.mark.thorough
+def test_the_site(site: Path) -> None:
+    """Check the site in one test, since each worker that has one of several would build it anew."""
+    check_pages_without_network_or_mouse(site)
+    check_markdown_links_and_search(site)
+    check_library_page(site)
+    check_that_a_broken_link_ends_the_build(site)
