@@ -287,6 +287,7 @@ def test_json_is_what_the_library_returns(decoder: Path) -> None:
         (["--attention", ""], 3, "the text gives no token"),
         (["--target", TEXT, "--next"], 2, "--target, --next: belongs to --attention TEXT"),
         (["--attention", TEXT, "--rows", "3", "training.steps=2"], 2, "training.steps=2, --rows: has no effect with --attention"),
+        (["--attention", TEXT, "--masks", "--show", "3"], 2, "--masks, --show: has no effect with --attention"),
     ],
 )
 def test_what_is_wrong_is_said(decoder: Path, words: list[str], code: int, said: str) -> None:

@@ -145,6 +145,8 @@ def test_what_is_no_run_or_no_tracker_is_named(run: Path, tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="there is no run here"):
         tfkit.track(tmp_path, to="wandb")
     run_here(["track", run, "--to", "paper"]).exits(2, "--to paper: there is no such tracker; wandb, mlflow, trackio, aim, tensorboard")
+    of_a_project = ["track", run, "--to", "tensorboard", "--project", "tfkit"]
+    run_here(of_a_project).exits(2, "--project tfkit: has no effect, since TensorBoard has no projects; leave it out")
     receipt = (run / "run.json").read_text(encoding="utf-8")
     (tmp_path / "run.json").write_text(receipt, encoding="utf-8")
     run_here(["track", tmp_path, "--to", "wandb"]).exits(2, f"{tmp_path}: has no metrics yet; name a run that took steps")

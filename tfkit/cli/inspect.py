@@ -37,7 +37,7 @@ def inspect(
     overrides: options.Overrides = None,
     *,
     tuned: options.Tuned,
-    show: Annotated[int, typer.Option(min=1, metavar="N", help="Show N rows.")] = 3,
+    show: Annotated[int | None, typer.Option(min=1, metavar="N", help="Show N rows; by default 3.")] = None,
     masks: Annotated[
         bool, typer.Option("--masks", help="Show which tokens each token of these rows sees, and why not the others.")
     ] = False,
@@ -54,7 +54,8 @@ def inspect(
     one head, token by token. With --masks it shows, of the rows of a training, which tokens each token sees, and why not the others.
     """
     width = shutil.get_terminal_size().columns - 1
-    looked.check(tuned, [*([recipe] if recipe is not None else []), *(overrides or ()), *(["--masks"] if masks else [])])
+    of_rows = [name for name, value in (("--masks", masks), ("--show", show)) if value]
+    looked.check(tuned, [*([recipe] if recipe is not None else []), *(overrides or ()), *of_rows])
     if looked.attention is not None:
         assert tuned.checkpoint is not None
         show_attention(tuned.checkpoint, looked, as_json=json, width=width)
@@ -74,7 +75,7 @@ def inspect(
             with session.stop.at_once():
                 shown = request.decide(session.listener).recipe
         assert shown is not None
-        inspection = inspect_first_step(shown, show, session, masks=masks)
+        inspection = inspect_first_step(shown, show or 3, session, masks=masks)
     if json:
         console.json(inspection.to_dict())
         return

@@ -17,8 +17,9 @@ def track(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, also of one with stages or trials.")],
     to: Annotated[str, typer.Option(metavar="TRACKER", help="The tracker: wandb, mlflow, trackio, aim or tensorboard.")],
     project: Annotated[
-        str, typer.Option(metavar="NAME", help="The project of the tracker's run; for mlflow and aim their experiment.")
-    ] = "tfkit",
+        str | None,
+        typer.Option(metavar="NAME", help="The project of the tracker's run, for mlflow and aim their experiment; by default tfkit."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Send the metrics, the recipe and the totals of energy and emissions of a run to a tracker, while it trains or afterwards.

@@ -382,11 +382,11 @@ def average(
         return average_checkpoints(choose_checkpoints(folder, target, last), target, listener or Silent())
 
 
-def track(run: str | Path, *, to: str, project: str = "tfkit", listener: Listener | None = None) -> "list[Tracked]":
+def track(run: str | Path, *, to: str, project: str | None = None, listener: Listener | None = None) -> "list[Tracked]":
     """Send the metrics of a run, or of each stage or trial of a run, to a tracker: wandb, mlflow, trackio, aim or tensorboard.
 
-    `project`: the project in the tracker; for mlflow and aim, the experiment. Points that the tracker already has are not sent again.
-    Raises UsageError for a folder without metrics, and MachineError if the tracker is not installed or fails.
+    `project`: the project in the tracker, for mlflow and aim the experiment; None: "tfkit"; TensorBoard has none. Points that the tracker
+    already has are not sent again. Raises UsageError for a folder without metrics, MachineError if the tracker is not installed or fails.
     """
     from tfkit.engine.tools.tracking import track_run
 

@@ -30,10 +30,11 @@ class Tracked:
     place: str  # where the tracker shows the run
 
 
-def track_run(run: Path, to: str, project: str, listener: Listener) -> list[Tracked]:
+def track_run(run: Path, to: str, project: str | None, listener: Listener) -> list[Tracked]:
     """Send the metrics of a run, or of each of its stages or trials, to a tracker, except values that the tracker already has.
 
-    Raises UsageError for an unknown tracker and for a folder without metrics; MachineError if the tracker is not installed or fails.
+    `project`: None: `tfkit`. Raises UsageError for an unknown tracker, for a project of TensorBoard, which has none, and for a folder
+    without metrics; MachineError if the tracker is not installed or fails.
     """
     section = _section(to, project)
     run = run.resolve() if run.is_symlink() else run
@@ -45,11 +46,13 @@ def track_run(run: Path, to: str, project: str, listener: Listener) -> list[Trac
     return [_send(folder, section, listener) for folder in runs]
 
 
-def _section(to: str, project: str) -> TrackerSection:
+def _section(to: str, project: str | None) -> TrackerSection:
     if to == "tensorboard":
+        if project is not None:
+            raise UsageError(f"{argument('project', project)}: has no effect, since TensorBoard has no projects; leave it out")
         return TensorBoardSection(kind=to)
     if to in ("wandb", "mlflow", "trackio", "aim"):
-        return ProjectTrackerSection(kind=to, project=project)
+        return ProjectTrackerSection(kind=to, project="tfkit" if project is None else project)
     raise UsageError(f"{argument('to', to)}: there is no such tracker; {', '.join(TRACKERS)} are known")
 
 
