@@ -20,7 +20,7 @@ from tfkit.recipe.schema.optimizer_sections import OptimizerSection, ParallelSec
 from tfkit.recipe.schema.output_sections import CheckpointSection, EvaluationSection, GenerationSection
 from tfkit.recipe.schema.sections import Recipe as RecipeSchema
 from tfkit.recipe.schema.sections import TrainingSection
-from tfkit.recipe.schema.vocabularies import VOCABULARIES, variant_of
+from tfkit.recipe.schema.vocabularies import VOCABULARIES, vocabulary_of
 from walks.rows import BLANK, RowMaker, in_columns, suffixes_for
 from walks.scenario import DataFile, Recipe
 from walks.values import CHOICES, fields, value_of
@@ -28,7 +28,7 @@ from walks.values import CHOICES, fields, value_of
 SAMPLED = ("grpo", "ppo")  # objectives of sampled responses
 CANARY = "code.py.ran"  # grows whenever the code of a rule is run
 CODE = 'open(__file__ + ".ran", "a").write("ran ")\n\n\ndef reward(row, text):\n    return text.count("a")\n'
-ENDED = [one for one in VOCABULARIES if "eos_token" in VOCABULARIES[one][variant_of(one, None)].roles]  # tokenizers that end a text
+ENDED = [one for one in VOCABULARIES if "eos_token" in vocabulary_of(one, None).roles]  # tokenizers that end a text
 _TAUGHT = ("distillation", "ppo", "ai_feedback")  # which need another model
 _TRAINED: list[str] = [kind for kind, section in SECTIONS.items() if section.scored_by != "likelihood" and kind not in _TAUGHT]
 FAMILIES = sorted({family.name for family, _ in PRESETS.values()})

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, p
 from tokenizers import Tokenizer as Backend
 
 from tfkit.recipe.schema.data_sections import TokenizerSection
-from tfkit.recipe.schema.vocabularies import VOCABULARIES, Vocabulary, variant_of
+from tfkit.recipe.schema.vocabularies import Vocabulary, variant_of, vocabulary_of
 from tfkit.tokenizer import pipelines
 from tfkit.tokenizer.pieces import pieces
 from tfkit.tokenizer.pipelines import PREFIX, SPACE, SUFFIX
@@ -117,7 +117,7 @@ def train_tokenizer(section: TokenizerSection, texts: Iterable[str], progress: C
     Texts with few distinct words may give fewer entries than the section's `vocab_size`. `progress`: see Corpus.
     """
     variant = variant_of(section.kind, section.variant)
-    fixed = VOCABULARIES[section.kind][variant]
+    fixed = vocabulary_of(section.kind, section.variant)
     first = [*fixed.first, *section.special_tokens]
     backend = _TRAINERS[section.kind](_Task(section, variant, fixed, first, Corpus(texts, progress)))
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (*first, *fixed.last)])

@@ -16,7 +16,7 @@ from tfkit.recipe.schema.objective_sections import metrics_of
 from tfkit.recipe.schema.optimizer_sections import ScheduleSection
 from tfkit.recipe.schema.output_sections import EvaluationSection
 from tfkit.recipe.schema.sections import ModelSection, Recipe
-from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
+from tfkit.recipe.schema.vocabularies import SENTINELS, vocabulary_of
 
 
 def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
@@ -171,7 +171,7 @@ def _encoder_decoder(section: TokenizerSection, objective: ObjectiveSection) -> 
     """Check that the tokenizer has a start token for the decoder, an end token for targets, and, for span corruption, sentinels."""
     if section.path is not None:
         return
-    vocabulary = VOCABULARIES[section.kind][variant_of(section.kind, section.variant)]
+    vocabulary = vocabulary_of(section.kind, section.variant)
     tokens = {*vocabulary.first, *vocabulary.last, *section.special_tokens}
     if not vocabulary.roles.keys() & {"bos_token", "pad_token"}:
         yield (

@@ -8,7 +8,7 @@ from pydantic_core import PydanticKnownError
 
 from tfkit.model.config.sizes import Context, Data
 from tfkit.recipe.schema.bounds import Count, SampleBytes, SourceWeight, VocabSize
-from tfkit.recipe.schema.vocabularies import READ_BY, VOCABULARIES, variant_of
+from tfkit.recipe.schema.vocabularies import READ_BY, variant_of, vocabulary_of
 
 LanguageCode = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$")]
 
@@ -50,7 +50,7 @@ class TokenizerSection(Data):
         for name, readers in READ_BY.items():
             if not {self.kind, variant} & set(readers) and getattr(self, name) != TokenizerSection.model_fields[name].default:
                 raise ValueError(f"{name} is not read by {self.kind if variant is None else f'the variant {variant}'}: remove it")
-        vocabulary = VOCABULARIES[self.kind][variant]
+        vocabulary = vocabulary_of(self.kind, self.variant)
         special = [*vocabulary.first, *self.special_tokens, *vocabulary.last]
         if len(set(special)) < len(special):
             raise ValueError(f"special_tokens: {max(special, key=special.count)} is given twice, or is the kind's own: remove it")

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 from tfkit.recipe.schema.bounds import Shots, Weight
 from tfkit.recipe.schema.objective_facts import Contradiction, ObjectiveSection, ScoredBy, Stacks, declared
 from tfkit.recipe.schema.roles import Role
-from tfkit.recipe.schema.vocabularies import VOCABULARIES, variant_of
+from tfkit.recipe.schema.vocabularies import vocabulary_of
 
 if TYPE_CHECKING:
     from tfkit.recipe.schema.data_sections import TokenizerSection
@@ -161,7 +161,7 @@ class MultipleChoiceSection(ObjectiveSection):
             yield ("model", "head"), "the objective multiple_choice needs the score of a choice: add choices: true"
         if tokenizer.path is not None or model.start is not None:
             return
-        vocabulary = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)]
+        vocabulary = vocabulary_of(tokenizer.kind, tokenizer.variant)
         for name in ("start", "delimiter", "classify"):
             token = getattr(self, name)
             if token is not None and token not in (*vocabulary.first, *tokenizer.special_tokens, *vocabulary.last):

@@ -9,7 +9,7 @@ from tfkit.model.config.sizes import MAX_LAYERS
 from tfkit.recipe.schema.bounds import Positive, Weight
 from tfkit.recipe.schema.objective_facts import Contradiction, ObjectiveSection, ScoredBy, Stacks, declared
 from tfkit.recipe.schema.roles import Role
-from tfkit.recipe.schema.vocabularies import VOCABULARIES, variant_of
+from tfkit.recipe.schema.vocabularies import vocabulary_of
 
 if TYPE_CHECKING:
     from tfkit.recipe.schema.data_sections import TokenizerSection
@@ -117,7 +117,7 @@ class MaskedLMSection(ObjectiveSection):
         and that a model that predicts the next sentence has segment embeddings.
         """
         head = values.get("head")
-        roles = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)].roles
+        roles = vocabulary_of(tokenizer.kind, tokenizer.variant).roles
         if tokenizer.path is None and not {"cls_token", "sep_token", "mask_token"} <= roles.keys():
             yield (
                 ("tokenizer", "kind"),

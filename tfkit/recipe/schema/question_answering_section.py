@@ -8,7 +8,7 @@ from pydantic import Field
 from tfkit.recipe.schema.bounds import Count, CountOrZero
 from tfkit.recipe.schema.objective_facts import Contradiction, ObjectiveSection, Stacks, declared
 from tfkit.recipe.schema.roles import Role
-from tfkit.recipe.schema.vocabularies import VOCABULARIES, variant_of
+from tfkit.recipe.schema.vocabularies import vocabulary_of
 
 if TYPE_CHECKING:
     from tfkit.recipe.schema.data_sections import TokenizerSection
@@ -51,7 +51,7 @@ class QuestionAnsweringSection(ObjectiveSection):
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:
         """Check that the tokenizer puts a token before a pair of texts: at this token the model predicts that a window has no answer."""
-        vocabulary = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)]
+        vocabulary = vocabulary_of(tokenizer.kind, tokenizer.variant)
         begins = vocabulary.roles.keys() & {"cls_token", "bos_token"} and tokenizer.add_bos
         if tokenizer.path is None and not begins:
             yield (

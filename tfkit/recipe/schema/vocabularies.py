@@ -92,3 +92,8 @@ def variant_of(kind: str, variant: str | None) -> str | None:
         named = ", ".join(name for name in known if name)
         raise ValueError(f"{kind} has no variant {variant}; it has {named}" if named else f"{kind} has no variants: remove variant")
     return variant
+
+
+def vocabulary_of(kind: str, variant: str | None) -> Vocabulary:
+    """Return the vocabulary of a variant; None: the kind's first variant. Raises ValueError for an unknown variant."""
+    return VOCABULARIES[kind][variant_of(kind, variant)]
