@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tfkit import _SPIN_COUNT, _limit_spinning
 from tfkit.families import FAMILIES
-from tfkit.openmp import SPIN_COUNT, limit_spinning
 
 PACKAGE = Path(__file__).parent.parent / "tfkit"
 MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -27,7 +27,6 @@ LEARNING = TENSORS | {"parallel", "evaluation", "generation", "objectives", "ada
 MAY_IMPORT = {
     "errors": set(),
     "durable": set(),
-    "openmp": set(),
     "network": {"durable"},
     "regular_files": set(),
     "units": set(),
@@ -52,7 +51,7 @@ MAY_IMPORT = {
     "engine": PURE | LEARNING | {"alignment", "training", "run", "carbon"},
     "cli": {"engine", "recipe", "console", "errors", "units", "network", "run", "carbon", "reporting"},
     "__main__": {"cli", "console", "errors", "run"},
-    "__init__": {"engine", "adapters", "openmp"},
+    "__init__": {"engine", "adapters"},
 }
 # The inner packages of engine and its three flat files: each may import those of lower rows.
 ENGINE = [{"api"}, {"chains", "tools"}, {"planning", "recognition"}, {"training_run", "inference"}, {"assembly"}, {"request"}]
@@ -340,7 +339,7 @@ def test_the_library_of_torch_reads_it() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=settings | {"OMP_DISPLAY_ENV": "VERBOSE"})
     if "GOMP_SPINCOUNT" not in done.stderr:
         pytest.skip("this build of torch has another OpenMP")
-    assert f"GOMP_SPINCOUNT = '{SPIN_COUNT}'" in done.stderr
+    assert f"GOMP_SPINCOUNT = '{_SPIN_COUNT}'" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"])
@@ -348,7 +347,7 @@ def test_a_user_s_own_setting_wins(name: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.setenv(name, "7")
-    limit_spinning()
+    _limit_spinning()
     assert os.environ.get("GOMP_SPINCOUNT") == ("7" if name == "GOMP_SPINCOUNT" else None)
 
 
@@ -356,5 +355,5 @@ def test_with_torch_loaded_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> No
     import torch  # noqa: F401
 
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    limit_spinning()
+    _limit_spinning()
     assert "GOMP_SPINCOUNT" not in os.environ

@@ -21,7 +21,7 @@ from tfkit.data.store.token_stream import check_ids, split_sentences
 from tfkit.errors import DataError, ModelError
 from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import Tokenizer, train_byte_bpe, train_tokenizer
-from tfkit.tokenizer.entries import token_bytes
+from tfkit.tokenizer.tokenizer import token_bytes
 
 CORPUS = ["some text, some words\n" * 20]
 WITH_BOS = train_byte_bpe(CORPUS, 300, add_bos=True)

@@ -20,8 +20,8 @@ from pydantic import ValidationError
 from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.recipe.schema.vocabularies import VOCABULARIES
 from tfkit.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
-from tfkit.tokenizer.entries import opening_bytes, token_bytes
 from tfkit.tokenizer.joined_texts import encode_pairs
+from tfkit.tokenizer.tokenizer import opening_bytes, token_bytes
 from tfkit.tokenizer.tokenizer_files import UNLIMITED
 
 CODE = "def add(a, b):\n    return a + b  # it's 12 or 345, isn't it?\n\n\nclass Old:\n    pass\n"

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as Backend
 
 from tfkit.errors import ModelError
 from tfkit.tokenizer import load_tokenizer, pipelines
-from tfkit.tokenizer.entries import token_bytes
+from tfkit.tokenizer.tokenizer import token_bytes
 
 TEXTS = [*PROBES, "<|endoftext|>at the start, <|endoftext|> inside", " leading space , and a . before space n't"]
 

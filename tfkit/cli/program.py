@@ -1,4 +1,4 @@
-"""Run a command, and convert the exceptions that it raises into the exit codes of docs/cli.md."""
+"""Run a command, in N processes with --ranks N, and convert the exceptions that it raises into the exit codes of docs/cli.md."""
 
 import contextlib
 import io
@@ -10,13 +10,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from tfkit import console
 from tfkit.cli import app
 from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, is_out_of_memory, naming, refusal
-from tfkit.run.signals import StopSignals
+from tfkit.run.signals import StopSignals, forwarded
+
+if TYPE_CHECKING:
+    from tfkit.engine.training_run.ranks_of_command import Ranks
 
 # Click's exception for an invalid command line, found by its name: it is in Typer's own copy of click, in older versions in click itself.
 _ClickException: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -55,6 +59,21 @@ def set_crash_folder(folder: Path | None) -> None:
     """Set the folder in which a bug's traceback is written, as crash.log; None: the traceback is written to stderr."""
     global _crash_folder
     _crash_folder = folder
+
+
+def start_ranks(requested: int | None, again: str | None = None) -> "Ranks | None":
+    """Return the place of this process among the ranks; None if this process has started the ranks, and all of them have succeeded.
+
+    Raises AlreadyReportedError if one of them failed. `again`: the command that continues the training, shown after the loss of a rank.
+    """
+    from tfkit.engine.training_run.ranks_of_command import Ranks, find_or_start
+
+    found = find_or_start(requested, words_of_command, forwarded, console.error, again)
+    if isinstance(found, Ranks):
+        return found
+    if found:
+        raise AlreadyReportedError(found)
+    return None
 
 
 def _column(column: str | list[str]) -> str:

@@ -25,8 +25,7 @@ def resume(
     recipe with stages, the stage that was stopped is continued, and the later ones are started.
     """
     from tfkit import console
-    from tfkit.cli.ranks import join_training
-    from tfkit.cli.train import run_training, to_run_options
+    from tfkit.cli.train import join_training, run_training, to_run_options
     from tfkit.engine.chains.sweeping import resume as resume_any
     from tfkit.errors import path_argument
     from tfkit.recipe.reading.overrides import parse_overrides

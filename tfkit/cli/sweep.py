@@ -39,8 +39,7 @@ def sweep(
     """
     from tfkit import console
     from tfkit.cli.dry_run import OnlyWarnings, show_dry_run
-    from tfkit.cli.ranks import join_training
-    from tfkit.cli.train import run_training, to_run_options
+    from tfkit.cli.train import join_training, run_training, to_run_options
     from tfkit.engine.chains.sweep_plan import decide_source, plan_sweep
     from tfkit.engine.chains.sweeping import run_sweep
     from tfkit.engine.recognition.own_data import UnwrittenRecipe

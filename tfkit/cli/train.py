@@ -1,5 +1,8 @@
-"""Code of all training commands: start the training, handle stop signals, and show the result or, after a stop, the command to resume."""
+"""Code of all training commands: give each rank (process of --ranks N) its part, start the training, handle stop signals, and show the
+result or, after a stop, the command to resume.
+"""
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -7,18 +10,53 @@ from pathlib import Path
 from typing import Any
 
 from tfkit import console
-from tfkit.cli.options import Training, option_words, stage_names
-from tfkit.cli.program import set_crash_folder, words_of_command
-from tfkit.cli.ranks import join_training
+from tfkit.cli.options import Attempt, Training, option_words, stage_names
+from tfkit.cli.program import set_crash_folder, start_ranks, words_of_command
 from tfkit.cli.results import show, training_text
 from tfkit.engine.planning.run_forecaster import RunForecaster
 from tfkit.engine.request.evaluation_settings import CodePermission
 from tfkit.engine.request.gate import failed_gates
 from tfkit.engine.request.training_request import TrainingRequest
 from tfkit.engine.training_run.attempt import RunOptions, start_run
-from tfkit.engine.training_run.ranks_of_command import RankConnection, Ranks
-from tfkit.errors import BudgetReached, Stopped, path_argument
+from tfkit.engine.training_run.ranks_of_command import RankConnection, Ranks, find_ranks
+from tfkit.errors import BudgetReached, Stopped, UsageError, path_argument
 from tfkit.run.signals import StopSignals
+
+
+def join_training(attempt: Attempt, request: Callable[[], TrainingRequest] | None = None, *, planned: bool = False) -> Ranks | None:
+    """Return the ranks of a training if this process is rank 0, which leads the training; None if this process has nothing left to do.
+
+    With --ranks N, a process that is not a rank starts N processes of the same command and waits for them; it raises AlreadyReportedError
+    with their exit code if one of them fails. Ranks other than rank 0 train to the end before they return None; they warn if the recipe of
+    their own command line, which `request` reads, differs from that of rank 0. `planned`: the training is only planned, so no process is
+    started, and rank 0 gets the `Ranks` that it would have in the training.
+    """
+    if planned:
+        ranks = find_ranks()
+        size = attempt.ranks or ranks.size
+        return Ranks(size=size, local_size=ranks.local_size if ranks.size == size else size) if ranks.is_first else None
+    resuming = [] if words_of_command[0] == "resume" or "--resume" in words_of_command else ["--resume"]
+    if (started := start_ranks(attempt.ranks, shlex.join(["tfkit", *words_of_command, *resuming]))) is None or started.is_first:
+        return started
+    _follow(started, attempt.threads, request)
+    return None
+
+
+def _follow(ranks: Ranks, threads: int | None, request: Callable[[], TrainingRequest] | None) -> None:
+    """Train as a rank other than rank 0, until the training ends. `request` reads the training that this rank's command line asks for."""
+    from tfkit.engine.request.rank_checks import rank_threads
+    from tfkit.engine.training_run.coordinator import follow
+
+    set_crash_folder(None)
+    own = None
+    if request is not None:
+        with contextlib.suppress(UsageError):  # the command lines of ranks other than rank 0 need not name a recipe
+            own = request().given
+    with StopSignals(acknowledge=console.acknowledge) as signals:
+        try:
+            follow(ranks, rank_threads(threads, ranks) or 1, console, signals, own)
+        except Stopped as stopped:
+            raise Stopped(str(stopped), signals.requested or stopped.exit_code - 128) from None
 
 
 def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions, words: Sequence[str], *, as_json: bool) -> None:

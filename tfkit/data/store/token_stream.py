@@ -24,8 +24,8 @@ from tfkit.data.store.folder_cache import cache_folder, indexed_folder, write_in
 from tfkit.data.store.hashes import HashedArray, digest, text_hash
 from tfkit.errors import DataError, ModelError
 from tfkit.tokenizer import Tokenizer
-from tfkit.tokenizer.entries import opening_bytes
 from tfkit.tokenizer.pieces import BATCH, batches
+from tfkit.tokenizer.tokenizer import opening_bytes
 
 STREAM_VERSION = 2  # part of the fingerprint: raise it when the same text and tokenizer give another stream
 SENTENCES_VERSION = 1  # part of the fingerprint of streams with sentences: raise it when the same text is split into other sentences

@@ -19,7 +19,7 @@ from tfkit.hub import Loaded
 from tfkit.model.attention import Attention
 from tfkit.model.head import VocabularyHead
 from tfkit.model.transformer import Transformer
-from tfkit.tokenizer.entries import readable_entry
+from tfkit.tokenizer.tokenizer import readable_entry
 
 _MOST_WEIGHTS = 1 << 28  # the largest number of attention weights of all layers and heads: 1 GiB in float32
 _DIGITS = 6  # decimal places of a weight in JSON

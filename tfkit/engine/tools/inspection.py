@@ -22,7 +22,7 @@ from tfkit.objectives.objective import IGNORED, Batch
 from tfkit.objectives.registry import row_order
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.tokenizer import Tokenizer
-from tfkit.tokenizer.entries import readable_entry
+from tfkit.tokenizer.tokenizer import readable_entry
 from tfkit.training.device import pick_device
 
 SEEN, LATER, BEYOND, OTHER_DOCUMENT, PADDING = "#", ".", "w", "d", "p"
