@@ -12,9 +12,8 @@ import pytest
 from tiny_files import write_rows
 from tiny_sources import opened, texts, values
 
-from tfkit.data.columns.labels import find_labels
 from tfkit.data.columns.record_columns import Columns, Record
-from tfkit.data.columns.rows import Row
+from tfkit.data.columns.rows import Row, find_labels
 from tfkit.engine.recognition.decided_recipe import _inspect_data
 from tfkit.errors import DataError, UsageError
 from tfkit.objectives.multiple_choice import right_choice

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from tiny_streams import counted
 
 from tfkit.data import BatchSizes, Loader, PackedRows
-from tfkit.data.order.draws import Draws, by_epoch
-from tfkit.data.order.weighted_order import WeightedOrder, count_repeats
+from tfkit.data.order.draws import Draws, WeightedOrder, by_epoch, count_repeats
 from tfkit.errors import DataError
 
 

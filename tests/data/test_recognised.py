@@ -12,8 +12,8 @@ import pytest
 from tiny_sources import both_sides, first_values, opened, values, write_files
 
 from tfkit.data import Row, open_source
-from tfkit.data.columns.labels import find_labels
 from tfkit.data.columns.record_columns import Columns, Record
+from tfkit.data.columns.rows import find_labels
 from tfkit.data.formats.detection import detect_json_lines
 from tfkit.data.formats.file_content import content_of
 from tfkit.data.sources.prediction_rows import PredictionColumns, prediction_rows

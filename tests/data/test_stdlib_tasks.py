@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from tfkit.data.code import TASKS, parse
-from tfkit.data.code.docstrings import summary
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import Part, PartName, Row
 from tfkit.data.sources import stdlib
+from tfkit.data.sources.code_tasks import TASKS, parse, summary
 from tfkit.data.sources.stdlib import StdlibTask
 from tfkit.errors import DataError
 from tfkit.recipe.schema.roles import Role

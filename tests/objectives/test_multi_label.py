@@ -11,7 +11,7 @@ from tiny_examples import ENCODER, TWO_LAYERS, batch_of, judged, model, opened, 
 from tiny_layouts import LLAMA_LAYOUT
 from transformers import AutoModelForSequenceClassification
 
-from tfkit.data.columns.labels import find_labels
+from tfkit.data.columns.rows import find_labels
 from tfkit.data.sources.open_sources import open_source
 from tfkit.errors import DataError
 from tfkit.hub import load

@@ -12,7 +12,7 @@ from tfkit.data import ExampleSet, Row, Source
 from tfkit.data.store.example_sets import Example
 from tfkit.data.store.hashes import text_hash
 from tfkit.generation.complete import complete
-from tfkit.generation.constraints import Constraints
+from tfkit.generation.next_token import Constraints
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.labelled import WritingObjective
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork

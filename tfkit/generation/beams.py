@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from tfkit.generation.batch import GenerationBatch
-from tfkit.generation.constraints import Constraints, UnfinishedText
-from tfkit.generation.sampling import without_repetition
+from tfkit.generation.next_token import Constraints, UnfinishedText, without_repetition
 from tfkit.recipe.schema.output_sections import GenerationSection
 
 Ending = Literal["stop", "length"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from tfkit.errors import ModelError
-from tfkit.generation.constraints import Constraints
 from tfkit.generation.decoding import Finish, generate
+from tfkit.generation.next_token import Constraints
 from tfkit.generation.partial_text import TextStream, complete_text_after, context_of
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.output_sections import GenerationSection

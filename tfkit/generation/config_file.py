@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tfkit.errors import ModelError
-from tfkit.generation.constraints import Constraints
+from tfkit.generation.next_token import Constraints
 from tfkit.recipe.schema.output_sections import GenerationSection
 
 SHOWN = ("temperature", "top_k", "top_p", "min_p", "num_beams", "max_new_tokens")  # the fields that a description of the settings shows

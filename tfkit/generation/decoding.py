@@ -19,9 +19,8 @@ from torch import Tensor
 from tfkit.errors import DataError, ModelError
 from tfkit.generation.batch import GenerationBatch
 from tfkit.generation.beams import BeamSearch, search
-from tfkit.generation.constraints import Constraints, UnfinishedText
 from tfkit.generation.inference import Interrupted, inference, interruptible
-from tfkit.generation.sampling import draw, probabilities, without_repetition
+from tfkit.generation.next_token import Constraints, UnfinishedText, draw, probabilities, without_repetition
 from tfkit.model.config import LongRopeScaling, Rotary
 from tfkit.model.head import VocabularyHead
 from tfkit.model.transformer import Transformer

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tfkit.data import ExampleSet, Row, digest
 from tfkit.data.columns.rows import BadRow
-from tfkit.data.order.weighted_order import count_repeats
+from tfkit.data.order.draws import count_repeats
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import Stored
 from tfkit.objectives.labelled import NO_LABEL, Answer, LabelProbabilities, RowResult, class_answer

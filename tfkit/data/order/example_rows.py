@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.order.draws import by_epoch, permutation
-from tfkit.data.order.weighted_order import WeightedOrder
+from tfkit.data.order.draws import WeightedOrder, by_epoch, permutation
 from tfkit.data.store.example_sets import Example, ExampleSet
 
 _POOL = 50  # batches whose rows are sorted by length together; more would make lengths in a batch more similar, fewer the order more random

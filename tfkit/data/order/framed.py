@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.order.weighted_order import WeightedOrder
+from tfkit.data.order.draws import WeightedOrder
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError, ModelError
 from tfkit.tokenizer import Tokenizer

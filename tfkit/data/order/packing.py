@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.order.weighted_order import WeightedOrder
+from tfkit.data.order.draws import WeightedOrder
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError
 

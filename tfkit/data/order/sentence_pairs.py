@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.order.draws import Draws, by_epoch, permutation
+from tfkit.data.order.draws import Draws, by_epoch, count_repeats, permutation
 from tfkit.data.order.framed import Frame, FramedBatch, count_ids, pad_rows
-from tfkit.data.order.weighted_order import count_repeats
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError
 

@@ -1,5 +1,5 @@
 """The standard library of the running Python as a corpus: real code under a free licence, on every machine, without a network. Each file
-is a row, or, for one of the tasks of tfkit/data/code, several labelled rows.
+is a row, or, for one of the tasks of code_tasks.py, several labelled rows.
 """
 
 import hashlib
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfkit.data.code import TASKS, parse
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows
 from tfkit.data.formats.file_content import reading
 from tfkit.data.formats.readers import Rows, read_rows
+from tfkit.data.sources.code_tasks import TASKS, parse
 from tfkit.data.store.folder_cache import cache_folder, indexed_folder, reading_cache, write_index
 from tfkit.data.store.hashes import digest
 from tfkit.errors import DataError
@@ -91,7 +91,7 @@ def _is_source(path: Path, root: Path) -> bool:
 
 @dataclass(frozen=True)
 class StdlibTask:
-    """The rows of one task (tfkit/data/code); whole files are held out. Files that this Python cannot parse are skipped and counted.
+    """The rows of one task (code_tasks.py); whole files are held out. Files that this Python cannot parse are skipped and counted.
 
     An input (such as a function's code) that occurs several times gives only one row, and a held-out input is never trained on. A folder of
     the cache has records.jsonl, with a record on each line, and index.json, written after records.jsonl.

@@ -98,9 +98,6 @@ class ExampleSet:
             about += f"; of several targets of a row the first is used, {self.unread:,} more left out"
         return about
 
-    def check_targets(self) -> None:
-        """Do nothing: every example has a target, since an encoder returns a BadRow for a row without one."""
-
 
 def example_set(
     source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None = None, *, keeps_lost: bool = False

@@ -12,8 +12,7 @@ import torch
 from tfkit.alignment.user_code import CodePermission, read_code
 from tfkit.carbon import Meter
 from tfkit.data import ExampleSet, Source, TokenStream, example_set, token_stream, trained_tokenizer
-from tfkit.data.columns.labels import find_labels
-from tfkit.data.columns.rows import describe_skipped
+from tfkit.data.columns.rows import describe_skipped, find_labels
 from tfkit.data.sources.open_sources import pretraining_sources, training_sources, validation_sources
 from tfkit.data.store.hashes import texts_digest
 from tfkit.data.store.overlap import overlap
@@ -134,7 +133,8 @@ class RowStore:
         counts_lost = judged is not None and (judged.evaluates_answers or judged.writer is not None)
         stored = [self.rows(source, counts_lost=counts_lost) for source in held_out]
         for rows in stored:
-            rows.check_targets()
+            if isinstance(rows, TokenStream):
+                rows.check_targets()
         sets = [ValidationSet(*named) for named in zip(set_names(self.data, held_out), stored, held_out, strict=True)]
         if judged is None or not counts_lost:
             return sets

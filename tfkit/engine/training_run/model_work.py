@@ -47,7 +47,7 @@ class ModelWork:
     def completions(self) -> "list[TextCompletion] | None":
         """Return the model's completions of the recipe's prompts; None after a stop request."""
         from tfkit.generation.complete import complete, encode_prompts
-        from tfkit.generation.constraints import Constraints
+        from tfkit.generation.next_token import Constraints
 
         self._announce("completions")
         tokenizer, should_stop = self.data.tokenizer, self._agreed_stop()
