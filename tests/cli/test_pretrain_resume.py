@@ -13,7 +13,6 @@ from fake_codecarbon import put_first, wait_for_the_end, write
 from tiny_files import emissions_rows, flip, receipt
 from tiny_runs import Done, Process, assert_same_bits, both, exact, hashes, kept, pretrain, run_here, strike, write_corpus, write_recipe
 
-import tfkit.engine.training_run.best_checkpoint
 import tfkit.evaluation.text_scores
 import tfkit.generation.complete
 from tfkit.engine.training_run import checkpointing
@@ -112,7 +111,7 @@ def test_sigterm_inside_a_step(base: Path, unbroken: Callable[[str], Path], vari
         (checkpointing, "save_checkpoint", signal.SIGTERM),
         (checkpointing, "save_training_state", signal.SIGTERM),
         (checkpointing, "save_training_state", signal.SIGKILL),
-        (tfkit.engine.training_run.best_checkpoint, "record_best", signal.SIGKILL),
+        (checkpointing, "record_best", signal.SIGKILL),
         (checkpointing, "prune", signal.SIGKILL),
         (checkpointing, "model_card", signal.SIGKILL),
     ],

@@ -16,7 +16,7 @@ from two_ranks import run_ranks, start_ranks
 from tfkit.engine.request.rank_checks import gpu_of_rank, rank_device, rank_threads, require_divisible
 from tfkit.engine.training_run.ranks_of_command import RankConnection
 from tfkit.errors import MachineError, UsageError
-from tfkit.parallel import rendezvous
+from tfkit.parallel import rank_store
 from tfkit.parallel.collectives import backends_of
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe import bundled_recipes, open_recipe
@@ -55,7 +55,7 @@ def test_a_rank_that_waits_for_others_says_so_and_obeys_a_signal(tmp_path: Path,
     """Rank 0 need not know the name of its machine."""
 
     def prepare() -> None:
-        rendezvous._LATE_SECONDS = 0.0
+        rank_store._LATE_SECONDS = 0.0
         os.environ["MASTER_ADDR"] = address
 
     words = training_in(tmp_path)

@@ -16,7 +16,7 @@ from tiny_runs import After, Before, exact, hashes, kept, pretrain, raising, rec
 from two_ranks import ONE_EACH, assert_close_checkpoints, ended, raise_in_loader, raise_once, run_ranks, start_ranks, with_unbroken_run
 
 from tfkit.engine.training_run import checkpointing
-from tfkit.parallel import collectives, heartbeat
+from tfkit.parallel import collectives, rank_store
 from tfkit.training.peak_speed import matrix_speed
 
 STEPS = 12
@@ -107,7 +107,7 @@ def test_a_lost_rank_ends_the_others_with_9_and_the_old_checkpoint_goes_on(base:
 @pytest.mark.parametrize("hung", [0, 1])
 def test_a_rank_that_hangs_is_named_after_a_time_out(base: Path, tmp_path: Path, hung: int) -> None:
     def impatient() -> None:
-        collectives._LEAST_SECONDS, collectives._TIMES_A_STEP, heartbeat._ROLL_CALL_SECONDS = 3.0, 0.0, 1.0
+        collectives._LEAST_SECONDS, collectives._TIMES_A_STEP, rank_store._ROLL_CALL_SECONDS = 3.0, 0.0, 1.0
 
     def hanging() -> None:
         impatient()
@@ -127,12 +127,12 @@ def test_a_rank_0_that_hangs_in_its_own_work_is_noticed(base: Path, tmp_path: Pa
     """It stops while it saves, and serves the store; where it only takes long, the other waits."""
 
     def slow_then_stopped() -> None:
-        heartbeat.BEAT_SECONDS = 0.5
+        rank_store.BEAT_SECONDS = 0.5
         Before(checkpointing, "save_checkpoint", lambda *_, **__: time.sleep(7))()
         strike(signal.SIGSTOP, 2, checkpointing, "save_checkpoint")()
 
     def impatient() -> None:
-        heartbeat.SILENT_SECONDS = 5.0
+        rank_store.SILENT_SECONDS = 5.0
 
     words = ["pretrain", str(base / "tiny.yaml"), "--run", str(tmp_path / "run"), "--threads", "1", *ONE_EACH]
     first, second = start_ranks(tmp_path, words, {0: slow_then_stopped, 1: impatient})

@@ -18,9 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tfkit.errors import PeerLostError, argument, is_out_of_memory
-from tfkit.parallel.heartbeat import Heartbeat, await_key, silent_ranks
+from tfkit.parallel.rank_store import STEP_SECONDS, Heartbeat, await_key, first_sentence, meet, silent_ranks
 from tfkit.parallel.ranks import Peers, RankOutOfMemoryError, Ranks
-from tfkit.parallel.rendezvous import STEP_SECONDS, first_sentence, meet
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
