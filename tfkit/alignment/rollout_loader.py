@@ -30,7 +30,7 @@ from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.rollouts import GroupBaseline, Response, Rollouts, ValueBaseline, response_batch
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
-_SAMPLED_MICRO_BATCHES = 8  # micro-batches per batch of sampling, which needs less memory than training, as it has no backward pass
+SAMPLED_MICRO_BATCHES = 8  # micro-batches per batch of sampling, which needs less memory than training, as it has no backward pass
 _TOKEN_VALUES = "of_tokens/"  # the prefix of the names of token values in the training state
 
 
@@ -178,7 +178,7 @@ class RolloutLoader:
                 self.rules,
                 completions=completions,
                 seed=int(np.random.SeedSequence([self.seed, iteration]).generate_state(1)[0]),
-                batch_size=_SAMPLED_MICRO_BATCHES * self.micro_batch_size,
+                batch_size=SAMPLED_MICRO_BATCHES * self.micro_batch_size,
                 work=self.work,
             )
         log_probs, reference_log_probs, entropies, values = initial_statistics(

@@ -114,6 +114,12 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
+def prepare_steps(device: torch.device) -> None:
+    """Make the steps of this process deterministic on `device`, and faster, since their memory is kept."""
+    make_deterministic(device)
+    keep_freed_memory()
+
+
 def compile_model(model: Transformer, *, by_block: bool) -> None:
     """Compile each stack as a whole or, with `by_block`, each block by itself, for ranks that gather sharded weights between blocks.
 

@@ -26,7 +26,7 @@ from tfkit.engine.training_run.run import Run
 from tfkit.errors import Stopped
 from tfkit.objectives.context import tokens_of
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.training.device import compile_model, eager, keep_freed_memory, make_deterministic, memory_bytes
+from tfkit.training.device import compile_model, eager, memory_bytes, prepare_steps
 from tfkit.training.free_memory import resident_bytes
 from tfkit.training.health import UnhealthyStepError
 
@@ -83,8 +83,7 @@ def probe_run(run: Run, count: int) -> Probe:
     """Take and measure the first `count` steps of a run, with the run's micro-batch size. Raises Stopped, and the errors of these steps."""
     recipe, data, device, listener, stop, meter = run.recipe, run.data, run.device, run.listener, run.stop, run.meter
     start = time.perf_counter()
-    make_deterministic(device)
-    keep_freed_memory()
+    prepare_steps(device)
     model = first_model(recipe, data, listener)
     components = assemble(recipe, data, model, device, recipe.training.micro_batch_size or 1, listener, stop.should_stop)
     if recipe.training.micro_batch_size is None:

@@ -29,7 +29,6 @@ from tfkit.training.memory import has_logits
 _ASSEMBLY_SECONDS = 0.1  # of the work before the first step, without reading or initializing weights, measured on two cores
 _BYTES_PER_SECOND = 2e8  # at which checkpoints are written, hashed and synced, and weights are initialized or are read, hashed and rounded
 Workload = Mapping[Operation, float]  # the amount of each operation in forward and backward passes, in the unit of its speed
-_ROLLOUT_MICRO_BATCHES = 8  # number of micro-batches whose responses are sampled in one batch, as in rollout_loader.py
 
 
 def step_workload(model: Transformer, shapes: Iterable[tuple[ForwardShape, float]]) -> Workload:
@@ -161,7 +160,9 @@ def _other_work(
     decoded = float(written * recipe.generation.max_new_tokens) if recipe.generation.prompts else 0.0
     sampled = decoded * len(recipe.generation.prompts)
     if (rollouts := data.objective.rollouts) is not None:
-        at_once = _ROLLOUT_MICRO_BATCHES * loader.micro_batch_size
+        from tfkit.alignment.rollout_loader import SAMPLED_MICRO_BATCHES
+
+        at_once = SAMPLED_MICRO_BATCHES * loader.micro_batch_size
         iterations = steps * loader.sizes.full / (rollouts.responses * rollouts.section.inner_epochs)
         held_out = _scored_prompts(recipe, data)
         batches = iterations * -(-rollouts.responses // at_once) + evaluations * -(-held_out // recipe.evaluation.batch_size)

@@ -14,7 +14,7 @@ from tfkit.errors import MachineError
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.checkpoints import checkpoints, step_of
 from tfkit.run.manifest import verify
-from tfkit.training.device import keep_freed_memory, make_deterministic, pick_device
+from tfkit.training.device import pick_device, prepare_steps
 from tfkit.training.replay import batch_sha256, find_first_bad, take_steps, weights_sha256
 
 
@@ -48,8 +48,7 @@ def _state_before(
     run: Path, recipe: Recipe, data: TrainingData, document: dict[str, Any], device: torch.device, listener: Listener
 ) -> Components:
     """Return the components in their state before the step, by training again from the newest undamaged checkpoint or the start."""
-    make_deterministic(device)
-    keep_freed_memory()
+    prepare_steps(device)
     model = first_model(recipe, data, listener)
     usable = [path for path in checkpoints(run / "checkpoints") if step_of(path) < document["step"] and not verify(path)]
     newest, size = usable[-1] if usable else None, len(document["micro_batches"][0]["rows"])

@@ -32,7 +32,7 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.run import strict_json
 from tfkit.run.checkpoints import newest_good, require_free_space
 from tfkit.run.state_json import TrainingState, read_state_json
-from tfkit.training.device import compile_model, keep_freed_memory, make_deterministic, memory_bytes
+from tfkit.training.device import compile_model, memory_bytes, prepare_steps
 from tfkit.training.loop import Progress, train, try_out
 from tfkit.units import format_baselines
 
@@ -229,8 +229,7 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
     recipe, data, folder, listener, peers = run.recipe, run.data, run.folder, run.listener, run.peers
     pinned = pin_models(recipe, data.start, data.objective, folder) if data.start or data.objective.recorded_companions else recipe
     model = first_model(recipe, data, listener, peers)
-    make_deterministic(run.device)
-    keep_freed_memory()
+    prepare_steps(run.device)
     resumed_from = newest_good(folder.checkpoints, listener.warn, exact)
     state = read_state_json(resumed_from) if resumed_from else TrainingState()
     if resumed_from:

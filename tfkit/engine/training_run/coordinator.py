@@ -33,7 +33,7 @@ from tfkit.parallel.ranks import Ranks
 from tfkit.parallel.workers import write_into
 from tfkit.recipe.dump import recipe_document
 from tfkit.recipe.reading.read import read_document
-from tfkit.training.device import compile_model, keep_freed_memory, make_deterministic, pick_device, use_device
+from tfkit.training.device import compile_model, pick_device, prepare_steps, use_device
 from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loop import Progress, train
 from tfkit.training.replay import weights_sha256
@@ -257,8 +257,7 @@ def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, sto
         data = prepare_data(recipe, device, listener, stop, meter, CodePermission(frozenset(message["code"]), noted=False), group)
         inputs = [*inputs_on_rank(recipe, data, checkpoint)]
     require_same_inputs(inputs, work.exchange)
-    make_deterministic(device)
-    keep_freed_memory()
+    prepare_steps(device)
     model = first_model(recipe, data, listener, group)
     components = assemble(recipe, data, model, device, message["micro_batch_size"], listener, peers=group)
     if checkpoint is not None:

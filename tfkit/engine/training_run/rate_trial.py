@@ -28,7 +28,7 @@ from tfkit.objectives.objective import Objective
 from tfkit.objectives.registry import open_rows
 from tfkit.parallel.rank_map import BatchWork
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.training.device import keep_freed_memory, make_deterministic
+from tfkit.training.device import prepare_steps
 from tfkit.training.health import UnhealthyStepError
 from tfkit.training.loop import deterministic_if_possible
 
@@ -82,8 +82,7 @@ def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] |
     must have an F1 that is higher by 0.05 instead, since a model that always predicts the most frequent class may have a low loss. No rate
     is tried if the held-out rows have too few labels of other classes than the most frequent one.
     """
-    make_deterministic(run.device)
-    keep_freed_memory()
+    prepare_steps(run.device)
     recipe, data, listener = run.recipe, run.data, run.listener
     own, rare = recipe.optimizer.lr, _rare_labels(recipe, data, plan)
     if rare is not None and rare < _MIN_RARE:
