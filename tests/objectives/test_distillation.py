@@ -22,10 +22,9 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import ModelContext
-from tfkit.objectives.distillation import Distillation
+from tfkit.objectives.distillation import Distillation, copy_layers, open_teacher
 from tfkit.objectives.masked_lm import MaskedLM
 from tfkit.objectives.objective import IGNORED, Batch, weighted_loss
-from tfkit.objectives.teacher import copy_layers, open_teacher
 from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.tokenizer import Tokenizer
 

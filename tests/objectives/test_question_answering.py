@@ -21,9 +21,8 @@ from tfkit.data import Row
 from tfkit.data.sources.open_sources import open_source
 from tfkit.errors import DataError, ModelError, UsageError
 from tfkit.hub import load
-from tfkit.objectives.answer_spans import NO_ANSWER, Span, best_spans, merge
 from tfkit.objectives.metrics.texts import answer_scores
-from tfkit.objectives.question_answering import QuestionAnswering
+from tfkit.objectives.question_answering import NO_ANSWER, QuestionAnswering, Span, best_spans, merge
 from tfkit.recipe.reading.overrides import parse_overrides
 from tfkit.recipe.reading.read import read_document
 from tfkit.recipe.schema.data_sections import SourceSection

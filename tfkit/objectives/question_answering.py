@@ -1,15 +1,15 @@
 """Extractive question answering: find the span of a context that answers a question (BERT, arXiv 1810.04805, sections 4.2 and 4.3).
 
-An example is a question with all windows of its context; each window is a sequence, `[CLS] question [SEP] window [SEP]`, in which the
-model predicts the first and the last token of the answer. In a window without the answer both are the [CLS] token. As in transformers,
-the loss is the mean of two cross-entropies over the tokens of a window; here padding is excluded, so that the loss does not depend on the
-other windows of a batch.
+A long context is read in overlapping windows. Each is a sequence, `[CLS] question [SEP] window [SEP]`, in which the model predicts the
+first and the last token of the answer, or [CLS] for both if the window lacks the answer. The loss is the mean of the two cross-entropies
+over the window's tokens, as in transformers, but without padding. The predicted answer is the span, over all windows of the question,
+with the largest sum of its first token's and its last token's logits.
 """
 
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.answer_spans import NO_ANSWER, Span, best_spans, merge, probabilities
 from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short
 from tfkit.objectives.metrics.texts import answer_scores
 from tfkit.objectives.objective import Batch, Sum
@@ -31,8 +30,20 @@ from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSect
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.joined_texts import QuestionWindows, Window, WindowEncoder, joins_pairs
 
+_BEST = 20  # the most candidate spans; their probabilities sum up to 1, as in BERT's run_squad.py
 _FORWARD_WINDOWS = 64  # the most windows in a forward pass without gradients; the windows of a question may take several passes
 Answers = Sequence[Mapping[str, Any]]  # the right answers of a row, each with text and answer_start
+
+
+class Span(NamedTuple):
+    """A span of characters in a context, empty for no answer, and its score: the sum of the logits of its first and its last token."""
+
+    score: float
+    start: int
+    end: int
+
+
+NO_ANSWER = (0, 0)
 
 
 class QuestionAnswering(LabelledObjective):
@@ -128,7 +139,7 @@ class QuestionAnswering(LabelledObjective):
         """Yield the best answer to each question, which may be empty; `all_labels`: with the probabilities of the best candidates."""
         for context, _, spans in self._ranked(_logits(model, batch, _FORWARD_WINDOWS), batch):
             by_text: dict[str, float] = {}
-            for span, probability in zip(spans, probabilities(spans), strict=True):  # equal texts share the sum
+            for span, probability in zip(spans, _probabilities(spans), strict=True):  # equal texts share the sum
                 by_text[context[span.start : span.end]] = by_text.get(context[span.start : span.end], 0.0) + probability
             text, probability, _ = _best(context, spans)
             yield Answer(text, short(probability), {name: short(value) for name, value in by_text.items()} if all_labels else None)
@@ -213,7 +224,7 @@ def _best(context: str, spans: Sequence[Span]) -> tuple[str, float, int | None]:
     if not spans:
         return "", math.nan, None
     best = spans[0]
-    return context[best.start : best.end], probabilities(spans)[0], None if best[1:] == NO_ANSWER else best.start
+    return context[best.start : best.end], _probabilities(spans)[0], None if best[1:] == NO_ANSWER else best.start
 
 
 def _example(row: Row, encoded: QuestionWindows, answers: Answers) -> Encoded | BadRow:
@@ -254,3 +265,44 @@ def _ends(windows: Sequence[Window], start: int, end: int) -> list[tuple[int, in
         (places[0], places[-1]) if places and (window.spans[places[0]][0], window.spans[places[-1]][1]) == whole else (0, 0)
         for window, places in pairs
     ]
+
+
+def best_spans(logits: Tensor, spans: Tensor, longest: int) -> list[list[Span]]:
+    """Return the best spans of at most `longest` tokens in each of C windows, best first.
+
+    `logits` (C, T, 2): the logits of each token as the first and as the last token of the answer; `spans` (C, T, 2): where the characters
+    of each token begin and end in the context, -1 for tokens outside of it.
+    """
+    inside = spans[..., 0] >= 0
+    starts, ends = (logits[..., side].masked_fill(~inside, -torch.inf) for side in (0, 1))  # (C, T)
+    length = starts.shape[1]
+    most = min(longest, length)
+    # scores[c, n, t]: the score of the span from token t to token t + n of window c
+    scores = torch.stack([F.pad(starts[:, : length - n] + ends[:, n:], (0, n), value=-torch.inf) for n in range(most)], dim=1)
+    best, places = scores.flatten(1).topk(min(_BEST, most * length))
+    offsets, firsts = (places // length).tolist(), (places % length).tolist()
+    ranked = []
+    for window, values in enumerate(best.tolist()):
+        of_tokens = spans[window].tolist()
+        candidates = zip(values, firsts[window], offsets[window], strict=True)
+        ranked.append([Span(value, of_tokens[t][0], of_tokens[t + n][1]) for value, t, n in candidates if value > -torch.inf])
+    return ranked
+
+
+def merge(windows: Sequence[Sequence[Span]], no_answer: float | None) -> list[Span]:
+    """Return the best spans over all windows of a question, best first; equal spans get the highest of their scores.
+
+    `no_answer`: the score of giving no answer, which ranks after a span with an equal score; None: every question has an answer.
+    """
+    best: dict[tuple[int, int], float] = {}
+    for score, start, end in (span for window in windows for span in window):
+        best[start, end] = max(score, best.get((start, end), score))
+    ranked = sorted((Span(score, *part) for part, score in best.items()), key=lambda span: (-span.score, span.start, span.end))[:_BEST]
+    if no_answer is None:
+        return ranked
+    return sorted([*ranked, Span(no_answer, *NO_ANSWER)], key=lambda span: -span.score)
+
+
+def _probabilities(spans: Sequence[Span]) -> list[float]:
+    """Return the probability of each span among these spans: the softmax of their scores."""
+    return torch.tensor([span.score for span in spans], dtype=torch.float64).softmax(0).tolist()

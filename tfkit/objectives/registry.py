@@ -12,7 +12,7 @@ from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.chat import Chat
 from tfkit.objectives.classification import Classification
 from tfkit.objectives.context import ModelContext, RowOrder, Stored, row_length
-from tfkit.objectives.distillation import Distillation
+from tfkit.objectives.distillation import Distillation, open_teacher
 from tfkit.objectives.dpo import open_dpo
 from tfkit.objectives.grpo import GRPO
 from tfkit.objectives.masked_lm import MaskedLM
@@ -25,7 +25,6 @@ from tfkit.objectives.reward import open_reward
 from tfkit.objectives.rollouts import PromptRows
 from tfkit.objectives.span_corruption import open_span_corruption
 from tfkit.objectives.tagging import Tagging
-from tfkit.objectives.teacher import open_teacher
 from tfkit.objectives.text_regression import Regression
 from tfkit.objectives.text_to_text import TextToText
 from tfkit.recipe.reading.validate import tags
