@@ -196,8 +196,7 @@ def same_config(recipe: Recipe, start: str, labels: int) -> dict[str, Any]:
     """Return the config of the random model: the checkpoint's, with the recipe's changes and the head that fine-tuning gives it."""
     from tfkit.adapters import describe
     from tfkit.families import FAMILIES
-    from tfkit.recipe.presets import merge
-    from tfkit.recipe.schema.heads import new_head
+    from tfkit.recipe.presets import merge, new_head
 
     described = describe(start)
     values = merge(described.config.model_dump(mode="json"), recipe.model.changes)

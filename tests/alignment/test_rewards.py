@@ -209,6 +209,13 @@ def test_a_class_has_the_characters_that_it_has_in_re(pattern: str) -> None:
     assert [one for one in characters if bool(theirs.search(one)) != bool(ours.search(one))] == []
 
 
+def test_a_pattern_with_deeply_nested_groups_is_an_error_that_names_the_rule() -> None:
+    """`re` compiles it, but `regex` needs a deeper recursion than Python allows."""
+    nested = rule(kind="regex", pattern="(?:" * 300 + "a" + ")" * 300)
+    with pytest.raises(UsageError, match=r"objective.rules.0: '\(\?:.* cannot be compiled \(maximum recursion depth exceeded"):
+        Rules([nested], ALL)
+
+
 def test_a_pattern_that_takes_for_ever_is_an_error_that_names_rule_and_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rewards, "SECONDS", 0.2)
     rules = Rules([rule(kind="number"), rule(kind="regex", pattern="(a|aa)+$")], ALL)

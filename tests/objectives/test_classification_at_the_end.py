@@ -15,7 +15,7 @@ from tfkit.hub import save_model
 from tfkit.model.config import ModelConfig
 from tfkit.objectives.classification import Classification
 from tfkit.recipe import model_config
-from tfkit.recipe.schema.heads import task_head
+from tfkit.recipe.presets import task_head
 from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.recipe.schema.sections import ModelSection, Recipe
 from tfkit.tokenizer import Tokenizer

@@ -94,7 +94,7 @@ class Rules:
 def _search(pattern: str, place: str) -> Scorer:
     try:
         compiled = compile_limited(pattern)
-    except regex.error as error:
+    except (regex.error, RecursionError) as error:
         raise UsageError(f"{place}: {pattern!r} cannot be compiled ({error}): write it in another way") from None
 
     def score(row: PromptRow, text: str) -> float:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from tfkit.recipe.schema.objective_sections import HIGHER
-from tfkit.recipe.scoring_fields import scoring_differences
+from tfkit.recipe.schema.sections import scoring_differences
 from tfkit.reporting.run_facts import RunFacts, number_of
 from tfkit.reporting.run_set import Entry, RunSet
 

@@ -18,8 +18,8 @@ from tfkit.objectives.context import ModelContext
 from tfkit.objectives.objective import Objective
 from tfkit.objectives.registry import objective_tokenizer, open_objective
 from tfkit.recipe import read_recipe
+from tfkit.recipe.presets import new_head
 from tfkit.recipe.reading.checks import fitting_problems
-from tfkit.recipe.schema.heads import new_head
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.sections import ModelSection, Recipe
 from tfkit.run.ancestors import Parent

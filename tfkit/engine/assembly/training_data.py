@@ -29,9 +29,9 @@ from tfkit.objectives.objective import Objective
 from tfkit.objectives.registry import objective_tokenizer, open_objective
 from tfkit.parallel.ranks import ALONE, Peers
 from tfkit.recipe import model_config
+from tfkit.recipe.presets import task_head
 from tfkit.recipe.schema import data_sections
 from tfkit.recipe.schema.data_sections import DataSection
-from tfkit.recipe.schema.heads import task_head
 from tfkit.recipe.schema.roles import TEXT
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.verified import check_files

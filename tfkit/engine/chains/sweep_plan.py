@@ -22,7 +22,7 @@ from tfkit.errors import MachineError, UsageError, argument, how_to_install
 from tfkit.recipe import Chain, Recipe, RecipeText, open_recipe, read_chain
 from tfkit.recipe.reading.overrides import NO_OVERRIDES, Overrides, assignment, followed_by
 from tfkit.recipe.schema.objective_sections import HIGHER
-from tfkit.recipe.scoring_fields import scoring_fields
+from tfkit.recipe.schema.sections import scoring_fields
 from tfkit.recipe.search_space import Axis, SearchSpace
 from tfkit.run.run_json import read_run_json, trial_folders
 

@@ -13,9 +13,8 @@ from tfkit.engine.training_run.run import Run
 from tfkit.engine.training_run.trackers import TrackerQueue, open_trackers
 from tfkit.run.metrics import MetricsLog, read_metrics
 from tfkit.run.state_json import SavedLog, finite_or_none
-from tfkit.training.device import memory_bytes
+from tfkit.training.device import memory_bytes, peak_flops
 from tfkit.training.loop import Log
-from tfkit.training.peak_speed import peak_flops
 from tfkit.units import format_metrics
 
 

@@ -1,6 +1,6 @@
 """The recipe: every field that a user can set, in sections. `model` and `training` are here, the other sections in modules beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
@@ -22,6 +22,13 @@ from tfkit.recipe.schema.optimizer_sections import AdamWSection, OptimizerSectio
 from tfkit.recipe.schema.output_sections import CheckpointSection, EvaluationSection, GenerationSection, TrackerSection
 
 START_FIELDS = ("from", "sha256")  # fields of the model section that are not fields of a model's config
+# The fields that decide what an evaluation scores. Scores of runs that differ in such a field may not be comparable.
+_LENGTH, _CONTEXT = "data.sequence_length", "model.context_length"
+_OF_OBJECTIVES = (
+    *("label_smoothing", "lm_weight", "beta", "train_on", "format", "system"),
+    *("rate", "split", "mean_span", "whole_words", "rarity", "next_sentence", "short_rows"),
+)
+_SCORING_FIELDS = (_LENGTH, _CONTEXT, "evaluation.max_tokens", *(f"objective.{name}" for name in _OF_OBJECTIVES))
 
 
 class ModelSection(Data):
@@ -211,3 +218,17 @@ def rebuild_recipe() -> None:
     """Rebuild Recipe and its JSON Schema with all objective sections that are registered before this call, also by other packages."""
     Recipe.model_fields["objective"].annotation = any_declared()
     Recipe.model_rebuild(force=True)
+
+
+def scoring_fields(names: Iterable[str]) -> list[str]:
+    """Return those of `names` that decide what an evaluation scores. A name is dotted, and may begin with a stage's name."""
+    return [name for name in names if any(f".{name}".endswith(f".{field}") for field in _SCORING_FIELDS)]
+
+
+def scoring_differences(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the fields that decide what an evaluation scores and in which the recipes differ. `recipes`: for each recipe the values of all
+    its fields, by dotted name. The context length counts only if a recipe sets no data.sequence_length.
+    """
+    differing = [name for name in _SCORING_FIELDS if len({repr(recipe.get(name)) for recipe in recipes}) > 1]
+    has_lengths = all(recipe.get(_LENGTH) is not None for recipe in recipes)
+    return [name for name in differing if not (name == _CONTEXT and has_lengths)]
