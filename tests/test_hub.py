@@ -27,7 +27,7 @@ from tfkit.hub.find import unread_format
 from tfkit.model.config import ModelConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.run.best_json import record_best
-from tfkit.run.checkpoint_saving import save_checkpoint
+from tfkit.run.checkpoints import save_checkpoint
 from tfkit.tokenizer import train_byte_bpe
 
 TINY: dict[str, Any] = {"vocab_size": 300, "context_length": 24, "decoder_layers": 2, "dim": 24, "num_heads": 3, "hidden_dim": 40}
@@ -430,3 +430,14 @@ def test_a_file_with_other_content_than_its_hash_is_loaded_again(tmp_path: Path,
         network.fetch(download, tmp_path, discarded.append)
     assert not blob.exists()
     assert not link.is_symlink()
+
+
+def test_an_error_after_wrong_content_is_judged_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A blob that cannot be read is no reason to download a third time, though the first download had wrong content."""
+    monkeypatch.setattr("tfkit.network._PAUSES", (0.0, 0.0))
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshots" / "config.json").symlink_to(blob := tmp_path / "blobs" / ("a" * 40))
+    makers = iter([lambda: blob.write_bytes(b"wrong"), blob.mkdir, lambda: pytest.fail("a third download")])
+    with pytest.raises(IsADirectoryError):
+        network.fetch(lambda: next(makers)(), tmp_path)

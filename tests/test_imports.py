@@ -17,10 +17,9 @@ PACKAGE = Path(__file__).parent.parent / "tfkit"
 MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 # What each room may import of ours, itself and the bare `tfkit` (its version) aside.
-PURE = {"errors", "durable", "network", "model.config", "families", "recipe", "regular_files", "units"}
-PURE |= {"carbon.footprint", "carbon.reading"}
+PURE = {"carbon.footprint", "errors", "durable", "network", "model.config", "families", "recipe", "regular_files", "units"}
 # Of the room `run`: how a checkpoint lies on disk, without torch.
-_CHECKPOINTS = "best_json checkpoints manifest model_files run_json safetensors_header state_json strict_json tfkit_json verified"
+_CHECKPOINTS = "best_json checkpoints manifest model_files run_json state_json strict_json tfkit_json verified"
 CHECKPOINTS = {f"run.{name}" for name in _CHECKPOINTS.split()}
 TENSORS = {"tokenizer", "hub", "model"}
 LEARNING = TENSORS | {"parallel", "evaluation", "generation", "objectives", "adapters", "data"}

@@ -40,15 +40,15 @@ def temporary_sibling(path: Path, kind: str = "tmp") -> Path:
 
 
 def with_retries(
-    work: Callable[[], _T], should_retry: Callable[[BaseException], bool] | None = None, pauses: Sequence[float] = PAUSES
+    work: Callable[[], _T], should_retry: Callable[[BaseException], bool] | None = None, pauses: Sequence[float] | None = None
 ) -> _T:
     """Call `work` and return its result. After an error, pause and call `work` again if `should_retry(error)`, once for each of `pauses`.
 
-    If `should_retry` is None, `work` is called again after a transient error of the disk. In each call, `work` must write everything again,
-    because after a failed fsync the kernel may have dropped unwritten data, while a second fsync of the same file succeeds (Rebello et al.
-    2020, "Can Applications Recover from fsync Failures?", USENIX ATC).
+    If `should_retry` is None, `work` is called again after a transient error of the disk; `pauses` None: PAUSES. In each call, `work` must
+    write everything again, because after a failed fsync the kernel may have dropped unwritten data, while a second fsync of the same file
+    succeeds (Rebello et al. 2020, "Can Applications Recover from fsync Failures?", USENIX ATC).
     """
-    for pause in pauses:
+    for pause in PAUSES if pauses is None else pauses:
         try:
             return work()
         except Exception as error:

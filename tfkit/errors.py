@@ -130,7 +130,7 @@ def writing(place: object, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise MachineError(f"{place}: cannot be written ({error.strerror or error}); {remedy}") from error
+        raise MachineError(f"{place}: cannot be written ({reason_of(error)}); {remedy}") from error
 
 
 _OUT_OF_MEMORY = (
@@ -145,6 +145,11 @@ _OUT_OF_MEMORY = (
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message that is not blank, or the name of the error's class if the message is blank."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the reason for an operating system's error without the path, such as `Permission denied`; any other error's message."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

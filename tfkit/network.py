@@ -40,6 +40,7 @@ def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[R
     wrong: list[str] = []  # names of the files of the latest attempt that had wrong content
 
     def attempt() -> Result:
+        wrong.clear()  # as _remove_wrong_files may raise an error
         began = time.time()
         try:
             result = download()

@@ -3,8 +3,8 @@
 import sys
 import time
 
+from tfkit.carbon.footprint import Totals
 from tfkit.carbon.probe import Machine
-from tfkit.carbon.reading import Totals
 
 HANG_SECONDS = 600.0  # far beyond any time that a busy machine may need
 EXIT_SECONDS = 30.0  # the part of Meter.stop's time-out for the sidecar's last work, which takes 0.5 s on a machine that is not busy

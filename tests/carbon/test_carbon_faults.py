@@ -12,8 +12,8 @@ from scripted_probe import EXIT_SECONDS, HANG_SECONDS
 from tiny_files import read_rows, wait_for
 from written_ledgers import row_sums
 
+from tfkit.carbon.footprint import Totals
 from tfkit.carbon.probe import Gauge
-from tfkit.carbon.reading import Totals
 from tfkit.recipe.schema.carbon_section import CarbonSection
 
 

@@ -10,8 +10,8 @@ from written_ledgers import HEADER, PLACE, attempts, tick, write
 
 from tfkit.carbon.attempt_files import AttemptFiles, Ledger, estimate_line, tick_line
 from tfkit.carbon.emissions_file import emission_rows, write_emissions
+from tfkit.carbon.footprint import SUMS, Totals
 from tfkit.carbon.ledger import LedgerReader, line_hash
-from tfkit.carbon.reading import SUMS, Totals
 from tfkit.carbon.totals import attempts_of, ledger_totals, read_seconds, read_totals, rework
 
 

@@ -13,8 +13,8 @@ from tiny_files import emissions_rows, read_rows, wait_for
 from written_ledgers import attempts, row_sums
 
 from tfkit.carbon.emissions_file import installed_columns
+from tfkit.carbon.footprint import Reading
 from tfkit.carbon.ledger import Attempt
-from tfkit.carbon.reading import Reading
 
 WH_PER_SECOND = POWER_W / 3600
 LATE_SECONDS = 0.5  # by which the sidecar may be late on a busy machine

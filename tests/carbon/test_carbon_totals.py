@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkit.carbon.attempt_files import estimate_line, tick_line
-from tfkit.carbon.footprint import MEASURED, RunTotals, sum_totals
+from tfkit.carbon.footprint import MEASURED, Reading, RunTotals, Totals, add_readings, sum_totals
 from tfkit.carbon.place import Place
-from tfkit.carbon.reading import Reading, Totals, add_readings
 from tfkit.carbon.totals import attempts_of, totals_of
 from tfkit.engine.planning.forecast import emissions_of
 from tfkit.engine.training_run.estimate import Range

@@ -12,9 +12,9 @@ from scripted_meter import start
 from scripted_probe import G_PER_KWH, POWER_W
 from tiny_files import read_rows, wait_for
 
+from tfkit.carbon.footprint import Totals
 from tfkit.carbon.intensity_series import IntensityCorrection, IntensitySeries, read_series, require_cover
 from tfkit.carbon.place import resolve_place
-from tfkit.carbon.reading import Totals
 from tfkit.carbon.totals import attempts_of, totals_of
 from tfkit.errors import DataError
 from tfkit.recipe.schema.carbon_section import CarbonSection

@@ -3,8 +3,8 @@
 from tiny_files import emissions_rows
 
 from tfkit.carbon.attempt_files import Ledger, tick_line
+from tfkit.carbon.footprint import Totals
 from tfkit.carbon.ledger import LedgerReader
-from tfkit.carbon.reading import Totals
 
 PLACE = {"country_iso_code": "WLD", "country_name": "World", "text": "here"}
 HEADER = {"kind": "header", "schema_version": 1, "run_id": "run", "attempt": 1, "node": 0, "project": "p", "place": PLACE, "pue": 1.0}

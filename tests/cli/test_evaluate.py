@@ -20,7 +20,7 @@ from tfkit.engine.request.evaluation_settings import read_settings
 from tfkit.hub import save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
-from tfkit.run.checkpoint_saving import save_checkpoint
+from tfkit.run.checkpoints import save_checkpoint
 from tfkit.tokenizer import train_byte_bpe
 
 TEXTS = ["the cat sat on the mat", "das Mädchen aß 🙂", "a cat and a hat and a mat " * 20]

@@ -33,7 +33,7 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
 from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.recipe.schema.output_sections import GenerationSection
-from tfkit.run.checkpoint_saving import save_checkpoint
+from tfkit.run.checkpoints import save_checkpoint
 from tfkit.tokenizer import Tokenizer, train_tokenizer
 from tfkit.tokenizer.chat_formats import FORMATS
 from tfkit.tokenizer.template import open_template

@@ -18,8 +18,7 @@ from tiny_runs import Program, both, pretrain, run_here, run_tfkit, strike
 
 from tfkit.carbon.attempt_files import Ledger
 from tfkit.run.best_json import record_best
-from tfkit.run.checkpoint_saving import save_checkpoint
-from tfkit.run.checkpoints import newest_good
+from tfkit.run.checkpoints import newest_good, save_checkpoint
 
 
 def write(folder: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkit.carbon.attempt_files import Ledger, tick_line
-from tfkit.carbon.reading import Reading, Totals
+from tfkit.carbon.footprint import Reading, Totals
 from tfkit.engine import listener
 from tfkit.engine.chains.chain_plan import in_stage
 from tfkit.engine.listener import Silent, StoppingListener

@@ -19,7 +19,7 @@ from tiny_runs import Before, Done, Process, Replaced, Strike, assert_same_bits,
 
 from tfkit import durable
 from tfkit.engine.training_run import checkpointing
-from tfkit.run import checkpoint_saving
+from tfkit.run import checkpoints
 from tfkit.run.manifest import recorded_bytes, verify
 from tfkit.training.step import Stepper
 
@@ -107,7 +107,7 @@ def test_f15_what_may_go_goes(saved: Base, small_disk: Path, is_known: bool) -> 
     saved.copy_killed(run)
     leave(small_disk, recorded_bytes(run / "checkpoints" / "step-000004") // 2)
 
-    gives_up_when_full = Replaced(checkpoint_saving, "disk_is_full", lambda _: lambda error: False)
+    gives_up_when_full = Replaced(checkpoints, "disk_is_full", lambda _: lambda error: False)
     saved.run(run, "--resume", "--force", before=gives_up_when_full if is_known else disk_with(1 << 40)).exits(0)
     assert kept(run) == ["step-000004", "step-000006"]
     saved.assert_same(run)

@@ -22,8 +22,16 @@ from tiny_runs import Process, raising
 from tfkit import durable
 from tfkit.errors import MachineError, ModelError, Stopped
 from tfkit.run.best_json import best_checkpoint, read_best, record_best
-from tfkit.run.checkpoint_saving import save_checkpoint
-from tfkit.run.checkpoints import checkpoints, clear_leftovers, newest_checkpoint, newest_good, prune, require_free_space, step_of
+from tfkit.run.checkpoints import (
+    checkpoints,
+    clear_leftovers,
+    newest_checkpoint,
+    newest_good,
+    prune,
+    require_free_space,
+    save_checkpoint,
+    step_of,
+)
 
 
 def writer(content: str, size: int = 4096) -> Callable[[Path], None]:

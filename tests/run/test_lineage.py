@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfkit.carbon.reading import Reading
+from tfkit.carbon.footprint import Reading
 from tfkit.errors import ModelError
 from tfkit.run.ancestors import Parent, find_ancestors, read_lineage
 from tfkit.run.card_facts import BaseCard

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from transformers.models.auto import modeling_auto as auto
 
-from tfkit.carbon.footprint import Intensity, RunTotals
-from tfkit.carbon.reading import Reading
+from tfkit.carbon.footprint import Intensity, Reading, RunTotals
 from tfkit.families import FAMILIES, PRESETS
 from tfkit.hub.config_json import family_of
 from tfkit.model.config import ModelConfig

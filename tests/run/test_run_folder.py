@@ -23,7 +23,7 @@ from tfkit.engine.request.resuming import is_training_result
 from tfkit.engine.request.training_request import RequestRecord
 from tfkit.errors import MachineError, ModelError, Stopped, UsageError
 from tfkit.run import machine, run_json
-from tfkit.run.checkpoint_saving import save_checkpoint
+from tfkit.run.checkpoints import save_checkpoint
 from tfkit.run.folder import RunFolder
 from tfkit.run.lock import FolderLock
 from tfkit.run.replay_file import read_replay, write_replay

@@ -10,8 +10,7 @@ import torch
 
 from tfkit.engine.assembly.training_state import load_training_state, save_training_state
 from tfkit.errors import ModelError
-from tfkit.run.checkpoint_saving import save_checkpoint
-from tfkit.run.checkpoints import newest_good
+from tfkit.run.checkpoints import newest_good, save_checkpoint
 from tfkit.run.manifest import verify
 from tfkit.run.state_json import SavedLog, TrainingState
 from tfkit.training.loop import Progress

@@ -12,11 +12,11 @@ sidecar.py                  the separate process: takes a reading (a tick) every
 """
 
 from tfkit.carbon.footprint import Footprint as Footprint
+from tfkit.carbon.footprint import Reading as Reading
 from tfkit.carbon.ledger import FINISH as FINISH
 from tfkit.carbon.meter import Meter as Meter
 from tfkit.carbon.place import Place as Place
 from tfkit.carbon.place import resolve_place as resolve_place
-from tfkit.carbon.reading import Reading as Reading
 from tfkit.carbon.totals import attempts_of as attempts_of
 from tfkit.carbon.totals import ledger_totals as ledger_totals
 from tfkit.carbon.totals import missing_nodes as missing_nodes

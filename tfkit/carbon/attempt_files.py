@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.carbon.emissions_file import write_emissions
+from tfkit.carbon.footprint import ENERGIES, SUMS, Totals
 from tfkit.carbon.ledger import PREVIOUS, SCHEMA_VERSION, Attempt, LedgerReader, line_hash, parse_line
 from tfkit.carbon.probe import Machine
-from tfkit.carbon.reading import ENERGIES, SUMS, Totals
 from tfkit.carbon.totals import has_gaps, wall_seconds
 from tfkit.durable import sync_folder
 

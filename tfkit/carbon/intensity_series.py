@@ -17,8 +17,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from tfkit.carbon.reading import Totals
-from tfkit.errors import DataError, TfkitError
+from tfkit.carbon.footprint import Totals
+from tfkit.errors import DataError, TfkitError, reason_of
 from tfkit.regular_files import read_limited
 
 COLUMNS = ["timestamp_utc", "g_per_kwh"]
@@ -56,8 +56,7 @@ def read_series(path: Path) -> IntensitySeries:
         lines = io.StringIO(read_limited(path, _MOST_BYTES).decode("utf-8-sig"), newline="")
         rows = [(number, row) for number, row in enumerate(csv.reader(lines, strict=True), 1) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path}: cannot be read as csv ({reason}); give a file with the columns {','.join(COLUMNS)}") from error
+        raise DataError(f"{path}: cannot be read as csv ({reason_of(error)}); give a file with the columns {','.join(COLUMNS)}") from error
     if not rows or rows[0][1] != COLUMNS:
         raise DataError(f"{path}:1: the first line has to be {','.join(COLUMNS)}")
     if len(rows) < 3:

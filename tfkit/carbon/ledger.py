@@ -27,7 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tfkit.carbon.reading import ENERGIES, SUMS
+from tfkit.carbon.footprint import ENERGIES, SUMS
 
 SCHEMA_VERSION = 1
 FINISH = "finish"  # the last phase of an attempt, after the last save of a checkpoint

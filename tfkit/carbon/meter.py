@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tfkit.carbon.emissions_file import write_emissions
+from tfkit.carbon.footprint import SUMS, Reading, Status
 from tfkit.carbon.place import Place, broken_codecarbon_files, codecarbon_settings, resolve_place, series_of
-from tfkit.carbon.reading import SUMS, Reading, Status
 from tfkit.carbon.totals import read_totals
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, cast
 
-from tfkit.carbon.reading import Status, Totals
+from tfkit.carbon.footprint import Status, Totals
 
 NEVER_SECONDS = 10 * 365 * 86400.0
 START_PATIENCE_SECONDS = 60.0  # CodeCarbon's start takes 2 s (it imports pandas), and 20 s on a busy machine

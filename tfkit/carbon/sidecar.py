@@ -18,10 +18,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from tfkit.carbon.attempt_files import AttemptFiles, estimate_line, tick_line
-from tfkit.carbon.footprint import describe_sources
+from tfkit.carbon.footprint import ENERGIES, Totals, describe_sources
 from tfkit.carbon.intensity_series import IntensityCorrection
 from tfkit.carbon.probe import READ_PATIENCE_SECONDS, Gauge
-from tfkit.carbon.reading import ENERGIES, Totals
 
 POLL_SECONDS = 0.5  # between checks whether CodeCarbon has started and the trainer is still alive
 EXIT_SECONDS = 0.5  # the part of a command's time-out that is reserved for writing and exiting

@@ -15,9 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfkit.carbon.footprint import Footprint, Intensity, RunTotals, describe_sources, joined
+from tfkit.carbon.footprint import SUMS, Footprint, Intensity, Reading, RunTotals, describe_sources, joined
 from tfkit.carbon.ledger import Attempt, LedgerReader, Phase
-from tfkit.carbon.reading import SUMS, Reading
 
 _MODELLED = ("model", "constant")
 _MOST_NODES = 100_000  # a larger number of nodes, as in a damaged ledger, counts as this number

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tfkit.carbon.reading import Reading
+from tfkit.carbon.footprint import Reading
 from tfkit.errors import ModelError, UsageError
 from tfkit.reporting.inherited import ancestry_of
 from tfkit.reporting.run_facts import RunFacts, mapping_of, text_of

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from tfkit.errors import reason_of
 from tfkit.run.metrics import is_foreign, read_lines
 
 _T = TypeVar("_T")
@@ -92,7 +93,7 @@ def read_metric_lines(path: Path, best_step: int | None = None) -> MetricLines:
     except FileNotFoundError:
         return MetricLines()
     except OSError as error:
-        return MetricLines(problems=(f"metrics.jsonl: {error.strerror or error}",))
+        return MetricLines(problems=(f"metrics.jsonl: {reason_of(error)}",))
     if foreign:
         lines = "1 line that is not a record" if foreign == 1 else f"{foreign:,} lines that are not records"
         problems.append(f"metrics.jsonl: skipped {lines} of a training")

@@ -4,6 +4,7 @@ Reading never raises an error: a damaged folder is read as far as possible, and 
 The time, energy and emissions of a run that is in progress or was killed come from its ledgers, the files with the meter's readings.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -14,18 +15,52 @@ from typing import Any
 from tfkit.carbon.footprint import RunTotals, describe_sources, sum_totals
 from tfkit.carbon.ledger import Attempt
 from tfkit.carbon.totals import attempts_of, has_gaps, reading_of, totals_of, wall_seconds
+from tfkit.errors import ModelError, reason_of
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.tree import flatten, plain
 from tfkit.regular_files import read_limited
-from tfkit.reporting.checkpoint_facts import CheckpointFacts, read_checkpoint
 from tfkit.reporting.metric_lines import Confusion, MetricLines, confusion_of, read_metric_lines
+from tfkit.run.best_json import best_checkpoint
+from tfkit.run.checkpoints import newest_checkpoint
 from tfkit.run.fitting_fields import LARGEST
 from tfkit.run.lineage import ParentEntry
 from tfkit.run.listing import ListedRun, read_run_and_document
+from tfkit.run.manifest import Entry, read_manifest
+from tfkit.run.model_files import MIB, find_file, read_header, read_object
 from tfkit.run.run_json import CHAIN, SWEEP, RunDocument, member_folders
+from tfkit.run.tfkit_json import ModelDocument, read_tfkit_json
 from tfkit.units import baseline_metric
 
 _MOST_BYTES = 256 << 20  # the largest size of all ledgers together that are read
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """The facts about the best checkpoint of a run or, if that is unknown or incomplete, about the newest complete one."""
+
+    path: Path
+    config: Mapping[str, Any] = field(default_factory=dict)  # config.json
+    document: ModelDocument = field(default_factory=ModelDocument)  # tfkit.json
+    files: Mapping[str, Entry] = field(default_factory=dict)  # manifest.json: size and SHA-256 by name
+    problems: tuple[str, ...] = ()  # why config.json or tfkit.json could not be read
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the checkpoint contains only an adapter, without the weights of its base model."""
+        return "adapter_config.json" in self.files
+
+    @property
+    def weights(self) -> dict[str, Entry]:
+        """The files of the model's weights, by name."""
+        return {name: file for name, file in self.files.items() if name.endswith(".safetensors") and not name.startswith("training_state/")}
+
+    @cached_property
+    def parameters(self) -> int | None:
+        """The number of parameters in `weights`, without an adapter's base model; None if a file is damaged, or if there is no file."""
+        try:
+            return sum(math.prod(one.shape) for name in self.weights for one in read_header(self.path / name).values()) or None
+        except ModelError:
+            return None
 
 
 @dataclass(frozen=True)
@@ -183,7 +218,7 @@ def read_facts(path: Path) -> RunFacts:
         return RunFacts(path, listed, problems=(listed.problem or "",))
     metrics = read_metric_lines(path / "metrics.jsonl", (listed.best or {}).get("step"))
     attempts, ledger_problems = _read_ledgers(path / "carbon", recorded.run_id or None)
-    checkpoint = read_checkpoint(path / "checkpoints")
+    checkpoint = _read_checkpoint(path / "checkpoints")
     recipe_text, recipe, recipe_problems = _read_recipe(path / "recipe.yaml")
     # Symbolic links, and names in run.json that lead out of the run folder, are not followed.
     inside = [member for name, member in member_folders(path).items() if Path(name).name == name] if recorded.run_id else []
@@ -194,6 +229,29 @@ def read_facts(path: Path) -> RunFacts:
     return RunFacts(path, listed, recorded, recipe_text, recipe, metrics, attempts, checkpoint, members, shown)
 
 
+def _read_checkpoint(root: Path) -> CheckpointFacts | None:
+    """Return the facts about the best or else the newest checkpoint in `root`, a run's folder `checkpoints`; None if none is complete."""
+    path = None
+    with suppress(OSError):
+        path = best_checkpoint(root) or newest_checkpoint(root)
+    if path is None:
+        return None
+    problems: list[str] = []
+    config: dict[str, Any] = {}
+    document, files = ModelDocument(), {}
+    try:
+        config = read_object(path / "config.json", 16 * MIB) if find_file(path, "config.json") else {}
+    except (ModelError, OSError) as error:
+        problems.append(f"{path.name}: {error}")
+    try:
+        document = read_tfkit_json(path)
+    except (ModelError, OSError) as error:
+        problems.append(f"{path.name}: {error}")
+    with suppress(ModelError, OSError):
+        files = read_manifest(path)
+    return CheckpointFacts(path, config, document, files, tuple(problems))
+
+
 def _read_ledgers(folder: Path, run_id: str | None) -> tuple[tuple[Attempt, ...], list[str]]:
     """Return the ledgers of the run, and their problems. If `run_id` is None (run.json cannot be read), ledgers of any run are used."""
     try:
@@ -202,7 +260,7 @@ def _read_ledgers(folder: Path, run_id: str | None) -> tuple[tuple[Attempt, ...]
             return (), ["carbon: the ledgers are too large, or no regular files, and were not read"]
         attempts = attempts_of(folder.parent, run_id, keeps_ticks=True)
     except OSError as error:
-        return (), [f"carbon: {_reason(error)}"]
+        return (), [f"carbon: {reason_of(error)}"]
     dropped = sum(attempt.lines_dropped for attempt in attempts)
     unread = len(paths) - len(attempts)
     problems = [f"carbon: {dropped:,} lines of the ledgers could not be read"] if dropped else []
@@ -217,17 +275,13 @@ def _read_recipe(path: Path) -> tuple[str, dict[str, Any], list[str]]:
     except FileNotFoundError:
         return "", {}, []
     except (OSError, UnicodeDecodeError) as error:
-        return "", {}, [f"recipe.yaml: {_reason(error)}"]
+        return "", {}, [f"recipe.yaml: {reason_of(error)}"]
     with suppress(ValueError):
         node, problems = parse(text, path.name)
         values = plain(node) if node is not None else None
         if isinstance(values, dict) and not problems:
             return text, flatten(values), []
     return text, {}, ["recipe.yaml: is not a recipe that can be read"]
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def number_of(values: Any, name: str) -> float | None:

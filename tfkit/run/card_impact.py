@@ -4,8 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfkit.carbon.footprint import Intensity, RunTotals
-from tfkit.carbon.reading import Reading
+from tfkit.carbon.footprint import Intensity, Reading, RunTotals
 from tfkit.run.lineage import Inherited
 from tfkit.units import format_energy, format_mass, format_seconds
 

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: checkpoints/step-000500/ exists completely or not at all, and the newest and the best are never lost.
+"""Save, find and delete checkpoints. checkpoints/step-000500/ exists completely or not at all; the newest and the best are never lost.
 
 .step-000500.tmp-4711-9f3c   being written; if a kill leaves it, the next save or resume removes it
 .step-000500.old-4711-03aa   being replaced; if a kill came before the new checkpoint had its name, the old one is restored
@@ -8,15 +8,16 @@ step-000500.damaged          damaged, and skipped by a resume; deleted once the 
 """
 
 import contextlib
+import os
 import re
 import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tfkit.durable import temporary_sibling, with_retries
-from tfkit.errors import MachineError, ModelError, argument
-from tfkit.run.manifest import is_complete, recorded_bytes, refuse_later_version, verify
+from tfkit.durable import disk_is_full, is_os_error, rename, temporary_sibling, with_retries, write_folder
+from tfkit.errors import MachineError, ModelError, TfkitError, argument, reason_of
+from tfkit.run.manifest import is_complete, recorded_bytes, refuse_later_version, verify, write_manifest
 
 _STEP = re.compile(r"step-(\d{6,})")
 _LEFTOVER = re.compile(r"\.(?P<name>step-\d{6,}|best\.json|README\.md)\.(?P<kind>tmp|old|del)-\d+-[0-9a-f]+")
@@ -72,6 +73,47 @@ def newest_good(root: Path, warn: Callable[[str], None], exact: bool = False) ->
             "restore the files"
         )
     return None
+
+
+def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], make_room: Callable[[], object] | None = None) -> Path:
+    """Save a checkpoint as `root`/step-..., replacing one of the same step, and return its path. `write` fills a temporary folder.
+
+    Only the owner of the run's lock may call this function. After a transient disk error, the save is tried again. `make_room` deletes
+    checkpoints that are not needed (None: none can be deleted). It is called if the disk has less free space than the newest checkpoint
+    takes, and if the disk is full during the save, which is then tried once more. Raises MachineError for a disk error, and any other error
+    that `write` raises; after every error the unfinished checkpoint is removed, and the older ones are unchanged.
+    """
+    final = checkpoint_folder(root, step)
+
+    def fill(folder: Path) -> None:
+        write(folder)
+        write_manifest(folder)
+
+    def save() -> Path:
+        with_retries(lambda: write_folder(final, fill, _rename_over))
+        return final
+
+    try:
+        clear_leftovers(root)
+        last = newest_checkpoint(root)
+        if make_room and last is not None and shutil.disk_usage(root).free < recorded_bytes(last):
+            make_room()
+        try:
+            return save()
+        except Exception as error:
+            if make_room is None or not disk_is_full(error):
+                raise
+        make_room()
+        return save()
+    except Exception as error:
+        if isinstance(error, TfkitError) or not is_os_error(error):
+            raise
+        reason = reason_of(error)
+        with contextlib.suppress(OSError):
+            reason = f"{reason}; {shutil.disk_usage(root).free / 1e9:.3g} GB free"
+        raise MachineError(
+            f"{final}: cannot save the checkpoint ({reason}). The older ones are intact: check the disk, then {argument('resume', True)}"
+        ) from error
 
 
 def prune(root: Path, keep: int, best: Path | None) -> list[Path]:
@@ -138,6 +180,24 @@ def require_free_space(root: Path, needed_bytes: int) -> None:
             f"{root}: the planned checkpoints need {needed_bytes / 1e9:.3g} GB, the disk has {free / 1e9:.3g} GB free. "
             f"Free some, lower checkpoint.keep, choose another disk with {argument('run')}, or start anyway with {argument('force', True)}"
         )
+
+
+def _rename_over(temporary: Path, final: Path) -> None:
+    """Rename `temporary` to `final`. If a kill leaves the checkpoint that was at `final` as `.old-...`, clear_leftovers restores it."""
+    old = temporary_sibling(final, "old") if os.path.lexists(final) else None
+    if old:
+        final.rename(old)
+    try:
+        rename(temporary, final)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if final.exists():  # renamed, but the new name is not flushed to disk, so a power cut may undo the rename
+                final.rename(temporary)
+            if old:
+                old.rename(final)
+        raise
+    if old:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _delete(path: Path) -> None:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tfkit.durable import write_atomically
-from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, argument
+from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, argument, reason_of
 from tfkit.run.checkpoints import clear_leftovers, newest_step
 from tfkit.run.lock import FolderLock
 from tfkit.run.machine import describe_machine
@@ -269,5 +269,4 @@ def _delete(path: Path) -> bool:
 
 
 def _cannot_write(path: Path, error: Exception) -> MachineError:
-    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return MachineError(f"{path}: cannot be a run folder ({reason}). Give a folder that can be written with {argument('run')}")
+    return MachineError(f"{path}: cannot be a run folder ({reason_of(error)}). Give a folder that can be written with {argument('run')}")

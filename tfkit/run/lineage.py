@@ -16,8 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from tfkit.carbon.footprint import Footprint, Intensity
-from tfkit.carbon.reading import Reading
+from tfkit.carbon.footprint import Footprint, Intensity, Reading
 from tfkit.run.fitting_fields import fitting
 
 Source = Literal["ledger", "card", "unknown"]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tfkit.errors import path_argument
+from tfkit.errors import path_argument, reason_of
 from tfkit.run import strict_json
 from tfkit.run.best_json import read_best
 from tfkit.run.checkpoints import newest_step, step_folders
@@ -78,7 +78,7 @@ def _runs_at(path: Path) -> list[ListedRun]:
 
 
 def _unreadable(path: Path, error: OSError) -> ListedRun:
-    return ListedRun(str(path), "damaged", problem=f"{Path(error.filename or path).name}: {error.strerror or error}")
+    return ListedRun(str(path), "damaged", problem=f"{Path(error.filename or path).name}: {reason_of(error)}")
 
 
 def _with_members(path: Path) -> list[Path]:
@@ -108,7 +108,7 @@ def _read(path: Path) -> tuple[ListedRun, RunDocument]:
         if (problem := lost_receipt(path)) is None:
             return ListedRun(str(path), "foreign", problem="no run.json: no run of tfkit"), RunDocument()
     except (OSError, ValueError) as error:  # ValueError includes OtherVersionError
-        problem = f"run.json: {(error.strerror if isinstance(error, OSError) else None) or error}"
+        problem = f"run.json: {reason_of(error)}"
     else:
         return _describe(path, document), document
     return ListedRun(str(path), "damaged", problem=problem, checkpoints=len(step_folders(path / "checkpoints"))), RunDocument()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.carbon import Meter, Reading, read_totals, resolve_place
-from tfkit.carbon.reading import SUMS, add_readings
+from tfkit.carbon.footprint import SUMS, add_readings
 from tfkit.engine.listener import Listener, ProgressBar, Silent, StopRequest
 from tfkit.engine.request.rank_checks import rank_device, rank_threads
 from tfkit.engine.request.run_totals import record_totals

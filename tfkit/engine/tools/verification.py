@@ -12,9 +12,8 @@ from tfkit.run.best_json import best_checkpoint, read_best
 from tfkit.run.checkpoints import leftovers, set_aside, step_folders
 from tfkit.run.listing import list_runs
 from tfkit.run.manifest import extra_files, read_manifest, recorded_bytes, verify
-from tfkit.run.model_files import MIB, read_object
+from tfkit.run.model_files import MIB, read_header, read_object
 from tfkit.run.run_json import member_folders, runs_within
-from tfkit.run.safetensors_header import read_header
 
 
 @dataclass(frozen=True)

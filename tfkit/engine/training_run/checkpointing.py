@@ -36,8 +36,7 @@ from tfkit.run.best_json import best_checkpoint, read_best, record_best
 from tfkit.run.card import CardBase, CardModel, CardTraining, model_card
 from tfkit.run.card_facts import BaseCard, CardData
 from tfkit.run.card_impact import CardImpact
-from tfkit.run.checkpoint_saving import save_checkpoint
-from tfkit.run.checkpoints import checkpoints, prune, step_of
+from tfkit.run.checkpoints import checkpoints, prune, save_checkpoint, step_of
 from tfkit.run.lineage import Inherited, Lineage, OwnTotals, ParentEntry, sum_inherited
 from tfkit.run.machine import processor
 from tfkit.run.state_json import TrainingState
