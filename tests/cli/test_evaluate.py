@@ -1,8 +1,10 @@
 """tfkit evaluate on a tiny checkpoint: in this process where only the result matters, as a program where the process does."""
 
+import gzip
 import json
 import math
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -251,6 +253,14 @@ def test_an_override_of_the_sets_wins_over_data(folder, data, tmp_path):
     assert held_out == metrics(recipe, "--from", folder, "data.validation=0.6") == metrics(*words, "data={validation: 0.6}")
     for nothing in ("null", "[]"):
         run(*words, f"data.validation={nothing}").exits(2, "there are no texts to score")
+
+
+def test_skipped_rows_are_reported_even_if_a_later_set_cannot_be_read(folder, tmp_path):
+    first, second = write_rows(tmp_path / "a.jsonl", [{"text": "the cat"}, {}]), tmp_path / "b.jsonl.gz"
+    rows = [json.dumps({"text": random.Random(number).randbytes(50).hex()}) for number in range(1_500)]
+    second.write_bytes(gzip.compress("\n".join(rows).encode())[:-9000])
+    words = [f"data.validation=[{{path: {first}}}, {{path: {second}}}]", "data.on_bad_row=skip"]
+    run("--from", folder, *words).exits(3, "a.jsonl: 1 bad row skipped", "b.jsonl.gz")
 
 
 @pytest.mark.filterwarnings("always")

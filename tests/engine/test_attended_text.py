@@ -13,7 +13,7 @@ from tiny_writers import TEXT, write_attended
 import tfkit
 from tfkit.engine.inference import attended_text
 from tfkit.engine.inference.head_patterns import head_patterns
-from tfkit.errors import DataError, ModelError
+from tfkit.errors import DataError, ModelError, UsageError
 from tfkit.model.config import ClassesHeadConfig
 
 TRANSLATION = Path(__file__).parents[1] / "fixtures" / "v0.1.0" / "translation"
@@ -154,3 +154,13 @@ def test_a_classifier_has_maps_but_no_next_token(tmp_path: Path) -> None:
     assert loaded.attention(TEXT).maps["decoder"].shape[:2] == (2, 3)
     with pytest.raises(ModelError, match="predicts no next token"):
         loaded.attention(TEXT, next_tokens=3)
+
+
+@pytest.mark.parametrize(("layer", "head"), [(-1, None), (2, None), (None, 6), (0, -1), (-1, 0)])
+def test_a_layer_or_a_head_that_the_model_does_not_have_is_refused(both: Any, layer: int | None, head: int | None) -> None:
+    attended = both.attention(TEXT, "a dog")
+    for ask in (attended.to_dict, attended.require_head):
+        with pytest.raises(UsageError, match=f"layer.* {layer} .*head.* {head}: the model has 2 layers, 0 to 1"):
+            ask(layer, head)
+    with pytest.raises(UsageError, match="next_tokens=-1: a number of tokens is not negative"):
+        both.attention(TEXT, "a dog", next_tokens=-1)

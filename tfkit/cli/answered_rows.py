@@ -68,7 +68,7 @@ def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path 
 def _interruptible(answers: "RowAnswers", windows: Iterator[list[dict[str, Any]]], session: "Session") -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of each window with their answers, once they are computed. A signal ends the wait for the next window."""
     while True:
-        with session.stop.at_once(f"{answers.counts.rows:,} rows were answered"):  # `next` may wait for a row from stdin
+        with session.stop.at_once(f"answered {format_number_of(answers.counts.rows, 'row')}"):  # `next` may wait for a row from stdin
             lines = next(windows, None)
         if lines is None:
             return
@@ -77,7 +77,7 @@ def _interruptible(answers: "RowAnswers", windows: Iterator[list[dict[str, Any]]
 
 def _print_rows(lines: Sequence[Mapping[str, Any]]) -> None:
     """Print rows as JSON lines. Raises ReaderGone if the process that reads stdout has exited."""
-    from tfkit.engine.inference.predictions_file import json_line
+    from tfkit.engine.inference.answer_files import json_line
 
     for line in lines:
         console.json(json_line(line))

@@ -60,17 +60,20 @@ class AttendedText:
         """Return what each head of the map `name` attends to, by the rules of head_patterns.py."""
         return head_patterns(self.maps[name], self.visible[name], *self.axes(name), cross=name == "cross")
 
-    def require_head(self, layer: int, head: int) -> None:
-        """Raise UsageError if no map of attention weights has this layer and head."""
+    def require_head(self, layer: int | None, head: int | None) -> None:
+        """Raise UsageError if no map of attention weights has this layer or, unless it is None, this head; both count from 0."""
         layers, heads = max(len(map_) for map_ in self.maps.values()), next(iter(self.maps.values())).shape[1]
-        if not (layer < layers and head < heads):
+        if not (0 <= (layer or 0) < layers and 0 <= (head or 0) < heads):
             raise UsageError(
                 f"{argument('layer')} {layer} {argument('head')} {head}: the model has {layers} layers, 0 to {layers - 1}, of {heads} "
                 f"heads, 0 to {heads - 1}; take one of these"
             )
 
     def to_dict(self, layer: int | None = None, head: int | None = None) -> dict[str, Any]:
-        """Return the document of --json. `layer`, `head`: include only the maps of this layer, or of this head; None: of all."""
+        """Return the document of --json. `layer`, `head`: include only the maps of this layer, or of this head; None: of all. Raises
+        UsageError if the model has no such layer or head.
+        """
+        self.require_head(layer, head)
         chosen = slice(layer, None if layer is None else layer + 1), slice(head, None if head is None else head + 1)
         maps = {name: np.round(map_[chosen].astype(np.float64), _DIGITS).tolist() for name, map_ in self.maps.items()}
         return {
@@ -98,6 +101,8 @@ def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int 
     both = model.encoder is not None and model.decoder is not None
     if target is not None and not both:
         raise UsageError(f"{argument('target')}: only an encoder-decoder reads a second text; leave it out, or append it to the first text")
+    if next_tokens < 0:
+        raise UsageError(f"{argument('next_tokens', next_tokens)}: a number of tokens is not negative; give 0 for none")
     if next_tokens and (model.decoder is None or not isinstance(model.head, VocabularyHead)):
         raise ModelError(f"{loaded.folder}: the model predicts no next token; only a language model with a decoder does")
     for name, given in (("text", text), ("target", target or "")):

@@ -1,10 +1,15 @@
-"""Evaluation by an objective that defines its own rows: labelled rows, or pieces that it cuts from texts."""
+"""Evaluation by an objective that defines its own rows: labelled rows, or pieces that it cuts from texts.
+
+If answers are texts, rows can share an input: the model generates one text for them, and their answers are the references of that text.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from tfkit.data import Source
+import numpy as np
+
+from tfkit.data import ExampleSet, Source
 from tfkit.data.sources.open_sources import validation_sources
 from tfkit.data.store.overlap import Hashes
 from tfkit.data.store.token_stream import check_ids
@@ -16,19 +21,19 @@ from tfkit.engine.assembly.training_rows import evaluation_baselines, scored_row
 from tfkit.engine.assembly.validation import SetScorer, join_metrics
 from tfkit.engine.assembly.verdict import predicts_one_class
 from tfkit.engine.inference.session import WHOLE, Session
-from tfkit.engine.inference.shared_inputs import SharedInput, number_inputs, shared_inputs, with_texts
 from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.errors import UsageError, argument
 from tfkit.evaluation.baselines import Baselines
 from tfkit.evaluation.lost_rows import completed, reasons, wrong_answers
 from tfkit.evaluation.row_scores import RowPrediction, answer_metrics, tokens_of_first, written_metrics
-from tfkit.evaluation.written import deterministic, rows_of
+from tfkit.evaluation.written import deterministic, rows_of, write_texts
 from tfkit.hub import Loaded
 from tfkit.objectives.context import RowOrder, Stored, row_length, tokens_of
-from tfkit.objectives.labelled import LabelledObjective, LabelProbabilities
-from tfkit.objectives.metrics import Scores, unit_weights
+from tfkit.objectives.labelled import LabelledObjective, LabelProbabilities, WritingObjective
+from tfkit.objectives.metrics import Numbers, Scores, unit_weights
 from tfkit.objectives.metrics.texts import require_libraries
 from tfkit.objectives.objective import Objective, weighted_loss
+from tfkit.parallel.rank_map import BatchWork
 from tfkit.recipe.schema.data_sections import DataSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.roles import Role
@@ -112,6 +117,14 @@ class Evaluation:
         return scored, counts
 
 
+@dataclass(frozen=True)
+class _SharedInput:
+    """One input: the indices of its rows in their set, in order, and the distinct answers of these rows."""
+
+    rows: list[int]
+    references: list[str]
+
+
 def evaluate_rows(evaluation: Evaluation) -> Scored:
     """Score the rows of data.validation by the objective; after a distillation, by the student's objective without the teacher.
 
@@ -154,19 +167,19 @@ def _score_labelled(
     section = settings.objective.trained_for
     writer = objective.writer if settings.evaluation.text_metrics else None
     text_metrics = settings.evaluation.text_metrics if writer else ()
-    inputs: list[list[SharedInput]] = []
+    inputs: list[list[_SharedInput]] = []
     if writer is not None:
-        inputs = [shared_inputs(writer, *one) for one in zip(sets, counts, strict=True)]
+        inputs = [_shared_inputs(writer, *one) for one in zip(sets, counts, strict=True)]
     with session.listener.progress("scoring", sum(counts) + sum(map(len, inputs)), "rows") as bar, session.stop.at_once(WHOLE):
         used, work = [held_out.examples for held_out in sets], session.batches(bar)
         results = scorer.judge(sets, loaded.model, work)
         if writer is not None:
-            results = [with_texts(settings, writer, *one, loaded, work) for one in zip(used, results, inputs, strict=True)]
+            results = [_with_texts(settings, writer, *one, loaded, work) for one in zip(used, results, inputs, strict=True)]
         results = [completed(objective, one.source, one.examples, rows) for one, rows in zip(sets, results, strict=True)]
         wrong = [wrong_answers(objective, held_out.lost, count) for held_out, count in zip(sets, counts, strict=True)]
         if writer is not None:
             inputs = [
-                [*shared, *(SharedInput([row.number], row.prediction["references"]) for row in lost)]
+                [*shared, *(_SharedInput([row.number], row.prediction["references"]) for row in lost)]
                 for shared, lost in zip(inputs, wrong, strict=True)
             ]
         judged = [[*rows, *lost] for rows, lost in zip(results, wrong, strict=True)]
@@ -200,7 +213,49 @@ def _score_labelled(
     )
 
 
-def _generation_facts(settings: EvaluationSettings, units: int, inputs: Sequence[Sequence[SharedInput]]) -> dict[str, Any]:
+def _shared_inputs(objective: WritingObjective, held_out: ValidationSet, count: int) -> list[_SharedInput]:
+    """Return the distinct inputs of the first `count` rows of a set, in the order in which they first occur.
+
+    Rows share an input if the model reads the same tokens for them and their whole inputs, before any truncation, are equal too.
+    """
+    inputs, stored = dict[object, _SharedInput](), held_out.examples
+    for number, row in zip(range(count), rows_of(held_out.source, stored), strict=False):
+        example = stored[number]
+        shared = inputs.setdefault((tuple(objective.prompt_ids(example)), row.input_key), _SharedInput([], []))
+        shared.rows.append(number)
+        shared.references.extend(text for text in objective.references(row, example) if text not in shared.references)
+    return list(inputs.values())
+
+
+def _number_inputs(sets: Sequence[Sequence[_SharedInput]]) -> Numbers:
+    """Return for each row the index of its input, (rows,); rows and inputs are counted across all sets."""
+    inputs = [one for part in sets for one in part]
+    firsts = np.cumsum([0, *(sum(len(one.rows) for one in part) for part in sets)])  # the index of the first row of each set
+    numbers = np.empty(firsts[-1], np.int64)
+    for number, (first, one) in enumerate(zip(np.repeat(firsts[:-1], [len(part) for part in sets]), inputs, strict=True)):
+        numbers[first + np.array(one.rows)] = number
+    return numbers
+
+
+def _with_texts(
+    settings: EvaluationSettings,
+    objective: WritingObjective,
+    stored: ExampleSet,
+    judged: Sequence[RowPrediction],
+    inputs: Sequence[_SharedInput],
+    loaded: Loaded,
+    work: BatchWork,
+) -> list[RowPrediction]:
+    """Return the judged rows, each with the text that the model generates for its input, and the references of that text."""
+    examples = [stored[shared.rows[0]] for shared in inputs]
+    decoding, size = deterministic(settings.generation), settings.evaluation.batch_size
+    texts = write_texts(loaded.model, objective, examples, decoding, size, work)
+    written = zip(inputs, texts, strict=True)
+    predictions = {number: {"text": text, "references": shared.references} for shared, text in written for number in shared.rows}
+    return [replace(row, prediction=predictions[row.number]) for row in judged]
+
+
+def _generation_facts(settings: EvaluationSettings, units: int, inputs: Sequence[Sequence[_SharedInput]]) -> dict[str, Any]:
     """Return fields of the result: how texts were generated and compared, how many inputs there are, and how many reference texts."""
     facts: dict[str, Any] = {"decoding": deterministic(settings.generation).model_dump(include=_DECODING)}
     facts |= {"bleu_tokenize": settings.evaluation.bleu_tokenize} if "bleu" in settings.evaluation.text_metrics else {}
@@ -212,18 +267,18 @@ def _metrics(
     objective: LabelledObjective,
     names: Sequence[str],
     judged: Sequence[Sequence[RowPrediction]],
-    inputs: Sequence[Sequence[SharedInput]],
+    inputs: Sequence[Sequence[_SharedInput]],
 ) -> tuple[dict[str, float], Scores, int]:
     """Return the metrics of each set and of all sets, a function from a weight per unit to the metrics of all, and the number of units.
 
     A unit is a row or, if texts are generated, an input: rows with the same input share one generated text.
     """
 
-    def scores_of(sets: Sequence[Sequence[RowPrediction]], shared: Sequence[Sequence[SharedInput]]) -> tuple[Scores, int]:
+    def scores_of(sets: Sequence[Sequence[RowPrediction]], shared: Sequence[Sequence[_SharedInput]]) -> tuple[Scores, int]:
         rows = [one for part in sets for one in part]
         if not shared:
             return answer_metrics(objective, rows), len(rows)
-        evaluation, of_input = settings.evaluation, number_inputs(shared)
+        evaluation, of_input = settings.evaluation, _number_inputs(shared)
         return written_metrics(objective, rows, of_input, evaluation.text_metrics, evaluation.bleu_tokenize), int(of_input.max()) + 1
 
     scores, units = scores_of(judged, inputs)

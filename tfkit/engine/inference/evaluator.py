@@ -67,9 +67,8 @@ class Evaluator:
 
     def compute(self, session: Session, *, each: bool = False) -> "tuple[Loaded, Scored]":
         """Load and score the model, and return the model and its scores: the part of `score` in which all ranks take part."""
-        from tfkit.engine.inference.by_likelihood import evaluate_likelihood
+        from tfkit.engine.inference.by_likelihood import evaluate_likelihood, evaluate_texts
         from tfkit.engine.inference.by_row import Evaluation, evaluate_rows
-        from tfkit.engine.inference.by_text import evaluate_texts
 
         with session.stop.at_once():
             loaded = open_model(self.folder, session, self.inputs, own_precision(self.settings), packs=False).loaded

@@ -1,7 +1,6 @@
 """Read lines of a pipe, a terminal or a socket as they arrive, without waiting for a full buffer."""
 
 import io
-import os
 import select
 from collections import deque
 from typing import BinaryIO
@@ -72,8 +71,8 @@ class Pipe(io.BufferedIOBase):
 
 
 def _can_read(file: BinaryIO) -> bool:
-    """Whether `file` can be read without waiting; False for a pipe on Windows, where this is unknown."""
+    """Whether `file` can be read without waiting."""
     try:
         return bool(select.select([file], [], [], 0)[0])
-    except (OSError, ValueError):  # a stream in memory, which never waits; or Windows, where select takes no pipes
-        return not hasattr(file, "fileno") or os.name != "nt"
+    except (OSError, ValueError):  # a stream in memory, which never waits
+        return True
