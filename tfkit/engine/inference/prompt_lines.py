@@ -201,7 +201,7 @@ def answer_prompts(
     def numbered() -> Iterator[tuple[int, list[Prompt]]]:
         first = 0
         while True:
-            with session.stop.at_once(f"{count:,} prompts were {done}"):  # `next` may wait for a prompt
+            with session.stop.at_once(f"prompts {done}: {count:,}"):  # `next` may wait for a prompt
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -225,7 +225,7 @@ def answer_prompts(
             batch, number = pending.popleft(), answered["signal"]
             for prompt, line in zip(batch, answered["lines"], strict=False):  # after an error, there are fewer lines than prompts
                 if line is None:
-                    raise Stopped(f"stopped by {signal.Signals(number).name}: {count:,} prompts were {done}", number)
+                    raise Stopped(f"stopped by {signal.Signals(number).name}: prompts {done}: {count:,}", number)
                 yield prompt, line
                 count += 1
             if answered["error"] is not None:
