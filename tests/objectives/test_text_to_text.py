@@ -10,7 +10,7 @@ from tiny_examples import assert_judged, batch_of, judged, model, opened, stored
 from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration, MarianMTModel, T5ForConditionalGeneration
 
 from tfkit.errors import DataError, ModelError
-from tfkit.evaluation.written import write_texts
+from tfkit.evaluation.row_scores import write_texts
 from tfkit.hub import load
 from tfkit.objectives.objective import IGNORED
 from tfkit.objectives.text_to_text import TextToText

@@ -1,16 +1,19 @@
-"""Lost rows of an evaluation: rows that the model cannot read or whose label it cannot predict. They are reported, and count as
-wrong if the objective's answers can be wrong.
+"""The rows of an evaluation, read from their source again: those of the stored examples, and the lost rows, which have none, since the
+model cannot read them or cannot predict their label. Lost rows are reported, and count as wrong if the objective's answers can be wrong.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePath
 from typing import NamedTuple
+
+import numpy as np
 
 from tfkit.data import ExampleSet, Row, Source, example_set
 from tfkit.data.columns.rows import BadRow, OnBadRow
+from tfkit.data.store.hashes import text_hash
 from tfkit.errors import DataError
 from tfkit.evaluation.row_scores import RowPrediction
-from tfkit.evaluation.written import is_row_of, rows_of
 from tfkit.objectives.labelled import LabelledObjective, RowResult
 
 
@@ -50,12 +53,30 @@ def _missing(source: Source, stored: ExampleSet, count: int) -> Iterator[tuple[R
     """
     number = 0
     for row in source.rows({}):
-        if number < len(stored) and is_row_of(row, stored, number):
+        if number < len(stored) and _is_row_of(row, stored, number):
             number += 1
             if number == count < len(stored):
                 return
         else:
             yield row, number
+
+
+def rows_of(source: Source, stored: ExampleSet) -> Iterator[Row]:
+    """Yield the row of each example, read from the source again. Examples have the order of the rows; bad rows have no example.
+
+    The source's files may have been moved to another folder since the examples were stored, so folders are not compared.
+    """
+    rows = source.rows({})
+    for number in range(len(stored)):
+        yield next(row for row in rows if _is_row_of(row, stored, number))
+
+
+def _is_row_of(row: Row, stored: ExampleSet, number: int) -> bool:
+    """Whether example `number` was made from a row: both have the same file name, line and text."""
+    place = row.place.encode(errors="replace").decode()  # the stored examples have places in this form
+    if PurePath(place).name != PurePath(stored.place(number)).name:
+        return False
+    return text_hash(row.text) == np.asarray(stored.texts[number], "<u8").tobytes()
 
 
 def within(lost: Sequence[LostRow], count: int, total: int) -> list[LostRow]:

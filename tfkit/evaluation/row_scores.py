@@ -1,6 +1,8 @@
 """Scores of an objective on held-out rows: each row is scored once, in a fixed order, with the same random choices at every evaluation.
 
 For labelled rows, the results include the prediction and the right answer of each row, and metrics that are computed from these two.
+Answers that are texts, such as translations, are generated greedily or by beam search, as the section `generation` says, but never
+by sampling.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,14 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfkit.data import ExampleRows, Rows
+from tfkit.data.store.example_sets import Example
 from tfkit.errors import Stopped
+from tfkit.generation.complete import complete
 from tfkit.generation.inference import inference
+from tfkit.generation.next_token import Constraints
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.labelled import LabelledObjective, LabelProbabilities
+from tfkit.objectives.labelled import LabelledObjective, LabelProbabilities, WritingObjective
 from tfkit.objectives.metrics import Numbers, Scores, together
 from tfkit.objectives.metrics.texts import reference_metrics
 from tfkit.objectives.objective import Batch, Objective, Sum
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork, Result
+from tfkit.recipe.schema.output_sections import GenerationSection
+from tfkit.tokenizer.conversations import end_ids
 
 Set = TypeVar("Set")
 
@@ -173,6 +180,39 @@ def answer_metrics(objective: LabelledObjective, judged: Sequence[RowPrediction]
     """Return a function from a weight for each row to the objective's metrics, both those from sums and those from predictions."""
     of_sums = loss_metrics(objective, [result.sums for result in judged])
     return together([of_sums, *objective.answer_metrics([result.prediction for result in judged])])
+
+
+def deterministic(settings: GenerationSection) -> GenerationSection:
+    """Return the section `generation` with temperature 0, so that evaluations do not sample."""
+    return settings.model_copy(update={"temperature": 0.0})
+
+
+def write_texts(
+    model: Transformer,
+    objective: WritingObjective,
+    examples: Sequence[Example],
+    settings: GenerationSection,
+    batch_size: int,
+    work: BatchWork = UNWATCHED,
+) -> list[str]:
+    """Return the text that the model generates as the answer to each example, in order."""
+    tokenizer = objective.tokenizer
+    prompts = [objective.prompt_ids(example) for example in examples]
+    ends, start_id, constraints = end_ids(tokenizer), objective.start_id, Constraints(forced_first=tokenizer.forced_first_id)
+    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))  # longest first: similar lengths in a batch
+    texts = [""] * len(prompts)
+
+    def write(numbers: Sequence[int]) -> list[str]:
+        batch = [prompts[number] for number in numbers]
+        completions = complete(model, tokenizer, batch, settings, eos_ids=ends, start_id=start_id, constraints=constraints)
+        return [completion.text.strip() for completion in completions]
+
+    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    for numbers, written in zip(batches, work.deal(write, batches), strict=True):
+        for number, text in zip(numbers, written, strict=True):
+            texts[number] = text
+        work.progress(len(numbers))
+    return texts
 
 
 def written_metrics(

@@ -24,9 +24,15 @@ from tfkit.engine.inference.session import WHOLE, Session
 from tfkit.engine.request.evaluation_settings import EvaluationSettings
 from tfkit.errors import UsageError, argument
 from tfkit.evaluation.baselines import Baselines
-from tfkit.evaluation.lost_rows import completed, reasons, wrong_answers
-from tfkit.evaluation.row_scores import RowPrediction, answer_metrics, tokens_of_first, written_metrics
-from tfkit.evaluation.written import deterministic, rows_of, write_texts
+from tfkit.evaluation.lost_rows import completed, reasons, rows_of, wrong_answers
+from tfkit.evaluation.row_scores import (
+    RowPrediction,
+    answer_metrics,
+    deterministic,
+    tokens_of_first,
+    write_texts,
+    written_metrics,
+)
 from tfkit.hub import Loaded
 from tfkit.objectives.context import RowOrder, Stored, row_length, tokens_of
 from tfkit.objectives.labelled import LabelledObjective, LabelProbabilities, WritingObjective

@@ -15,7 +15,7 @@ from tfkit.engine.inference.session import named_precision
 from tfkit.engine.request.evaluation_settings import EvaluationSettings, read_task_settings
 from tfkit.engine.request.run_totals import finalize_killed_run
 from tfkit.errors import UsageError
-from tfkit.evaluation.written import deterministic, write_texts
+from tfkit.evaluation.row_scores import deterministic, write_texts
 from tfkit.generation.answer_precision import Precision
 from tfkit.generation.complete import check_vocabulary
 from tfkit.generation.inference import inference
