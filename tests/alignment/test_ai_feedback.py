@@ -19,7 +19,7 @@ from tfkit.alignment.response_sampling import response_text
 from tfkit.data import Encoded, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
-from tfkit.hub.growing import with_fewer_positions
+from tfkit.model.transformer import with_fewer_positions
 from tfkit.objectives.ai_feedback import Feedback, open_ai_feedback
 from tfkit.objectives.context import ModelContext
 from tfkit.recipe.schema.preference_sections import AIFeedbackSection

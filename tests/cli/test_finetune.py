@@ -17,9 +17,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Open
 
 from tfkit.adapters import load as load_any
 from tfkit.hub import load
-from tfkit.hub.growing import with_more_entries
 from tfkit.model.config import ModelConfig
-from tfkit.model.transformer import build
+from tfkit.model.transformer import build, with_more_entries
 from tfkit.recipe import read_recipe
 
 TASK = """

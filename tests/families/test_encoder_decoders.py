@@ -16,13 +16,12 @@ from transformers.models.marian.modeling_marian import MarianSinusoidalPositiona
 from tfkit.errors import ModelError
 from tfkit.families import PRESETS
 from tfkit.hub import load, save_model
-from tfkit.hub.growing import with_fewer_positions
 from tfkit.model.config import ModelConfig
 from tfkit.model.config.position_config import Relative
 from tfkit.model.embedding import sinusoids
 from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.relative_position import RelativeBias
-from tfkit.model.transformer import Transformer, build
+from tfkit.model.transformer import Transformer, build, with_fewer_positions
 
 CASES = [name for name, case in ALL_CASES.items() if case.config.is_encoder_decoder]
 SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")

@@ -21,8 +21,7 @@ from tfkit.hub import load
 from tfkit.model.attention import Attention, attend
 from tfkit.model.masks import count_positions
 from tfkit.model.mlp import ACTIVATIONS
-from tfkit.model.relative_position import RelativeBias
-from tfkit.model.rotary_position import Rotation
+from tfkit.model.relative_position import RelativeBias, Rotation
 from tfkit.model.stack import Sublayer
 
 Patch = Callable[[pytest.MonkeyPatch, Path], None]

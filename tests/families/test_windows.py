@@ -18,7 +18,7 @@ from tfkit.hub.config_json import TRAINING_ONLY_FIELDS, family_of, to_config_jso
 from tfkit.model.config import ModelConfig, Rotary
 from tfkit.model.embedding import Embedding
 from tfkit.model.key_value_cache import KeyValueCache
-from tfkit.model.rotary_position import rotation_at
+from tfkit.model.relative_position import rotation_at
 from tfkit.model.transformer import Transformer, build
 from tfkit.recipe.schema.output_sections import GenerationSection
 

@@ -9,10 +9,9 @@ import torch
 from tfkit.adapters import add_lora
 from tfkit.families import PRESETS
 from tfkit.hub import load, open_tensors, save_model
-from tfkit.hub.growing import with_fewer_positions, with_more_entries
 from tfkit.model.config import ClassesHeadConfig, ModelConfig
 from tfkit.model.stack import Block
-from tfkit.model.transformer import Transformer, build
+from tfkit.model.transformer import Transformer, build, with_fewer_positions, with_more_entries
 from tfkit.recipe.schema.sections import LoraSection
 
 TINY: dict[str, Any] = {"dim": 24, "num_heads": 3, "hidden_dim": 40}

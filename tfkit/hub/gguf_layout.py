@@ -23,7 +23,7 @@ from tfkit.hub.config_json import OWN_TYPE
 from tfkit.hub.names import expected_shapes, from_foreign, to_foreign
 from tfkit.hub.weights import Tensors
 from tfkit.model.config import ModelConfig, Rotary
-from tfkit.model.rotary_position import rotary_frequencies
+from tfkit.model.relative_position import rotary_frequencies
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

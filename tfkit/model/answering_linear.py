@@ -8,9 +8,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from tfkit.model.attention import Attention
-from tfkit.model.experts import Experts
 from tfkit.model.head import VocabularyHead
-from tfkit.model.mlp import Mlp
+from tfkit.model.mlp import Experts, Mlp
 from tfkit.model.transformer import Transformer
 
 Make = Callable[[Tensor, Tensor | None], nn.Module]  # builds a layer from a weight and a bias

@@ -14,7 +14,7 @@ from tfkit.model.key_value_cache import KeyValueCache, Pair, attend_after_prompt
 from tfkit.model.masks import Mask, encoder_output_mask
 from tfkit.model.norm import build_norm
 from tfkit.model.query_blocks import ScoreRule, attend_query_blocks
-from tfkit.model.rotary_position import Rotation, rotate
+from tfkit.model.relative_position import Rotation, rotate
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask

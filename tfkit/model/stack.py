@@ -21,8 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tfkit.model.attention import Attention, AttentionContext
 from tfkit.model.config import ModelConfig
-from tfkit.model.experts import Experts
-from tfkit.model.mlp import Mlp
+from tfkit.model.mlp import Experts, Mlp
 from tfkit.model.norm import build_dropout, build_norm
 from tfkit.model.relative_position import DistanceVectors, RelativeBias
 

@@ -15,13 +15,15 @@ from tfkit.model.attention import AttentionContext, supports_blocks
 from tfkit.model.config import ModelConfig
 from tfkit.model.config.position_config import Rotary
 from tfkit.model.embedding import Embedding
-from tfkit.model.head import Head, LanguageModelHead, MaskedLanguageModelHead, VocabularyHead
+from tfkit.model.head import ClassesHead, Head, LanguageModelHead, MaskedLanguageModelHead, NoHead, SpansHead, TagsHead, VocabularyHead
 from tfkit.model.init import BLOCK, RandomBlocks, allocate, initialize
 from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.masks import Mask, Positions, count_positions
-from tfkit.model.rotary_position import rotations_at
+from tfkit.model.relative_position import rotations_at
 from tfkit.model.stack import Stack
-from tfkit.model.task_heads import ClassesHead, NoHead, SpansHead, TagsHead
+
+_ROWS = ("embedding.tokens.weight", "head.output.weight", "head.bias")  # tensors with one row for each entry of the vocabulary
+_POSITIONS = {"embedding.positions.weight", "embedding.decoder.positions.weight"}
 
 
 @dataclass
@@ -193,6 +195,32 @@ def on_meta(config: ModelConfig) -> Transformer:
     """Build the model on the meta device, without memory for its parameters."""
     with torch.device("meta"):
         return Transformer(config)
+
+
+def with_more_entries(model: Transformer, vocab_size: int, seed: int) -> Transformer:
+    """Return the same model with a vocabulary of `vocab_size` entries. The vectors of the new entries, which come last, are drawn at random
+    with `seed`, as in pretraining. GPT's fine-tuning, for example, adds three entries (Radford et al. 2018, section 3.2).
+    """
+    config, tensors = model.config, model.state_dict()
+    # `new`, which gives the added rows, needs only one layer in each stack, since only its tensors in _ROWS are used.
+    few = {name: min(1, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}
+    new = build(config.model_copy(update={"vocab_size": vocab_size - config.vocab_size, **few}), seed).state_dict()
+    tensors |= {name: torch.cat([tensors[name], new[name].to(tensors[name])]) for name in _ROWS if name in tensors}
+    larger = on_meta(config.model_copy(update={"vocab_size": vocab_size}))
+    larger.load_state_dict(tensors, assign=True)
+    larger.fill_block = model.fill_block
+    return larger.requires_grad_().train(model.training)
+
+
+def with_fewer_positions(model: Transformer, context_length: int) -> Transformer:
+    """Return the same model with positions for `context_length` tokens only. For texts of at most this length, its output is the same."""
+    shorter = on_meta(model.config.model_copy(update={"context_length": context_length}))
+    tensors = model.state_dict()
+    for name in tensors.keys() & _POSITIONS:
+        tensors[name] = tensors[name][: shorter.config.position_rows].clone()
+    shorter.load_state_dict(tensors, assign=True)
+    shorter.fill_block = model.fill_block
+    return shorter.requires_grad_().train(model.training)
 
 
 def parameter_shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:

@@ -19,7 +19,7 @@ from tfkit.data import Encoded, Example, ExampleBatch, ExampleSet, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.config import ClassesHeadConfig
-from tfkit.model.task_heads import ClassesHead
+from tfkit.model.head import ClassesHead
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import ModelContext, Stored
 from tfkit.objectives.conversation_texts import ConversationTexts

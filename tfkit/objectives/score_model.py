@@ -11,7 +11,7 @@ from torch import Tensor
 from tfkit.data import Encoded, ExampleBatch, Row
 from tfkit.errors import ModelError
 from tfkit.model.config import ClassesHeadConfig
-from tfkit.model.task_heads import ClassesHead
+from tfkit.model.head import ClassesHead
 from tfkit.objectives.classification import Classification
 from tfkit.objectives.companion import Companion, open_companion, refuse_misfit
 from tfkit.objectives.context import ModelContext

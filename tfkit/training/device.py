@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tfkit.errors import MachineError, UsageError, argument
-from tfkit.model.experts import Experts
+from tfkit.model.mlp import Experts
 from tfkit.model.stack import Stack
 from tfkit.model.transformer import Transformer
 

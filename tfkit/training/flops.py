@@ -13,11 +13,10 @@ from torch import nn
 from tfkit.adapters import LORA_PARAMETERS
 from tfkit.model.attention import Attention
 from tfkit.model.config import ModelConfig
-from tfkit.model.experts import Experts
-from tfkit.model.head import Head, VocabularyHead
+from tfkit.model.head import ClassesHead, Head, SpansHead, TagsHead, VocabularyHead
+from tfkit.model.mlp import Experts
 from tfkit.model.relative_position import DistanceVectors
 from tfkit.model.stack import Block, Stack, Sublayer
-from tfkit.model.task_heads import ClassesHead, SpansHead, TagsHead
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch
 

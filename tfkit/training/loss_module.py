@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from tfkit.model.experts import balance_loss, router_z_loss
+from tfkit.model.mlp import balance_loss, router_z_loss
 from tfkit.model.transformer import Output, Transformer
 from tfkit.objectives.objective import Batch, Objective
 
@@ -18,7 +18,7 @@ class LossModule(nn.Module):
     """A model with its objective. The Transformer is the only submodule; checkpoints have the names of its parameters, without a prefix.
 
     The loss of a mixture of experts has up to two more terms: one balances the experts within each row, and one keeps the routers' logits
-    small (model/experts.py). Companions, the objective's other models, do not have these terms: the routers of a teacher, reference or
+    small (model/mlp.py). Companions, the objective's other models, do not have these terms: the routers of a teacher, reference or
     reward model do not learn, and those of a value model were balanced in its pretraining, and learn for a few steps only.
     """
 

@@ -11,9 +11,8 @@ from tfkit.errors import ModelError, UsageError, argument
 from tfkit.families import FAMILIES
 from tfkit.hub import Described, Loaded, content_hash, run_id_of
 from tfkit.hub.config_json import TRAINING_ONLY_FIELDS, apply_changes, are_unnamed
-from tfkit.hub.growing import with_fewer_positions, with_more_entries
 from tfkit.model.config import ClassesHeadConfig, HeadConfig, LanguageModelHeadConfig, ModelConfig, TagsHeadConfig
-from tfkit.model.transformer import Transformer
+from tfkit.model.transformer import Transformer, with_fewer_positions, with_more_entries
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.objective import Objective
 from tfkit.objectives.registry import objective_tokenizer, open_objective

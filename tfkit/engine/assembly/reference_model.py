@@ -21,8 +21,7 @@ from tfkit.errors import ModelError
 from tfkit.generation.inference import inference
 from tfkit.hub import Loaded, content_hash
 from tfkit.hub.config_json import TRAINING_ONLY_FIELDS
-from tfkit.hub.growing import with_fewer_positions
-from tfkit.model.transformer import Transformer
+from tfkit.model.transformer import Transformer, with_fewer_positions
 from tfkit.objectives.context import Stored
 from tfkit.objectives.labelled import LabelledObjective
 from tfkit.run.tfkit_json import read_tfkit_json

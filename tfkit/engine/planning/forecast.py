@@ -23,7 +23,7 @@ from tfkit.engine.planning.run_flops import RunWork, run_flops
 from tfkit.engine.training_run.contention import busy_neighbours
 from tfkit.engine.training_run.estimate import Estimate, FullPower, Range, RateTrialPlan
 from tfkit.engine.training_run.run import Run
-from tfkit.model.experts import active_numel
+from tfkit.model.mlp import active_numel
 from tfkit.objectives.registry import open_rows, row_order
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import pick_precision
