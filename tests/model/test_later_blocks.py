@@ -61,6 +61,8 @@ def test_blocks_of_a_file(preset: str, tmp_path: Path) -> None:
     model = build(config_of(preset), 3)
     save_model(tmp_path, model.config, model.state_dict(), None)
     assert_same(filled(load(tmp_path, defer_blocks=True).model), load(tmp_path).model)
+    with pytest.raises(ValueError, match=r"to the CPU in float32, not to cpu in torch\.bfloat16"):
+        load(tmp_path, defer_blocks=True, dtype=torch.bfloat16)
     with open_tensors(tmp_path) as tensors:
         assert {*tensors} == {*model.state_dict()}
         for name, tensor in model.state_dict().items():

@@ -155,9 +155,12 @@ def load(
     The model has the head `head`, or else the head that config.json describes. Parameters of `head` that the files lack are drawn with
     `seed`, and `new_parameters` has their names. `other_labels`: the classes differ from those of the file, so all parameters with a row
     for each class are drawn, too. `changes`: fields of the config, such as dropout, that replace those of the file. `defer_blocks`: each
-    block stays on the meta device, in float32, until the model's `fill_block` reads it, and the rest of the model stays on the CPU. Raise
-    ModelError if the folder is missing, damaged, unsupported or does not fit its own config, or a file differs from the folder's manifest.
+    block stays on the meta device, in float32, until the model's `fill_block` reads it, and the rest of the model stays on the CPU; with
+    another `device` or `dtype`, raise ValueError. Raise ModelError if the folder is missing, damaged, unsupported or does not fit its own
+    config, or a file differs from the folder's manifest.
     """
+    if defer_blocks and (torch.device(device).type != "cpu" or dtype != torch.float32):
+        raise ValueError(f"defer_blocks loads a model to the CPU in float32, not to {device} in {dtype}")
     folder = find_checkpoint(path)
     with verified(folder, weights=True):
         opened = _open(folder, head, changes)
