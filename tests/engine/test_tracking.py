@@ -142,8 +142,9 @@ def test_without_its_extra_nothing_is_sent(kind: str, run: Path, base: Path, tmp
 
 
 def test_what_is_no_run_or_no_tracker_is_named(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no run here"):
-        tfkit.track(tmp_path, to="wandb")
+    for place, project, said in ((tmp_path, None, "there is no run here"), (run, "", "project: is empty")):
+        with pytest.raises(UsageError, match=said):
+            tfkit.track(place, to="wandb", project=project)
     run_here(["track", run, "--to", "paper"]).exits(2, "--to paper: there is no such tracker; wandb, mlflow, trackio, aim, tensorboard")
     of_a_project = ["track", run, "--to", "tensorboard", "--project", "tfkit"]
     run_here(of_a_project).exits(2, "--project tfkit: has no effect, since TensorBoard has no projects; leave it out")

@@ -68,7 +68,7 @@ def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path 
 def _interruptible(answers: "RowAnswers", windows: Iterator[list[dict[str, Any]]], session: "Session") -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of each window with their answers, once they are computed. A signal ends the wait for the next window."""
     while True:
-        with session.stop.at_once(f"rows answered: {answers.counts.rows:,}"):  # `next` may wait for a row from stdin
+        with session.stop.at_once(f"{format_number_of(answers.counts.rows, 'row')} answered"):  # `next` may wait for a row from stdin
             lines = next(windows, None)
         if lines is None:
             return

@@ -34,6 +34,7 @@ from tfkit.recipe.reading.overrides import Overrides, scored_overrides
 from tfkit.recipe.search_space import SearchSpace
 from tfkit.run.signals import interrupts
 from tfkit.training.isolation import isolated
+from tfkit.units import format_number_of
 
 if TYPE_CHECKING:
     import torch
@@ -477,7 +478,7 @@ def _predictions(predictor: "RowAnswers", rows: Any, open_session: OpenSession, 
             session = stack.enter_context(open_session(stop))
             predictor.load(session)
         for window in predictor.unanswered(predictor.given_rows(rows)):  # in the caller's state: its iterator may draw random numbers
-            answered = f"{predictor.counts.rows:,} rows were answered"
+            answered = f"{format_number_of(predictor.counts.rows, 'row')} answered"
             with isolated(), interrupts(should_stop) as stop, stop.at_once(answered):
                 torch.set_num_threads(session.threads or torch.get_num_threads())
                 lines, refusal = predictor.answered(window)

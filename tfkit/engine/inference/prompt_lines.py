@@ -16,6 +16,7 @@ from tfkit import errors
 from tfkit.engine.inference.pipe import Pipe
 from tfkit.engine.request.call_arguments import require_iterable
 from tfkit.errors import DataError, ModelError, Stopped, UsageError, argument
+from tfkit.units import format_number_of
 
 if TYPE_CHECKING:
     from tfkit.engine.inference.text_generator import TextCompletion, TextGenerator
@@ -201,7 +202,7 @@ def answer_prompts(
     def numbered() -> Iterator[tuple[int, list[Prompt]]]:
         first = 0
         while True:
-            with session.stop.at_once(f"prompts {done}: {count:,}"):  # `next` may wait for a prompt
+            with session.stop.at_once(f"{format_number_of(count, 'prompt')} {done}"):  # `next` may wait for a prompt
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -225,7 +226,7 @@ def answer_prompts(
             batch, number = pending.popleft(), answered["signal"]
             for prompt, line in zip(batch, answered["lines"], strict=False):  # after an error, there are fewer lines than prompts
                 if line is None:
-                    raise Stopped(f"stopped by {signal.Signals(number).name}: prompts {done}: {count:,}", number)
+                    raise Stopped(f"stopped by {signal.Signals(number).name}: {format_number_of(count, 'prompt')} {done}", number)
                 yield prompt, line
                 count += 1
             if answered["error"] is not None:

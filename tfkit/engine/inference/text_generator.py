@@ -23,6 +23,7 @@ from tfkit.recipe.reading.tree import flatten
 from tfkit.tokenizer.chat_formats import UnfitError
 from tfkit.tokenizer.template import ChatTemplate, open_template
 from tfkit.tokenizer.tool_calls import read_tools, with_plain_calls
+from tfkit.units import format_number_of
 
 __all__ = ["TextCompletion", "TextGenerator"]
 _SECTIONS = ("generation", "carbon")
@@ -89,7 +90,7 @@ class TextGenerator:
         completions: list[Completion] = []
         for first in range(0, len(everything), MOST_PROMPTS):
             completions += self._completions(everything[first : first + MOST_PROMPTS], first)
-            self.session.stop.raise_if_requested(f"{len(completions):,} prompts were continued")
+            self.session.stop.raise_if_requested(f"{format_number_of(len(completions), 'prompt')} continued")
         return completions
 
     def fill(self, texts: Sequence[str], first_row: int = 0) -> list[Filling]:

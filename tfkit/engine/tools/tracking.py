@@ -52,7 +52,9 @@ def _section(to: str, project: str | None) -> TrackerSection:
             raise UsageError(f"{argument('project', project)}: has no effect, since TensorBoard has no projects; leave it out")
         return TensorBoardSection(kind=to)
     if to in ("wandb", "mlflow", "trackio", "aim"):
-        return ProjectTrackerSection(kind=to, project="tfkit" if project is None else project)
+        if project == "":
+            raise UsageError(f"{argument('project')}: is empty; give the name of a project, or leave it out for tfkit")
+        return ProjectTrackerSection(kind=to, project=project or "tfkit")
     raise UsageError(f"{argument('to', to)}: there is no such tracker; {', '.join(TRACKERS)} are known")
 
 
