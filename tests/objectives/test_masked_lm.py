@@ -15,6 +15,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 from tfkit.data import FramedRows, Loader, Rows, SentencePairRows, TokenStream, token_stream
 from tfkit.data.sources.open_sources import open_source
 from tfkit.errors import ModelError
+from tfkit.objectives.context import RowOrder
 from tfkit.objectives.masked_lm import MaskedLM, Masking
 from tfkit.objectives.objective import IGNORED, Batch
 from tfkit.recipe.schema.data_sections import SourceSection
@@ -212,6 +213,14 @@ def test_a_mask_is_a_function_of_seed_epoch_and_row() -> None:
     assert len({str(one) for one in (first, found(masking(), 4, 7), found(masking(), 3, 8), found(masking(seed=2), 3, 7))}) == 4
     still = masking(masking="static")
     assert found(still, 3, 7) == found(still, 4, 7) != found(still, 4, 8)
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_pairs_are_the_same_in_each_epoch_as_are_their_masks_only_if_masking_is_static(stream: TokenStream, static: bool) -> None:
+    taught = objective(next_sentence=True, masking="static" if static else "dynamic")
+    rows = taught.open_rows([(stream, 1.0)], RowOrder(24, 1, 8, False))
+    first, later = (rows.gather(np.full(8, epoch), np.arange(8)).ids.tolist() for epoch in (0, 1))
+    assert (first == later) is static
 
 
 def test_rare_tokens_are_chosen_in_proportion_to_a_power_of_their_count() -> None:

@@ -182,6 +182,7 @@ def test_what_says_nothing_is_dropped_and_counted_and_is_no_error(tmp_path: Path
         ({"completions": ["a", 3], "ranks": [1, 2]}, "not a list of completions, each a text or messages"),
         ({"prompt": "p", "chosen": None, "rejected": "b"}, "column 'chosen' holds null, not text or messages"),
         (BETTER | {"prompt": "word " * 80}, "which leave no room for a completion in a row of 64; allow longer rows"),
+        (BETTER | {"prompt": "p" * 63}, "the prompt has 64 tokens, which leave no room for a completion in a row of 64"),
         ({"text": "p"}, "no columns for chosen and rejected, nor for completions and ranks"),
         (TWICE, "rows.jsonl:1: it has no two different completions"),
     ],
