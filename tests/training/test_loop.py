@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_training import batches, fresh, stepper
+from torch import nn
 
 from tfkit.errors import Stopped, UnhealthyError
 from tfkit.objectives.causal_lm import CausalLM
@@ -16,6 +17,7 @@ from tfkit.recipe.schema.optimizer_sections import AdamWSection, ScheduleSection
 from tfkit.training.health import LossHistory, StepReport, UnhealthyStepError
 from tfkit.training.isolation import isolated
 from tfkit.training.loop import Log, Plan, Progress, train, try_out
+from tfkit.training.replay import Finding, Watch, take_steps, weights_sha256
 from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper
 
@@ -159,13 +161,13 @@ def test_a_stop_between_micro_batches_saves_the_last_whole_step(whole: int, even
     assert (hooks.events, progress.step, progress.tokens) == (events, whole, whole * 96)
 
 
-def spoilt(taking: Stepper, *steps: int) -> Stepper:
-    """A stepper whose loss is no number in some steps."""
+def spoilt(taking: Stepper, *steps: int, by: float = math.nan) -> Stepper:
+    """A stepper whose loss is multiplied in some steps."""
     loss = taking.objective.loss
     take = taking.take
 
     def counting(step: int, *arguments: Any) -> StepReport:
-        factor = math.nan if step in steps else 1.0
+        factor = by if step in steps else 1.0
         taking.objective.loss = lambda model, batch: {name: value * factor for name, value in loss(model, batch).items()}
         return take(step, *arguments)
 
@@ -190,6 +192,36 @@ def test_unhealthy_steps_are_skipped_up_to_a_number() -> None:
         train(spoilt(stepper(fresh(), objective=CausalLM()), 3, 4, 5), Batches(), Schedule(LINEAR, plan.steps), plan, hooks, Progress())
     assert caught.value.exit_code == 6
     assert hooks.events == ["log 2", "skip 3", "skip 4", "log 4", "unhealthy 5"]
+
+
+def test_steps_that_are_repeated_for_a_replay_skip_the_jumps_that_the_run_skipped() -> None:
+    plan = Plan(steps=16, log_every=20, evaluate_every=None, save_every=None, max_skipped_steps=1, loss_jump_sigmas=8.0)
+    schedule, weights = Schedule(LINEAR, plan.steps), []
+    for repeated in (False, True):
+        taking, progress, hooks = spoilt(stepper(fresh(), objective=CausalLM()), 13, by=50.0), Progress(), Recorder()
+        if repeated:
+            take_steps(taking, Batches(), schedule, plan, progress, plan.steps)
+        else:
+            train(taking, Batches(), schedule, plan, hooks, progress)
+            assert hooks.events[0] == "skip 13"
+        assert progress.skipped == 1
+        weights.append(weights_sha256(taking))
+    assert weights[0] == weights[1]
+
+
+def test_a_number_that_is_not_finite_between_two_modules_is_found_in_the_module_that_has_both() -> None:
+    class Parent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.second(self.first(inputs) / 0)
+
+    model = nn.Sequential(Parent())
+    with Watch(model) as watch:
+        model(torch.ones(1, 2))
+    assert watch.finding == Finding("forward", "0", 0)
 
 
 def test_out_of_memory_is_reported_and_the_step_taken_again() -> None:
