@@ -97,6 +97,12 @@ def test_the_draws_depend_on_the_seed_and_the_prompts_alone(place: Path) -> None
     assert as_lists[0] == as_lists[1] != as_lists[2]
 
 
+def test_policy_and_judge_compute_in_the_precision_of_the_run(place: Path) -> None:
+    made = feedback(place)
+    FeedbackEncoder(made, torch.device("cpu"), torch.bfloat16).encode(rows_of(place)[:1])
+    assert {parameter.dtype for companion in made.companions for parameter in companion.model.parameters()} == {torch.bfloat16}
+
+
 def test_other_feedback_has_another_place_in_the_cache(place: Path, tmp_path: Path) -> None:
     prints = [encoder(feedback(place, seed)).fingerprint() for seed in (1, 1, 2)]
     other = load(place / "judge")
