@@ -55,8 +55,9 @@ def measure(name: str, runner: str, device_name: str) -> dict[str, Any]:
 
     from tfkit.errors import is_out_of_memory
     from tfkit.model.transformer import Transformer
-    from tfkit.training.device import has_bf16, memory_bytes, peak_flops, pick_device
+    from tfkit.training.device import has_bf16, memory_bytes, pick_device
     from tfkit.training.flops import ForwardShape, backward_flops, forward_flops
+    from tfkit.training.peak_speed import peak_flops
 
     device, shape = pick_device(device_name), shape_of(name, device_name)
     dtype = torch.bfloat16 if has_bf16(device) else torch.float32
@@ -160,7 +161,7 @@ def versions(device: str) -> list[str]:
     """Return the versions and the hardware, for a reader of the report."""
     import torch
 
-    from tfkit.training.device import peak_flops
+    from tfkit.training.peak_speed import peak_flops
 
     names = ("tfkit", "torch", "triton", "numpy", "transformers", "codecarbon", "nvidia-ml-py")
     found = {name: _version(name) for name in names}

@@ -46,7 +46,7 @@ from tfkit.engine.planning import speed_measurements
 from tfkit.engine.planning.machine_speed import machine_speed
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.run.machine import describe_machine
-from tfkit.training import device
+from tfkit.training import peak_speed
 from tfkit.training.isolation import isolated
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.step import Stepper
@@ -62,9 +62,9 @@ with warnings.catch_warnings():
 _threads = torch.get_num_threads()
 torch.set_num_threads(1)  # a fork beside a pool of threads would hang in its first product
 # What a run measures once a process, and finds in memory or the cache from then on: coarsely, since no test compares times.
-with patch.multiple(speed_measurements, SECONDS=0.0, _ROWS=64), patch.object(device, "_MATRIX_SIZE", 256):
+with patch.multiple(speed_measurements, SECONDS=0.0, _ROWS=64), patch.object(peak_speed, "_SIZE", 256):
     for _type in (torch.float32, torch.bfloat16):
-        device.matrix_speed(torch.device("cpu"), _type, 1)
+        peak_speed.matrix_speed(torch.device("cpu"), _type, 1)
         machine_speed(torch.device("cpu"), _type, 1)
 describe_machine()  # whose versions are looked up once a process
 torch.set_num_threads(_threads)

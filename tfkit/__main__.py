@@ -9,17 +9,17 @@ from tfkit.errors import Stopped
 from tfkit.run.signals import StopSignals, ignore_signals
 
 # With Python's default threshold, the garbage collector would traverse torch's many objects several times while a command starts (a fifth
-# of a second). At exit it would traverse them again, which takes as long as importing torch, so they are then excluded (`freeze`). Training
+# of a second). At exit it would traverse them again, which takes as long as importing torch, so `freeze` then excludes them. Training
 # does not need frequent collections, because a step leaves no tensors in reference cycles.
 gc.set_threshold(10_000)
 atexit.register(gc.freeze)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code. `arguments`: the words after `tfkit`; None: those of this process, which then exits."""
+    """Run a command line and return its exit code. `arguments`: the words after `tfkit`; None: those of the process, which then ends."""
     is_process = arguments is None
     if is_process:
-        atexit.register(ignore_signals)  # called after all exit functions that are registered later
+        atexit.register(ignore_signals)  # atexit reverses the order: called after what is registered later
     try:
         with StopSignals(("SIGTERM", "SIGHUP")) as signals, signals.at_once():  # Ctrl-C raises KeyboardInterrupt, Python's default
             try:

@@ -1,4 +1,4 @@
-"""Write files and folders so that a killed process, a full disk or a power cut never leaves incomplete content at its path.
+"""Write files and folders so that no path has incomplete content, even after a killed process, a full disk or a power cut.
 
 The content is written under a temporary name beside the path, flushed to disk (fsync) and renamed; then the folder is flushed. Pillai et
 al. 2014, "All File Systems Are Not Created Equal" (OSDI), explain why each step is needed.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY})  # may not recur
+TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.EINTR, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY})  # errors that may not recur
 PAUSES = (0.1, 0.4, 1.5)  # seconds between attempts
 _T = TypeVar("_T")
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})  # errors of file systems on which a folder cannot be flushed
@@ -42,7 +42,7 @@ def temporary_sibling(path: Path, kind: str = "tmp") -> Path:
 def with_retries(
     work: Callable[[], _T], should_retry: Callable[[BaseException], bool] | None = None, pauses: Sequence[float] | None = None
 ) -> _T:
-    """Call `work` and return its result. After an error, pause and call `work` again if `should_retry(error)`, once for each of `pauses`.
+    """Call `work` and return its result. After an error for which `should_retry` is true, call it again, at most once per pause.
 
     If `should_retry` is None, `work` is called again after a transient error of the disk; `pauses` None: PAUSES. In each call, `work` must
     write everything again, because after a failed fsync the kernel may have dropped unwritten data, while a second fsync of the same file
@@ -84,7 +84,7 @@ def write_once(path: Path, text: str | Callable[[], Iterable[str]]) -> None:
 
 
 def is_replaceable(path: Path) -> bool:
-    """Whether a new file may replace what is at `path`. A device, a pipe or a link is instead to be opened and written to."""
+    """Whether a new file may replace what is at `path`. A device, a pipe or a link must be opened and written to instead."""
     return not path.is_symlink() and (path.is_file() or not path.exists())
 
 
@@ -120,7 +120,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Flush a file to disk. Raises OSError, also if an earlier write has failed."""
+    """Flush a file to disk. Raises OSError, also if an earlier write to the file has failed."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)

@@ -37,7 +37,7 @@ class SpentBudgetError(UsageError):
 
 
 class DataError(TfkitError):
-    """Data that are missing, empty or unreadable; the message names the file and the row."""
+    """Data that are missing, empty or unreadable; the message names the file, and the row if one is at fault."""
 
     exit_code = 3
 
@@ -81,10 +81,10 @@ class PeerLostError(TfkitError):
 
 
 class Stopped(Exception):
-    """Raised when a command is stopped by a signal or its caller; a training is saved first. The exit code is 128 + the signal's number."""
+    """Raised when a signal or the library's caller stops a command; a training that took a step is saved first. Exit code: 128 + signal."""
 
     reason = "request"  # the field `stopped_by` of a result: "request", or the recipe's field whose limit was reached
-    result: dict[str, object] | None = None  # the result of a training up to the stop; None if the training had not begun
+    result: dict[str, object] | None = None  # the result of a training up to the stop; None if it had taken no step
     runs_code = False  # whether the training runs the user's code, so that the command that resumes it needs --allow-code
 
     def __init__(self, message: str, signal_number: int = 2):
@@ -93,7 +93,7 @@ class Stopped(Exception):
 
 
 class BudgetReached(Stopped):
-    """Raised if a budget stopped a training. A checkpoint was saved before, unless the training had taken no step."""
+    """Raised if a budget stopped a training. A checkpoint was saved first, unless the training had taken no step."""
 
     def __init__(self, message: str, key: str, larger: str):
         super().__init__(message)
@@ -107,7 +107,7 @@ def how_to_install(extra: str) -> str:
     return f"needs the extra {extra}: in the folder of tfkit, pip install -e '.[{extra}]'"
 
 
-# Error numbers of the operating system that are caused by a path or the machine, and not by a mistake in the program.
+# Error numbers of the operating system whose cause is a path or the machine, and not a mistake in the program.
 _REFUSALS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC),
     *(errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE),
@@ -126,7 +126,7 @@ def refusal(error: BaseException) -> str | None:
 
 @contextmanager
 def writing(place: object, remedy: str) -> Iterator[None]:
-    """A context for code that writes `place`. If the code raises OSError, raises MachineError, whose message ends with `remedy`."""
+    """A context for code that writes `place`. Its OSError becomes a MachineError whose message ends with `remedy`."""
     try:
         yield
     except OSError as error:
@@ -153,7 +153,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` means that the memory of the machine or the GPU is exhausted. PyTorch's error is recognised by name."""
+    """Whether `error` means that the memory of the machine or GPU is exhausted. PyTorch's error is recognised without importing torch."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _OUT_OF_MEMORY)
@@ -175,7 +175,7 @@ def argument(name: str, value: object = None) -> str:
 
 
 def path_argument(path: Path) -> str:
-    """Return a path as a command-line argument, not quoted: ./ precedes a dash, so that the path is not read as an option."""
+    """Return a path as a command-line argument, not quoted. A path that begins with a dash gets ./ before it, or it would be an option."""
     return f"./{path}" if str(path).startswith("-") else str(path)
 
 
@@ -201,7 +201,7 @@ KINDS = {  # by exit code; any other code means "stopped"
     8: "gate",
     9: "peer",
 }
-_STAGE = re.compile(r"stage [A-Za-z][\w-]*: ")  # begins a message about a stage of a recipe, and is not part of the place
+_STAGE = re.compile(r"stage [A-Za-z][\w-]*: ")  # begins a message about one of a recipe's successive trainings; not part of the place
 _LONGEST_PLACE = 300  # characters; if more precede the first colon of a message, they are not taken for a place
 _SPACED_PLACE = re.compile(r"(?:--|/|\./|\.\./|~|command line$|hub data set |(?:step|prompt) \d+$)|[^;,]*\.\w{1,8}(?::\d+){0,2}$")
 _IMPERATIVES = (

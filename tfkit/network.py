@@ -1,4 +1,4 @@
-"""Repeat requests to the Hugging Face Hub after transient errors, unless TFKIT_OFFLINE is set, and check downloads against hashes."""
+"""Repeat requests to the Hugging Face Hub after transient errors, unless tfkit is offline, and check downloads against hashes."""
 
 import hashlib
 import os
@@ -37,7 +37,7 @@ def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[R
     error of the last attempt is raised, which is WrongContentError for wrong content. Files with wrong content are removed from the cache.
     If `download` has returned a result made from them, `discard` is called with the result, which it must delete.
     """
-    wrong: list[str] = []  # names of the files of the latest attempt that had wrong content
+    wrong: list[str] = []  # names of the files with wrong content in the latest attempt
 
     def attempt() -> Result:
         wrong.clear()  # as _remove_wrong_files may raise an error
@@ -58,7 +58,7 @@ def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[R
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Whether a retry may help: never offline; else by the HTTP status of the response or, without a response, by the error's type."""
+    """Whether a retry may help: offline never, else by the response's HTTP status or, without a response, by the error's type."""
     from huggingface_hub import constants
 
     if is_offline() or constants.HF_HUB_OFFLINE:
@@ -85,12 +85,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _remove_wrong_files(repository: Path, since: float) -> list[str]:
     """Remove blobs (files in the Hub's cache) whose content does not match their names, and return the names of the links to them.
 
-    A large blob is named by its SHA-256, a small one by git's SHA-1. Only blobs that are newer than `since`, in seconds since 1970, are
-    read.
+    A large blob is named by its SHA-256, a small one by git's SHA-1. Blobs last written more than two seconds before `since` (in
+    seconds since 1970) are not read.
     """
     wrong = []
     for blob in (repository / "blobs").glob("*"):
-        if blob.suffix or blob.stat().st_mtime < since - 2 or has_hash(blob, blob.name):  # .incomplete files are continued later
+        if blob.suffix or blob.stat().st_mtime < since - 2 or has_hash(blob, blob.name):  # .incomplete: continued by a later attempt
             continue
         blob.unlink()
         for link in (repository / "snapshots").rglob("*"):

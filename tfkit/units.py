@@ -84,7 +84,7 @@ def format_range(low: float, high: float) -> str:
 
 
 def _scaled(value: float, units: Mapping[str, float]) -> str:
-    """Format a value in the largest unit in which it rounds to 1 or more, else in the smallest. A number below 100 may have one decimal."""
+    """Format a value in the largest unit in which it is at least 0.9995, else in the smallest. A number below 100 may have one decimal."""
     if not abs(value) < float("inf"):
         return "?"
     unit, size = next((item for item in units.items() if abs(value) >= 0.9995 * item[1]), list(units.items())[-1])
@@ -93,9 +93,9 @@ def _scaled(value: float, units: Mapping[str, float]) -> str:
     return text.removesuffix(".0") + unit
 
 
-# Baselines are compared by the first of these metrics that at least one baseline has.
+# Baselines that lack the preferred metric are compared by the first of these metrics that at least one baseline has.
 _BASELINE_METRICS = ("f1", "accuracy", "f1_micro", "rmse", "chrf", "rougeL", "exact_match", "bleu")
-_COUNTS = ("target_tokens", "majority")  # not shown, since the number of tokens and the baselines have lines of their own
+_COUNTS = ("target_tokens", "majority")  # metrics shown elsewhere: the number of tokens, and the fraction of the commonest class
 
 
 def shown_metrics(metrics: Mapping[str, Value]) -> dict[str, Value]:
@@ -115,7 +115,7 @@ def format_metrics(metrics: Mapping[str, float | None]) -> str:
 
 
 def baseline_metric(baselines: Mapping[str, Mapping[str, float]], preferred: str | None = None) -> str | None:
-    """Return the metric by which baselines are compared: `preferred` or, if no baseline has it, one of _BASELINE_METRICS; else None."""
+    """Return the metric by which baselines are compared: the first of `preferred` and _BASELINE_METRICS that any baseline has, or None."""
     names = (preferred, *_BASELINE_METRICS)
     return next((name for name in names if name and any(name in scores for scores in baselines.values())), None)
 

@@ -21,7 +21,7 @@ import tfkit
 from tfkit.carbon.footprint import MEASURED
 from tfkit.engine.assembly import training_data
 from tfkit.engine.training_run import budget
-from tfkit.engine.training_run.loop_hooks import Validator
+from tfkit.engine.training_run.validator import Validator
 from tfkit.recipe import read_recipe
 from tfkit.run.listing import read_run
 from tfkit.training.step import Stepper

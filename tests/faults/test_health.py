@@ -11,7 +11,7 @@ import pytest
 from tiny_files import read_json, receipt
 from tiny_runs import After, Before, Done, assert_same_bits, both, kept, pretrain, raising, records, run_tfkit, spoil, spoil_weight
 
-from tfkit.engine.training_run.loop_hooks import Validator
+from tfkit.engine.training_run.validator import Validator
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.training.step import Stepper
 

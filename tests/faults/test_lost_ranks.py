@@ -17,7 +17,7 @@ from two_ranks import ONE_EACH, ended, run_ranks, start_ranks, with_unbroken_run
 
 from tfkit.carbon import Meter
 from tfkit.carbon.ledger import LedgerReader
-from tfkit.engine.training_run import checkpointing, loop_hooks
+from tfkit.engine.training_run import checkpointing, validator
 from tfkit.engine.training_run.budget import Budget
 from tfkit.parallel import collectives, rank_store
 from tfkit.training.loop import Progress
@@ -109,7 +109,7 @@ def test_f41_two_ranks_then_one_then_four(base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("moment", "lost"), [("evaluation", 1), ("save", 0), pytest.param("save", 1, marks=pytest.mark.slow)])
 def test_f43_a_rank_that_is_lost_in_an_evaluation_or_a_save(base: Path, tmp_path: Path, moment: str, lost: int) -> None:
     """Rank 0 does that alone: the other one is killed as it waits. The checkpoint before is whole, and the run continues from it."""
-    run, place = tmp_path / "run", {"evaluation": (loop_hooks.Validator, "evaluate"), "save": (checkpointing.Checkpointer, "save")}[moment]
+    run, place = tmp_path / "run", {"evaluation": (validator.Validator, "evaluate"), "save": (checkpointing.Checkpointer, "save")}[moment]
     faults = rank_0_signals_1(tmp_path, signal.SIGKILL, 8, *place)
     if lost == 0:
         faults = {0: Before(*place, lambda _, progress: progress.step == 8 and os.kill(os.getpid(), signal.SIGKILL))}
@@ -136,7 +136,7 @@ def test_f43_a_rank_0_that_evaluates_for_longer_than_any_time_out_is_waited_for(
     def slow() -> None:
         impatient()
         rank_store.BEAT_SECONDS = 0.2
-        Before(loop_hooks.Validator, "evaluate", lambda _, progress: time.sleep(6.5 if progress.step == STEPS else 0))()
+        Before(validator.Validator, "evaluate", lambda _, progress: time.sleep(6.5 if progress.step == STEPS else 0))()
 
     ended(run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, faults={0: slow, 1: impatient}), 0)
     assert_unbroken(tmp_path / "run", base)

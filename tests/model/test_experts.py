@@ -16,7 +16,7 @@ from tfkit.errors import UsageError
 from tfkit.families import PRESETS
 from tfkit.model.answering_linear import can_pack, has_int8, pack, to_int8
 from tfkit.model.config import ModelConfig
-from tfkit.model.mlp import Experts, active_numel, balance_loss, router_z_loss
+from tfkit.model.experts import Experts, active_numel, balance_loss, router_z_loss
 from tfkit.model.transformer import Transformer, build, on_meta
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.companion import Companion

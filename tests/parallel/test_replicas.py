@@ -17,7 +17,7 @@ from two_ranks import ONE_EACH, assert_close_checkpoints, ended, raise_in_loader
 
 from tfkit.engine.training_run import checkpointing
 from tfkit.parallel import collectives, rank_store
-from tfkit.training.device import matrix_speed
+from tfkit.training.peak_speed import matrix_speed
 
 STEPS = 12
 

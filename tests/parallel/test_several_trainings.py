@@ -10,7 +10,7 @@ from tiny_files import receipt, write_rows
 from tiny_runs import After, Before, Done, exact, hashes, raising, run_here, strike, write_corpus
 from two_ranks import ended, start_ranks
 
-from tfkit.engine.training_run.loop_hooks import Validator
+from tfkit.engine.training_run.validator import Validator
 from tfkit.objectives.causal_lm import CausalLM
 
 pytestmark = pytest.mark.usefixtures("in_place")

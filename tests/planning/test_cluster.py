@@ -15,7 +15,7 @@ import tfkit
 from tfkit.cli.plan import lines
 from tfkit.errors import MachineError, UsageError
 from tfkit.training import free_memory
-from tfkit.training.device import GPU_PEAKS
+from tfkit.training.peak_speed import GPU_PEAKS
 
 pytestmark = pytest.mark.usefixtures("in_place")
 

@@ -7,17 +7,9 @@ import torch
 
 from tfkit.engine.planning.hardware import GPUS
 from tfkit.errors import MachineError, UsageError, is_out_of_memory
-from tfkit.training.device import (
-    has_bf16,
-    make_deterministic,
-    matrix_speed,
-    memory_bytes,
-    peak_flops,
-    peak_of_gpu,
-    pick_device,
-    pick_precision,
-)
+from tfkit.training.device import has_bf16, make_deterministic, memory_bytes, pick_device, pick_precision
 from tfkit.training.isolation import isolated
+from tfkit.training.peak_speed import matrix_speed, peak_flops, peak_of_gpu
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfkit.data import BatchSizes
-from tfkit.engine.training_run.loop_hooks import since_best
+from tfkit.engine.training_run.validator import since_best
 from tfkit.recipe.schema.optimizer_sections import ScheduleSection
 from tfkit.training.schedule import Schedule
 

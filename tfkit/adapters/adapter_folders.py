@@ -100,14 +100,14 @@ def _load(
     updates = read_updates(folder, opened.peft, opened.family, opened.config)
     wanted_head = head or opened.config.head
     changes = merge(opened.config.model_dump(include=TRAINING_ONLY_FIELDS), changes)
-    # If adapter and base have different numbers of labels, the head's rows are drawn here, and the adapter's rows replace them below.
+    # If adapter and base have different numbers of labels, the head's rows are drawn at random here, and the adapter's replace them below.
     of_base = opened.base.config.head
     redraw = other_labels or (wanted_head.kind == of_base.kind and getattr(wanted_head, "count", None) != getattr(of_base, "count", None))
     base = hub.load(opened.base.folder, head=wanted_head, other_labels=redraw, changes=changes, seed=seed, defer_blocks=defer_blocks)
     has_own_head = wanted_head == opened.config.head and not other_labels
-    redrawn = label_tensors(None, base.config) if other_labels else frozenset()  # tfkit's names, as in `updates`
+    redrawn = label_tensors(None, base.config) if other_labels else frozenset()  # tfkit's names of the tensors with a row per label
     parameters = dict(base.model.named_parameters())
-    replaced = {  # without tensors of another head and, with `other_labels`, of the adapter's labels
+    replaced = {  # the tensors that fit the wanted head; with `other_labels`, not those with a row per label
         name: tensor
         for name, tensor in updates.replaced.items()
         if name in parameters and name not in redrawn and parameters[name].shape == tensor.shape
@@ -198,7 +198,7 @@ def _with_head(folder: Path, peft: PeftConfig, base: Described) -> ModelConfig:
 
 @dataclass(frozen=True)
 class Base:
-    """The base model that the updates of an adapter belong to, and its `tfkit.hub.content_hash`."""
+    """The base model that the updates of an adapter belong to, and the hash of its config and weights (`tfkit.hub.content_hash`)."""
 
     path: str  # the checkpoint as the recipe names it: a folder, a run folder, or hub:org/name@revision
     folder: Path

@@ -134,10 +134,10 @@ class Merged(Mapping[str, Tensor]):
 
 
 def find_targets(model: Transformer, patterns: Sequence[str]) -> dict[str, nn.Linear]:
-    """Return the linear layers of encoder and decoder that match a pattern, the end or a glob of a module's name.
+    """Return the linear layers of encoder and decoder that match a pattern: the end of a module's name, or a glob.
 
-    In a mixture of experts, only matrices of attention match: transformers holds a layer's experts in one tensor, and peft would treat any
-    other MLP's matrix, too, as a part of such a tensor.
+    In a mixture of experts, only matrices of attention match, since transformers holds a layer's experts in one tensor, and peft would
+    mistake the matrix of a dense MLP for a part of such a tensor.
 
     Raise UsageError if a pattern matches no matrix.
     """

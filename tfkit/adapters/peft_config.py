@@ -20,7 +20,7 @@ from tfkit.run.model_files import read_object
 from tfkit.run.tfkit_json import read_tfkit_json
 from tfkit.run.verified import find_named
 
-# Fields of adapter_config.json that, if set, give an update another formula than alpha / rank * B A x.
+# Fields of adapter_config.json that, if set, mean other updates than alpha / rank * B A x of whole matrices.
 _UNSUPPORTED = (
     *("use_dora", "use_qalora", "lora_bias", "layer_replication", "alora_invocation_tokens", "arrow_config", "use_bdlora"),
     *("target_parameters", "trainable_token_indices", "monteclora_config", "velora_config", "kasa_config"),
@@ -50,7 +50,7 @@ class PeftConfig:
 
 
 def read_peft_config(folder: Path) -> PeftConfig:
-    """Read an adapter folder's settings. Raise ModelError for an adapter that is not LoRA, or a variant that tfkit does not compute."""
+    """Read an adapter folder's settings. Raise ModelError for an adapter that is not LoRA, or is a variant that tfkit does not compute."""
     path = find_named(folder, ADAPTER)
     assert path is not None
     fields = read_object(path, LIMIT)
@@ -116,8 +116,8 @@ def _plain(number: float) -> float:
 
 
 def find_base(folder: Path, config: PeftConfig) -> Path:
-    """Return the folder of the base model: at the path in adapter_config.json (which may be relative to the adapter's folder), at the path
-    in tfkit.json, or on the Hub.
+    """Return the folder of the base model: at the path in adapter_config.json (absolute, or relative to the current or the adapter's
+    folder), at the path in tfkit.json, or on the Hub.
 
     Raise ModelError if the base does not exist, is an adapter itself, or has another SHA-256 than the one in tfkit.json.
     """

@@ -41,7 +41,7 @@ _MAX_LISTED = 20  # the most problems that an error message lists
 
 @dataclass(frozen=True)
 class PeftTensors:
-    """The tensors of the file, and their description in adapter_config.json."""
+    """The tensors of adapter_model.safetensors, and their description in adapter_config.json."""
 
     tensors: dict[str, Tensor]
     ranks: dict[str, int]  # the rank of each update, by the name of its module
@@ -77,7 +77,7 @@ def to_peft(tensors: Mapping[str, Tensor], family: str, config: ModelConfig) -> 
 
 
 def _stack_factors(factors: Mapping[str, Tensor], rows: Mapping[str, int]) -> Tensor:
-    """Return the B of a fused matrix, (sum of rows, sum of ranks): each part's B is in the part's `rows`, and in columns of its own."""
+    """Return the B of a fused matrix, (sum of `rows`, sum of ranks): the B of each part has the rows of this part, and its own columns."""
     width = sum(factor.shape[1] for factor in factors.values())
     stacked = next(iter(factors.values())).new_zeros(sum(rows.values()), width)
     row = column = 0
@@ -99,7 +99,7 @@ class Updates:
 
     @torch.no_grad()
     def apply(self, parameters: Mapping[str, Tensor], prefix: str = "") -> None:
-        """Update the parameters in place, except those on the meta device. `prefix`: the beginning of their names in the model."""
+        """Update the parameters in place, except those on the meta device. `prefix` + a parameter's key is its name in the model."""
         for name, parameter in parameters.items():
             if parameter.is_meta:
                 continue
@@ -175,7 +175,7 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
 
 
 def _missing_prefix(weights: Mapping[str, Weight], rules: Mapping[str, object]) -> str:
-    """Return the prefix, such as "bert.", that the adapter's names lack if only the base has a head; "" if they lack none."""
+    """Return the prefix, such as "bert.", that names have in the base's class with a head, if the adapter's names lack it; else ""."""
     first = next((name.removesuffix(_A) for name in weights if name.endswith(_A)), None)
     if first is None or f"{first}.weight" in rules:
         return ""

@@ -21,7 +21,7 @@ def group_advantages(rewards: Tensor, *, is_scaled: bool) -> Tensor:
     """Return the advantage of each response over its group: rewards (P, C) of C responses to each of P prompts -> (P, C) in float64.
 
     The advantage is the reward minus the mean of the group. With `is_scaled` it is divided by the group's sample standard deviation, as in
-    GRPO (Shao et al. 2024, arXiv 2402.03300, 4.1); without, very easy and very hard prompts are not overweighted, as in Dr. GRPO (Liu et
+    GRPO (Shao et al. 2024, arXiv 2402.03300, 4.1); without it, very easy and very hard prompts are not overweighted, as in Dr. GRPO (Liu et
     al. 2025, arXiv 2503.20783). The advantages of a group of equal rewards are exactly 0.
     """
     rewards = rewards.double()
@@ -72,7 +72,7 @@ class Credit(NamedTuple):
     """The advantages and returns of the tokens of each response, (n,) each, and the explained variance of the values."""
 
     advantages: list[Tensor]  # whitened over the tokens of all responses
-    returns: list[Tensor]  # advantages before whitening plus values
+    returns: list[Tensor]  # the advantages before whitening, plus the values
     explained_variance: float | None  # 1 - Var(returns - values) / Var(returns); None if all returns are equal
 
 
@@ -114,9 +114,9 @@ class AdaptiveCoefficient:
 
     value: float
     target: float  # nats per response
-    horizon: float  # the number of responses over which the value adapts
+    horizon: float  # responses after which a relative error e of the KL has changed the value by the factor 1 + e
 
     def after(self, divergence: float, responses: int) -> Self:
-        """Return the coefficient after an iteration of `responses` responses, whose mean divergence is given in nats."""
+        """Return the coefficient after an iteration of `responses` responses. `divergence`: their mean KL, in nats per response."""
         error = min(_LARGEST_ERROR, max(-_LARGEST_ERROR, divergence / self.target - 1))
         return replace(self, value=self.value * (1 + error * responses / self.horizon))

@@ -39,7 +39,7 @@ class FeedbackEncoder:
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the sequences of the distinct responses to each prompt, from the best to the worst, with their ranks.
 
-        Sampling is a function of the seed and of all prompts in `rows`. A prompt whose responses have equal scores is dropped.
+        Sampling is a function of the seed and of all prompts in `rows`. A prompt without two different finite scores is dropped.
         """
         prompts = self.feedback.prompts.encode(rows)
         encoded = [prompt for prompt in prompts if isinstance(prompt, Encoded)]

@@ -38,7 +38,7 @@ def judge_prompts(
     batch_size: int,
     work: BatchWork = UNWATCHED,
 ) -> list[list[JudgedResponse]]:
-    """Sample a response to each of the first prompts of each set, and evaluate the responses; without a reference they have no `kl`.
+    """Sample a response to each of the first prompts of each set, and evaluate the responses, without `kl` if there is no reference.
 
     `counts`: how many prompts of each set are used; sets beyond the number of counts are left out. Raises Stopped if `work` is stopped.
     """

@@ -40,8 +40,8 @@ def initial_statistics(
     """Return four lists with a tensor (n,) per response: the log-probabilities by policy and by reference, the entropies, and the values.
 
     `batches`: the indices of the responses in the micro-batches of the first training pass. The forward passes here use the same batches,
-    so that in float32 the ratios in the first step's loss are exactly 1; in bf16 the ratios are not, as kernels without gradients
-    round differently. The values are empty without a value model. Raises Stopped if `work` is stopped.
+    so that in float32 the probability ratios in the first step's loss are exactly 1; in bf16 they are not, as kernels without
+    gradients round differently. The values are empty without a value model. Raises Stopped if `work` is stopped.
     """
     temperature, values = rollouts.section.temperature, [torch.empty(0)] * len(sampled)
     read = partial(by_response, sampled, batches, rollouts, device, work, "between sampling and training")

@@ -25,11 +25,11 @@ class SampledResponse:
     """A sampled response to a prompt, and its reward."""
 
     prompt: list[int]  # the ids of the prompt
-    ids: list[int]  # the ids of the response, including the end token
+    ids: list[int]  # the ids of the response, including an end token
     ended: bool  # whether the response has an end token
     reward: float
-    is_full: bool  # whether every rule returned 1, and no `no_eos_reward` replaced the rules' value
-    gold: float | None = None  # the score of the gold model, which is only reported; None without the model or a finite score
+    is_full: bool  # whether every rule returned 1, and the recipe's no_eos_reward did not replace their sum
+    gold: float | None = None  # the score of a second reward model, which is only reported; None without it, or if not finite
 
     @property
     def text_ids(self) -> list[int]:
@@ -51,7 +51,7 @@ def sample(
     """Sample `completions` responses to each prompt, in the order of the prompts, and compute their rewards.
 
     Response c to prompt j is drawn with the seed (seed, j * completions + c), so the batch size changes it by rounding errors only.
-    Raises Stopped if `work` is stopped, UsageError if a rule fails, ModelError if the reward model's score is huge or not finite.
+    Raises Stopped if `work` is stopped, UsageError if a rule fails, ModelError if the reward model's score is beyond 1e6 or not finite.
     """
     section = rollouts.section
     settings = GenerationSection(temperature=section.temperature, max_new_tokens=section.max_new_tokens, seed=seed)
@@ -97,7 +97,7 @@ def _scores(
 ) -> list[float]:
     """Return the reward model's score of each prompt with its response, including the end token; 0 without a reward model.
 
-    Raises ModelError for a score that is not finite, or beyond LARGEST_REWARD.
+    Raises ModelError for a score that is not finite, or whose absolute value is above LARGEST_REWARD, a million.
     """
     if (reward := rollouts.reward) is None:
         return [0.0] * len(response_ids)

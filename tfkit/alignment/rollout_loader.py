@@ -4,7 +4,7 @@
         ->  log-probabilities before the first step, by policy and reference  ->  advantages
         ->  steps: the responses, permuted by (seed, i, pass), in batches
 
-An iteration depends only on the weights before its first step. Checkpoints within an iteration contain its responses, for a resumed run.
+An iteration depends only on seed, i, beta and the weights before its first step. Checkpoints within it contain its responses, for a resume.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.rollouts import GroupBaseline, Response, Rollouts, ValueBaseline, response_batch
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
-SAMPLED_MICRO_BATCHES = 8  # micro-batches per batch of sampling, which needs less memory than training, as it has no backward pass
+SAMPLED_MICRO_BATCHES = 8  # micro-batches in a batch of sampling, which has no backward pass and so needs less memory
 _TOKEN_VALUES = "of_tokens/"  # the prefix of the names of token values in the training state
 
 
@@ -44,7 +44,7 @@ class Experience:
     observed: Mapping[str, float]  # the metrics, by name
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the prompts, responses and their token values as tensors, for the training state of a checkpoint."""
+        """Return the prompts, the responses and the values of their tokens (such as advantages) as tensors, for a checkpoint's state."""
         sequences = {"prompts": [response.prompt for response in self.responses], "ids": [response.ids for response in self.responses]}
         tensors = {name: torch.from_numpy(np.concatenate(arrays)) for name, arrays in sequences.items()}
         tensors |= {f"{name}.sizes": torch.tensor([len(array) for array in arrays]) for name, arrays in sequences.items()}
@@ -220,7 +220,7 @@ class RolloutLoader:
         ]
 
     def _group_advantages(self, rewards: Tensor, log_ratios: Sequence[Tensor], baseline: GroupBaseline) -> Tensor:
-        """Return the advantage of each response, (N,), after lowering its reward by beta times the sum of its log-ratios."""
+        """Return the advantage of each response, (N,), after lowering its reward by beta times the response's k1 estimate of the KL."""
         if beta := self.rollouts.section.beta:
             rewards = rewards - beta * torch.stack([ratios.sum() for ratios in log_ratios])
         groups = rewards.reshape(-1, self.rollouts.section.completions)

@@ -1,8 +1,8 @@
 """The user's code that a recipe names: the files that a command may run, and `open_code`, the only function that runs them.
 
-A file is identified by the SHA-256 of its content, so that a permission ends when the file changes. The allowed files are recorded in
-$XDG_STATE_HOME/tfkit/allowed_code, where $XDG_STATE_HOME is ~/.local/state by default: for each, that folder has a file whose name is
-the SHA-256; the user may delete it at any time. This module does not import torch.
+A file is identified by the SHA-256 of its content, so that a permission ends when the file changes. For each
+allowed file, the folder $XDG_STATE_HOME/tfkit/allowed_code (by default in ~/.local/state) has a file whose name is the SHA-256, which the
+user may delete at any time. This module does not import torch.
 """
 
 import hashlib
@@ -99,7 +99,7 @@ def open_code(place: str, path: str, permission: CodePermission) -> tuple[Module
 
 @contextmanager
 def running_code(failure: str) -> Iterator[None]:
-    """A context for a user's code: prints go to stderr, errors except KeyboardInterrupt become UsageErrors that begin with `failure`."""
+    """A context for a user's code: prints go to stderr; errors, except KeyboardInterrupt, become UsageErrors that begin with `failure`."""
     try:
         with redirect_stdout(sys.stderr):  # stdout carries the result of the command
             yield

@@ -1,4 +1,4 @@
-"""Energy and CO2 of a run, measured by CodeCarbon in a separate process. The package does not import torch, and is fast to import.
+"""Energy and CO2 of a run, measured by CodeCarbon in a separate process. Importing the package is fast, since it does not import torch.
 
 Meter (meter.py)            in the trainer: starts the sidecar, sends it the phases of the run (train, evaluate, ...), and stores the
                             sidecar's latest Reading

@@ -20,11 +20,11 @@ from tfkit.durable import sync_folder
 
 
 class Ledger:
-    """The writer of one ledger, which appends a line of JSON for each tick (ledger.py)."""
+    """Appends lines of JSON to one ledger, the file with the measurements of one attempt on one node (ledger.py)."""
 
     def __init__(self, folder: Path, node: int, attempt: int, previous: str | None = None):
-        """Create the ledger's file. Its name has a serial number if there is a ledger with this node and attempt already, as after the
-        loss of run.json, after which attempts are counted from 1 again. Raises OSError.
+        """Create the ledger's file. Its name has a serial number if this node and attempt already have a ledger: after a loss of
+        run.json, attempts are counted from 1 again. Raises OSError.
 
         `previous`: the hash of the last line of the previous ledger on this node; None if there is none.
         """
@@ -41,8 +41,8 @@ class Ledger:
         self._previous, self._torn = previous, False
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write `line`, with the hash of the last intact line of the file, and flush it to disk. Raises OSError; the next call then begins
-        with a line break, which separates its line from the torn one.
+        """Write `line`, with the hash of the last intact line before it, and flush it to disk. Raises OSError if the line may be torn
+        (incomplete); then the next call writes a line break before its own line.
         """
         if self._torn:  # the previous line may have been written completely, although `append` raised an error
             lines = reversed(self.path.read_bytes().split(b"\n"))
@@ -59,22 +59,22 @@ class Ledger:
 def tick_line(
     at: float, phase: str, seconds: float, totals: Totals, power_w: float, status: str, reason: str | None = None, step: int | None = None
 ) -> dict[str, Any]:
-    """Return the ledger's line for a tick. `at`: seconds since 1970; `seconds`: since the attempt's start; `reason`: the problems since the
-    previous tick; `step`: if this tick is a point from which the run can continue, the step after which it continues.
+    """Return the ledger's line for a tick, a reading of the meter. `at`: seconds since 1970; `seconds`: since the attempt's start;
+    `reason`: the problems since the previous tick; `step`: a step whose checkpoint was just saved or loaded, or evaluation recorded.
     """
     line = {"kind": "tick", "at": round(at, 3), "phase": phase, "seconds": round(seconds, 3), **asdict(totals), "power_w": power_w}
     return line | {"status": status} | ({"reason": reason} if reason else {}) | ({} if step is None else {"step": step})
 
 
 def estimate_line(seconds: float, totals: Totals) -> dict[str, Any]:
-    """Return the ledger's line for the `seconds` before CodeCarbon's start, not in `totals`: their energy at the mean power of `totals`."""
+    """Return the ledger's line for the `seconds` before CodeCarbon's start: their energy and emissions at the mean rates of `totals`."""
     ratio = seconds / totals.measured_seconds
     return {"kind": "estimate", "seconds": seconds} | {name: getattr(totals, name) * ratio for name in ENERGIES}
 
 
 class AttemptFiles:
-    """The writer of one attempt's files. `spec`: the meter's first message; if its `folder` is None, nothing is written. `warn` is called
-    only at the first failure to write.
+    """The writer of one attempt's files. `spec`: the meter's first message, which describes the attempt; if its field `folder` is None,
+    nothing is written. `warn` is called only for the first failure to read or write.
     """
 
     def __init__(self, spec: dict[str, Any], warn: Callable[[str], object]):
@@ -85,7 +85,7 @@ class AttemptFiles:
         """The sums of the run's attempts before this one."""
         self.earlier_degraded = False
         self._ledger: Ledger | None = None
-        self._previous: str | None = None  # the hash of the last line of the previous ledger
+        self._previous: str | None = None  # the hash of the last line of the previous ledger on this node
         self._unwritten: list[dict[str, Any]] = []  # lines of the ledger that are not on the disk yet
         self._machine_written = False
         if spec["folder"]:
@@ -104,7 +104,7 @@ class AttemptFiles:
                 write_emissions(Path(self._spec["folder"]), self._ledgers)
 
     def sums_of_other_nodes(self) -> dict[str, float]:
-        """Return the energies and emissions of this attempt on all other nodes, from their ledgers; {} if none can be read."""
+        """Return the energies and emissions of this attempt on all other nodes, from their ledgers; {} for one node or if reading fails."""
         if self._nodes == 1:
             return {}
         with self._guarding():
@@ -116,7 +116,7 @@ class AttemptFiles:
     def _count_earlier(self, attempts: list[Attempt]) -> None:
         self._previous = next((attempt.chain.last for attempt in reversed(attempts) if attempt.header["node"] == self._node), None)
         own = [attempt for attempt in attempts if attempt.header["run_id"] == self._spec["run_id"]]
-        # Another node may already have a ledger of this same attempt, which is not one of an earlier attempt.
+        # Left out are the ledgers of this attempt that other nodes may already have written.
         earlier = [attempt for attempt in own if attempt.header["node"] == self._node or attempt.header["attempt"] != self._spec["attempt"]]
         self.earlier = {name: sum(attempt.sums[name] for attempt in earlier) for name in self.earlier}
         self.earlier["seconds"] = sum(wall_seconds(earlier).values())
@@ -143,7 +143,7 @@ class AttemptFiles:
             self._machine_written = True
         last = self._unwritten[-1] if self._unwritten else {"kind": ""}
         if last["kind"] == "tick" and last["phase"] == tick["phase"] and not last.keys() & {"step", "reason", "g_per_kwh"}:
-            # Drop the unwritten tick: the sums of the next one include its sums, and it has none of the fields that concern it alone.
+            # Drop the unwritten tick: it has no step, reason or intensity, and the sums of `tick` include its sums.
             self._unwritten.pop()
         self._unwritten += [tick, *([estimate] if estimate else [])]
         if self._ledger is None:
@@ -154,7 +154,7 @@ class AttemptFiles:
 
     @contextlib.contextmanager
     def _guarding(self) -> Iterator[None]:
-        """A context in which a failure to write, as on a full disk, is only a warning, given once, so that the readings continue."""
+        """A context in which a failure to read or write the files is only a warning, given once, so that the measurement continues."""
         try:
             yield
         except Exception as error:

@@ -1,9 +1,9 @@
-"""emissions.csv: one row per phase, attempt and node, in CodeCarbon's columns and units (kg, kWh), derived from the ledgers.
+"""emissions.csv: one row per phase (train, ...), attempt (start) and node, in CodeCarbon's columns and units (kg, kWh), from the ledgers.
 
-The columns are the fields of the record of the installed CodeCarbon, in the same order, since CodeCarbon renames a file that has other
-columns. The file is replaced atomically. Rows that other programs wrote with CodeCarbon are kept. If the present file has other columns or
-incomplete rows, which cannot be kept, it is first copied to emissions.csv.bak. The writers of a run folder, one on each node, need no lock:
-if a ledger has grown while a writer replaced the file, the writer derives the rows again, so the last file has the rows of all ledgers.
+The columns and their order are those of the installed version of CodeCarbon, which would rename a file that has other columns. The
+file is replaced atomically. Rows that another program added by means of CodeCarbon are kept. If the present file has other columns or
+incomplete rows, which cannot be kept, it is first copied to emissions.csv.bak. Each node of a run writes the file, without a lock: if a
+ledger has grown while a node wrote the file, the node writes it again, so the last file has the rows of all ledgers.
 """
 
 import ast
@@ -32,9 +32,9 @@ CODECARBON_3_3 = (
 
 @functools.cache
 def installed_columns() -> tuple[str, ...]:
-    """Return the fields of CodeCarbon's record `EmissionsData`; those of version 3.3 if they are not found.
+    """Return the field names of CodeCarbon's class `EmissionsData`; those of version 3.3 if the class is not found.
 
-    They are read from the source code of the class, since importing CodeCarbon takes 0.2 s, and may fail or hang.
+    They are read from the class's source code, since importing CodeCarbon takes 0.2 s, and may fail or hang.
     """
     with contextlib.suppress(OSError, SyntaxError, ValueError):
         path = codecarbon_folder() / "output_methods" / "emissions_data.py"
@@ -47,7 +47,7 @@ def installed_columns() -> tuple[str, ...]:
 
 
 def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> None:
-    """Write emissions.csv from the ledgers in `run_folder`/carbon. Without ledgers, it has only other programs' rows. Raises OSError."""
+    """Write emissions.csv from the ledgers in `run_folder`/carbon. Present rows of other runs or programs are kept. Raises OSError."""
     ledgers = ledgers or LedgerReader(run_folder / "carbon")
     path, columns = run_folder / NAME, installed_columns()
     while True:
@@ -79,7 +79,7 @@ def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
         "os": header.get("os"),
         "python_version": header.get("python_version"),
         **attempt.machine.get("record", {}),
-        "tracking_mode": "machine" if attempt.outcome == "ok" else attempt.outcome,  # no other column is suited for the outcome
+        "tracking_mode": "machine" if attempt.outcome == "ok" else attempt.outcome,  # CodeCarbon has no column for the outcome
         "timestamp": datetime.fromtimestamp(phase.ended_at).strftime("%Y-%m-%dT%H:%M:%S"),
         "project_name": header.get("project"),
         "run_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{header['run_id']}/{attempt.name}/{index}")),
@@ -102,7 +102,7 @@ def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Return the complete rows of the file `path`; [] if it has other columns. If any row is left out, the file is first backed up."""
+    """Return the complete rows of the file `path`; [] if it has other columns. If rows are left out, the file is first backed up."""
     try:
         data = path.read_bytes()
         header, *lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
@@ -120,7 +120,7 @@ def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def _back_up(path: Path, data: bytes) -> None:
-    """Write the data to emissions.csv.bak, emissions.csv_0.bak, ..., as CodeCarbon names backups; the same data are written only once."""
+    """Write the data to the first unused path of emissions.csv.bak, emissions.csv_0.bak, ..., unless such a backup has the same data."""
     for suffix in (".bak", *(f"_{index}.bak" for index in range(1000))):
         backup = path.with_name(path.name + suffix)
         with contextlib.suppress(FileExistsError), backup.open("xb") as file:

@@ -1,5 +1,5 @@
-"""Energy and emissions: the sums of one attempt (`Totals`), the meter's output (`Reading`), and the totals of a run or a command with their
-sources (`Footprint`). Units are in the names. A Footprint has the field names of run.json, results and reports; a value of None is unknown.
+"""Energy and emissions: the sums of an attempt, one start of a run (`Totals`), the meter's output (`Reading`), and the totals of a run or
+a command (`Footprint`). Field names contain the units; those of Footprint are as in run.json, results and reports. None: unknown.
 
 This module does not import pydantic, so that the sidecar (sidecar.py) starts fast.
 """
@@ -21,7 +21,7 @@ ENERGIES = ("energy_wh", "cpu_wh", "gpu_wh", "ram_wh", "emissions_g")
 SUMS = ("seconds", *ENERGIES)
 """The fields of a Reading, and of a line of a ledger, that add up over attempts."""
 
-SILENT_SECONDS = 10.0  # even an idle machine uses a milliwatt-hour in this time, so a later reading of no energy is an error
+SILENT_SECONDS = 10.0  # after this time, a reading without energy is an error: even an idle machine uses a milliwatt-hour in ten seconds
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Reading:
 
     energy_wh: float = 0.0
     emissions_g: float = 0.0
-    power_w: float = 0.0  # mean since the previous reading
-    seconds: float = 0.0  # wall time, whether the energy was measured or not
+    power_w: float = 0.0  # the mean over the latest measured interval, of at least half a second
+    seconds: float = 0.0  # wall time, including time in which no energy was measured
     status: Status = "off"
-    place: str = ""  # "FRA, 56 g/kWh (...)"
-    provenance: str = ""  # "CPU model, RAM constant"
+    place: str = ""  # the country and the carbon intensity: "FRA, 56 g/kWh (...)"
+    provenance: str = ""  # how the energy of each component was obtained: "CPU model, RAM constant"
     cpu_wh: float = 0.0  # this and the next two fields: the parts of energy_wh
     gpu_wh: float = 0.0
     ram_wh: float = 0.0
@@ -42,7 +42,7 @@ class Reading:
 
     @property
     def outcome(self) -> str:
-        """The `carbon_status` of a Footprint: `ok`, `degraded` (the energy is a lower bound), `failed` (there is no energy) or `off`."""
+        """The `carbon_status` of a Footprint: `ok`, `degraded` (energy is a lower bound), `failed` (no energy was measured) or `off`."""
         if self.status == "off":
             return "off"
         if not self.energy_wh:
@@ -51,14 +51,14 @@ class Reading:
 
     @property
     def text(self) -> str:
-        """The energy, the emissions and the place as text, such as `1.2 Wh, 195 mg CO2e (Germany, 344 g/kWh)`."""
+        """The energy, the emissions and the place as text, such as `1.2 Wh, 67.2 mg CO2e (FRA, 56 g/kWh (...))`."""
         return f"{format_energy(self.energy_wh)}, {format_mass(self.emissions_g)} CO2e ({self.place})"
 
 
 def add_readings(own: Reading, others: Iterable[Reading]) -> Reading:
     """Add the readings of other nodes of the run to `own`: energies, emissions and powers are summed; the time is the longest of all nodes.
 
-    The status is that of `own`, or degraded if the status of another node is neither ok nor that of `own`.
+    The status is degraded if another node has a status that is neither ok nor that of `own`; else it is that of `own`.
     """
     for other in others:
         sums = {name: getattr(own, name) + getattr(other, name) for name in SUMS} | {"seconds": max(own.seconds, other.seconds)}
@@ -69,7 +69,7 @@ def add_readings(own: Reading, others: Iterable[Reading]) -> Reading:
 
 @dataclass(frozen=True)
 class Totals:
-    """The sums of one attempt since CodeCarbon's start, as CodeCarbon reports them. The energies include the PUE."""
+    """The sums of an attempt (one start of a run) since CodeCarbon's start, as CodeCarbon reports them: energies include the PUE factor."""
 
     measured_seconds: float = 0.0  # since CodeCarbon's start, which is about two seconds after the meter's start
     energy_wh: float = 0.0
@@ -98,20 +98,20 @@ class Totals:
 
 @dataclass(frozen=True, kw_only=True)
 class Intensity:
-    """The carbon intensity of a run over all attempts: with its range, if that is known, and its mean over time, if it is a series."""
+    """A run's carbon intensity over all attempts, with its range (if known) and, if it is a time series, its mean over time."""
 
     g_per_kwh: float | None = None
     low_g_per_kwh: float | None = None
     high_g_per_kwh: float | None = None
     mean_g_per_kwh: float | None = None
-    emissions_g_at_mean: float | None = None  # the energy times the mean over time
+    emissions_g_at_mean: float | None = None  # the energy times mean_g_per_kwh
     beyond_series: bool | None = None  # whether the run lasted longer than the series
     source: str | None = None
     year: int | None = None
     kind: str | None = None  # how it was obtained, such as "annual mean" (see Place)
 
     def document(self) -> dict[str, Any]:
-        """Return the JSON object. It lacks the fields of the range and of a series (`mean_g_per_kwh` to `beyond_series`) that are None."""
+        """Return the JSON object. Fields that are None are left out, except `g_per_kwh`, `source`, `year` and `kind`."""
         always = ("g_per_kwh", "source", "year", "kind")
         return {name: value for name, value in vars(self).items() if value is not None or name in always}
 
@@ -125,14 +125,14 @@ class Intensity:
 class Footprint:
     """The energy and emissions of a run or a command; `energy_kwh_parts`: the energy of cpu, gpu and ram.
 
-    `carbon_status`: ok; degraded: the energy is a lower bound; failed: the run was metered, but has no energy; off: it was not metered.
+    `carbon_status`: ok; degraded: the energy is a lower bound; failed: no energy was measured; off: the run was not metered.
     """
 
     energy_kwh: float | None = None
     energy_kwh_parts: dict[str, float] | None = None
     emissions_g: float | None = None
     carbon_status: str | None = None
-    place: str | None = None  #: "FRA, 56 g/kWh (...)"
+    place: str | None = None  #: the country and the carbon intensity: "FRA, 56 g/kWh (...)"
 
     @classmethod
     def from_reading(cls, reading: Reading) -> Self:
@@ -166,7 +166,7 @@ MEASURED = tuple(Measurement.__dataclass_fields__)
 
 @dataclass(frozen=True, kw_only=True)
 class RunTotals(Measurement):
-    """The totals of a run over all attempts, as in its run.json: time, energy, counts, and the work that was lost and repeated."""
+    """The totals of a run over all attempts, as in its run.json: time, energy, counts, and work lost by a kill and repeated."""
 
     seconds: float | None = None
     train_seconds: float | None = None
@@ -205,7 +205,7 @@ def describe_sources(components: Mapping[str, str | None]) -> str:
 
 
 def joined(values: Iterable[Any]) -> str | None:
-    """Return the distinct values as text, such as `counter, model`; None if there are none. A value may itself be such a text."""
+    """Return the distinct values as text, such as `counter, model`; None without any. A value that is itself such a text is split."""
     return ", ".join(dict.fromkeys(part for value in values if value for part in str(value).split(", "))) or None
 
 
@@ -253,8 +253,8 @@ def _mean_intensity(parts: Sequence[RunTotals]) -> Intensity | None:
 
 
 def _mean_factor(parts: Iterable[RunTotals], name: str) -> float:
-    """Return the lower or upper limit of a run's intensity (the field `name`), divided by the intensity, as a mean over the runs, weighted
-    by emissions. A run without a range counts as 1.
+    """Return the ratio of a limit of the intensity (the field `name`, such as low_g_per_kwh) to the intensity: the mean over the runs,
+    weighted by emissions. A run without a range has the ratio 1.
     """
     pairs = []
     for part in parts:

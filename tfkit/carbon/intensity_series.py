@@ -1,6 +1,6 @@
 """A carbon intensity that changes with time: a csv of `timestamp_utc,g_per_kwh`.
 
-The energy between two readings of CodeCarbon is multiplied by the mean intensity between them. The value of a row applies from the row's
+The energy between two readings of CodeCarbon is multiplied by the mean intensity in this time. The value of a row applies from the row's
 time to the time of the next row; the last value applies for an interval of the same length. Times are in UTC and equally spaced: in local
 time, an hour would occur twice or be missing when the clocks change.
 """
@@ -22,25 +22,25 @@ from tfkit.errors import DataError, TfkitError, reason_of
 from tfkit.regular_files import read_limited
 
 COLUMNS = ["timestamp_utc", "g_per_kwh"]
-MOST_G_PER_KWH = 100_000.0  # the same limit as that of carbon.intensity_g_per_kwh
-_MOST_BYTES = 16 << 20  # about five years of a value every five minutes
+MOST_G_PER_KWH = 100_000.0  # also the limit of the recipe's field carbon.intensity_g_per_kwh
+_MOST_BYTES = 16 << 20  # about five years of values, one every five minutes
 _EXAMPLE = "2026-11-26T17:00:00Z"
 
 
 @dataclass(frozen=True)
 class IntensitySeries:
-    """A series of carbon intensities. Each applies from its time in `times` (seconds since 1970) to the next one, the last to `end`."""
+    """A series of carbon intensities. g_per_kwh[i] applies from times[i] (seconds since 1970) to times[i + 1], the last to `end`."""
 
     times: tuple[float, ...]
     g_per_kwh: tuple[float, ...]
     end: float
 
     def at(self, moment: float) -> float:
-        """Return the value at a moment; a moment before the series has the first value, and one after the series has the last."""
+        """Return the value at a moment; for a moment before the series, the first value; for one after it, the last."""
         return self.g_per_kwh[max(0, bisect_right(self.times, moment) - 1)]
 
     def mean(self, begin: float, end: float) -> float:
-        """Return the time-weighted mean from `begin` to `end` of the values that `at` returns. The mean of equal values is exact."""
+        """Return the mean of the intensity over the time from `begin` to `end`. If all values are equal, it is exact."""
         first, last = max(0, bisect_right(self.times, begin) - 1), max(0, bisect_right(self.times, end) - 1)
         values = self.g_per_kwh[first : last + 1]
         if end <= begin or len({*values}) == 1:
@@ -102,7 +102,7 @@ def _time(text: str, where: str) -> float:
 
 
 def parse_intensity(value: Any, where: str, error: type[TfkitError] = DataError) -> float:
-    """Return a carbon intensity in g/kWh. Raises `error`, with the place `where`, unless `value` is a number from 0 to MOST_G_PER_KWH."""
+    """Return a carbon intensity in g/kWh. Raises `error`, beginning with `where`, unless `value` is a number from 0 to MOST_G_PER_KWH."""
     with suppress(ValueError):
         if 0 <= (grams := float(value)) <= MOST_G_PER_KWH:
             return grams
@@ -116,11 +116,11 @@ def _text(moment: float) -> str:
 
 
 class IntensityCorrection:
-    """The correction of CodeCarbon's emissions, which assume a constant intensity, by a series of intensities.
+    """Corrects CodeCarbon's emissions, which assume a constant intensity, so that they follow a series of intensities.
 
     If all values of the series equal the constant, the emissions are unchanged to the last bit. `series`: the fields of an IntensitySeries;
-    None: nothing is corrected. `g_per_kwh`: the constant. `offset`: the wall clock minus the monotonic clock at the start, from which all
-    later times are computed, so that setting the wall clock during the run has no effect.
+    None: nothing is corrected. `g_per_kwh`: the constant. `offset`: the wall clock minus the monotonic clock at the start. Times are the
+    monotonic clock plus `offset`, so that setting the wall clock during the run has no effect.
     """
 
     def __init__(self, series: dict[str, Any] | None, g_per_kwh: float, offset: float, clock: Callable[[], float] = monotonic):
@@ -132,7 +132,7 @@ class IntensityCorrection:
         self.is_past_end = False  # whether a reading was after the end of the series
 
     def correct(self, totals: Totals) -> Totals:
-        """Return the totals of a reading that was just taken, with the emissions that follow from the series."""
+        """Return the totals of a reading that was just taken, with its emissions corrected."""
         if self._series is not None and totals.energy_wh > self._energy_wh:
             now = self._clock()
             begin = self._corrected_until if self._corrected_until is not None else now - totals.measured_seconds
@@ -145,9 +145,8 @@ class IntensityCorrection:
         return replace(totals, emissions_g=max(0.0, totals.emissions_g + self._correction_g)) if self._correction_g else totals
 
     def take_fields(self) -> dict[str, Any]:
-        """Return the fields of a tick: the mean intensity since the previous call, and the seconds that the mean covers.
-
-        Without a series there are no fields.
+        """Return more fields for a tick, the ledger's line on a reading: the mean intensity since the previous call, the seconds that
+        this mean covers, and `beyond_series` if the series has ended; {} without a series.
         """
         if self._series is None:
             return {}

@@ -1,5 +1,5 @@
-"""The ledger, carbon/<node>-<attempt>.jsonl: the measurements of one attempt (one start of a run) on one node. Each tick, which is a
-reading of the meter, appends a fsynced line of JSON.
+"""The ledger, carbon/<node>-<attempt>.jsonl: the measurements of one attempt (one start of a run) on one node. Each tick (a reading of the
+meter) appends a line of JSON, which is flushed to disk.
 
     {"kind": "header", "run_id": ..., "attempt": 1, "node": 0, "host": ..., "place": {...}, "pue": 1.0, ..., "previous": null}
     {"kind": "machine", "components": {"cpu": "model", "ram": "constant"}, "tdp_w": 65.0, "record": {...}}     once CodeCarbon has started
@@ -7,14 +7,14 @@ reading of the meter, appends a fsynced line of JSON.
     {"kind": "estimate", "seconds": 2.1, "energy_wh": ..., ...}     for the time before CodeCarbon's start, at the first measured power
 
 Each sidecar, the process that measures one attempt on one node, writes its own file, so no locks are needed. The time between two ticks
-belongs to the phase of the later tick. A tick with a `step` marks a point from which the run can continue: the checkpoint of that step was
-saved, the attempt resumed from it, or an evaluation after that step was recorded. The sums in ticks do not include the estimate. Readers
-add it to the attempt's sums, and divide it among the phases in proportion to their unmeasured time.
+belongs to the phase of the later tick. A tick with a `step` marks the end of work that is kept if the run resumes after that step or a
+later one: the checkpoint of the step was saved or loaded, or its evaluation was recorded. The sums in ticks do not include the estimate.
+Code that reads a ledger adds the estimate to the attempt's sums, and divides it among the phases in proportion to their unmeasured time.
 
 Each line has the SHA-256 of the previous line, so that changed, removed and inserted lines are detected. The hash covers the bytes between
 two line breaks. A torn line, which is not a JSON object, is not part of the chain. The first line of a ledger has the hash of the line that
-was then the last one in the previous ledger on the same node (null if there was none), so that a missing ledger is detected, too. The
-hashes in a ledger do not show that its last lines were removed, but emissions.csv, the totals in run.json, and the first line of the next
+was then the last one in the previous ledger on the same node (null if there was none), so that a missing ledger is detected, too. If the
+last lines of a ledger are removed, its own hashes do not show it, but emissions.csv, the totals in run.json, and the first line of the next
 ledger do.
 """
 
@@ -51,13 +51,13 @@ def parse_line(text: bytes) -> dict[str, Any] | None:
 
 @dataclass
 class Chain:
-    """The hash chain of one ledger, which is checked line by line."""
+    """The check of one ledger's hash chain, line by line."""
 
     lines: int = 0  # the number of lines, including torn and empty ones
     first: Any = None  # the hash in the first line: that of the last line of the node's previous ledger
     last: str | None = None  # the hash of the last intact line
-    is_chained: bool | None = None  # whether the lines have hashes; None: no intact line yet
-    broken_at: int | None = None  # the line number, from 1, of the first line whose hash does not match the previous line
+    is_chained: bool | None = None  # whether the first intact line has the field PREVIOUS; None: no intact line yet
+    broken_at: int | None = None  # the number, from 1, of the first line that does not have the hash of the previous line
 
     def add(self, text: bytes, line: dict[str, Any] | None) -> None:
         """Add the next line of the file; `line`: the object in that line, None if the line is torn or damaged."""
@@ -80,7 +80,7 @@ class Chain:
 
 @dataclass
 class Phase:
-    """The sums of one phase of one attempt, over all occurrences of the phase in the attempt."""
+    """The sums of one phase of one attempt. They include all times at which the phase occurs in the attempt."""
 
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     utilization: dict[str, float] = field(default_factory=lambda: dict.fromkeys(UTILIZATIONS, 0.0))
@@ -90,7 +90,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A point from which a run can continue after `step`, with the sums and the unmeasured time of the attempt up to this point."""
+    """The end of work that is kept if the run resumes after `step` or a later step, with the sums and times since the attempt's start."""
 
     step: int
     measured: dict[str, float]
@@ -110,11 +110,11 @@ class Attempt:
     estimate: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     phases: dict[str, Phase] = field(default_factory=dict)
     resume_points: list[ResumePoint] = field(default_factory=list)
-    work_end: ResumePoint | None = None  # the sums at the beginning of the phase `finish`; None if the attempt did not end with that phase
+    work_end: ResumePoint | None = None  # the sums when the last phase, `finish`, began; None if the last phase is another one
     series_integral: float = 0.0  # the integral of a series of intensities over time, in g/kWh x s
     series_seconds: float = 0.0
     is_beyond_series: bool = False
-    ticks: list[tuple[float, float, float, float]] | None = None  # each tick: sums of seconds, Wh, g, and its mean W; None: not stored
+    ticks: list[tuple[float, float, float, float]] | None = None  # of each tick: sums so far of seconds, Wh and g; mean W; None: not stored
     status: str = "starting"
     lines_dropped: int = 0
     chain: Chain = field(default_factory=Chain)
@@ -171,7 +171,7 @@ class Attempt:
 
     def _add_estimate(self, line: dict[str, Any]) -> None:
         estimate = {name: _finite(line[name]) for name in SUMS}
-        if any(self.estimate.values()):  # the line occurs twice if the disk reported a failure although it had written the line
+        if any(self.estimate.values()):  # the line occurs twice if the disk reported an error although it had written the line
             return
         uncovered = {name: max(0.0, phase.unmeasured_seconds) for name, phase in self.phases.items()}
         total = sum(uncovered.values())
@@ -227,7 +227,7 @@ class LedgerReader:
     def __init__(self, folder: Path, *, keeps_ticks: bool = False):
         self.folder = folder
         self._keeps_ticks = keeps_ticks
-        self._read: dict[Path, tuple[int, Attempt]] = {}  # for each ledger, the number of bytes read so far, and the sums from these
+        self._read: dict[Path, tuple[int, Attempt]] = {}  # for each ledger, the number of bytes read so far, and the sums of their lines
 
     def attempts(self) -> list[Attempt]:
         """Return the sums of each ledger that has a header, sorted by attempt and node."""

@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
 CODECARBON = "tfkit.carbon.probe:CodeCarbonProbe"
-STOP_SECONDS = 3.0  # the longest time that `stop` takes; it waits for CodeCarbon's start, so that a power can be measured
+STOP_SECONDS = 3.0  # the default time-out of `stop`, which waits for CodeCarbon's start, so that some energy is measured
 LAST_READING_SECONDS = 0.5  # the time that `stop` needs for the last reading, if CodeCarbon has started
-SILENCE_SECONDS = 90.0  # after this time and three intervals between ticks without a message of the sidecar, the reading is out of date
+SILENCE_SECONDS = 90.0  # without a message of the sidecar for this time plus three intervals between readings, the last one is out of date
 
 
 class Meter:
-    """The meter of a run, created by `Meter.start`. Every method returns immediately, or, if it has a time-out, within that time."""
+    """The meter of a run, created by `Meter.start`. Each method returns at once or within its time-out."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self.began = time.monotonic()  # on a clock that the sidecar shares
+        self.began = time.monotonic()  # the attempt's start, on a clock that the sidecar shares
         self._changed = threading.Condition()
         self._reading = Reading()
         self._warning: str | None = None
@@ -60,10 +60,10 @@ class Meter:
     ) -> Self:
         """Start the sidecar, and return within milliseconds, before CodeCarbon has started in the sidecar.
 
-        `folder`: the run folder; None writes no files. `attempt`: the index of this start of the run, from 1. `probe`: the class that reads
-        the power, as module:class; tests pass a scripted one. `nodes`: the number of nodes of the run, each with its own meter. If
-        `section` disables the meter, its readings are the sums of the earlier attempts, with the status degraded, because they are a lower
-        bound; the status is off if no earlier attempt was metered.
+        `folder`: the run folder; None: no files are written. `attempt`: the index of this start of the run, from 1. `probe`: the class that
+        reads CodeCarbon, as module:class; tests pass one with scripted readings. `nodes`: the number of nodes of the run, each with its own
+        meter. If `section` disables the meter, its readings are the sums of the earlier attempts, with the status degraded, because they
+        are a lower bound; the status is off if no earlier attempt was metered.
         """
         meter = cls()
         try:
@@ -94,14 +94,14 @@ class Meter:
     def phase(self, name: str, step: int | None = None) -> None:
         """Attribute the energy to the phase `name` from now on (setup, tokenize, train, evaluate, checkpoint, finish, ...).
 
-        `step`: the run can continue after this step, whose checkpoint was just saved or loaded, or whose evaluation was recorded. If the
-        work after this moment is lost by a kill, and is repeated, its energy counts as rework.
+        `step`: the step whose checkpoint was just saved or loaded, or whose evaluation was just recorded; None: no step. If work after
+        this moment is lost by a kill, and repeated, its energy counts as rework.
         """
         self._command({"do": "phase", "name": name, "step": step, "at": time.monotonic()})
 
     def reading(self) -> Reading:
-        """Return the latest totals of the run, including earlier attempts. They are at most as old as the interval between two ticks. If
-        the sidecar has sent nothing for SILENCE_SECONDS and three such intervals, they are marked as degraded and failing.
+        """Return the latest totals of the run, including earlier attempts: usually at most carbon.every_seconds old. If the
+        sidecar has sent nothing for SILENCE_SECONDS + 3 x carbon.every_seconds, the status ok becomes degraded, and `failing` is set.
         """
         if self._forked:
             return self._reading
@@ -120,7 +120,7 @@ class Meter:
         return replace(reading, energy_wh=reading.energy_wh + added_wh, emissions_g=grams, seconds=reading.seconds + seconds)
 
     def fresh_reading(self, timeout: float = 3.0) -> Reading:
-        """Return the present totals, or the latest ones if the sidecar does not answer within `timeout` seconds."""
+        """Return the present totals, or the latest received ones if the sidecar does not answer within `timeout` seconds."""
         if self._process is None or self._forked:
             return self._reading
         with self._changed:
@@ -139,8 +139,8 @@ class Meter:
         return STOP_SECONDS if self.reading().status == "starting" else LAST_READING_SECONDS
 
     def stop(self, timeout: float = STOP_SECONDS) -> Reading:
-        """End the last phase and the sidecar, and return the totals. The sidecar first writes its files; it is killed if that takes longer
-        than `timeout` seconds. A second call changes nothing.
+        """End the last phase and the sidecar, and return the totals. The sidecar first writes its files; it is killed if this takes longer
+        than `timeout` seconds. A second call has no effect.
         """
         process = self._process
         if process is None or self._forked:
@@ -173,7 +173,7 @@ class Meter:
     def _launch(self, section: "CarbonSection", folder: Path | None, spec: dict[str, Any]) -> None:
         try:
             place, series = resolve_place(section), series_of(section)
-        except Exception as error:  # only warn, because commands that refuse an invalid place resolve the place before the meter starts
+        except Exception as error:  # only a warning: commands that refuse an invalid place call resolve_place before they start the meter
             place, series = Place(), None
             self._degrade(str(error), "starting")
         for problem in broken_codecarbon_files():
@@ -238,7 +238,7 @@ class SidecarProcess:
 
     @classmethod
     def start(cls, spec: dict[str, Any], receive: Receive, ended: Callable[[], None]) -> Self:
-        """Start the process, and send it the spec, which is the first line that it reads (sidecar.py)."""
+        """Start the process, and send it `spec`, the description of the attempt, as the first message (sidecar.py)."""
         sidecar = cls(_spawn(), receive, ended)
         sidecar.send(spec)
         for target in (sidecar._write, sidecar._read):
@@ -257,16 +257,16 @@ class SidecarProcess:
         self._commands.put(None)
 
     def _write(self) -> None:
-        """Write the queued commands, in a thread, which may wait for the pipe and ends if the pipe breaks."""
+        """Write the queued commands. This runs in a thread, which may wait for the pipe, and ends if the pipe breaks."""
         assert self._process.stdin is not None
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})  # SIGPIPE would end the training if its default action was restored
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})  # SIGPIPE would end the training if it has its default action
         with contextlib.suppress(OSError, ValueError), self._process.stdin as pipe:
             while (command := self._commands.get()) is not None:
                 pipe.write(json.dumps(command).encode() + b"\n")
                 pipe.flush()
 
     def _read(self) -> None:
-        """Read the messages, in a thread, until the pipe ends."""
+        """Read the messages until the pipe ends. This runs in a thread."""
         assert self._process.stdout is not None
         with contextlib.suppress(OSError, ValueError), self._process.stdout as lines:
             for line in lines:
@@ -279,7 +279,7 @@ def _spawn() -> "subprocess.Popen[bytes]":
     """Start the sidecar with this process's import path and without thread pools, in a session of its own, which Ctrl-C does not reach."""
     quiet = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     imports = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    # The sidecar inherits this mask, so no signal ends it before it ignores signals. This process receives blocked signals afterwards.
+    # The sidecar inherits this mask, so these signals cannot end it before it ignores them. This process gets blocked signals afterwards.
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         return subprocess.Popen(

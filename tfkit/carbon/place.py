@@ -22,9 +22,9 @@ from tfkit.errors import UsageError
 if TYPE_CHECKING:
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
-WORLD = "WLD"  # not an ISO code; CodeCarbon's carbonboard accepts it, but not an empty code
+WORLD = "WLD"  # not an ISO code; carbonboard, the viewer of CodeCarbon's files, accepts it, but not an empty code
 TABLE = "global_energy_mix.json"  # a file of CodeCarbon, with the mean intensity of each country in a year
-WORLD_AVERAGE_G_PER_KWH = 475.0  # IEA, Global Energy & CO2 Status Report 2019; CodeCarbon's value for an unknown country, too
+WORLD_AVERAGE_G_PER_KWH = 475.0  # IEA, Global Energy & CO2 Status Report 2019; CodeCarbon also uses it for an unknown country
 
 _PLANTS = {  # low and high grams of CO2e per kWh, by kind of plant (column of CodeCarbon's table), see `range_of_country`
     "coal_TWh": (877.0, 1130.0),
@@ -50,10 +50,10 @@ class Place:
     country_iso_code: str = WORLD
     country_name: str = "World"
     intensity_g_per_kwh: float = WORLD_AVERAGE_G_PER_KWH
-    source: str = "place unknown"  # the setting from which the place or its intensity was taken
-    kind: str = "world average"  # how the intensity was obtained: this, "annual mean", "user" or "series"
+    source: str = "place unknown"  # the year, if known, and the setting of place or intensity: "2023 mean, carbon.country"
+    kind: str = "world average"  # how the intensity was obtained: "world average", "annual mean", "user" or "series"
     year: int | None = 2018  # the year of the intensity; None: not known
-    dataset: str = "IEA, Global Energy & CO2 Status Report 2019"  # the data set from which the intensity comes
+    dataset: str = "IEA, Global Energy & CO2 Status Report 2019"  # the data set, file or setting from which the intensity comes
     low_g_per_kwh: float | None = None  # None: no range is known, or the user gave the intensity
     high_g_per_kwh: float | None = None
     range_source: str | None = None
@@ -74,11 +74,11 @@ class Place:
 
 
 def resolve_place(section: "CarbonSection") -> Place:
-    """Return the place from the recipe, else from TFKIT_CARBON_*, else from CodeCarbon's settings; if none names one, the world average.
+    """Return the place from the recipe, else from TFKIT_CARBON_*, else from CodeCarbon's settings; if none gives one, the world average.
 
-    A series in the recipe takes precedence over all of these. Within each of the three sources, an intensity takes precedence over a
-    country. Raises UsageError for an unknown country or an invalid intensity, and DataError for a series that is invalid or does not cover
-    the present.
+    A series of intensities in the recipe takes precedence over all of these. Within each of the three sources, an intensity takes
+    precedence over a country. Raises UsageError for an unknown country or an invalid intensity, and DataError for a series that is invalid
+    or does not cover the present.
     """
     if section.intensity_file is not None:
         return _place_of_series(section)
@@ -196,14 +196,14 @@ def _countries() -> dict[str, dict[str, Any]]:
 
 
 def range_of_country(row: Mapping[str, Any]) -> Range:
-    """Return the range of a country's mean intensity from its row of CodeCarbon's table. The range is unknown if the row does not state the
-    kinds of plants for over a tenth of the energy. The range does not cover variation over time, which only carbon.intensity_file
-    describes.
+    """Return the range of a country's mean intensity from its row of CodeCarbon's table. The range is unknown if over a tenth of the
+    electricity comes from kinds of plants that the row does not name. The range does not cover variation over time, which only
+    carbon.intensity_file describes.
 
-    The mean depends on the life-cycle emissions per kWh of each kind of plant. The range is computed for the same mix of plants with the
-    lower and upper quartiles of the literature (IPCC, Special Report on Renewable Energy Sources, 2011, annex II, table A.II.4). For
-    biomass, whose quartiles in this table include avoided emissions, it is computed with the minimum and maximum (IPCC, Fifth Assessment
-    Report, 2014, working group III, annex III, table A.III.2).
+    The mean depends on the country's mix of plants and their life-cycle emissions per kWh. The limits are the means of the same mix with
+    the lower and the upper quartiles of these emissions in the literature (IPCC, Special Report on Renewable Energy Sources, 2011, annex
+    II, table A.II.4). For biomass, whose quartiles in that table include avoided emissions, the minimum and maximum of another table are
+    used (IPCC, Fifth Assessment Report, 2014, working group III, annex III, table A.III.2).
     """
     mix = {name: float(row.get(name) or 0.0) for name in _PLANTS}
     total, known = float(row.get("total_TWh") or 0.0), sum(mix.values())
@@ -215,7 +215,7 @@ def range_of_country(row: Mapping[str, Any]) -> Range:
 
 
 def range_of_world(means: Iterable[float], mean: float) -> Range:
-    """Return the range of an unknown place from the means of all countries; not known for fewer than two. `mean`: the world's mean."""
+    """Return the range of an unknown place from the means of all countries; _UNKNOWN for fewer than two. `mean`: the world's mean."""
     known = sorted(means)
     if len(known) < 2:
         return _UNKNOWN

@@ -1,6 +1,6 @@
-"""The probe, which wraps CodeCarbon, and the gauge, which reads the probe. Only this module imports CodeCarbon, and only in the sidecar,
-a process of its own (sidecar.py). Only one thread reads CodeCarbon: its own timer is set to a longer period than any run, and each tick of
-the sidecar calls `flush()`. If a flush came while the timer took a reading, the interval before the flush would count twice.
+"""The probe, which wraps CodeCarbon, and the gauge, which reads the probe. Only this module imports CodeCarbon, and only in the sidecar, a
+process of its own (sidecar.py). Only one thread measures energy: the period of CodeCarbon's own timer is set to be longer than any run,
+and each tick of the sidecar calls `flush()`. A `flush()` during a measurement by the timer would count time twice.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ class Machine:
 
     components: dict[str, str]  # how the energy of cpu, gpu and ram is obtained: counter, model, constant or user
     record: dict[str, Any]  # the fields of CodeCarbon's first record, which fill columns of emissions.csv
-    tdp_w: float | None = None  # the full-load power of the processors in CodeCarbon's model; None: not known, or a counter measures them
+    tdp_w: float | None = None  # the full-load power of the CPUs in CodeCarbon's model; None: not known, or a counter measures their energy
 
 
 class CodeCarbonProbe:
@@ -44,7 +44,7 @@ class CodeCarbonProbe:
         self._log = LastError()
 
     def start(self) -> Machine:
-        """Import, construct and start CodeCarbon, and read once. Raises CodeCarbon's errors, and RuntimeError if it gives no reading."""
+        """Import and start CodeCarbon, and take a first reading. Raises CodeCarbon's errors, and RuntimeError if it gives no reading."""
         refuse_network()
         settings = self._spec.get("settings", {})
         for name in [name for name in os.environ if name.lower().startswith("codecarbon_")]:
@@ -52,7 +52,7 @@ class CodeCarbonProbe:
         os.environ["HOME"] = os.sep  # so that an invalid ~/.codecarbon.config does not prevent readings
         try:
             tempfile.gettempdir()
-        except FileNotFoundError:  # no folder is writable, as on a full disk; CodeCarbon needs a path for a lock that it does not use
+        except FileNotFoundError:  # no folder is writable, as on a full disk; CodeCarbon needs a path for a lock file, which is not used
             tempfile.tempdir = os.sep
         self._tracker = self._construct(settings)
         self._tracker.start()
@@ -102,7 +102,7 @@ class CodeCarbonProbe:
             gpu_ids=[] if visible is not None and visible.strip() in ("", "-1") else visible,  # CodeCarbon reads "" as all GPUs
             output_methods=[],
             output_handlers=[Handler()],
-            output_dir=os.sep,  # must exist; nothing is written there
+            output_dir=os.sep,  # the folder must exist, but nothing is written there
             output_file="emissions.csv",
             on_csv_write="append",
             emissions_endpoint=False,
@@ -118,7 +118,7 @@ class CodeCarbonProbe:
         )
 
     def read(self) -> Totals:
-        """Return the present sums. Raises RuntimeError if CodeCarbon gives no reading, with the error that CodeCarbon logged, if any."""
+        """Return the sums until now. Raises RuntimeError if CodeCarbon gives no reading, with the error that CodeCarbon logged, if any."""
         self._record = None
         if self._tracker.flush() is None or self._record is None:
             raise RuntimeError("CodeCarbon gave no reading" + (f" ({self._log.last})" if self._log.last else ""))
@@ -147,7 +147,7 @@ class LastError(logging.Handler):
     last = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Store the exception of a record. Records without an exception are advice, which CodeCarbon logs at every start."""
+        """Store the exception of a record. Other records are advice, which CodeCarbon logs at every start."""
         if record.exc_info and record.exc_info[1] is not None:
             self.last = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
 
@@ -188,13 +188,13 @@ class Gauge:
     """Reads the probe in a thread. If the probe raises, hangs, exits or returns invalid values, `read` returns the last valid totals."""
 
     def __init__(self, make: Callable[[], CodeCarbonProbe]):
-        self.status: Status = "starting"  # of the last reading
+        self.status: Status = "starting"  # the status of the last reading
         self._totals = Totals()
         self._complaints: list[str] = []
         self._began = time.monotonic()
         self._thread = ThreadPoolExecutor(1, "carbon-gauge")
         self._start = self._thread.submit(_start, make)
-        self._reading: Future[Totals] | None = None  # the requested reading, until `_take` has processed it
+        self._reading: Future[Totals] | None = None  # the requested reading; None once `_take` has processed it
 
     @property
     def machine(self) -> Machine | None:
@@ -207,7 +207,7 @@ class Gauge:
         return complaints
 
     def read(self, patience: float = READ_PATIENCE_SECONDS, *, wait_for_start: bool = False) -> Totals:
-        """Return the present totals, or the last valid ones if the probe takes over `patience` seconds or is busy with an earlier reading.
+        """Return the totals until now, or the last valid ones if the probe takes over `patience` seconds or still works on an earlier call.
 
         `wait_for_start`: if CodeCarbon has not started yet, wait up to `patience` seconds for its start.
         """

@@ -1,9 +1,9 @@
 """The sidecar, a process that reads CodeCarbon, writes the run's ledger and emissions.csv, and outlives a killed trainer.
 
-stdin has one JSON object per line: first the spec, then {"do": "phase", "name": ..., "step": ..., "at": ...}, {"do": "read", "token": n,
-"timeout": s}, {"do": "stop", "timeout": s}. stdout has a reading for each tick and each command. After a stop, when stdin ends, or when the
-trainer is no longer the parent process, the sidecar takes a last reading, writes its files, and exits. The end of stdin is not enough as
-a sign that the trainer has exited, since a forked worker of the trainer may keep the pipe open.
+stdin has one JSON object per line: first the spec (the description of the attempt), then commands: {"do": "phase", "name": ..., "step":
+..., "at": ...}, {"do": "read", "token": n, "timeout": s}, {"do": "stop", "timeout": s}. stdout has a reading every few seconds and for
+each command. After a stop, when stdin ends, or when the trainer is no longer the parent process, the sidecar takes a last reading, writes
+its files, and exits. The trainer's exit alone may not end stdin, since a forked worker of it may keep the pipe open.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from tfkit.carbon.footprint import ENERGIES, Totals, describe_sources
 from tfkit.carbon.intensity_series import IntensityCorrection
 from tfkit.carbon.probe import READ_PATIENCE_SECONDS, Gauge
 
-POLL_SECONDS = 0.5  # between checks whether CodeCarbon has started and the trainer is still alive
+POLL_SECONDS = 0.5  # the longest time between checks whether CodeCarbon has started and the trainer is still alive
 EXIT_SECONDS = 0.5  # the part of a command's time-out that is reserved for writing and exiting
-FIRST_SECONDS = 0.5  # the energy before CodeCarbon's start is estimated from a measurement of at least this duration
+FIRST_SECONDS = 0.5  # the measured time needed to estimate the energy before CodeCarbon's start; the last reading needs a quarter of it
 Send = Callable[[dict[str, Any]], None]
 
 
 class Sidecar:
-    """The measurement of one attempt. `spec`: the meter's first message; `send` sends a reading to the meter, and never blocks."""
+    """The measurement of an attempt. `spec`: the meter's first message, describing the attempt; `send` sends a reading without blocking."""
 
     def __init__(self, spec: dict[str, Any], send: Send):
         self._spec, self._send = spec, send
@@ -73,7 +73,7 @@ class Sidecar:
         self._totals = self._correction.correct(self._gauge.read(deadline - time.monotonic(), wait_for_start=True))
         missing = FIRST_SECONDS - self._totals.measured_seconds
         if self._gauge.status == "ok" and 0 < missing < deadline - time.monotonic():
-            time.sleep(missing)  # so that a power is measured even in a run that ends just after CodeCarbon's start
+            time.sleep(missing)  # so that some energy is measured even in a run that ends just after CodeCarbon's start
             self._totals = self._correction.correct(self._gauge.read(deadline - time.monotonic()))
         self._tick(final=True)
         self._gauge.close(min(0.3, max(0.0, deadline - time.monotonic())))
@@ -89,9 +89,9 @@ class Sidecar:
     ) -> None:
         """Take a reading, send it to the meter, and write it to the ledger.
 
-        `at`: the moment of a change of phase, on the monotonic clock; None: now. `step`: as in `Meter.phase`. `patience`: the longest wait
-        for CodeCarbon, in seconds. `token`: the id of the command `read` that this reading answers. `final`: the last reading, for which
-        `_stop` has already read CodeCarbon.
+        `at`: the moment of a change of phase, on the monotonic clock; None: now. `step`: the argument `step` of `Meter.phase`. `patience`:
+        the longest wait for CodeCarbon, in seconds. `token`: the id of the command `read` that this reading answers. `final`: the last
+        reading, for which `_stop` has already read CodeCarbon.
         """
         if not final:
             self._totals = self._correction.correct(self._gauge.read(patience))

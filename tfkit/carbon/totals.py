@@ -1,11 +1,11 @@
-"""The totals of a run from its ledgers: sums over all attempts, their ranges of uncertainty, and how the energy was obtained.
+"""The totals of a run from its ledgers (ledger.py): sums over its attempts (starts), their ranges, and how the energy was obtained.
 
 The range of an attempt's energy depends on how the energy of each component was obtained. A counter (RAPL, NVML) is accurate to about 5 %.
 CodeCarbon's model of a processor is TDP x (0.1 + 0.9 u^3) at utilization u, so its range is 10 % to 100 % of the TDP. For memory,
-CodeCarbon assumes 5 W for each of an estimated number of modules; the real power of a module is between 2 W (idle) and 8 W (busy). A memory
-power from the user counts as exact; a processor power from the user is used as the TDP of the model. The errors of the components are
-assumed to have the same sign, so the range of the total is the sum of the ranges of the components. The range of the emissions is the range
-of the energy times the range of the intensity, if that is known (place.py).
+CodeCarbon assumes up to 5 W for each of an estimated number of modules; the real power of a module is between 2 W (idle) and 8 W (busy).
+A memory power from the user counts as exact; a processor power from the user is used as the TDP of the model. The errors of the components
+are assumed to have the same sign, so the range of the total is the sum of the ranges of the components. The range of the emissions is the
+range of the energy times the range of the intensity, if that is known (place.py).
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _IDLE_FRACTION = 0.1  # the fraction of the TDP that a processor uses without lo
 
 
 def attempts_of(run_folder: Path, run_id: str | None = None, *, keeps_ticks: bool = False) -> list[Attempt]:
-    """Return the sums of each ledger of a run (None: of any), sorted by attempt and node; `keeps_ticks`: also its ticks. Raises OSError."""
+    """Return each ledger's sums, sorted by attempt and node. `run_id` None: of any run; `keeps_ticks`: also the ticks. Raises OSError."""
     reader = LedgerReader(run_folder / "carbon", keeps_ticks=keeps_ticks)
     return [attempt for attempt in reader.attempts() if run_id in (None, attempt.header["run_id"])]
 
@@ -64,7 +64,7 @@ def wall_seconds(attempts: Iterable[Attempt]) -> dict[int, float]:
 
 
 def missing_nodes(attempts: Iterable[Attempt]) -> list[str]:
-    """Return a sentence for each node and attempt without a ledger. Ledgers of the other nodes state how many nodes the attempt had."""
+    """Return a sentence for each node without a ledger in an attempt. The ledgers of its other nodes state how many nodes it had."""
     present: defaultdict[int, set[int]] = defaultdict(set)
     expected: defaultdict[int, int] = defaultdict(int)
     for attempt in attempts:
@@ -151,7 +151,7 @@ def _intensity(attempts: Sequence[Attempt], reading: Reading) -> Intensity:
 
 
 def _intensity_range(attempts: Sequence[Attempt], intensity: float | None) -> dict[str, Any]:
-    """Return the range of the carbon intensity, as a mean over the attempts, weighted by emissions; {} if no place has a range."""
+    """Return the range of the carbon intensity, as a mean over the attempts, weighted by emissions; {} if no range is known."""
     factors = [_intensity_factors(attempt.place) for attempt in attempts]
     if intensity is None or all(factor == (1.0, 1.0) for factor in factors):
         return {}
@@ -248,11 +248,11 @@ def _full_load_energy(attempt: Attempt) -> float:
 
 
 def rework(attempts: Sequence[Attempt]) -> dict[str, float]:
-    """Return the time, energy and emissions of work that was lost, as by a kill, and repeated. The totals of the run include these sums.
+    """Return the time, energy and emissions of work that was lost, for example by a kill, and repeated. The run's totals include them.
 
     If a later attempt resumed from a step, the lost work of an attempt is its steps and evaluations after its last resume point (a
-    checkpoint or a recorded evaluation) that is not beyond that step. The start of an attempt does not count, nor does the end of an
-    attempt that had saved its last step.
+    checkpoint or a recorded evaluation) that is not beyond that step. An attempt's work before its first resume point, such as reading the
+    data, does not count as lost, nor does its phase `finish`.
     """
     sums = dict.fromkeys(SUMS, 0.0)
     for attempt in attempts:

@@ -1,4 +1,4 @@
-"""Code of predict and embed: read rows in windows (consecutive rows), write each with its prediction or vector, and show a summary."""
+"""Code of predict and embed: read windows (groups of consecutive rows), write each row with its prediction or vector, show a summary."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -21,7 +21,7 @@ WriteRows = Callable[[Sequence[Mapping[str, Any]]], object]
 
 @dataclass(frozen=True)
 class RowCommand:
-    """The command predict or embed. `open_file` returns a context that opens the file of --out and yields a function that writes rows."""
+    """The parts in which predict and embed differ. `open_file` returns a context that opens the --out file and yields a `WriteRows`."""
 
     name: str
     doing: str  # the text of the progress bar, such as `predicting`
@@ -30,7 +30,7 @@ class RowCommand:
 
 
 def answer_rows(command: RowCommand, execution: Execution, data: str, out: Path | None, *, as_json: bool) -> None:
-    """Write a prediction or vector for each row of `data` ("-": stdin), computed on all ranks, to `out` (None: as JSON lines to stdout)."""
+    """Compute a prediction or vector for each row of `data` ("-": stdin) on all ranks; write it to `out` (None: JSON lines to stdout)."""
     from tfkit.cli.session import command_session, open_as_leader, stdin_bytes
     from tfkit.engine.inference.pipe import Pipe
 

@@ -24,7 +24,7 @@ _ROWS_SHOWN, _LINES_OF_A_ROW = 2, 12
 
 
 class OnlyWarnings(Silent):
-    """A listener that shows only warnings. Automatic decisions are not shown, because the recipe that a dry run prints contains them."""
+    """A receiver of messages that shows only warnings; automatic decisions are in the recipe that a dry run prints."""
 
     def warn(self, text: str) -> None:
         """Show a warning."""

@@ -24,7 +24,7 @@ EXAMPLES = (
     'tfkit evaluate --from runs/demo --fail-if "perplexity > 20" --json',
 )
 
-_MAX_CLASSES = 20  # maximum number of classes in a table; if there are more, the table has only those with the lowest F1
+_MAX_CLASSES = 20  # maximum number of classes in a table; if there are more, only those with the lowest F1 are shown
 _WORST = 10  # number of classes in the table of those with the lowest F1
 _MAX_PAIRS = 10  # maximum number of rows in the table of confused classes
 _MAX_NAME = 32  # maximum width of a class's name, in columns of the terminal
@@ -124,7 +124,7 @@ def class_tables(result: Mapping[str, Any]) -> str:
 
 
 def _metrics(classes: Mapping[str, Mapping[str, float]], noun: str) -> str:
-    """Return a table of the precision, recall and F1 of each class or, of many classes, only of those with the lowest F1."""
+    """Return a table of the precision, recall and F1 of each class or, of over 20, only of the 10 occurring ones with the lowest F1."""
     shown, header = list(classes), noun
     if len(classes) > _MAX_CLASSES:
         shown = sorted((name for name in classes if classes[name]["support"]), key=lambda name: classes[name]["f1"])[:_WORST]
@@ -135,7 +135,7 @@ def _metrics(classes: Mapping[str, Mapping[str, float]], noun: str) -> str:
 
 
 def _confusion_matrix(confusion: Mapping[str, Mapping[str, int]], labels: Sequence[str]) -> str:
-    """Return the table of how often each class was predicted for each true class; empty if the table is too large for the terminal."""
+    """Return the table of how often each class was predicted for each true class; empty if it has over 20 classes, or is too wide."""
     if len(labels) > _MAX_CLASSES:
         return ""
     rows = [[_cut(label), *(f"{confusion[label].get(other, 0):,}" for other in labels)] for label in labels if label in confusion]

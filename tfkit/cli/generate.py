@@ -1,7 +1,7 @@
 """The command tfkit generate, which continues prompts.
 
-The output for a single prompt is text, on a terminal token by token. Prompts from a file or stdin give JSON lines, in the order of the
-prompts. --chat without prompts is a conversation on the terminal.
+The output for a single prompt is text (with --json a JSON line), on a terminal token by token. Prompts from a file or stdin give JSON
+lines, in the order of the prompts. --chat without prompts is a conversation on the terminal.
 """
 
 import io
@@ -49,7 +49,7 @@ class Sampling:
     seed: Annotated[int | None, typer.Option(metavar="S", help="The seed for sampling.")] = None
 
     def overrides(self) -> dict[str, Any]:
-        """Return the options that are set, as overrides of the recipe, by dotted name."""
+        """Return the options that are set, as overrides by dotted name, such as generation.top_k."""
         return {f"generation.{name}": value for name, value in asdict(self).items() if value not in (None, [])}
 
 
@@ -121,10 +121,10 @@ def generate(
 def _read_prompts(
     prompt: str | None, path: str | None, words: Sequence[str], chat: bool, stack: ExitStack
 ) -> Iterator[list[Prompt]] | None:
-    """Return the prompts in batches, which are read lazily; None if --chat is given alone on a terminal, which begins a conversation.
+    """Return the prompts in batches, which are read lazily; None for a conversation, which --chat alone begins on a terminal.
 
     A file is opened in this call, and closed by `stack`. A batch from a pipe has the lines that have arrived, so that no prompt waits for
-    later ones. Raises UsageError or DataError; for an error in a line, only after the lines before that one were returned as a batch.
+    later ones. Raises UsageError or DataError. An error in a line is raised only when all earlier lines have been returned.
     """
     unknown = [word for word in words if word != "-"]
     if unknown:

@@ -26,9 +26,9 @@ EXAMPLES = (
 
 _GUTTER = {"loss": "loss  ", "no loss": "      ", "padding": "pad   "}
 _STYLE = {"loss": "green", "no loss": "", "padding": "dim"}
-# Texts for the values of a row's facts (`ShownRow.facts`), by the name of the fact and then by its value.
+# Texts for the values of some facts about a row, by the name of the fact and then by the value.
 _VALUES: dict[str, dict[int, str]] = {"next_sentence": {0: "follows", 1: "does not follow"}, "right": {True: "yes", False: "no"}}
-_DRAWN = {"#": "█"}  # how a mask's characters are drawn; others are drawn as they are
+_DRAWN = {"#": "█"}  # a mask's characters, and what is drawn for them; others are drawn as they are
 _PARTLY = "▒"  # for a block of cells (pairs of query and key) of which only some are visible
 
 
@@ -65,7 +65,7 @@ def inspect(
 
     request = tuned.request_of("inspect", recipe, overrides)
     shown = request.written.recipe if request.written is not None else None
-    is_trained = shown is None or tuned.checkpoint is not None or tuned.data is not None  # else the recipe may train nothing
+    is_trained = shown is None or tuned.checkpoint is not None or tuned.data is not None  # else the recipe may be for evaluation
     if is_trained:
         request.check()
     with command_session("inspect", CarbonSection(enabled=False)) as session:
@@ -87,7 +87,7 @@ def lines(inspection: "Inspection", width: int, most: int | None = None) -> Iter
     """Yield the output line by line. Of a row with more than `most` lines, only the first and the last ones are shown; None: no limit."""
     for place, row in inspection.rows:
         real = sum(token.kind != "padding" for token in (*row.tokens, *(row.target or ())))
-        texts = {name: _fact_text(name, value) for name, value in row.facts.items() if name != "row"}  # `place` has the row number
+        texts = {name: _fact_text(name, value) for name, value in row.facts.items() if name != "row"}  # `place` names the row already
         facts = "".join(f", {name.replace('_', ' ')}: {text}" for name, text in texts.items())
         with_loss = f", {row.targets:,} with a loss" if row.targets or not {"label", "labels"} & row.facts.keys() else ""
         yield [(f"{place}: {real:,} tokens{with_loss}{facts}", "bold")]
@@ -111,7 +111,7 @@ def _fact_text(name: str, value: Any) -> Any:
 
 
 def _token_lines(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]:
-    """Yield the lines of a row, with a separator between documents. A line begins with the kind of its tokens: loss, no loss or padding."""
+    """Yield the lines of a row, with a separator between documents. A line begins with `loss`, `pad` (padding) or blanks (no loss)."""
     for index, (_, document) in enumerate(groupby(tokens, key=lambda token: token.document)):
         if index:
             yield [("  ---", "bold")]
@@ -132,7 +132,7 @@ def _shorten(lines: list[list[Part]], most: int | None) -> list[list[Part]]:
 
 
 def _mask_lines(masks: "Sequence[ShownMask]", width: int) -> Iterator[list[Part]]:
-    """Yield a line for each query token of each mask, with a character for each key token; for wide masks, each shows several tokens."""
+    """Yield each mask's lines, one per query token, with a character per key token; above `width` columns, both are per group of tokens."""
     from tfkit.engine.tools.inspection import MEANINGS
 
     seen: set[str] = set()
@@ -164,6 +164,6 @@ def _title(mask: "ShownMask") -> str:
 
 
 def _drawn(rows: Sequence[str], column: int, together: int) -> str:
-    """Return the character for a block of cells: that of all, if they are equal; else _PARTLY, if some are visible, or the commonest."""
+    """Return the character for a block of cells: their own, if all have the same; else _PARTLY, if some are visible; else the commonest."""
     cells = Counter("".join(row[column : column + together] for row in rows))
     return next(iter(cells)) if len(cells) == 1 else _PARTLY if "#" in cells else max(cells, key=lambda one: cells[one])

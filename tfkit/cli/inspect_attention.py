@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.head_patterns import HeadPattern
 
 Part = tuple[str, str]  # a text and its style
-_SHADES = ((0.75, "█"), (0.5, "▓"), (0.25, "▒"), (0.05, "░"), (0.0, "."))  # characters, each after the smallest weight for it
+_SHADES = ((0.75, "█"), (0.5, "▓"), (0.25, "▒"), (0.05, "░"), (0.0, "."))  # for each character, the smallest weight for which it is drawn
 _UNSEEN = " "  # for a key that the query may not attend to
 _LETTERS = {  # the letter that is shown for each kind of attention head
     "previous token": "P",
@@ -37,7 +37,7 @@ _LETTERS = {  # the letter that is shown for each kind of attention head
 _CLEAREST = 3  # number of heads named for each kind: those with the highest scores
 _STRONGEST = 4  # maximum number of keys that are named for each query
 _LIKELIEST = 5  # number of next tokens that are shown at each position
-LABEL = 14  # maximum number of characters of a token in the first column
+LABEL = 14  # maximum width of the first column, which shows the query tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Looked:
     ] = False
 
     def check(self, tuned: Tuned, words: Sequence[str]) -> None:
-        """Raise UsageError for options that exclude or need each other; `words`: arguments that --attention excludes."""
+        """Raise UsageError for options that exclude or need each other; `words`: the given arguments that --attention excludes."""
         if self.attention is None:
             given = {"--target": self.target, "--layer": self.layer, "--head": self.head, "--html": self.html}
             given |= {"--next": self.next_tokens or None}
@@ -146,7 +146,7 @@ def _page(attended: "AttendedText", checkpoint: str, looked: Looked) -> str:
 
 
 def _summary_lines(patterns: "Sequence[HeadPattern]", heads: int, width: int) -> Iterator[list[Part]]:
-    """Yield a line for each kind of heads, with their number and those with top scores, then one for each layer, with a letter per head."""
+    """Yield a line for each kind of heads, with their number and the clearest ones; then a line for each layer, with a letter per head."""
     from tfkit.engine.inference.head_patterns import summarize
 
     for one in summarize(patterns, _CLEAREST):
@@ -188,7 +188,7 @@ def _head_lines(attended: "AttendedText", name: str, layer: int, head: int, widt
 
 
 def _strongest(weights: "NDArray[np.float32]", keys: Sequence[str], room: int, label: int) -> Iterator[Part]:
-    """Yield the key of largest weight, and the next ones as long as their weights are 5 % or more and they fit into `room` columns."""
+    """Yield the key of largest weight, and up to three more whose weights are 5 % or more, as long as they fit into `room` columns."""
     for index, place in enumerate(weights.argsort()[::-1][:_STRONGEST].tolist()):
         weight = float(weights[place])
         text = f" {_shade(weight)} {console.cut(keys[place], label)} {weight:.0%}"
@@ -199,7 +199,7 @@ def _strongest(weights: "NDArray[np.float32]", keys: Sequence[str], room: int, l
 
 
 def _next_lines(attended: "AttendedText", width: int) -> Iterator[list[Part]]:
-    """Yield, for each token, the next token of the text with its probability, and the most likely next tokens."""
+    """Yield lines for each token: the next token of the text with its probability, and the most likely next tokens."""
     assert attended.next_tokens is not None
     _, read = attended.axes("decoder")
     room = max(1, (width - len(" ->  100%")) // 2)

@@ -110,7 +110,7 @@ Quiet = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """The options of a command that does not train: the run folder for its result, and the device, threads and ranks."""
+    """Options of commands that use a model without training it: the run folder for the result, --no-verify, device, threads and ranks."""
 
     run: RunFolder = None
     no_verify: NoVerify = False
@@ -129,7 +129,7 @@ class Tuned:
     rows: Rows = None
 
     def request(self, kind: "TrainingKind | None", recipe: str | None, changes: Sequence[str]) -> "TrainingRequest":
-        """Return the request for a training with these options. `changes`: key=value arguments; `recipe`: None without a recipe."""
+        """Return the request for a training with these options. `changes`: key=value arguments; `recipe`: a path, a name or None."""
         from tfkit.engine.recognition.own_data import training_request
         from tfkit.recipe import open_recipe
         from tfkit.recipe.reading.overrides import parse_overrides
@@ -139,14 +139,14 @@ class Tuned:
         return training_request(kind, source, parse_overrides(changes), *named, rows=self.rows)
 
     def request_of(self, command: str, recipe: str | None, overrides: Sequence[str] | None) -> "TrainingRequest":
-        """Return the request for a training that is only shown or planned. Raises UsageError if no recipe, data or checkpoint is given."""
+        """Return the request for a training that is only shown or planned. Raises UsageError if recipe, data and checkpoint are None."""
         chosen, changes = split_recipe(command, recipe, overrides)
         if chosen is None and self.checkpoint is None and self.data is None:
             raise UsageError(f"{command}: which training? Give a RECIPE, or --data F, and --from CKPT to train a checkpoint")
         return self.request(None, chosen, changes)
 
     def changed(self, overrides: Mapping[str, Any], source: "RecipeText | None") -> dict[str, Any]:
-        """Return `overrides` with these options added, to the first stage if `source` has some. Raises UsageError for invalid --columns."""
+        """Return `overrides` plus these options (for the first stage, if `source` has stages). Raises UsageError for invalid --columns."""
         from tfkit.engine.recognition.own_data import tuning_overrides
 
         return tuning_overrides(overrides, source, self.checkpoint, self.data, named_columns(self.columns), self.rows)
@@ -208,7 +208,7 @@ def _call(function: Any, given: Mapping[str, Any]) -> Any:
 
 
 def named_columns(columns: str | None) -> dict[str, Any]:
-    """Return the columns that --columns names, by role, such as text or label; empty without --columns. Raises UsageError if it is invalid.
+    """Return the columns that --columns names, by role, such as text or label. Raises UsageError for a part that names no column.
 
     A comma begins a new part only if `role=` follows it. `choices=[a, b]` names several columns, one for each item of the list. Quotes
     preserve spaces at the beginning or end of a name: `label='topic '`.
@@ -235,7 +235,7 @@ def stage_names(stages: str | None) -> tuple[str, ...]:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the positional arguments, and the key=value arguments. A file, or a text with a slash before "=", is positional."""
+    """Return the positional arguments, and the key=value arguments. A file's path, or a text with a slash before "=", is positional."""
     overrides = [argument for argument in arguments if "=" in argument.partition("/")[0] and not os.path.isfile(argument)]
     return [argument for argument in arguments if argument not in overrides], overrides
 

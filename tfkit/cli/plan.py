@@ -106,7 +106,7 @@ def _table(plan: "Estimate") -> str:
 
 
 def _rank_rows(cluster: dict[str, Any]) -> dict[str, str]:
-    """Return the table rows about ranks: memory and traffic for each layout of the weights, and their parts for the planned layout."""
+    """Return the table rows about ranks: memory and traffic for each layout of the weights and, for the planned layout, their parts."""
     layout, units = cluster["layout"], cluster["gathered_units"]
     fits = "" if cluster["fits"] else ": DOES NOT FIT the memory"
     memory, traffic = cluster["memory_bytes"], cluster["traffic_bytes_per_step"]
@@ -125,7 +125,7 @@ def _rank_rows(cluster: dict[str, Any]) -> dict[str, str]:
 
 
 def _shares(flops: dict[str, float]) -> str:
-    """Return as text the fraction of each part in all FLOPs, largest first, and that of attention and head in the FLOPs of the steps."""
+    """Return as text each part's fraction of all FLOPs, largest first, and the fractions of attention and head in forward and backward."""
     total = flops["total"] or 1.0
     parts = sorted(((value, name) for name, value in flops.items() if name not in ("total", *_PARTS_OF_STEPS) and value), reverse=True)
     shown = ", ".join(f"{name} {value / total:.0%}" for value, name in parts)

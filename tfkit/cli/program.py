@@ -22,7 +22,7 @@ from tfkit.run.signals import StopSignals, forwarded
 if TYPE_CHECKING:
     from tfkit.engine.training_run.ranks_of_command import Ranks
 
-# Click's exception for an invalid command line, found by its name: it is in Typer's own copy of click, in older versions in click itself.
+# Click's exception for an invalid command line, found by its name: newer versions of Typer contain a copy of click, older ones import it.
 _ClickException: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 COMPLETION = "_TFKIT_COMPLETE"  # the environment variable that the script of --install-completion sets to ask for completions
@@ -62,7 +62,7 @@ def set_crash_folder(folder: Path | None) -> None:
 
 
 def start_ranks(requested: int | None, again: str | None = None) -> "Ranks | None":
-    """Return the place of this process among the ranks; None if this process has started the ranks, and all of them have succeeded.
+    """Return this process's place among the ranks (processes of --ranks N); None if it started the ranks, and all of them succeeded.
 
     Raises AlreadyReportedError if one of them failed. `again`: the command that continues the training, shown after the loss of a rank.
     """
@@ -83,7 +83,7 @@ def _column(column: str | list[str]) -> str:
 
 
 def _option(name: str, value: object) -> str:
-    """Return an argument of the Python API, by name and value, as a command-line option, such as --from CKPT, --resume or --no-verify."""
+    """Return an argument of the Python API as a command-line option, such as --from CKPT or --resume; for overrides, "command line"."""
     if name == "overrides":
         return "command line"
     if isinstance(value, Mapping):
@@ -153,7 +153,7 @@ def _warnings_on_one_line() -> Iterator[None]:
 
 
 def _refuse_empty(words: list[str]) -> None:
-    """Raise UsageError for an empty argument (from an unset shell variable, for example), since an empty path means the current folder."""
+    """Raise UsageError for an empty argument, as from an unset shell variable, except after _TEXTS; an empty path is the current folder."""
     for before, word in pairwise(["tfkit", *words]):
         place = word.removesuffix("=") or before
         if re.fullmatch("(--[^=]*=)?", word) and place not in _TEXTS:

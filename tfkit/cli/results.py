@@ -124,7 +124,7 @@ def _lines(result: dict[str, Any]) -> str:
     steps, tokens = format_number_of(result["steps"], "step"), format_count(result["tokens"])
     # A result of version 0.1.0 has no `train_seconds`; there, `seconds` is the time of the training loop alone.
     seconds = format_seconds(result.get("train_seconds") or result["seconds"])
-    place = f" ({result['place']})" if result.get("place") else ""  # older versions recorded no place
+    place = f" ({result['place']})" if result.get("place") else ""  # where the electricity is from; older versions recorded none
     length = result.get("sequence_length")  # the scores of a language model depend on the length of the pieces of the texts
     pieces = f"  in pieces of at most {length:,} tokens" if length and "target_tokens" in evaluation else ""
     earlier = best["step"] if best and best["step"] != result["steps"] else None
@@ -140,7 +140,7 @@ def _lines(result: dict[str, Any]) -> str:
         "measured": _measured(result),
         "lineage": _lineage(result),
     }
-    # The most important lines come last.
+    # The most important rows of the table come last.
     if trial := result.get("rate_trial"):
         rows["rate"] = f"{trial['lr']:g}, of {', '.join(sorted(trial['losses'], key=float))}, which were tried"
     rows["baselines"] = format_baselines(result.get("baselines") or {}, best["metric"] if best else None)
@@ -166,7 +166,7 @@ def beside_baseline(result: dict[str, Any]) -> str:
 
 
 def _since_before(result: dict[str, Any]) -> str:
-    """Return a text that compares the best checkpoint with the model before the first step; empty if that model has no score."""
+    """Compare the best checkpoint to the starting model, as text; empty if that has no score, or a random head and there are baselines."""
     gain, best, shown = result.get("improvement"), result.get("best"), result.get("best_baseline")
     if gain is None or not best:
         return ""

@@ -56,7 +56,7 @@ def runs(
 
 
 def _delete(unfinished: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
-    """Delete runs, and return their folders. Unless `yes` is set, ask the user first; without a terminal, raise UsageError."""
+    """Delete runs, and return their folders. Unless `yes` is set, ask the user first; if stdin is no terminal, raise UsageError."""
     from tfkit.run.folder import delete_run
 
     if not unfinished:

@@ -42,8 +42,8 @@ def open_as_leader(
     """Open and return a checkpoint if this process is rank 0, which leads the command; None if the process has nothing left to do.
 
     Ranks other than rank 0 call `follow` before they return None. `refuse_ranks`: the reason why the command cannot have several ranks;
-    empty if it can. Before the model is loaded, raises UsageError or MachineError if the run folder or the file `out` cannot be
-    written, or is one of the inputs; `option`: the command's option that gives `out`.
+    empty if it can. Before the model is loaded, raises UsageError or MachineError if the file `out` cannot be written,
+    or if `out` or the run folder is one of the inputs. `option`: the command's option that gives `out`.
     """
     size, place = execution.ranks or find_ranks().size, (execution.device, execution.threads)
     if refuse_ranks and size > 1:

@@ -1,4 +1,4 @@
-"""The command tfkit verify, which compares the files of checkpoints with their checksums, and the energy of runs with their ledgers."""
+"""The command tfkit verify, which compares files of checkpoints with their checksums, and the energy of runs with their measurements."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -3,8 +3,8 @@
 Names and labels may come from untrusted folders, so control characters are replaced by escape sequences in all text for people.
 
 On a terminal and in a notebook, progress is a live line, drawn by rich, which is imported when the first live line is drawn. Elsewhere,
-progress is plain lines. In the C locale, or if the encoding of the stream is not UTF-8, UTF-16 or UTF-32, messages and `result_parts` are
-written in ASCII, and JSON with escapes; in any other text of a result, only the characters that the stream cannot encode are escaped.
+progress is plain lines. A stream supports Unicode if its encoding is UTF-8, UTF-16 or UTF-32, and the locale is not C. On any other stream,
+messages, `result_parts` and JSON are pure ASCII; in the rest of a result, only characters that the stream cannot encode are escaped.
 """
 
 import contextlib
@@ -40,14 +40,14 @@ class ReaderGone(Exception):
 
 
 def begin(as_json: bool) -> None:
-    """Begin a command: not quiet, and without a written result. `as_json`: an error of the command is also written as JSON."""
+    """Begin a command: not quiet, and no JSON written yet. `as_json`: whether an error of the command is also written as JSON."""
     global _json_wanted, _json_written
     set_quiet(False)
     _json_wanted, _json_written = as_json, False
 
 
 def set_quiet(quiet: bool) -> None:
-    """Set whether to be quiet: `say` then writes nothing, `progress` and `live` write a line per minute, and other output stays."""
+    """Set whether to be quiet. If quiet, `say` writes nothing, and `progress` and `live` write at most a line per minute."""
     global _quiet
     _quiet = quiet
 
@@ -56,7 +56,7 @@ def set_quiet(quiet: bool) -> None:
 
 
 def result(text: str) -> None:
-    """Write a line of the result, for people. Raises ReaderGone for a broken pipe, and MachineError for another failure (a full disk)."""
+    """Write a line of the result, for people. Raises ReaderGone for a broken pipe, MachineError for other failures, such as a full disk."""
     _write_result(escaped(text) + "\n")
 
 
@@ -90,7 +90,7 @@ def result_columns() -> int | None:
 
 
 def json(document: Any, error: TfkitError | Stopped | None = None) -> None:
-    """Write a JSON document on one line, including the `error` that ends the command. Raises ValueError for NaN and infinities."""
+    """Write a JSON document on one line, including `error`, if an error ends the command. Raises ValueError for NaN and infinities."""
     global _json_written
     if error is not None:
         document = {**error_document(error.exit_code, str(error)), **document}
@@ -100,7 +100,7 @@ def json(document: Any, error: TfkitError | Stopped | None = None) -> None:
 
 
 def error_result(text: str, code: int) -> None:
-    """With --json, write an error as a JSON document, unless the command has already written a document, which may contain it."""
+    """With --json, write an error as a JSON document, unless the command has already written a JSON document."""
     if _json_wanted and not _json_written:
         with contextlib.suppress(ReaderGone, MachineError):  # stdout is closed or full: the error is still reported on stderr
             json(error_document(code, text))
@@ -192,8 +192,8 @@ def _write_line(text: str, colour: str = "") -> None:
 
 @contextlib.contextmanager
 def progress(description: str, total: int | None = None, unit: str = "") -> Iterator[Counter]:
-    """A context with a counter that shows its progress: on a terminal as a live line; elsewhere as a plain line every ten seconds (with
-    --quiet, every minute). After such lines, the final count is written, too.
+    """A context with a counter that shows its progress: on a terminal or in a notebook as a live line; elsewhere as a plain line every ten
+    seconds and, if there was such a line, one with the final count. With --quiet, plain lines are written at least a minute apart.
 
     `total`: the count at the end; None: unknown. `unit`: the name of the counted things, in the plural.
     """

@@ -46,7 +46,7 @@ class Counter:
         self.due = self.started + (2 * _LIVE_SECONDS if show.terminal else _PLAIN_SECONDS)
 
     def advance(self, count: int = 1) -> None:
-        """Add to the count, and show the line unless the last one was shown too recently (`due`)."""
+        """Add to the count, and show the line if `due`, the earliest time for it, has passed."""
         self.done += count
         if (now := time.monotonic()) >= self.due:
             self.due = now + (_LIVE_SECONDS if self.show.terminal else _PLAIN_SECONDS)

@@ -1,8 +1,8 @@
 """The functions of the library, such as `tfkit.pretrain`. docs/library.md describes them.
 
 Nothing is printed unless a listener prints it, errors are the classes of tfkit.errors, and a call restores the state of its process, such
-as seeds and threads. `recipe` is the name of a bundled recipe, a path, a dict or a Recipe; `overrides` is a dict from dotted names of
-fields, such as "training.steps", or of sections to values. A KeyboardInterrupt is deferred until it loses no work.
+as seeds and threads. `recipe` is the name of a bundled recipe, a path, a dict or a Recipe; `overrides` maps names of fields (dotted, such
+as "training.steps") or of sections to values. A KeyboardInterrupt ends a training only after its last complete step is saved.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["average", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep", "track"]
 
-Columns = Mapping[str, str | Sequence[str]] | None  # the data's column for each role: {"text": "question"}
+Columns = Mapping[str, str | Sequence[str]] | None  # {"text": "question"}: the role "text" is read from the column "question" of the data
 ShouldStop = Callable[[], bool] | None
 Train = Callable[["RunOptions", Listener, StopRequest], dict[str, Any]]
 OpenSession = Callable[[StopRequest], AbstractContextManager["Session"]]
@@ -86,9 +86,9 @@ def pretrain(
     `data`: a file, folder or glob to train on; a part is held out for validation. The fields of the recipe that depend on the amount of
     text are computed from the data unless the overrides set them. Without a recipe, a small decoder is trained. `tokens`, `minutes`: the
     length of the training. If the recipe has stages, all are run in order, or only those in `stages`; names in `overrides` begin with a
-    stage's name.
+    stage's name, as in "STAGE.training.steps".
     `should_stop` is called between micro-batches; if it returns True, the unfinished step is dropped, and the result has the status
-    "stopped". KeyboardInterrupt is raised once the last complete step is saved. Raises the classes of tfkit.errors.
+    "stopped". After Ctrl-C, the last complete step is saved, and KeyboardInterrupt is raised. Raises the errors of tfkit.errors.
 
     `ranks`: the number of processes on this machine that train together: this one, and others that the call starts and ends. `resume`:
     continue a run that is in the folder already; `exact`: only from its newest checkpoint, not from an older one if the newest is damaged.
@@ -123,9 +123,9 @@ def finetune(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> TrainingResult:
-    """Fine-tune the checkpoint `start` on `data` (defaults: those of the recipe). Without a recipe, the task is inferred from these two.
+    """Fine-tune the checkpoint `start` on `data` (defaults: those of the recipe). Without a recipe, the task is inferred from both.
 
-    `columns`: the column of `data` for each role, such as {"text": "question", "label": "topic"}; for a role that is left out, it is
+    `columns`: the column of `data` for each role, such as {"text": "question", "label": "topic"}; those of other roles are
     recognised. In a recipe with stages, `start`, `data` and `columns` belong to the first stage. For the other arguments see `pretrain`.
     """
     request = _request("fine-tuning", recipe, overrides, start, data, columns)
@@ -148,7 +148,7 @@ def resume(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> TrainingResult | SweepResult:
-    """Continue the run in the folder `run` as it was started. For the other arguments see `pretrain`.
+    """Continue the run in the folder `run` with its recipe, changed by `overrides`. For the other arguments see `pretrain`.
 
     Returns a SweepResult for the folder of a sweep, else a TrainingResult. If the run is finished, its result is returned again.
     """
@@ -213,7 +213,7 @@ def plan(
     allow_code: bool = False,
     listener: Listener | None = None,
 ) -> "Estimate":
-    """Estimate the time, energy and memory of a run without starting it. Text is tokenized, but no weights are allocated.
+    """Estimate the time, energy and memory of a run without starting it. Text is tokenized; only `probe` loads weights.
 
     For a recipe with stages, the estimate is the sum over all stages, or over those in `stages`, and `.stages` has the estimate of each; a
     stage that starts from an earlier stage's model is planned with the model that the earlier stage's recipe describes. `probe`: the number
@@ -254,9 +254,9 @@ def evaluate(
 ) -> EvaluationResult:
     """Score the checkpoint `start` on `data`; by default on data.validation of the recipe or, without one, of the checkpoint's run.
 
-    `columns`: the column of `data` for each role, such as {"text": "question"}; for a role that is left out, it is that of the
-    training, or recognised. `predictions`: return the prediction for each row, too. `allow_code`: run the reward functions that the recipe
-    names, even if they were not allowed before. Raises Stopped if `should_stop` returns True; the scores so far are then discarded.
+    `columns`: the column of `data` for each role, such as {"text": "question"}; other roles have the columns of the
+    training, or recognised ones. `predictions`: return the prediction for each row, too. `allow_code`: run the reward functions that the
+    recipe names, even if they were not allowed before. Raises Stopped if `should_stop` returns True; the scores so far are then discarded.
     """
     from tfkit.engine.inference.evaluator import Evaluator
 
@@ -314,9 +314,9 @@ def predict(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield each of `rows` as a dict with the `prediction` and `probability` that the checkpoint `start` gives it, in order.
+    """Yield each of `rows`, in order, as a dict with the `prediction` of the checkpoint `start` and, for a label, its `probability`.
 
-    Rows need no label, and are read a few batches ahead. `all_labels`: also yield the `probabilities` of all labels. `precision`: auto,
+    Rows need no label, and are read up to 32 batches ahead. `all_labels`: also yield the `probabilities` of all labels. `precision`: auto,
     float32, bf16 or int8. `columns`: the column of each role, such as {"text": "body"}. Raises DataError for a bad row; with the override
     {"data.on_bad_row": "skip"}, it is yielded with an `error` in place of a prediction. Raises Stopped if `should_stop()` is True.
     """
@@ -352,7 +352,7 @@ def load(
             print(row["prediction"], row["probability"])
         loaded.generate("Once upon a time")[0].completion  # for a language model
         loaded.embed(["a text", "another"])  # (2, dim)
-        loaded.save("folder")  # the model folder that training writes
+        loaded.save("folder")  # writes a model folder, with the same files as a training writes
     """
     from tfkit import adapters
     from tfkit.engine.inference.loaded_model import LoadedModel
@@ -373,8 +373,8 @@ def average(
 ) -> "Averaged":
     """Average the weights of the `last` newest checkpoints of a run, and write them to the model folder `out`, which must not exist yet.
 
-    Returns the names of the averaged checkpoints and the step of the newest one. Raises UsageError for an invalid `out` or `last`,
-    ModelError for checkpoints that are missing, damaged or of different runs, and MachineError if `out` cannot be written.
+    Returns, among other facts, the names of the averaged checkpoints. Raises UsageError for an invalid `out` or `last`,
+    ModelError for checkpoints that are missing, damaged, LoRA adapters or of different runs, and MachineError if `out` cannot be written.
     """
     from tfkit.engine.tools.averaging import average_checkpoints, choose_checkpoints
 
@@ -430,7 +430,7 @@ def _run_options(call: str, run: Path, allow_code: bool, **given: Any) -> "RunOp
 def _until_stopped(
     train: Train, options: "RunOptions", ranks: int, should_stop: ShouldStop, listener: Listener | None
 ) -> dict[str, Any] | Stopped:
-    """Return the result of a training, also of one that was stopped; return the error Stopped if it was stopped before its first step."""
+    """Return the result of a training, even if it was stopped; but if it was stopped before its first step, return the error Stopped."""
     from tfkit.engine.training_run.ranks_of_command import local_ranks
 
     try:
@@ -458,7 +458,7 @@ def _sweep(train: Train, options: "RunOptions", ranks: int, should_stop: ShouldS
 def _session_of(
     command: str, opened: "OpenedCheckpoint", run: str | Path | None, device: str | None, threads: int | None, listener: Listener | None
 ) -> OpenSession:
-    """Return a function that opens the session of a call, with its meter. Raises UsageError if the folder `run` is among the inputs."""
+    """Return a function that opens a call's session, with an energy meter. Raises UsageError if the folder `run` is among the inputs."""
     from tfkit.engine.inference.session import open_session
 
     require_count("threads", threads)
@@ -470,14 +470,14 @@ def _session_of(
 
 
 def _predictions(predictor: "RowAnswers", rows: Any, open_session: OpenSession, should_stop: ShouldStop) -> Iterator[dict[str, Any]]:
-    """Yield the rows with their predictions. Between windows (batches) of rows, the process has the caller's seeds, threads and so on."""
+    """Yield the rows with their predictions. Between windows (lists) of rows, the process has the caller's seeds, threads and so on."""
     import torch
 
     with ExitStack() as stack:
         with isolated(), interrupts(should_stop) as stop, stop.at_once():
             session = stack.enter_context(open_session(stop))
             predictor.load(session)
-        for window in predictor.unanswered(predictor.given_rows(rows)):  # in the caller's state: its iterator may draw random numbers
+        for window in predictor.unanswered(predictor.given_rows(rows)):  # not `isolated`: the caller's iterator may draw random numbers
             answered = f"{format_number_of(predictor.counts.rows, 'row')} answered"
             with isolated(), interrupts(should_stop) as stop, stop.at_once(answered):
                 torch.set_num_threads(session.threads or torch.get_num_threads())

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-LOOK_SECONDS = 0.25  # the least time between two checks for a stop request by a progress bar
+LOOK_SECONDS = 0.25  # a progress bar checks for a request to stop at most once in this time
 
 
 class ProgressBar(Protocol):
@@ -17,7 +17,7 @@ class ProgressBar(Protocol):
 
 
 class Live(Protocol):
-    """The display of a training's steps. `terminal`: an update replaces the line instead of adding one, so every step can be shown."""
+    """The display of a training's steps. `terminal`: whether an update replaces the shown line instead of adding one."""
 
     terminal: bool
 
@@ -78,7 +78,7 @@ class StopRequest(Protocol):
         """Whether the computation should stop as soon as it can do so without a loss of work."""
 
     def at_once(self, message: str = ...) -> AbstractContextManager[None]:
-        """Return a context in which a request raises Stopped immediately, because the work in its block has nothing to save."""
+        """Return a context in which a request to stop raises Stopped immediately, because its block has no work to save."""
 
     def raise_if_requested(self, message: str = ...) -> None:
         """Raise Stopped if the computation should stop; `message` says what was saved and how to continue."""

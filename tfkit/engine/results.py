@@ -26,7 +26,7 @@ class _Result:
         return dict(self.document)
 
     def __repr__(self) -> str:
-        """Show each field that has a value on a line, those of energy last. A notebook shows this for the result of a cell."""
+        """Show the fields that have a value, one per line, those of energy and emissions last. A notebook shows this for a result."""
         names = sorted((one.name for one in fields(self) if one.repr), key=lambda name: name in MEASURED)
         shown = [f"    {name}={value!r},\n" for name in names if (value := getattr(self, name)) not in (None, [], {})]
         return f"{type(self).__name__}(\n{''.join(shown)})"
@@ -34,10 +34,10 @@ class _Result:
 
 @dataclass(frozen=True, repr=False)
 class TrainingResult(_Result, Measurement):
-    """The result of pretrain, finetune and resume. `status` is finished or stopped; `seconds` is the wall time of all attempts.
+    """The result of pretrain, finetune and resume. `status`: finished or stopped; `seconds`: wall time of the start and each resumption.
 
     For a recipe with stages, `stages` maps the name of each stage to its result; steps, tokens, time, energy and emissions are then sums,
-    and the other fields are those of the last stage that was run.
+    and fields about a single model are those of the last stage that was run.
     """
 
     run: str
@@ -45,15 +45,15 @@ class TrainingResult(_Result, Measurement):
     status: str
     steps: int
     tokens: int
-    loss: float | None  #: in nats per target, the mean over the steps that the log's last line reports
+    loss: float | None  #: in nats per target; the mean over the steps that the last line of the log covers
     evaluation: dict[str, float | None]
     before: dict[str, float | None] | None  #: the metrics of `evaluation` before the first step of a fine-tuning; else None
-    improvement: float | None  #: by how much the best checkpoint is better than `before`, in the metric that chose it; negative if worse
+    improvement: float | None  #: how much better than `before` the best checkpoint is, in the metric that chose it; negative if worse
     baselines: dict[str, dict[str, float]]  #: scores of simple methods on the validation rows, by the method's name
     beats_baseline: int | None  #: 1: the best checkpoint is better than each baseline; 0: it is not; None: there is no baseline
     best_baseline: dict[str, Any] | None  #: name, metric and value of the best baseline, and the best checkpoint's score
-    new_head: bool | None  #: whether the head was random before the first step; `before` then says nothing about the checkpoint
-    sequence_length: int | None  #: number of tokens of a row, and of a piece in which validation texts are scored
+    new_head: bool | None  #: whether the head was random before the first step, so that `before` says little
+    sequence_length: int | None  #: number of tokens of a training row, and of each piece into which validation texts are cut for scoring
     rate_trial: dict[str, Any] | None  #: the learning rates that were tried before the first step, and the chosen one (`lr`)
     best: dict[str, Any] | None
     stopped_early: bool
@@ -61,10 +61,10 @@ class TrainingResult(_Result, Measurement):
     seconds: float
     train_seconds: float
     tokens_per_second: float | None
-    inherited_g: float | None  #: grams of CO2e of the runs from whose models this model descends; None: not known for any
+    inherited_g: float | None  #: grams of CO2e of the runs from whose models this model descends; None: unknown for all of them
     inherited_kwh: float | None
     inherited_is_lower_bound: bool | None
-    gates: list[dict[str, Any]]  #: the verdicts on the comparisons of --fail-if; empty for a call in Python
+    gates: list[dict[str, Any]]  #: for each condition of --fail-if, whether it holds; empty for a call in Python
     stages: dict[str, "TrainingResult"] = field(repr=False)  #: empty for a recipe without stages
 
     @classmethod
@@ -77,7 +77,7 @@ class TrainingResult(_Result, Measurement):
     def history(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl, a dict for each line: steps, evaluations, samples. pandas.DataFrame accepts this list.
 
-        For a recipe with stages, these are the records of the last stage that was run. Raises DataError if the run folder is missing.
+        For a recipe with stages, these are the records of the last stage that was run. Raises DataError if a run with steps lacks the file.
         """
         if self.stages:
             return [*self.stages.values()][-1].history
@@ -92,13 +92,13 @@ class TrainingResult(_Result, Measurement):
 
 @dataclass(frozen=True, repr=False)
 class SweepResult(_Result):
-    """The result of sweep. Time, energy and emissions are sums over all attempts of all trials; `status` is finished or stopped."""
+    """The result of sweep. Time, energy and emissions are sums over all trials and their resumptions; `status` is finished or stopped."""
 
     run: str
     status: str
     metric: str | None  #: the metric by which trials are compared; None: no trial has a score yet
     planned_trials: int
-    trials: list[dict[str, Any]]  #: a dict for each trial, with its name, run, values, status, score, steps, seconds and energy
+    trials: list[dict[str, Any]]  #: for each trial its name, run, values, status, score, steps, seconds, energy, emissions and error
     best: dict[str, Any] | None  #: the finished trial with the best score, and its checkpoint
     seconds: float | None
     train_seconds: float | None
@@ -114,7 +114,7 @@ class SweepResult(_Result):
 
 @dataclass(frozen=True, repr=False)
 class EvaluationResult(_Result, Footprint):
-    """The result of evaluate. `predictions` has a dict for each text or labelled row, if the call asked for them."""
+    """The result of evaluate. `predictions` has a dict for each text, row or prompt, if the call asked for them."""
 
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]]  #: scores of simple methods on the same rows, by the method's name
@@ -134,12 +134,12 @@ class EvaluationResult(_Result, Footprint):
     classes: dict[str, dict[str, float]] | None  #: precision, recall, f1 and support of each class or tag
     entities: dict[str, dict[str, float]] | None  #: precision, recall, f1 and support of each kind of entity that tags mark
     confusion: dict[str, dict[str, int]] | None  #: for each true class, how often each class was predicted; zeros are left out
-    lost: dict[str, int] | None  #: the number of labelled rows that the model could not process, by reason; they count as wrong answers
+    lost: dict[str, int] | None  #: number of labelled rows that the model could not process, by reason
     decoding: dict[str, Any] | None  #: the generation settings, if texts were generated
     bleu_tokenize: str | None
     inputs: int | None  #: the number of inputs for which texts were generated
     references: int | None  #: the number of references with which the generated texts were compared
-    gates: list[dict[str, Any]]  #: the verdicts on the comparisons of --fail-if; empty for a call in Python
+    gates: list[dict[str, Any]]  #: for each condition of --fail-if, whether it holds; empty for a call in Python
     predictions: list[dict[str, Any]] = field(repr=False)
 
 

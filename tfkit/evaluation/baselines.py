@@ -1,7 +1,7 @@
-"""Baselines without a Transformer for models that predict labels, tags, numbers or texts. They are scored on the same rows as the model, by
-the same metrics.
+"""Baselines without a Transformer for models that predict labels, tags, numbers, answers, preferences or texts. They are scored on the same
+rows as the model, by the same metrics.
 
-The scored rows are read once, and so are the training rows, up to MAX_CHARACTERS.
+The scored rows are read once, and so are the training rows, up to MAX_CHARACTERS characters.
 """
 
 import math
@@ -26,10 +26,10 @@ from tfkit.objectives.text_regression import label_value, regression_metrics
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 Baselines = dict[str, dict[str, float]]  # the metrics of each baseline, by name
-MAX_WORDS = 100_000  # the most distinct words that are counted; later ones are treated as unknown
-MAX_CHARACTERS = 100_000_000  # the most characters of training rows that are read; reading them takes about ten seconds
-MAX_LABEL_SETS = 100_000  # the most training rows that are read if rows have sets of labels
-MAX_OPERATIONS = 200_000_000  # the most additions, which take some seconds; a naive Bayes classifier that needs more is left out
+MAX_WORDS = 100_000  # maximum number of distinct words that are counted; later ones are treated as unknown
+MAX_CHARACTERS = 100_000_000  # maximum number of characters read of training rows, which takes about ten seconds
+MAX_LABEL_SETS = 100_000  # maximum number of training rows that are read if rows have sets of labels
+MAX_OPERATIONS = 200_000_000  # maximum number of additions, which take some seconds; a naive Bayes that needs more is left out
 _WORD = re.compile(r"\w+")
 
 
@@ -125,7 +125,7 @@ class LabelNaiveBayes:
             gains = np.log1p(counts) - np.log1p(total - counts) + np.log1p(total)
             dense = np.zeros(len(self._rows))
             dense[labels] = gains
-            self._gains[word] = (slice(None), dense) if 2 * len(labels) > len(dense) else (labels, gains)  # the form that is added faster
+            self._gains[word] = (slice(None), dense) if 2 * len(labels) > len(dense) else (labels, gains)  # whichever form is added faster
         return self._gains[word]
 
 
@@ -273,7 +273,7 @@ def _is_affordable(operations: int) -> bool:
 
 
 def _first(rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield rows until they have more than MAX_CHARACTERS in total; warn if there are more rows."""
+    """Yield rows until they have more than MAX_CHARACTERS characters in total; warn if there are more rows."""
     left = MAX_CHARACTERS
     for number, row in enumerate(rows):
         if left < 0:
@@ -312,7 +312,7 @@ def _tagged(rows: Iterable[Row]) -> Iterator[tuple[list[str], list[str]]]:
 
 
 def _most_frequent(counts: Counter[str], times: int) -> list[str]:
-    """Return the most frequent key `times` times; of equally frequent keys the first in sorted order, whatever the order of the rows."""
+    """Return a list that has the most frequent key `times` times; of equally frequent keys, the first in sorted order."""
     return [min(counts, key=lambda key: (-counts[key], key))] * times
 
 

@@ -20,7 +20,7 @@ from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 from tfkit.recipe.schema.label_sections import FewShotSection
 from tfkit.tokenizer import Tokenizer
 
-_BLOCK_ROWS = 256  # how many rows' questions are sorted by length together, so that those of a batch have similar lengths
+_BLOCK_ROWS = 256  # number of rows whose questions are sorted by length together, so that those of a batch have similar lengths
 
 
 class Verdict(NamedTuple):
@@ -34,7 +34,7 @@ class Judge(Protocol):
     """A method of scoring rows by likelihood. JUDGES lists the implementations."""
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
-        """Return the questions about a row, or the row's error. `number`: the row's index in its set."""
+        """Return the questions about a row, or the row's error. `number`: the row's index in its data set."""
 
     def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
         """Return the result of a row from the answers to its questions."""
@@ -42,7 +42,7 @@ class Judge(Protocol):
 
 @dataclass
 class Judgement:
-    """The results of a set's rows, in order."""
+    """The results of a data set's rows, in order."""
 
     verdicts: list[Verdict] = field(default_factory=list)
     tokens: int = 0  # the number of tokens of all questions
@@ -62,7 +62,7 @@ def judge_by_likelihood(
     skipped: dict[str, Skipped] | None = None,
     work: BatchWork = UNWATCHED,
 ) -> Judgement:
-    """Score all rows or, with `max_tokens`, as many of the first rows as together have at most `max_tokens` tokens, but at least one row.
+    """Score all rows or, with `max_tokens`, as many of the first as have at most `max_tokens` tokens in all questions, but at least one.
 
     `start_id`: the decoder's start token in an encoder-decoder. Raises DataError for a bad row; if `on_bad_row` is "skip", bad rows are
     counted in `skipped` instead.
@@ -100,7 +100,7 @@ def judge_by_likelihood(
 
 
 def verdict_metrics(verdicts: Sequence[Verdict]) -> Scores:
-    """Return a function from a weight for each row to the weighted mean of each metric over the rows that have the metric.
+    """Return a function that maps a weight per row to the weighted mean of each metric over the rows that have the metric.
 
     A mean is NaN if all rows with the metric have the weight 0.
     """
@@ -134,7 +134,7 @@ class FewShot:
         """
         self.section = section
         self._before, _, self._between = section.template.removesuffix("{answer}").partition("{context}")
-        self._alone = self._between.lstrip() or self._between  # spaces alone are not stripped, since they belong to the answer
+        self._alone = self._between.lstrip() or self._between  # spaces alone are kept, since they belong to the answer
         self._examples: list[tuple[bytes, str]] = []  # the hash of each example's row, and the formatted example
         for row in examples if section.shots else ():
             right = self._right(row)
@@ -151,7 +151,7 @@ class FewShot:
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
         """Return two questions per answer. In the first half of the list, answers follow the prompt; in the second half, they follow only
-        the text that the template has between `{context}` and `{answer}`. `number`: the row's index in its set.
+        the text that the template has between `{context}` and `{answer}`. `number`: the row's index in its data set.
         """
         right = self._right(row)
         if isinstance(right, BadRow):
@@ -162,8 +162,8 @@ class FewShot:
         return [Question(context, choice) for context in (prompt, self._alone) for choice in choices]
 
     def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
-        """Return the accuracy of each normalization of the likelihoods and of chance. The prediction is the likeliest answer; of equally
-        likely ones, the first.
+        """Return the row's accuracy by each normalization of the likelihoods (0 or 1), and by chance (1 / answers). The prediction is the
+        likeliest answer; of equally likely ones, the first.
         """
         choices, right = self._choices(row), self._right(row)
         assert isinstance(right, int)

@@ -55,7 +55,7 @@ class Ids(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """A window of the question with the index `question`: its ids [begin:end], of which [first:end] are scored."""
+    """A part of a question, with the question's index, for one forward pass: the ids [begin:end], of which [first:end] are scored."""
 
     question: int
     begin: int
@@ -66,7 +66,7 @@ class _Window(NamedTuple):
 def encode_questions(tokenizer: Tokenizer, questions: Sequence[Question], start_id: int | None = None) -> list[Ids]:
     """Return the ids of each question. `start_id`: the decoder's start token in an encoder-decoder, whose encoder reads the context.
 
-    In a decoder-only model, the ids begin with the tokenizer's prefix, as in training; without a prefix and a context, they begin with bos
+    In a decoder-only model, the ids begin with the tokenizer's prefix, as in training; with neither prefix nor context, with bos
     or, if there is no bos, with eos. If the tokenizer has none of these, the first token of a continuation without context has no
     probability, and is not scored.
     """

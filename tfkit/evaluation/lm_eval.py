@@ -1,7 +1,7 @@
 """tfkit's models for lm-evaluation-harness (the extra tfkit[lm-eval]).
 
 `python -m tfkit.evaluation.lm_eval` is the harness' own command, and adds `--model tfkit --model_args checkpoint=RUN`. For checkpoints that
-transformers can read, the harness' `--model hf` gives the same numbers.
+transformers can read, the harness' `--model hf` gives the same numbers, unless a token spans context and continuation (likelihood.py).
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         model or no tokenizer.
         """
         super().__init__()
-        if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):  # the harness requests cuda without checking
+        if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):  # the harness requests cuda even without a GPU
             device = "cuda" if torch.cuda.is_available() else "cpu"
         loaded = tfkit.load(checkpoint, device=device, dtype=getattr(torch, dtype))
         if loaded.config.head.kind != "lm" or loaded.codec is None:

@@ -1,5 +1,5 @@
-"""The rows of an evaluation, read from their source again: those of the stored examples, and the lost rows, which have none, since the
-model cannot read them or cannot predict their label. Lost rows are reported, and count as wrong if the objective's answers can be wrong.
+"""The rows of an evaluation, read from their source again: those of the stored examples, and lost rows. A lost row has no example, since
+the model cannot read it or cannot predict its label. Lost rows are reported, and count as wrong if the objective's answers can be wrong.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ from tfkit.objectives.labelled import LabelledObjective, RowResult
 
 
 class LostRow(NamedTuple):
-    """A lost row, the reason for its loss in a few words, and the number of encoded rows before it."""
+    """A lost row, the reason for its loss in a few words, and the number of examples before it."""
 
     row: Row
     reason: str
@@ -28,8 +28,8 @@ class LostRow(NamedTuple):
 def scored_examples(
     source: Source, objective: LabelledObjective, on_bad_row: OnBadRow, progress: Callable[[int], None] | None = None
 ) -> ExampleSet:
-    """Return the examples of a source; a lost row has none. Other bad rows are skipped, too, or, if `on_bad_row` is "error", raise
-    DataError.
+    """Return the examples of a source; a lost row has none. Other bad rows are skipped, too, unless `on_bad_row` is "error": then
+    raise DataError.
     """
     try:
         return example_set(source, objective, on_bad_row, progress)
@@ -48,8 +48,8 @@ def lost_rows(source: Source, stored: ExampleSet, objective: LabelledObjective, 
 
 
 def _missing(source: Source, stored: ExampleSet, count: int) -> Iterator[tuple[Row, int]]:
-    """Yield the rows of a source that have no example, each with the number of examples before it: those that precede example `count`,
-    counted from 1; if that is the last example, all.
+    """Yield the rows that have no example and precede example `count`, counted from 1 (all of them, if that is the last example), each
+    with the number of examples before it.
     """
     number = 0
     for row in source.rows({}):
@@ -108,8 +108,8 @@ def reasons(lost: Sequence[LostRow]) -> dict[str, int]:
 
 
 def describe_lost(name: str, lost: Sequence[LostRow], *, by_loss: bool = False) -> str:
-    """Return a sentence about the lost rows of a set; empty if there are none. `by_loss`: the set is scored by a loss, which omits lost
-    rows.
+    """Return a sentence about the lost rows of a data set; empty if there are none. `by_loss`: the set is scored by a loss, which omits
+    lost rows.
     """
     if not lost:
         return ""

@@ -16,7 +16,7 @@ from tfkit.objectives.conversation_texts import bare_text
 from tfkit.objectives.metrics import Numbers
 from tfkit.objectives.preference_rows import Preference, rate_right, read_preference
 
-MAX_PAIRS = 20_000  # the largest number of training pairs
+MAX_PAIRS = 20_000  # the largest number of training pairs that are read
 MAX_WORDS = 20_000  # the largest number of words that are features: the most frequent ones of the training pairs
 _STEPS, _LR, _L2 = 200, 0.05, 1e-3  # steps and learning rate of full-batch Adam, and the factor of the loss's L2 penalty
 _WORD = re.compile(r"\w+")
@@ -65,7 +65,7 @@ def _pairs(rows: Iterable[Row]) -> Iterator[Pair]:
 
 
 def _by_words(train: Sequence[Pair], scored: Sequence[Pair]) -> Numbers:
-    """Train a weight per word on the pairs `train`; return the margins of the pairs `scored` (P,), positive where the model is right."""
+    """Train a weight per word on the pairs `train`; return the margins of the pairs `scored` (P,), positive where the better text wins."""
     words = [(_words(pair.better), _words(pair.worse)) for pair in train]
     counts = Counter(word for better, worse in words for word in better ^ worse)
     frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_WORDS]

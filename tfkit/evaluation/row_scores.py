@@ -33,8 +33,8 @@ Set = TypeVar("Set")
 def score_rows(
     model: Transformer, objective: Objective, rows: Rows, batch_size: int, *, max_tokens: int | None = None, work: BatchWork = UNWATCHED
 ) -> Mapping[str, Sum]:
-    """Return the objective's sums (Objective.measure) over all rows; with `max_tokens`, over the rows of `first_rows`. Raises Stopped if
-    `work` is stopped.
+    """Return the objective's sums (Objective.measure) over all rows; with `max_tokens`, over as many as `first_rows` returns. Raises
+    Stopped if `work` is stopped.
     """
     sums: dict[str, Sum] = {}
 
@@ -58,7 +58,7 @@ def judged_batches(
 ) -> Iterator[tuple[NDArray[np.int64], Result]]:
     """Yield the row indices of each batch and the result of `compute`, which runs in inference mode.
 
-    `max_tokens`: use only the rows of `first_rows`, which depend only on the order of the data, not on a seed or the batch size. Raises
+    `max_tokens`: use only the first rows, as many as `first_rows` returns, whatever the seed and the batch size. Raises
     Stopped if `work` is stopped.
     """
     device = next(model.parameters()).device
@@ -94,7 +94,7 @@ def tokens_of_first(rows: Rows, count: int) -> int:
 
 
 class TokenBudget:
-    """The number of tokens that may still be scored (`left`; None: unlimited). All sets of an evaluation share it."""
+    """The number of tokens that may still be scored (`left`; None: unlimited). All data sets of an evaluation share it."""
 
     def __init__(self, max_tokens: int | None):
         self.left = max_tokens
@@ -107,7 +107,7 @@ class TokenBudget:
             yield each
 
     def spend(self, tokens: int) -> None:
-        """Subtract the number of tokens that were scored in a set."""
+        """Subtract the number of tokens that were scored in a data set."""
         if self.left is not None:
             self.left -= tokens
 
@@ -119,7 +119,7 @@ _PROBABILITIES = "label probabilities"  # the key under which `_packed` puts Lab
 class RowPrediction:
     """The result of scoring one row."""
 
-    number: int  # the index of the row in its set
+    number: int  # the index of the row in its data set
     sums: dict[str, Sum]  # the objective's sums over this row
     prediction: dict[str, Any] = field(default_factory=dict)  # the prediction and the right answer, as fields of a line of --predictions
 
@@ -163,7 +163,7 @@ def _unpacked(prediction: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def loss_metrics(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Scores:
-    """Return a function from a weight for each row to the objective's metrics. `rows`: the sums of each row; a lost row may lack some."""
+    """Return a function that maps a weight per row to the objective's metrics. `rows`: the sums of each row; a lost row may lack some."""
     names, zero = list(dict.fromkeys(name for row in rows for name in row)), Sum(0.0, 0)
     totals, targets = (
         np.array([[getattr(row.get(name, zero), part) for name in names] for row in rows], np.float64) for part in ("total", "targets")
@@ -177,7 +177,7 @@ def loss_metrics(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Sco
 
 
 def answer_metrics(objective: LabelledObjective, judged: Sequence[RowPrediction]) -> Scores:
-    """Return a function from a weight for each row to the objective's metrics, both those from sums and those from predictions."""
+    """Return a function that maps a weight per row to the objective's metrics, both those from sums and those from predictions."""
     of_sums = loss_metrics(objective, [result.sums for result in judged])
     return together([of_sums, *objective.answer_metrics([result.prediction for result in judged])])
 
@@ -218,7 +218,7 @@ def write_texts(
 def written_metrics(
     objective: LabelledObjective, judged: Sequence[RowPrediction], of_input: Numbers, text_metrics: Sequence[str], bleu_tokenize: str
 ) -> Scores:
-    """Return a function from a weight for each distinct input to the metrics of the rows and the `text_metrics` of the generated texts.
+    """Return a function that maps a weight per distinct input to the metrics of the rows and the `text_metrics` of the generated texts.
 
     `of_input` (N,): the index of each row's input; the row gets the weight of this input. The text that is generated for an input is
     compared with all references of the input.

@@ -27,7 +27,7 @@ from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.objectives.objective import perplexity
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
-BATCH_TOKENS = 16_384  # the most ids in a forward pass, unless one piece has more. Larger batches take gigabytes and are no faster
+BATCH_TOKENS = 16_384  # maximum number of ids in a forward pass of several pieces. Larger batches take gigabytes and are no faster
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _cut(targets: Numbers, piece_length: int) -> _Pieces:
 
 
 def _batches(pieces: _Pieces, batch_size: int) -> list[_Pieces]:
-    """Return batches of at most `batch_size` pieces and, unless a batch has a single piece, at most BATCH_TOKENS ids with padding."""
+    """Return batches of at most `batch_size` pieces and, unless a batch has a single piece, at most BATCH_TOKENS ids, padding included."""
     batches: list[_Pieces] = []
     begin = 0
     while begin < len(pieces.texts):
@@ -176,5 +176,5 @@ def _score(model: Transformer, pieces: list[Numbers]) -> list[float]:
 
 
 def text_score_metrics(score: TextScore) -> Scores:
-    """Return a function from a weight for each text to the loss, perplexity and bits per byte of the weighted texts."""
+    """Return a function that maps a weight per text to the loss, perplexity and bits per byte of the weighted texts."""
     return lambda weights: text_metrics(*(float(weights @ part) for part in (score.losses, score.targets, score.bytes)))

@@ -1,7 +1,7 @@
-"""The model families, one file of data each, with presets and a two-way mapping to the Hugging Face layout.
+"""The model families, one file of data each, with presets (published sizes) and a two-way mapping to the Hugging Face layout.
 
-A family maps only the names of tensors, and `tfkit.hub` converts the tensors, so no file here imports torch. A family's file is imported
-when the family is looked up.
+A family only says which tensors correspond; `tfkit.hub` converts them, so no file here imports torch. A family's file is imported when
+the family is looked up.
 """
 
 import importlib

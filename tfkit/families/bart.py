@@ -40,7 +40,7 @@ RULES = (
 
 
 def family(name: str, prefix: str, presets: dict[str, dict[str, Any]], placement: str) -> Family:
-    """Return a family of BART's layout. `prefix`: how the names of Hugging Face's classes begin; `placement`: where norms are."""
+    """Return a family of BART's layout. `prefix`: how the names of Hugging Face's classes begin; `placement`: that of norms."""
     architectures: Architectures = {
         f"{prefix}ForConditionalGeneration": {"kind": "lm"},
         # This class reads the decoder at </s>, a text's last token; the decoder's input is the text itself, shifted right by one. Unlike

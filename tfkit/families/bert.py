@@ -1,9 +1,9 @@
 """BERT (Devlin et al. 2018, arXiv 1810.04805).
 
-New compared with GPT: an encoder, in which every token attends to both sides. The model learns to predict masked tokens from their left and
-right (masked language modeling), and whether the second of two texts follows the first (next-sentence prediction). Segment vectors
+New compared with GPT: an encoder, in which every token attends to both sides. The model learns to predict masked tokens from the text on
+both sides (masked language modeling), and whether the second of two texts follows the first (next-sentence prediction). Segment vectors
 distinguish the two texts, a norm follows the sum of the embeddings, and the first token, [CLS], represents the whole text.
-Sizes: table 1 (base, large) and the released vocabularies; the small ones are Turc et al. 2019 (arXiv 1908.08962), table 1.
+Sizes: table 1 (base, large) and the released vocabularies; the small sizes are those of Turc et al. 2019 (arXiv 1908.08962), table 1.
 """
 
 from types import MappingProxyType
@@ -43,8 +43,8 @@ PRESETS = {
 def encoder_classes(name: str, dense: str, pretraining: Architectures = MappingProxyType({}), **body: Any) -> Architectures:
     """Return transformers' classes of an encoder under their usual names, each with the fields of its head.
 
-    `dense`: the activation of the dense layer in the head for classes; `pretraining`: more classes with a head for masked tokens;
-    `body`: fields of the class without a head.
+    `dense`: the activation of the dense layer in the head for classes; `pretraining`: more such classes, with a head for masked
+    tokens; `body`: fields of the class without a head.
     """
     return {
         f"{name}ForMaskedLM": {"kind": "masked_lm", "next_sentence": False},

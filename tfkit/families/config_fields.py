@@ -45,8 +45,8 @@ USUAL_FIELDS: Mapping[str, tuple[Any, ...]] = {  # names that many of transforme
     "init.std": ("initializer_range", 0.02),
 }
 
-# Keys of config.json that change the computation, be it in every class of transformers or in foreign architectures whose files may claim a
-# family's model_type -> the values that change nothing. Null changes nothing either, unless noted.
+# Keys of config.json that change the computation, in all of transformers' classes or in a foreign architecture whose files have the
+# model_type of one of our families -> the values with which they change nothing. Null changes nothing either, unless noted.
 FOREIGN_KEYS: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(("quantization_config", "per_layer_config"), ()),
     "is_causal": (True,),  # null means false
@@ -74,7 +74,7 @@ _OF_THE_FOLDER = ("architectures", "tie_word_embeddings", "quantization_config")
 
 def normalize_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """Return the fields of a config.json under the names that the family's `from_hf` reads.
-    Raise UnsupportedError for a key that requires a computation that tfkit lacks, or if two names of one field have different values.
+    Raise UnsupportedError for a key that requires a computation that tfkit lacks, an invalid count, or two names of one field that differ.
     """
     fields = dict(hf)
     if hf.get("model_type") == family.container and isinstance(text := hf.get("text_config"), dict):
@@ -114,8 +114,8 @@ LAYER_TYPES = ("sliding_attention", "full_attention")
 
 
 def windows_from_hf(hf: Mapping[str, Any], window: Any, default: Callable[[int], bool]) -> list[Any]:
-    """Return the shortest list that, repeated, gives each layer's window, or null for none. `window`: in tokens; `default`: returns
-    whether a layer has this window if layer_types is null.
+    """Return the shortest list that, repeated, gives each layer's window, None for a layer without one. `window`: in tokens;
+    `default`: returns whether a layer has this window if layer_types is null.
     """
     kinds, layers = hf.get("layer_types"), hf["num_hidden_layers"]
     local, full = LAYER_TYPES
@@ -160,7 +160,7 @@ def activation_from_hf(hf: Mapping[str, Any], field: str, default: str, known: M
 
 
 def class_from_hf(hf: Mapping[str, Any], architectures: Architectures) -> str:
-    """Return the class that a config.json names, else the first of `architectures`. Raise UnsupportedError if it is not one of these."""
+    """Return the class that a config.json names, else the first of `architectures`. Raise UnsupportedError if `architectures` lacks it."""
     named = hf.get("architectures") or [next(iter(architectures))]
     name = named[0] if isinstance(named, list) else named
     if not isinstance(name, str) or name not in architectures:
@@ -169,7 +169,7 @@ def class_from_hf(hf: Mapping[str, Any], architectures: Architectures) -> str:
 
 
 def head_from_hf(hf: Mapping[str, Any], architectures: Architectures, **vocabulary: Any) -> dict[str, Any]:
-    """Return our head for the class that a config.json names; `vocabulary`: further fields of a head over the vocabulary (tied, scale ...).
+    """Return the fields of our head for a config.json's class; `vocabulary`: more fields of a head over the vocabulary (tied, scale ...).
 
     Raise UnsupportedError for a class that is not in `architectures`.
     """

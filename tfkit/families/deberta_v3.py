@@ -2,9 +2,9 @@
 
 New compared with BERT: an attention score is the sum of three products: query and key, query and distance, and distance and key; distances
 have learned, normed vectors, which each layer projects like the hidden states. There are no positions at the input and no segments. The
-model is pretrained like ELECTRA, but generator and discriminator share their token vectors; the released files hold the discriminator.
-Hugging Face's class, unlike tfkit, also has dropout on the vectors of distances. DeBERTa 1, and version 2 with its convolution, are not
-supported.
+model is pretrained like ELECTRA, but its discriminator adds vectors to the generator's token vectors, which it does not train itself;
+the released files hold the discriminator. Hugging Face's class, unlike tfkit, also has dropout on the vectors of distances. DeBERTa 1, and
+version 2 with its convolution, are not supported.
 """
 
 from typing import Any

@@ -30,7 +30,7 @@ PRESETS = {
 }
 
 ARCHITECTURES: Architectures = {
-    **bert.encoder_classes("Electra", "gelu", pooler=False),  # for sequences, Hugging Face also has dropout before the dense layer
+    **bert.encoder_classes("Electra", "gelu", pooler=False),  # Hugging Face's head for classes also has dropout before its dense layer
     "ElectraForPreTraining": {"kind": "none", "pooler": False},  # a discriminator, read without its output for pretraining
 }
 _MODULES = {

@@ -2,8 +2,8 @@
 
 New compared with Llama: each sublayer has a norm before it and one after it, with weights stored minus one; the attention scores and
 the logits are soft-capped, cap * tanh(x / cap), which bounds them; layers alternate between a window of 4,096 tokens and all tokens,
-starting with a window; the MLP's gate is a GELU (its tanh form); embeddings are tied, and scaled by the root of dim at the input; heads
-are wider than dim / num_heads. The 2B and 9B models were distilled from a larger one.
+starting with a window; the MLP's gate is a GELU (its tanh form); embeddings are tied, and scaled by the root of dim at the input; the
+width of heads is not dim / num_heads. The 2B and 9B models were distilled from a larger one.
 """
 
 from dataclasses import replace

@@ -89,7 +89,7 @@ FIELDS = Fields(
 _ACTIVATIONS = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}  # in this family's files, gelu means the tanh form
 _FROM_ACTIVATIONS = dict(zip(_ACTIVATIONS.values(), _ACTIVATIONS, strict=True)) | {"swish": "silu"}
 
-# How Hugging Face's double-heads classes score a sequence; no released model has other values, which tfkit refuses.
+# How Hugging Face's double-heads classes score a sequence; tfkit refuses other values, which no released model has.
 SUMMARY = {"summary_type": "cls_index", "summary_use_proj": True, "summary_activation": None, "summary_proj_to_labels": True}
 
 

@@ -46,7 +46,7 @@ RULES = (
     *module_rules({"transformer.ln_f": "decoder.norm", "classifier": "head.tags"}),
 )
 
-_HEAD_DROPOUT = {"lm": "summary_first_dropout", "tags": "classifier_dropout"}  # kind of head -> the field of its dropout; others: 0
+_HEAD_DROPOUT = {"lm": "summary_first_dropout", "tags": "classifier_dropout"}  # kind of head -> the field of its dropout, if any
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """GPT-3 (Brown et al. 2020, "Language Models are Few-Shot Learners", arXiv 2005.14165).
 
-New compared with GPT-2: size, up to 175 billion parameters, so that a prompt can describe a task without training; a context of 2048;
+New compared with GPT-2: size, up to 175 billion parameters, so that a prompt can replace fine-tuning; a context of 2048;
 every second layer has local attention ("alternating dense and locally banded sparse attention patterns", section 2.1). The paper states
 neither the width of the band nor which layers have it: windows of 256 tokens on the odd layers, counted from 0, are tfkit's choice.
 
 Sizes: table 2.1, with two corrections. Its "XL" has 24 heads of 128 at a width of 2048, here 16; its "13B" 40 heads of 128 at a width of
-5140, here 5120. No Hugging Face class combines windows with GPT-2's layers, so these models are saved with the model_type "tfkit"; one
-with `attention.windows: [null]` is a GPT-2, and saved as such.
+5140, here 5120. No Hugging Face class combines windows with GPT-2's layers, so these models are saved with the model_type "tfkit"; a
+model with `attention.windows: [null]` is a GPT-2, and saved as such.
 
 InstructGPT (Ouyang et al. 2022, arXiv 2203.02155) is this model trained further. Its reward model has the head
 `{kind: classes, count: 1, pool: last}`: a number in place of the logits, read at the last token.

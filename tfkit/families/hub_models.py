@@ -61,7 +61,7 @@ RELEASES: dict[str, str] = {  # repository -> preset
 }
 _BY_NAME = {name.lower(): preset for release, preset in RELEASES.items() for name in (release, release.rpartition("/")[2])}
 
-# Implemented model_type -> the model_types, and beginnings of models' names, that tfkit lacks and that are nearest to it.
+# Implemented model_type -> the model_types that are not implemented, and beginnings of models' names, to which it is nearest.
 _NEAREST = {
     "bert": ("albert", "xlm"),
     "deberta-v2": ("deberta",),

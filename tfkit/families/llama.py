@@ -41,7 +41,7 @@ def _stretched(factor: float) -> dict[str, Any]:
 
 
 _LLAMA31 = _LLAMA3 | _stretched(8.0)
-_LLAMA32 = _LLAMA3 | _stretched(32.0) | {"head": {"kind": "lm", "tied": True}}  # the released files' factor; the paper predates them
+_LLAMA32 = _LLAMA3 | _stretched(32.0) | {"head": {"kind": "lm", "tied": True}}  # the factor in the released files; the paper has no 3.2
 
 PRESETS = {
     "llama-7b": _LLAMA1 | {"decoder_layers": 32, "dim": 4096, "num_heads": 32},
@@ -130,7 +130,7 @@ def to_hf(config: ModelConfig, left_out: Container[str] = ()) -> dict[str, Any]:
 def usual_head_dim(config: ModelConfig) -> tuple[str, ...]:
     """Return ("head_dim",), to leave this field out of config.json, if heads are dim / num_heads wide, and else ().
 
-    Some of transformers' classes read head_dim, although their configs do not declare it.
+    For other widths the field is needed: some of transformers' classes read it, although their configs do not declare it.
     """
     return ("head_dim",) if config.head_dim * config.num_heads == config.dim else ()
 

@@ -1,7 +1,7 @@
 """mBART (Liu et al. 2020, arXiv 2001.08210; mBART-50: Tang et al. 2020, arXiv 2008.00401).
 
 New compared with BART: text of 25 or 50 languages, whose names are tokens; norms before the sublayers and after each stack, and embeddings
-times sqrt(dim). In the decoder, a text begins with the name of its language, which is the `decoder_start_token_id` of config.json.
+times sqrt(dim). In the decoder, a text begins with `decoder_start_token_id`: of mBART-25, the name of its language; of mBART-50, </s>.
 """
 
 from tfkit.families import bart

@@ -20,7 +20,7 @@ PRESETS = {"mistral-7b-v0.1": _V1, "mistral-7b-v0.2": _V2, "mistral-7b-v0.3": _V
 
 ARCHITECTURES = decoder_classes("Mistral", "classes", "tags", "spans")
 
-# Hugging Face's class defaults for fields that a file leaves out. The released files have other values.
+# Hugging Face's class defaults for fields that a file leaves out. The released files have all three.
 _CLASS_DEFAULTS: dict[str, Any] = {"max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096}
 
 

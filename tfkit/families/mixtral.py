@@ -1,7 +1,7 @@
 """Mixtral 8x7B and 8x22B (Jiang et al. 2024, arXiv 2401.04088).
 
-New compared with Mistral 7B: eight MLPs in each layer, of which a router chooses two for each token, weighted by their probabilities
-among the two, so that a token is computed with 13 of 47 billion parameters (8x7B). There is no window. Sizes as released.
+New compared with Mistral 7B: eight MLPs in each layer, of which a router chooses two for each token, weighted by their probabilities,
+divided by the sum of the two, so that a token is computed with 13 of 47 billion parameters (8x7B). There is no window. Sizes as released.
 """
 
 from dataclasses import replace

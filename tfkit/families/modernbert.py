@@ -1,8 +1,8 @@
 """ModernBERT (Warner et al. 2024, arXiv 2412.13663).
 
 New compared with RoBERTa: texts of 8,192 tokens. Two of three layers see only the 64 tokens on either side, and rotate by a smaller base
-than the layers that see all; a gated MLP; a norm before each sublayer, apart from the first attention, whose input the norm of the
-embeddings has just produced; no biases but that of the output; no segments. All heads have the dense layer and norm of the masked-LM head.
+than the layers that see all; a gated MLP; a norm before each sublayer, apart from the first attention, whose input is the output
+of the embeddings' norm; no biases but that of the output; no segments. All heads have the dense layer and norm of the masked-LM head.
 Unlike tfkit, Hugging Face's class also has dropout before the output layer for answers.
 """
 
@@ -24,7 +24,7 @@ from tfkit.families.rotary import ropes_by_layer
 from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
-_THETA, _LOCAL_THETA, _WINDOW = 160_000.0, 10_000.0, 65  # a token and the 64 before it; with the 64 after it, local_attention is 128
+_THETA, _LOCAL_THETA, _WINDOW = 160_000.0, 10_000.0, 65  # a token and the 64 before it; local_attention, 128, counts both sides
 
 # Sizes: tables 1 and 4; the vocabulary, 50,280 entries and unused rows, as released.
 _BASE: dict[str, Any] = {

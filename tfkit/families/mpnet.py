@@ -1,8 +1,8 @@
 """MPNet (Song et al. 2020, arXiv 2004.09297).
 
 New compared with BERT: masked tokens are predicted one after another in a random order, each given the positions of all tokens. Besides the
-learned positions, which are counted as in RoBERTa, one bias of relative positions, as in T5, is added to the scores of all layers. There
-are no segments.
+learned positions, whose table begins with two unused rows, there is one bias of relative positions, as in T5, which all layers add to
+their scores. There are no segments.
 """
 
 from dataclasses import replace

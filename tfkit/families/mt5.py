@@ -1,7 +1,7 @@
 """mT5 (Xue et al. 2020, arXiv 2010.11934).
 
-T5 1.1 on text of a hundred languages, with 250,000 token vectors, which are most of a small model. As published, the output matrix is not
-the embedding. Since version 5, transformers sets tie_word_embeddings to true in every mT5, but still reads a separate output matrix
+T5 1.1 on text of a hundred languages, with 250,000 token vectors, most of a small model's parameters. As published, the output matrix is
+not the embedding. Since version 5, transformers sets tie_word_embeddings to true in every mT5, but still reads a separate output matrix
 if the file has one that differs from the embedding, and so does tfkit. In neither case are the hidden states scaled before that matrix.
 """
 

@@ -1,6 +1,6 @@
 """OLMoE 1B-7B (Muennighoff et al. 2024, arXiv 2409.02060).
 
-New compared with Mixtral: 64 small experts, of which eight compute each token, weighted by their probabilities among all; queries and keys
+New compared with Mixtral: 64 small experts, of which eight compute a token, weighted by their probabilities among all 64; queries and keys
 are normed over the whole projection; each query head has its own key and value head. Data, code and checkpoints are open. In pretraining,
 a second loss of the routers keeps their logits small (section 4.1.6); transformers does not have it. Sizes as released.
 """

@@ -1,8 +1,8 @@
 """OPT (Zhang et al. 2022, arXiv 2205.01068).
 
-GPT-3's architecture and sizes, with ReLU in the MLP and with released weights. The table of positions begins with two rows that no text
-uses. Sizes: table 1. The file of OPT-350m is refused: its token vectors are narrower than its blocks, a matrix widens them before
-positions are added, and another matrix reduces the hidden states before the logits.
+GPT-3's architecture at similar sizes, without local attention, with ReLU in the MLP and with released weights. The table of positions
+begins with two rows that no text uses. Sizes: table 1. The file of OPT-350m is refused: its token vectors are narrower than its blocks, a
+matrix widens them before positions are added, and another matrix reduces the hidden states before the logits.
 """
 
 from typing import Any

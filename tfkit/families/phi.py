@@ -1,7 +1,7 @@
 """Phi-3 and Phi-4 (Abdin et al. 2024, arXiv 2404.14219 and 2412.08905).
 
-The architecture is Llama's; new is the data, chosen for small models: filtered pages, and texts written by larger ones. Queries, keys and
-values are one matrix in the files, and so are gate and up. Phi-3's 4 k models have a window of 2,047 tokens. Its 128 k models and
+The architecture is Llama's; new is the data, chosen for small models: filtered pages, and texts written by larger ones. Files have one
+matrix for queries, keys and values, and one for gate and up. Phi-3's 4 k models have a window of 2,047 tokens. Its 128 k models and
 Phi-4-mini have no presets, since only their files state the factors of their longrope. Sizes as released.
 """
 
@@ -53,7 +53,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         raise UnsupportedError(f"Phi-3 with longrope has heads of hidden_size / num_attention_heads, not of {config.head_dim}")
     return fields | {
         **({"partial_rotary_factor": part} if part != 1 else {}),
-        **({"original_max_position_embeddings": original} if original else {}),  # transformers prefers it to the one in rope_scaling
+        **({"original_max_position_embeddings": original} if original else {}),  # preferred to that in rope_scaling by transformers
         "sliding_window": first_window(config),
         "resid_pdrop": config.dropout.residual,
         "embd_pdrop": config.dropout.embedding,

@@ -12,7 +12,7 @@ from tfkit.families.config_fields import LAYER_TYPES, UnsupportedError
 from tfkit.model.config import Position, Rotary
 
 _KINDS = ("default", "linear", "yarn", "llama3", "longrope")
-_REFUSED = {  # a rope_type -> the reason, which the error message adds
+_REFUSED = {  # a rope_type -> the reason for which it is refused, as part of an error message
     "dynamic": " (beyond max_position_embeddings its wavelengths change with each token of a text; "
     "for shorter texts it changes nothing: make its type default in config.json)"
 }
@@ -29,7 +29,7 @@ def position_from_hf(hf: Mapping[str, Any], *, partial: float | None = None) -> 
         raise UnsupportedError(f"rope_scaling or rope_parameters is {rope!r:.80}, not an object")
     if rope.keys() & set(LAYER_TYPES):
         raise UnsupportedError("rotary positions that differ between types of layers are not supported for this model_type")
-    # In transformers, this field outside rope_scaling takes precedence over the one inside.
+    # In transformers, original_max_position_embeddings outside rope_scaling takes precedence over the one inside.
     original = hf.get("original_max_position_embeddings")
     position = _position(rope, original, hf["max_position_embeddings"], hf.get("rope_theta"))
     part = rope.get("partial_rotary_factor", hf.get("partial_rotary_factor"))
@@ -39,7 +39,9 @@ def position_from_hf(hf: Mapping[str, Any], *, partial: float | None = None) -> 
 
 
 def position_by_layer(hf: Mapping[str, Any], theta: float, local_theta: float) -> dict[str, Any]:
-    """Return the values of ModelConfig.position if layers with a window have their own base. `theta`, `local_theta`: the default bases."""
+    """Return ModelConfig.position's values for a class in which layers with a window have a base of their own. `local_theta`: the default
+    of this base; `theta`: that of the other layers' base.
+    """
     local, full = ropes_by_layer(hf)
     if (scaling := hf.get("rope_scaling")) and not (isinstance(scaling, dict) and "rope_type" in scaling):
         raise UnsupportedError("rope_scaling has no rope_type")
@@ -106,9 +108,7 @@ def _longrope(rope: Mapping[str, Any], original: Any, context: Any) -> dict[str,
 
 
 def position_to_hf(position: Position) -> dict[str, Any]:
-    """Return the fields rope_theta and rope_scaling of a config.json for rotary positions; null for other positions. In rope_scaling,
-    fields with their default values are left out.
-    """
+    """Return config.json's rope_theta and rope_scaling, which lacks fields with default values; null for positions that are not rotary."""
     theta, scaling = (position.theta, position.scaling) if isinstance(position, Rotary) else (None, None)
     if scaling is None:
         return {"rope_theta": theta, "rope_scaling": None}

@@ -13,7 +13,7 @@ class Rule:
 
     Several parameters are concatenated along the output dimension (GPT-2's fused q | k | v). `by_head`: they alternate from head to head
     (GPT-NeoX's q1 | k1 | v1 | q2 ...). `transposed`: the tensor is a matrix (in, out), the parameter is (out, in). `row`: the tensor is
-    (1, n), the parameter (n,). `when`: the models to which the rule applies, if names differ between models (T5's MLP); None: all models.
+    (1, n), the parameter (n,). `when`: returns whether the rule applies to a model, if names differ by model (T5's MLP); None: to all.
     """
 
     theirs: str
@@ -40,7 +40,7 @@ def module_rules(
     )
 
 
-Architectures = Mapping[str, Mapping[str, Any]]  # Hugging Face's class -> the fields of its head's config; the first is the default
+Architectures = Mapping[str, Mapping[str, Any]]  # Hugging Face's class -> the fields of its head's config; the first class is the default
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Family:
     """All that distinguishes one model family from the others.
 
     `from_hf` returns the values of a ModelConfig from the fields of a config.json. It raises KeyError if a field is missing, and
-    UnsupportedError if tfkit does not have the computation. `to_hf` returns the fields of a config.json.
+    UnsupportedError if a field requires a computation that tfkit does not have. `to_hf` returns the fields of a config.json.
 
     Several families may share a `model_type`: their presets differ, their layout does not. `model_type` is None if no class of Hugging Face
     computes the models.
@@ -62,14 +62,14 @@ class Family:
     prefix: str  # the prefix of tensor names, which files of a model without a head lack
     from_hf: Callable[[dict[str, Any]], dict[str, Any]]
     to_hf: Callable[[ModelConfig], dict[str, Any]]
-    ignored: tuple[str, ...] = ()  # regular expressions of tensors that are not loaded, such as buffers
+    ignored: tuple[str, ...] = ()  # regular expressions for names of tensors that are not loaded, such as buffers
     renamed: tuple[tuple[str, str], ...] = ()  # other spellings in tensor names: a regular expression and its replacement
     aliases: Mapping[str, str] = field(default_factory=dict)  # other names of config.json's keys -> the names that `from_hf` reads
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # a key of config.json -> the only values that tfkit supports
-    own_keys: frozenset[str] = frozenset()  # keys of FOREIGN_KEYS that `from_hf` reads
+    own_keys: frozenset[str] = frozenset()  # keys of config_fields.FOREIGN_KEYS that `from_hf` reads, so that they are not refused
     container: str | None = None  # the model_type of folders that also hold parts for images; their text_config describes the model
-    other_parts: str | None = None  # a regular expression of the tensors of the parts for images; its first group is the part's name
-    prefixes: Mapping[str, str] = field(default_factory=dict)  # kind of head -> the prefix in its class, if that differs from `prefix`
+    other_parts: str | None = None  # a regular expression for names of tensors of parts for images; its first group is the part's name
+    prefixes: Mapping[str, str] = field(default_factory=dict)  # kind of head -> the prefix in the class with it, if not `prefix`
     encoder_architectures: Architectures = field(default_factory=dict)  # of encoder-decoders: the classes of the encoder alone
 
     @property
@@ -90,7 +90,7 @@ class Family:
 
 
 def decoder_classes(name: str, *tasks: str) -> Architectures:
-    """Return the classes of a decoder under transformers' usual names: to write text, for `tasks` (kinds of heads), and without a head."""
+    """Return a decoder's classes under transformers' usual names: a language model, one per kind of head in `tasks`, one without head."""
     heads: dict[str, Mapping[str, Any]] = {
         "ForSequenceClassification": {"kind": "classes", "pool": "last", "dense": None, "bias": False},
         "ForTokenClassification": {"kind": "tags"},

@@ -1,8 +1,8 @@
 """SmolLM2 (Ben Allal et al. 2025, arXiv 2502.02737).
 
 The architecture is Llama's, at sizes for a phone. New is the data: trillions of tokens for a small model, the best of them last, while the
-learning rate decays to 0 (warmup, stable, decay). Embeddings are tied, and still are a fifth of the smallest model. Matrices start with a
-std of 1 / sqrt(dim), which is divided by sqrt(2 * layers) for those that write to the residual stream.
+learning rate decays to 0 (warmup, stable, decay). Embeddings are tied, and still a fifth of the smallest model's parameters.
+Matrices start with a std of 1 / sqrt(dim), which is divided by sqrt(2 * layers) for those that write to the residual stream.
 """
 
 from dataclasses import replace

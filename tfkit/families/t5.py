@@ -108,7 +108,7 @@ RULES = (
     *module_rules({"qa_outputs": "head.spans", "classifier": "head.tags"}),
 )
 
-# feed_forward_proj -> activation, gated. In Hugging Face's code, "gated-gelu" has GELU's tanh form, although "gelu" is the exact form.
+# feed_forward_proj -> (activation, gated). In Hugging Face's code, "gated-gelu" has GELU's tanh form, although "gelu" is the exact form.
 _MLPS = {
     "relu": ("relu", False),
     "gelu": ("gelu", False),
@@ -146,7 +146,7 @@ def from_hf(
     parts = {"dense_act_fn": "gelu_new" if mlp == "gated-gelu" else mlp.removeprefix("gated-"), "is_gated_act": gated}
     if contradicting := [name for name, value in parts.items() if hf.get(name, value) != value]:
         raise UnsupportedError(f"{contradicting[0]} {hf[contradicting[0]]!r} contradicts feed_forward_proj {mlp!r}")
-    # Before transformers 5, the decoder's outputs were scaled exactly if the output matrix was tied; newer files have a
+    # Before transformers 5, the decoder's outputs were scaled if, and only if, the output matrix was tied; newer files have a
     # field for scaling (scale_decoder_outputs) and one for tying.
     tied = hf.get("tie_word_embeddings", True)
     scaled = hf.get("scale_decoder_outputs", tied)
@@ -199,6 +199,6 @@ FAMILY = Family(
     ignored=(r".*\.EncDecAttention\.relative_attention_bias\.weight",),  # in the first released files; never used
     from_hf=from_hf,
     to_hf=to_hf,
-    renamed=((r"^transformer\.", ""), (r"^(encoder|decoder)\.embed_tokens\.", "shared.")),  # `transformer.` is in some classes for tasks
+    renamed=((r"^transformer\.", ""), (r"^(encoder|decoder)\.embed_tokens\.", "shared.")),  # `transformer.`: a prefix in some classes
     aliases={"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers", "head_dim": "d_kv"},
 )

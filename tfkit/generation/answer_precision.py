@@ -91,7 +91,7 @@ def is_large(model: Transformer) -> bool:
 
 
 def _gains_by_bf16(loaded: Loaded) -> bool:
-    """Whether bf16 saves time, since the model is large, and rounds no results, since they are tokens or labels, not numbers."""
+    """Whether the model is large, so that bf16 saves time, and gives tokens or labels, not numbers, which bf16 would round."""
     head = loaded.config.head
     gives_numbers = head.kind == "none" or (isinstance(head, ClassesHeadConfig) and head.count == 1)
     return loaded.codec is not None and is_large(loaded.model) and not gives_numbers

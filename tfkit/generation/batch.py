@@ -28,7 +28,7 @@ class GenerationBatch:
         """`input_ids`: the input of the next step, (B, T). `real`: whether each column so far is a real token, (B, columns). `source`: the
         ids and the mask of an encoder's input, (prompts, S) each. `room`: how many columns after those in `real` fit into the cache.
 
-        `sharing`: the arguments `copies` and `shared` of KeyValueCache.
+        `sharing`: `copies` and `shared` of KeyValueCache, for rows that share the keys and values of a prompt.
         """
         self.model, self.input_ids, self.real, self.source = model, input_ids, real, source
         self.is_padded = not bool(real.all())
@@ -51,9 +51,9 @@ class GenerationBatch:
         """Return a batch of rows of existing batches: `parts` has each of these batches and the indices of its rows, which may repeat. The
         caches of these batches are emptied.
 
-        `room`: the largest number of inputs that a row may still get, the next one included. `copies`: if above 1, `parts` has one batch,
-        and each group of `copies` successive rows shares one prompt, whose keys and values are stored once. Leading columns that
-        are padding in all rows are left out, so that a batch that fills the context has room again once its longest row is removed.
+        `room`: the largest number of tokens that a row may still pass to the model, those of the next step included. `copies`: if above 1,
+        `parts` has one batch, and each group of `copies` successive rows shares one prompt, whose keys and values are stored once. Columns
+        that begin a batch and are padding in all rows are left out, so that a full batch has room again once its longest row is removed.
         """
         first = parts[0][0]
         kept = [(one, torch.tensor(rows, dtype=torch.long, device=one.real.device)) for one, rows in parts]
@@ -73,7 +73,7 @@ class GenerationBatch:
 
     @property
     def full(self) -> bool:
-        """Whether there are more columns than the context holds, so that `join` must remove padding before the next step."""
+        """Whether the columns exceed the context, so `join` must remove padding before the next step; False with relative positions."""
         return self.real.shape[1] > self.model.config.context_length and self.model.config.position.kind != "relative"
 
     def next_logits(self) -> Tensor:
@@ -92,13 +92,13 @@ class GenerationBatch:
         return logits
 
     def append(self, tokens: Sequence[int], done: Sequence[bool]) -> None:
-        """Set the next input, one token per row. `done`: whether a row is finished, so that its token is only padding."""
+        """Set the next input, one token per row. `done`: for each row, whether it is finished, so that its token is only padding."""
         self.input_ids = torch.tensor(tokens, device=self.real.device)[:, None]  # (B, 1)
         self.real = torch.cat((self.real, ~torch.tensor(done, device=self.real.device)[:, None]), dim=1)
         self.is_padded = self.is_padded or any(done)
 
     def reorder_rows(self, rows: Sequence[int]) -> None:
-        """Replace row i by row `rows[i]`, which must have the same prompt. A row may be repeated."""
+        """Replace the cache of row i by that of row `rows[i]`, which must have the same prompt. A row may be repeated."""
         if list(rows) != list(range(len(rows))):
             self.cache.reorder_rows(torch.tensor(rows, device=self.real.device))
 

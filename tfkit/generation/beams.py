@@ -99,7 +99,7 @@ class BeamSearch:
         if self.settings.early_stopping == "full":
             return True
         grows = self.settings.early_stopping == "never" and self.settings.length_penalty > 0
-        length = self.limit if grows else len(best.ids)  # the length at which `best` would have its highest score
+        length = self.limit if grows else len(best.ids)  # with "never", the length at which `best` scores highest; else its length so far
         return best.log_probability / self._divisor(length) <= self.completed[-1].score
 
     def _divisor(self, length: int) -> float:
@@ -128,7 +128,7 @@ def search(
         rows = [i * rows_per_search + beam.parent for i, one in unfinished for beam in one.running]
         if len(unfinished) == len(running) and rows_per_search == settings.num_beams:
             batch.reorder_rows(rows)
-        else:  # after the first step, the rows become `num_beams` per prompt; later, a search has ended
+        else:  # in the first step, each prompt's row becomes `num_beams` rows; later, a search has ended
             batch = GenerationBatch.join(
                 [(batch, rows)], max(one.limit - len(one.running[0].ids) for _, one in unfinished), settings.num_beams
             )
@@ -138,7 +138,7 @@ def search(
 
 
 def _extend(searches: Sequence[BeamSearch], logits: Tensor, settings: GenerationSection, constraints: Constraints) -> None:
-    """Extend the beams of all searches. `logits`, (B, V): those after each beam, with the same number of rows for each search."""
+    """Extend the beams of all searches. `logits`, (B, V): those after each beam's last token, with equally many rows for each search."""
     vocabulary = logits.shape[-1]
     scores = logits.float().log_softmax(dim=-1)
     scores = without_repetition(scores, (text for one in searches for text in one.texts), settings)
@@ -146,7 +146,7 @@ def _extend(searches: Sequence[BeamSearch], logits: Tensor, settings: Generation
     scores = constraints.apply(scores, unfinished, searches[0].eos_ids)
     log_probabilities = torch.tensor([beam.log_probability for one in searches for beam in one.running], device=scores.device)
     scores = (scores + log_probabilities[:, None]).unflatten(0, (len(searches), -1)).flatten(1)  # (searches, rows of a search * V)
-    count = max(2, 1 + len(searches[0].eos_ids)) * settings.num_beams  # enough even if all beams end at every eos
+    count = max(2, 1 + len(searches[0].eos_ids)) * settings.num_beams  # enough candidates even if all beams end at every eos
     best = scores.topk(min(count, scores.shape[1]), dim=-1)
     for one, values, indices in zip(searches, best.values.tolist(), best.indices.tolist(), strict=True):
         one.extend((value, index // vocabulary, index % vocabulary) for value, index in zip(values, indices, strict=True))

@@ -15,7 +15,7 @@ from tfkit.recipe.schema.output_sections import GenerationSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.template import encode_rendered
 
-OnText = Callable[[int, str], None]  # called with the index of a prompt and the next piece of its text
+OnText = Callable[[int, str], None]  # called with the index of a prompt and the next part of its continuation
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def complete(
 ) -> list[TextCompletion]:
     """Continue prompts, given as the ids of `encode_prompts`; an encoder-decoder generates a new text for each.
 
-    See `generate` for the other parameters and errors.
+    `on_text`: see OnText; the other parameters and the errors: see `generate`.
     """
     check_vocabulary(prompt_ids, model.config.vocab_size)
     decode = partial(tokenizer.decode, skip_special_tokens=True)

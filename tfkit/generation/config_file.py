@@ -123,7 +123,7 @@ def describe(settings: GenerationSection) -> str:
 
 
 def _taken(values: Mapping[str, Any], given: Collection[str], encodes: bool) -> dict[str, Any]:
-    """Return the fields of GenerationSection that generation_config.json (`values`) sets and the user (`given`) does not."""
+    """Return the fields that generation_config.json (`values`) sets, also by transformers' defaults, and the user (`given`) does not."""
     taken = {_RENAMED.get(name, name): values[name] for name in _SETTINGS if name in values}
     if isinstance(taken.get("early_stopping"), bool | str):
         taken["early_stopping"] = _EARLY_STOPPING.get(taken["early_stopping"], taken["early_stopping"])

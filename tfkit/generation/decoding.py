@@ -27,7 +27,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.output_sections import GenerationSection
 
 AT_ONCE = 32  # rows in a batch; GPT-2 124M in bf16 on two cores decodes 385 tokens/s with 8 rows, 574 with 16, 681 with 32, 774 with 64
-_MOST_TOKENS = 16_384  # the most tokens in the cache, of all running rows, with padding; a single row may have more
+_MOST_TOKENS = 16_384  # the most tokens in the cache when rows begin, of all rows, with padding; a single row may have more
 _TOKENS_READ = (
     512  # the most tokens of prompts, with padding, in one forward pass; a single prompt may have more; larger passes are no faster
 )
@@ -46,7 +46,7 @@ class Completion:
 
 @dataclass
 class _Row:
-    """A prompt that is being continued."""
+    """A prompt and its continuation so far."""
 
     index: int  # the index of the prompt
     prompt: Sequence[int]
@@ -87,7 +87,7 @@ def generate(
     constraints: Constraints = Constraints(),
     at_once: int | None = None,
 ) -> list[Completion]:
-    """Return the continuation of each prompt. A continuation does not depend on the other prompts (in float32, except for ties).
+    """Return the continuation of each prompt. In float32, it does not depend on other prompts, unless tokens are almost equally likely.
 
     An encoder-decoder's encoder reads the prompt, and its decoder generates a text after `start_id`.
 
@@ -194,7 +194,7 @@ class _Waiting:
 def _begin(
     model: Transformer, rows: Sequence[_Row], should_stop: Callable[[], bool] | None, room: int = 0
 ) -> tuple[GenerationBatch, Tensor]:
-    """Return a batch of `rows` whose prompts the model has read, with space for `room` new tokens, and the logits (B, V) after them."""
+    """Return a batch of `rows` whose prompts the model has read, with space for `room` new tokens, and the prompts' last logits (B, V)."""
     batch = GenerationBatch.begin(model, [row.text for row in rows], None if model.encoder is None else [row.prompt for row in rows], room)
     with interruptible(model, should_stop):  # later steps compute one token a row, so a check before each step suffices
         return batch, batch.next_logits()
@@ -203,8 +203,8 @@ def _begin(
 def _decode(model: Transformer, waiting: _Waiting, options: _Options) -> None:
     """Generate one token per row and step, greedily or by sampling, until all rows end.
 
-    Finished rows are removed when new rows join, when the context is full, or when at least half of the rows are finished: each removal
-    copies the cache.
+    Finished rows are removed when new rows join, when the context is full, or when at least half of the rows are finished, not earlier,
+    since each removal copies the cache.
     """
     parts: list[tuple[GenerationBatch, list[_Row]]] = []  # the running batch with its rows, and new batches, which are joined to it below
     while not (options.should_stop and options.should_stop()):

@@ -13,14 +13,14 @@ from torch import Tensor
 from tfkit.recipe.schema.output_sections import GenerationSection
 
 _EXCLUDED = float("-inf")
-_LOW_TEMPERATURE = 1e-6  # below this temperature, tokens whose logits are more than about 1e-5 below the largest are never sampled
+_LOW_TEMPERATURE = 1e-6  # below this temperature, tokens whose logits are 1e-4 or more below the largest have nearly no probability
 
 
 def penalize_repetition(scores: Tensor, texts: Sequence[Sequence[int]], penalty: float) -> Tensor:
     """Multiply the score of each token that occurs in its row's text by the penalty if the score is negative, else divide it by the
     penalty. `scores`: (B, V).
 
-    For positive scores, as in CTRL (Keskar et al. 2019, arXiv 1909.05858); for all, as in transformers' RepetitionPenaltyLogitsProcessor.
+    Positive scores change as in CTRL (Keskar et al. 2019, arXiv 1909.05858), all as in transformers' RepetitionPenaltyLogitsProcessor.
     """
     scores = scores.clone()
     for row, text in zip(scores, texts, strict=True):
@@ -68,8 +68,8 @@ class Constraints:
 
     bad_words: tuple[tuple[int, ...], ...] = ()  # sequences of ids that never appear; one that is only eos is ignored
     suppressed: tuple[int, ...] = ()  # ids that never appear
-    suppressed_first: tuple[int, ...] = ()  # ids excluded as the first new token; if that is forced, as the second
-    forced_first: int | None = None  # the first new token if the decoder has one id, such as the start token
+    suppressed_first: tuple[int, ...] = ()  # ids excluded as the first new token, or as the second if `forced_first` applies
+    forced_first: int | None = None  # the first new token if the decoder's text has a single id, such as the start token
     forced_last: tuple[int, ...] = ()  # alternatives for the last token of a text that reaches its limit
     min_length: int = 0
     min_new_tokens: int = 0
@@ -132,7 +132,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
-    """Exclude tokens with less than p times the probability of the likeliest (Nguyen et al. 2024, arXiv 2407.01082; transformers'
+    """Exclude tokens with less than p times the likeliest token's probability (Nguyen et al. 2024, arXiv 2407.01082; transformers'
     MinPLogitsWarper).
     """
     probabilities = logits.softmax(dim=-1)

@@ -1,11 +1,11 @@
-"""Incremental decoding of ids to text during generation. It returns whole characters only, and no text after a stop string."""
+"""Incremental decoding of ids to text during generation. It returns whole characters, and nothing from a stop string on."""
 
 from collections.abc import Callable, Collection, Sequence
 
 Decode = Callable[[list[int]], str]
 
 _REPLACEMENT = "\ufffd"  # the character that decoders return for bytes that are not (yet) a whole character
-_WINDOW = 32  # the largest number of earlier ids that are decoded again with each new id
+_WINDOW = 32  # the largest number of earlier ids that are decoded again with each new id, except within a character or a run of byte tokens
 _CONTEXT = 8  # the number of earlier ids that are decoded with a text; more if these have no text, or begin inside a character
 
 
@@ -26,7 +26,7 @@ class TextStream:
         self._stop = [string for string in stop if string]
         self._byte_ids = byte_ids
         self._held = ""  # complete characters that may be the beginning of a stop string
-        self._read = 0  # the number of characters of the window's text (that of `_window_text`) that were returned or held
+        self._read = 0  # the number of characters of `_window_text()` (of the context and newer ids) that were returned or held
         self._begin_window(context)
 
     def push(self, token: int) -> str:
@@ -45,7 +45,7 @@ class TextStream:
         return self._give(new)
 
     def close(self) -> str:
-        """Return the text that was held back, with a replacement character for each incomplete character."""
+        """Return the text that was held back; an incomplete character becomes one or more replacement characters."""
         if self.stopped:
             return ""
         rest = self._give(self._window_text()[self._read :])
@@ -80,7 +80,7 @@ class TextStream:
 
 def context_of(decode: Decode, ids: Sequence[int]) -> list[int]:
     """Return a suffix of `ids` that is enough context: ids that follow are decoded to the same text as after all of `ids`. The suffix has
-    text, and begins with a whole character.
+    text and begins with a whole character, or is all of `ids`.
     """
     length = _CONTEXT
     while length < len(ids):

@@ -1,8 +1,8 @@
 """Conversion between Hugging Face model folders and Transformer, tfkit's model class, by the rules of model families (tfkit/families).
 
 Loading is strict in both directions: each tensor of a file becomes a parameter, belongs to a head or part that is not read, or is known to
-carry no information; and each parameter of the model gets a value, a random one in a new head. Only safetensors and JSON are read: a pickle
-can run code, so it is refused.
+carry no information; and each parameter of the model gets a value, a random one in a new head. Weights are read only from safetensors: a
+pickle can run code, so it is refused.
 """
 
 from tfkit.hub.config_json import OWN_TYPE as OWN_TYPE

@@ -31,8 +31,8 @@ _GENERATION_KEYS = (  # transformers reads these settings from config.json if th
     *("bad_words_ids", "num_return_sequences", "forced_bos_token_id", "exponential_decay_length_penalty", "suppress_tokens"),
     *("begin_suppress_tokens", "forced_eos_token_id"),
 )
-TRAINING_ONLY_FIELDS = {"init", "dropout", "routing"}  # fields that affect training, not a trained model; they are saved in tfkit.json
-_MAX_PROBLEMS = 20  # the most problems that an error message lists
+TRAINING_ONLY_FIELDS = {"init", "dropout", "routing"}  # fields of ModelConfig that affect only training; they are saved in tfkit.json
+_MAX_PROBLEMS = 20  # the maximum number of problems in an error message
 LIMIT = 4 * MIB  # the maximum size of config.json in bytes, a thousand times the usual one
 
 
@@ -80,7 +80,7 @@ def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def family_of(config: ModelConfig, prefer: str | None = None) -> Family | None:
-    """Return a family whose Hugging Face config expresses this config completely, if possible the one named `prefer`; else None."""
+    """Return a family whose Hugging Face config can express all of this config, the family `prefer` if it can; None if none can."""
     families = sorted(FAMILIES.values(), key=lambda family: family.name != prefer)
     return next((family for family in families if _expresses(family, config)), None)
 
@@ -115,7 +115,7 @@ def to_config_json(family: Family, config: ModelConfig, labels: Sequence[str] = 
     """Return the config.json for the family's Hugging Face class. Raise UnsupportedError if that class cannot express the model."""
     body = {"architectures": [family.architecture(config)], "model_type": family.model_type, **family.to_hf(config)}
     if not isinstance(config.head, LanguageModelHeadConfig | MaskedLanguageModelHeadConfig):
-        body.pop("tie_word_embeddings", None)  # no output matrix can be tied; if a head is added later, the class's default applies
+        body.pop("tie_word_embeddings", None)  # there is no output matrix to tie; if one is added later, the class's default applies
     return body | label_fields(config.head, labels)
 
 

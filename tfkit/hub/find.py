@@ -26,8 +26,8 @@ _known: dict[tuple[tuple[str, Identity], ...], str] = {}  # results of `content_
 
 def find_checkpoint(path: str | Path) -> Path:
     """Return the model folder of a path: the path itself, a run folder's best or else newest checkpoint, or the downloaded repository for
-    `hub:org/name@revision`. In the folder of a recipe with stages, the run is the last stage; in that of a sweep, the best trial. The path
-    may begin with ~, the home folder. Raise ModelError if there is no model folder.
+    `hub:org/name@revision`. For a recipe with stages (trainings in sequence), it is the last stage's; for a sweep, the best trial's. The
+    path may begin with ~, the home folder. Raise ModelError if there is no model folder.
     """
     if str(path).startswith("hub:"):
         return _download(str(path)[4:])

@@ -36,7 +36,7 @@ _WINDOWS = {"gemma2": 2, "gemma3": 6}  # n by architecture: every n-th layer has
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _THETA_GEMMA3 = 1e4  # the rotary theta that llama.cpp uses in layers with a window
 _FACTORS = "rope_freqs.weight"  # a tensor with factors, by which llama.cpp divides the rotary frequencies
-_LAYERS_27B = {"gemma2": 46, "gemma3": 62}  # a model of this many layers is the 27B one to llama.cpp, which scales its scores differently
+_LAYERS_27B = {"gemma2": 46, "gemma3": 62}  # llama.cpp takes a model of this depth for the 27B one, whose scores it scales differently
 
 
 @dataclass(frozen=True)

@@ -153,8 +153,8 @@ def load(
     """Load a checkpoint, a run folder (its best checkpoint, else its newest) or any Hugging Face model folder with safetensors.
 
     The model has the head `head`, or else the head that config.json describes. Parameters of `head` that the files lack are drawn with
-    `seed`, and `new_parameters` has their names. `other_labels`: the classes differ from those of the file, so all parameters with a row
-    for each class are drawn, too. `changes`: fields of the config, such as dropout, that replace those of the file. `defer_blocks`: each
+    `seed`, and `new_parameters` has their names. `other_labels`: the classes or tags differ from the file's, so all parameters with a row
+    for each of them are drawn, too. `changes`: fields of the config, such as dropout, that replace those of the file. `defer_blocks`: each
     block stays on the meta device, in float32, until the model's `fill_block` reads it, and the rest of the model stays on the CPU; with
     another `device` or `dtype`, raise ValueError. Raise ModelError if the folder is missing, damaged, unsupported or does not fit its own
     config, or a file differs from the folder's manifest.
@@ -195,7 +195,7 @@ def open_tensors(path: str | Path) -> Iterator[Mapping[str, Tensor]]:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A model folder whose files were checked; its weights have the full names of its family."""
+    """A model folder whose files were checked; its weights have the names of the family's class, with its prefix."""
 
     folder: Path
     hf: dict[str, Any]  # the content of config.json
@@ -256,7 +256,7 @@ def _draw_head(config: ModelConfig, seed: int, known: Tensors) -> Tensors:
 
 
 def _fill(config: ModelConfig, tensors: Tensors, *, around_blocks: bool = False) -> Transformer:
-    """Build the model with copies of `tensors`. `around_blocks`: `tensors` has none of a block, and the blocks stay on the meta device."""
+    """Build the model with copies of `tensors`. `around_blocks`: `tensors` lacks those of the blocks, which stay on the meta device."""
     model = on_meta(config)
     copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     model.load_state_dict(copies, assign=True, strict=not around_blocks)

@@ -48,7 +48,7 @@ def save_model(
     if end_ids:
         ids["eos_token_id"] = end_ids[0] if len(end_ids) == 1 else list(end_ids)
     if config.stacks == "both":
-        # For a loaded model the pad id, as in T5 and Marian; for a new model the id with which the decoder started in training.
+        # If no start id is stated, a loaded model starts with the pad id, as T5 and Marian do; a new one with the id used in its training.
         start = ids.get("pad_token_id") if special_ids or tokenizer is None else tokenizer.start_id
         if start is not None:
             ids.setdefault("decoder_start_token_id", start)

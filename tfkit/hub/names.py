@@ -21,8 +21,8 @@ _OUTPUT = "head.output.weight"
 
 
 def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> tuple[dict[str, Weight], ModelConfig]:
-    """Return a file's tensors, without those known to be unused, under the full names of the family; and the config that they fit, which is
-    untied if the output matrix differs from the embedding in the file, and has no pooler if the file has none. Raise ModelError if two
+    """Return a file's tensors, without those known to be unused, under the family's names with its prefix; and the config they fit, which
+    is untied if the output matrix differs from the embedding in the file, and has no pooler if the file has none. Raise ModelError if two
     different tensors in the file are for one tensor of the model.
     """
     rules = {rule.theirs: rule for rule in _expand(family, config)}
@@ -122,7 +122,7 @@ def is_head_incomplete(tensors: Tensors, config: ModelConfig) -> bool:
 
 
 def without_own_head(weights: Mapping[str, Weight], family: Family, config: ModelConfig, own: ModelConfig) -> dict[str, Weight]:
-    """Return the weights without those of the file's head that the requested head lacks, or whose names it has for other parameters.
+    """Return the weights without those of the file's head that the requested head lacks, or whose names mean other parameters in it.
 
     For example, RoBERTa has `classifier.dense` only in a head for classes, and BERT's `classifier` may be a head for classes or for tags.
     `config`: with the requested head; `own`: with the file's head.
@@ -202,8 +202,8 @@ def _prefixes(family: Family) -> tuple[str, ...]:
 
 
 def _expand(family: Family, config: ModelConfig) -> Iterator[Rule]:
-    """Yield the rules that apply to this model, one for each layer {i} and expert {e}. Their names begin with the prefix of the Hugging
-    Face class for the model's head.
+    """Yield the rules that apply to this model, one for each layer {i} and expert {e}. The prefix of Hugging Face's
+    names is that of the class with the model's head.
     """
     prefix = family.prefixes.get(config.head.kind, family.prefix)
     for rule in family.rules:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 SHARD_BYTES = 5 * 10**9  # largest size of a file's tensors in bytes; a larger tensor has a file of its own
 _MODEL_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
-_TYPES = {  # in safetensors' order of types; a file has the tensors of the last of these types first
+_TYPES = {  # in safetensors' order of types; the tensors in a file are sorted by type, in the reverse of this order
     torch.bool: "BOOL",
     torch.uint8: "U8",
     torch.float16: "F16",

@@ -33,7 +33,7 @@ class Weight:
     path: Path
     name: str  # its name in the file
     stored: Stored  # the dtype and the shape (that of the part, if it is one), and the byte range of the whole tensor
-    part: tuple[int, slice] | None = None  # if the tensor is a stack of matrices: the index of a matrix, and a range of its rows
+    part: tuple[int, slice] | None = None  # of a stack of matrices: a matrix's index and a range of its rows; None: the whole tensor
 
 
 def find_weights(folder: Path) -> dict[str, Weight]:

@@ -1,4 +1,4 @@
-"""Linear layers with packed or 8-bit weights, for inference alone on a CPU, where decoding is about as fast as the weights are read."""
+"""Linear layers for inference alone on a CPU, with packed or 8-bit weights: decoding spends most of its time reading weights."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,16 +8,17 @@ import torch.nn as nn
 from torch import Tensor
 
 from tfkit.model.attention import Attention
+from tfkit.model.experts import Experts
 from tfkit.model.head import VocabularyHead
-from tfkit.model.mlp import Experts, Mlp
+from tfkit.model.mlp import Mlp
 from tfkit.model.transformer import Transformer
 
 Make = Callable[[Tensor, Tensor | None], nn.Module]  # builds a layer from a weight and a bias
 _LARGEST = 127  # the largest absolute value of an 8-bit weight
 _ZERO = 128  # the unsigned 8-bit integer that represents 0 in oneDNN's inputs
-_LARGEST_16 = 127 * 257  # the largest 256 h + l with 8-bit integers h and l
-_TINY = 1e-20  # the smallest scale of a row, so that a row of zeros can be divided by its scale
-_FEW_ROWS, _STRIDE = 4, 16  # torch's 8-bit kernel is fast for up to 4 rows; it reads 16 columns at a time, even past the end of a row
+_LARGEST_16 = 127 * 257  # the largest 256 h + l for signed 8-bit integers h and l (Int8Linear)
+_TINY = 1e-20  # lower bound of a row's largest absolute value, so that the scale of a row of zeros is not 0
+_FEW_ROWS, _STRIDE = 4, 16  # torch's 8-bit kernel is fast for up to 4 rows of inputs; it reads 16 columns of weights at a time
 _SMALL = 2**22  # for a matrix with fewer weights, oneDNN's faster product saves less time than preparing its inputs takes
 
 
@@ -40,7 +41,7 @@ class Int8Linear(nn.Module):
 
     Each row of x is rounded to s (256 h + l), with a scale s and, per element, integers h and l from -128 to 127 (16 bits). oneDNN
     multiplies h and l by the weights in one product: the weights are read once, sums are exact, and x keeps 16 bits. A small matrix is also
-    kept in a second layout, for calls with at most four rows of x: torch's kernel for these converts each integer to bf16.
+    kept as plain integers: torch's kernel multiplies them by up to four rows of x, both converted to bf16.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
@@ -54,7 +55,7 @@ class Int8Linear(nn.Module):
         self.integers = integers if is_small else None  # (out, in)
         self.scales, self.scales_16 = scales, scales.bfloat16()  # (out,): the same numbers in two types
         self.zeros = torch.zeros(len(scales), dtype=torch.int32)  # the zero points of the weights
-        self.offset = torch.tensor(257 * _ZERO + 0.5)  # shifts both bytes by _ZERO, and makes truncation round to the nearest integer
+        self.offset = torch.tensor(257 * _ZERO + 0.5)  # added to x / s: shifts h and l by _ZERO, and makes truncation round to nearest
         self.bias = None if bias is None else bias.detach().float()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,14 +78,14 @@ class Int8Linear(nn.Module):
 
 
 def can_pack(device: torch.device, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether PyTorch has oneDNN for this device, and oneDNN can multiply weights of type `dtype`: for bf16, not on every processor."""
+    """Whether this device is a CPU and PyTorch's oneDNN supports weights of type `dtype` on it (bf16: not on every processor)."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def has_int8(device: torch.device) -> bool:
-    """Whether the processor multiplies and sums integers of 8 bits exactly; on older processors, intermediate sums may overflow."""
+    """Whether `device` is a CPU that multiplies and sums integers of 8 bits exactly; on older ones, intermediate sums may overflow."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return can_pack(device) and any(capabilities.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
@@ -98,7 +99,7 @@ def pack(model: Transformer) -> None:
 
 
 def to_int8(model: Transformer) -> None:
-    """Convert the weights of every linear layer, and the output matrix of a language model, to 8 bits, for inference alone.
+    """Convert the weights of every linear layer but routers, and the output matrix of a language model, to 8 bits, for inference alone.
 
     The routers of a mixture of experts stay as they are: they are small, and rounding could change which experts they choose.
     """

@@ -19,16 +19,16 @@ from tfkit.model.relative_position import Rotation, rotate
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-# On a CPU, torch's bf16 kernel has a slow backward pass. With at most this many keys, torch's float32 kernel replaces it: it is more exact
-# than query_blocks.py in bf16, and takes 0.9 times as long as that with 32 keys, 1.3 times with 64 and 128 (two cores of a Zen 4).
+# On a CPU, torch's bf16 kernel has a slow backward pass. With at most this many keys, torch's float32 kernel is used, with more keys
+# query_blocks.py in bf16. The former is more exact, and takes 0.9 times as long as the latter with 32 keys, 1.3 times with 64 or 128.
 _MAX_FLOAT32_KEYS = 64
 
 
 class AttentionContext:
     """The inputs that all blocks of a stack share in one forward pass, apart from the hidden states.
 
-    It must not be a dataclass: FSDP unpacks dataclasses and containers among a block's inputs and wraps their tensors, which would change
-    the order in which the gradients of a bias or an encoder's output, shared by all blocks, are accumulated.
+    It must not be a dataclass: FSDP wraps tensors in dataclasses and containers that a block gets as inputs. This would change the order in
+    which the blocks' gradients of a bias or encoder output that all of them share are summed.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class AttentionContext:
         encoder_padding: Tensor | None,
         use_blocks: Callable[[Mask], bool],
     ):
-        """`masks`: one for each distinct window. `rotations`: cosines and sines by name (global, local). `bias`: of the
-        scores, (1, H, T, S); or the output of DistanceVectors, from which each layer computes its own bias. `encoder_output`
+        """`masks`: one for each distinct window of a layer. `rotations`: cosines and sines by the name `config.rotation` gives. `bias`:
+        added to the scores, (1, H, T, S); or the output of DistanceVectors, from which each layer computes its bias. `encoder_output`
         (B, S, D); `encoder_padding` (B, S): True = real token; None: all are real. `use_blocks`: returns whether block_attention.py
         computes the attention under a mask.
         """
@@ -68,7 +68,7 @@ def supports_blocks(mask: Mask, device: str, dtype: torch.dtype, dropout: float,
 
 
 class Operands(NamedTuple):
-    """Queries, keys and values of an attention layer, its mask and bias. `prompt`: keys and values before these, shared by several rows."""
+    """Queries, keys and values of an attention layer, its mask and bias. `prompt`: more keys and values, each for several rows."""
 
     queries: Tensor  # (B, H, T, E)
     keys: Tensor  # (B, K, S, E)
@@ -121,7 +121,7 @@ class Attention(nn.Module):
     def weights(self, x: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor]:
         """Return the weight of each key for each query, and whether the query sees the key: both (B, H, T, S). `context` has no cache.
 
-        They are computed as the result of `attend` with the unit vector s as the value of each key s.
+        The weights are the result of `attend` if the value of each key s is the unit vector s.
         """
         queries, keys, _, mask, causal, bias, prompt = self._operands(x, context)
         assert prompt is None
@@ -154,10 +154,10 @@ class Attention(nn.Module):
         return Operands(queries, keys, values, mask, causal, bias, prompt)
 
     def _scores_of_distances(self, queries: Tensor, keys: Tensor, vectors: Tensor, numbers: Tensor) -> Tensor:
-        """Return what distances add to the scores: query times distance plus distance times key, scaled (arXiv 2006.03654, equation 4).
+        """Return what distances add to scores: scale (query times distance vector + key times distance vector) (arXiv 2006.03654, eq. 4).
 
-        Queries and keys (B, H, T, E) -> (B, H, T, T). `vectors` (2 R, D): one for each bucket of distances, projected like the hidden
-        states; `numbers` (T, T): for each query and key, the index of the vector of their distance.
+        Queries and keys (B, H, T, E) -> (B, H, T, T). `vectors` (2 R, D): one for each bucket of distances, R of each sign,
+        projected like the hidden states; `numbers` (T, T): for each query and key, the index of the vector of their distance.
         """
         table = vectors[None]
         both = (self.q_proj(table), self.k_proj(table)) if self.qkv is None else self.qkv(table).split(self.widths, dim=-1)[:2]
@@ -194,8 +194,8 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Attend: queries (B, H, T, E), keys and values (B, K, S, E) -> (B, H, T, E). In uncompiled bf16 training on a CPU, with many keys
-    and no dropout, query_blocks.py computes this; else `_attend_capped` if there is a soft cap, and torch's kernel if not.
+    """Attend: queries (B, H, T, E), keys and values (B, K, S, E) -> (B, H, T, E). In bf16 training on a CPU without dropout, with more
+    than _MAX_FLOAT32_KEYS keys and not compiled, query_blocks.py does this; else `_attend_capped` if there is a cap, or torch's kernel.
 
     `mask`: True where a query sees a key; None: every query sees every key or, if `causal`, query t sees the keys 0 to t. With a mask,
     `causal` only states that the mask itself hides later keys. `dropout`: a probability. `scale` None: 1 / sqrt(E).
@@ -214,7 +214,7 @@ def attend(
     if bias is not None:
         visible = _visible(mask, causal, queries, keys)
         mask = bias.to(queries.dtype) if visible is None else torch.where(visible, bias.to(queries.dtype), float("-inf"))  # (., H, T, S)
-    if mask is not None and queries.device.type != "cpu":  # with grouped heads, CUDA's only kernel with masks stores all scores
+    if mask is not None and queries.device.type != "cpu":  # CUDA's only kernel for masks and grouped heads stores all scores
         keys, values = _repeat_kv(queries, keys, values)
     return F.scaled_dot_product_attention(
         queries,

@@ -2,7 +2,7 @@
 positions of a query and a key, and which skips every block of 128 queries and 128 keys in which no query sees a key. PyTorch's
 FlashAttention kernel supports no mask but the causal one.
 
-The kernel is compiled at its first use. It supports no dropout and, as used here, neither a bias nor a soft cap of the scores.
+flex_attention is compiled at its first use. It supports no dropout and, as used here, neither a bias nor a soft cap of the scores.
 """
 
 from functools import cache
@@ -21,7 +21,7 @@ DTYPES = (torch.bfloat16, torch.float16)
 
 
 def block_mask(mask: Mask) -> "BlockMask":
-    """Return the mask in flex_attention's form: the blocks to skip, those that are fully visible, and a function for the others' pairs."""
+    """Return the mask in flex_attention's form: which blocks to skip, which are fully visible, and a function for pairs in the others."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     positions, causal, window = mask.positions, mask.causal, mask.window

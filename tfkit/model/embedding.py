@@ -11,7 +11,7 @@ from tfkit.model.norm import build_dropout, build_norm
 
 
 class Embedding(nn.Module):
-    """tokens[id], optionally scaled, plus optional position and segment vectors, then an optional norm and projection.
+    """tokens[id], optionally scaled, plus optional position and segment vectors, then an optional norm, dropout and projection.
 
     Encoder and decoder share this module. If it has learned positions or a norm (BART), they share only its token vectors, and the
     attribute `decoder` is a second such module for the decoder.

@@ -27,13 +27,13 @@ def initialize(model: nn.Module, config: ModelConfig, generator: torch.Generator
 
 
 class RandomBlocks:
-    """Draws the random weights of a model's blocks, one block per call; they have the same bits as those of `initialize`."""
+    """Draws the random weights of a model's blocks, one block per call, with the same bits as `initialize`."""
 
     @torch.no_grad()
     def __init__(self, model: nn.Module, config: ModelConfig, generator: torch.Generator):
-        """Initialize a model on the meta device but for its blocks; of each block, keep only the generator's state, to draw it later."""
+        """Initialize a model on the meta device except its blocks; for each block, keep the generator's state to draw it with later."""
         self._config = config
-        self._states: dict[str, Tensor] = {}  # by prefix of a block's names: the generator's state before the block's first number
+        self._states: dict[str, Tensor] = {}  # by prefix of a block's parameter names: the generator's state before drawing the block
         self._shapes: dict[str, dict[str, torch.Size]] = {}  # by the same prefix: the shapes of the block's parameters
         for name, parameter in list(model.named_parameters()):
             if block := BLOCK.match(name):
@@ -56,7 +56,7 @@ class RandomBlocks:
 
 
 def put_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Replace the parameters of these names, which may be on the meta device, by new ones of the same type with the values in `tensors`."""
+    """Replace the parameters that `tensors` names, which may be on the meta device, by new ones of their old type with the given values."""
     for name, tensor in tensors.items():
         old = module.get_parameter(name)
         parent, _, attribute = name.rpartition(".")

@@ -16,7 +16,7 @@ Pair = tuple[Tensor, Tensor]  # keys and values
 class KeyValueCache:
     """Space for `length` positions of `batch_size` rows: at most 2 * layers * K * E numbers per row and position. Forward passes fill it.
 
-    A layer with a window keeps only the positions that its next token can still see, however long the text grows. Keys and values of an
+    A layer with a window keeps only the positions that the next token can still see, however long the text grows. Keys and values of an
     encoder's output are computed in the first forward pass and kept.
 
     If `copies` > 1, each group of `copies` successive rows continues the same prompt. For the whole group, there is one copy of the keys
@@ -33,7 +33,7 @@ class KeyValueCache:
         copies: int = 1,
         shared: int = 0,
     ):
-        self.length, self.dtype = 0, dtype  # positions filled so far
+        self.length, self.dtype = 0, dtype  # `length`: the number of positions filled so far
         self.copies, self.shared = copies, shared
         # By layer: the maximum number of positions that it keeps; None: no maximum.
         self._limits = [None if (window := config.window(layer)) is None else window - 1 for layer in range(config.decoder_layers)]
@@ -51,7 +51,7 @@ class KeyValueCache:
         return sum(tensor.numel() for pair in (*self._pairs, *self.prompts.values(), *self.cross.values()) for tensor in pair)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
-        """Store one layer's new keys and values (B, K, T, E). Return all that the new tokens may see, except those in `prompts`."""
+        """Store one layer's new keys and values (B, K, T, E). Return all keys and values that the new tokens may see, but for `prompts`."""
         stored, limit = self._pairs[layer], self._limits[layer]
         keys, values = keys.to(self.dtype), values.to(self.dtype)
         filled = self._filled(limit)
@@ -76,7 +76,7 @@ class KeyValueCache:
         self.length += positions
 
     def take(self, parts: Sequence[tuple["KeyValueCache", Tensor]], columns: int) -> None:
-        """Fill this empty cache with rows of other caches, which are emptied; a row may be taken twice.
+        """Fill this empty cache with rows of other caches, which are emptied; a row may be taken several times.
 
         `parts`: the other caches, each with the indices of the rows to take. Afterwards every row has `columns` positions: a row with
         fewer gets padding before them, and one with more loses its earliest. If `copies` > 1, `parts` has a single cache, and each group of
@@ -124,10 +124,10 @@ class KeyValueCache:
 def attend_after_prompts(
     queries: Tensor, prompt: Pair, own: Pair, mask: Tensor | None, bias: Tensor | None, scale: float | None, softcap: float | None
 ) -> Tensor:
-    """Attend from one query of each row (B, H, 1, E) to the keys of the row's prompt and to its own, in one softmax: (B, H, 1, E).
+    """Attend from one query of each row (B, H, 1, E) to the keys of the row's prompt and to its own keys, in one softmax: (B, H, 1, E).
 
     `prompt`: keys and values (prompts, K, S, E), each for a group of B / prompts successive rows; one product multiplies all queries of a
-    group by its prompt. `own`: keys and values (B, K, S, E).
+    group by the keys of its prompt. `own`: keys and values (B, K, S, E).
     """
     copies, heads = len(queries) // len(prompt[0]), prompt[0].shape[1]
 

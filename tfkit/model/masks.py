@@ -40,7 +40,7 @@ def count_positions(positions: Positions) -> Tensor:
     if documents is not None:
         index = torch.arange(positions.length, device=positions.device)
         begins = torch.zeros_like(documents)
-        begins[:, 1:] = torch.where(documents[:, 1:] != documents[:, :-1], index[1:], 0)  # (B, T): at documents' starts, the index
+        begins[:, 1:] = torch.where(documents[:, 1:] != documents[:, :-1], index[1:], 0)  # (B, T): index at documents' starts, else 0
         return index - begins.cummax(dim=1).values  # (B, T)
     if padding is not None:
         return (padding.long().cumsum(dim=1) - 1).clamp(min=0)[:, -positions.length :]  # (B, T)
@@ -49,8 +49,8 @@ def count_positions(positions: Positions) -> Tensor:
 
 @dataclass(frozen=True)
 class Mask:
-    """The keys that each new position sees: those of its own document, without padding; if `causal`, none after it; with a `window`, none
-    that are `window` or more positions away.
+    """The keys that each new position sees: those of its own document that are not padding, and itself; if `causal`, none after it; with a
+    `window`, none that are `window` or more positions away.
     """
 
     positions: Positions

@@ -85,13 +85,13 @@ class _RMSNormOnCpu(torch.autograd.Function):
             values, grads = rows.float(), grad_rows.float()
             grad_weight += (grads * values).sum(0)
             grads = grads * wide
-            along = torch.linalg.vecdot(grads, values)[:, None] / normed.shape[-1]  # (n, 1): removed below, since x's length has no effect
+            along = torch.linalg.vecdot(grads, values)[:, None] / normed.shape[-1]  # (n, 1): the gradient along x, subtracted below
             of_grad.copy_((grads - values * along).mul_(scale))
         return grad_x, grad_weight.to(weight.dtype), None
 
 
 def _pieces(*wholes: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield corresponding pieces of tensors with the same number of rows, (..., D) -> (n, D) each."""
+    """Yield corresponding groups of rows from tensors with equally many rows, (..., D) -> (n, D) each."""
     rows = [whole.view(-1, whole.shape[-1]) for whole in wholes]
     count = len(rows[0]) if wholes[0].dtype == torch.float32 else PIECE // wholes[0].shape[-1]
     return zip(*(part.split(max(1, count)) for part in rows), strict=True)

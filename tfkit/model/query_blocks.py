@@ -69,7 +69,7 @@ class _QueryBlocks(torch.autograd.Function):
             errors = torch.bmm(grad_rows, values[:, :seen].transpose(1, 2)).sub_(_rows(means, begin, end)).mul_(weights)  # (N, G n, s)
             if grad_bias is not None:
                 by_row = errors.view(*out.shape[:2], -1, seen)
-                grad_bias[:, :, begin:end, :seen] = by_row if len(bias) > 1 else by_row.sum(0)  # bf16 is summed in float32
+                grad_bias[:, :, begin:end, :seen] = by_row if len(bias) > 1 else by_row.sum(0)  # torch sums bf16 in float32
             if slopes is not None:
                 errors.mul_(slopes)
             grad_scaled[:, :, begin:end] = torch.bmm(errors, keys[:, :seen]).view(grad_scaled[:, :, begin:end].shape)

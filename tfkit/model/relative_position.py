@@ -25,7 +25,7 @@ def rotations_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: tor
 
 
 def rotation_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torch.dtype) -> Rotation:
-    """Return cosine and sine of the position times each pair's frequency, computed in float32 and then rounded, as in Hugging Face."""
+    """Return cosine and sine of position times frequency, times the attention factor if any; float32, then rounded, as in Hugging Face."""
     scaling = rotary.scaling
     frequencies = rotary_frequencies(head_dim, rotary, position_ids.device)  # (R / 2,)
     if isinstance(scaling, LongRopeScaling):
@@ -43,14 +43,14 @@ def rotation_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torc
 
 
 def text_lengths(position_ids: Tensor) -> Tensor:
-    """Return, for each new token, the length of its text up to the last new token: (..., T) -> (..., T). A text begins at position 0."""
+    """Return, for each new token, the length of its text so far, new tokens included: (..., T) -> (..., T). A text begins at position 0."""
     text = (position_ids == 0).long().cumsum(dim=-1)  # the index, from 1, of each token's text in its row
     last = position_ids.new_zeros(*text.shape[:-1], text.shape[-1] + 1).scatter_reduce(-1, text, position_ids, "amax")
     return last.gather(-1, text) + 1
 
 
 def rotary_frequencies(head_dim: int, rotary: Rotary, device: torch.device | None = None) -> Tensor:
-    """Return the angle per position of each pair j, theta^(-2j / R), scaled except by longrope, which depends on the text: (R / 2,)."""
+    """Return the angle per position of each pair j, theta^(-2j / R), scaled as configured, except by longrope, which varies by text."""
     rotated, scaling = rotary.rotated(head_dim), rotary.scaling
     pairs = torch.arange(0, rotated, 2, dtype=torch.float32, device=device)  # (R / 2,)
     frequencies = rotary.theta ** (-pairs / rotated)
@@ -66,7 +66,7 @@ def rotary_frequencies(head_dim: int, rotary: Rotary, device: torch.device | Non
 
 
 def attention_factor(scaling: YarnScaling | LongRopeScaling) -> float:
-    """Return the factor of rotated queries and keys; if the config has none, YaRN's default (arXiv 2309.00071, equation 22)."""
+    """Return the factor that scales rotated queries and keys; if the config has none, YaRN's default (arXiv 2309.00071, equation 22)."""
     if isinstance(scaling, LongRopeScaling):
         return scaling.attention_factor
     return scaling.attention_factor or 0.1 * math.log(max(scaling.factor, 1.0)) + 1.0
@@ -74,7 +74,7 @@ def attention_factor(scaling: YarnScaling | LongRopeScaling) -> float:
 
 def _scale_by_turns(frequencies: Tensor, scaling: YarnScaling, rotated: int, theta: float) -> Tensor:
     """Keep the frequencies of pairs that turn often in the original context, divide those of pairs that turn seldom by the factor, and
-    interpolate between the two (YaRN, arXiv 2309.00071, section 3.2). The limits are rounded to whole pairs, as in YaRN's published code.
+    interpolate between the two (YaRN, arXiv 2309.00071, section 3.2). The interpolation begins and ends at whole pairs, as in YaRN's code.
     """
 
     def pair(turns: float) -> float:
@@ -95,7 +95,7 @@ def _scale_wavelengths(frequencies: Tensor, scaling: WavelengthScaling) -> Tenso
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate the pairs (j, j + R / 2) of x (B, H, T, E), which fit the order of rows in which Hugging Face stores Llama's projections."""
+    """Rotate the pairs (j, j + R / 2) of x (B, H, T, E), as needed for the order in which Hugging Face stores rows of projections."""
     cos, sin = rotation
     half, width = cos.shape[-1], x.shape[-1]
     first, second, *rest = x.split([half, half, *([width - 2 * half] if width > 2 * half else [])], dim=-1)  # (B, H, T, R / 2) twice
@@ -138,7 +138,7 @@ class DistanceVectors(nn.Module):
         self.norm = build_norm(config.dim, config.norm)
 
     def forward(self, positions: Positions) -> tuple[Tensor, Tensor]:
-        """Return the vectors (2 R, D), R for each sign of a distance, and the index (T, T) of the vector for each query and key."""
+        """Return the vectors (2 R, D), R buckets for each sign of a distance, and the index (T, T) of the vector for each query and key."""
         index = torch.arange(positions.length, device=positions.device)
         distance = self.bucket(index[:, None] - index[None, :]) + self.buckets
         return self.norm(self.weight), distance.clamp(0, 2 * self.buckets - 1)

@@ -21,7 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from tfkit.model.attention import Attention, AttentionContext
 from tfkit.model.config import ModelConfig
-from tfkit.model.mlp import Experts, Mlp
+from tfkit.model.experts import Experts
+from tfkit.model.mlp import Mlp
 from tfkit.model.norm import build_dropout, build_norm
 from tfkit.model.relative_position import DistanceVectors, RelativeBias
 
@@ -67,7 +68,7 @@ class Block(nn.Module):
         self.parallel = config.norm.placement == "parallel"
 
     def forward(self, x: Tensor, context: AttentionContext) -> tuple[Tensor, list[Tensor]]:
-        """(B, T, D) -> (B, T, D), and a list with the router's logits (B, T, N), if any; returned, so that FSDP sees them."""
+        """(B, T, D) -> (B, T, D), and a list with the router's logits (B, T, N), if any: FSDP must see them among the outputs."""
         routed: list[Tensor] = []
         of_mlp = (routed,) if self.has_experts else ()
         if self.parallel:

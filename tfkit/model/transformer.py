@@ -15,12 +15,13 @@ from tfkit.model.attention import AttentionContext, supports_blocks
 from tfkit.model.config import ModelConfig
 from tfkit.model.config.position_config import Rotary
 from tfkit.model.embedding import Embedding
-from tfkit.model.head import ClassesHead, Head, LanguageModelHead, MaskedLanguageModelHead, NoHead, SpansHead, TagsHead, VocabularyHead
+from tfkit.model.head import Head, LanguageModelHead, MaskedLanguageModelHead, VocabularyHead
 from tfkit.model.init import BLOCK, RandomBlocks, allocate, initialize
 from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.masks import Mask, Positions, count_positions
 from tfkit.model.relative_position import rotations_at
 from tfkit.model.stack import Stack
+from tfkit.model.task_heads import ClassesHead, NoHead, SpansHead, TagsHead
 
 _ROWS = ("embedding.tokens.weight", "head.output.weight", "head.bias")  # tensors with one row for each entry of the vocabulary
 _POSITIONS = {"embedding.positions.weight", "embedding.decoder.positions.weight"}
@@ -90,8 +91,8 @@ class Transformer(nn.Module):
         `padding_mask`: True = real token, (B, T), or (B, cache.length + T) with a cache. `document_ids` (B, T): tokens see only
         tokens with the same id. `segment_ids` (B, T): in which text of a pair a token is, 0 or 1.
         An encoder-decoder encodes `input_ids` (B, S), unless `encoder_output` (from `encode`) or the cache of an earlier forward pass is
-        given; `padding_mask` is always that of the source. It returns the hidden states of `decoder_input_ids` (B, T), whose mask is
-        `decoder_padding_mask`.
+        given; `padding_mask` is always that of the source. The result has the hidden states of `decoder_input_ids`
+        (B, T), whose mask is `decoder_padding_mask`.
         Raises ValueError if a sequence is longer than the context, unless positions are relative (T5), which have no limit.
         """
         if self.encoder is None or self.decoder is None:

@@ -1,1 +1,1 @@
-"""Objectives: the encoding of rows, the loss, and the metrics. Each objective is one file; registry.py constructs them by kind."""
+"""Objectives: each encodes rows and computes a loss and metrics. registry.py constructs the one that a recipe's objective.kind names."""

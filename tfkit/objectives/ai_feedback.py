@@ -1,6 +1,6 @@
 """AI feedback: a policy's responses to each prompt, ranked by a judge, are the preferences that a reward model or DPO learns from.
 
-The field `of` of the recipe's `objective` section describes what learns from them; this module loads the policy and the judge.
+The recipe's `objective.of` is the section of the objective that learns, reward or dpo; this module loads the policy and the judge.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Feedback:
     policy: Companion
     judge: GoldModel
     prompts: PromptEncoder
-    rollouts: Rollouts  # how the policy's responses are sampled; its `gold` model is the judge
+    rollouts: Rollouts  # how the policy's responses are sampled; its field `gold` is the judge
     seed: int
 
     @property
@@ -36,7 +36,7 @@ class Feedback:
 
 
 def open_ai_feedback(section: AIFeedbackSection, context: ModelContext) -> Reward | DPO:
-    """Construct the objective that learns from the preferences, with its `feedback`. Raises ModelError if models do not fit together."""
+    """Construct the objective that learns, with the `feedback` that makes its examples. Raises ModelError for an unfit policy or judge."""
     objective = open_reward(section.of, context) if isinstance(section.of, RewardSection) else open_dpo(section.of, context)
     policy = open_companion(section, "policy")
     _check_policy(policy, context)
@@ -51,12 +51,12 @@ def open_ai_feedback(section: AIFeedbackSection, context: ModelContext) -> Rewar
 
 
 def fit_tokenizer(section: AIFeedbackSection, tokenizer: Tokenizer, *, is_finished: bool) -> Tokenizer:
-    """Return the tokenizer with the special tokens of the objective that learns from the preferences."""
+    """Return the tokenizer for the objective that learns: with a padding token for a reward model, unchanged for DPO."""
     return reward.fit_tokenizer(section.of, tokenizer, is_finished=is_finished) if isinstance(section.of, RewardSection) else tokenizer
 
 
 def _check_policy(policy: Companion, context: ModelContext) -> None:
-    """Raise ModelError, with all reasons, if the policy cannot write texts that the trained model reads."""
+    """Raise ModelError, with all reasons, if the policy cannot write texts for the model that is trained."""
     config, reasons = policy.model.config, []
     if config.encoder_layers or config.head.kind != "lm":
         reasons.append("it does not continue a text: name a language model with a decoder alone")

@@ -18,8 +18,8 @@ from tfkit.tokenizer import Tokenizer
 class CausalLM(Distillable):
     """Next-token prediction over packed rows.
 
-    `documents` "apart": no token attends to another document of its row, and the first token of a document is no target. The exception is a
-    first token `separator_id`, which both ends and begins documents, as in GPT-2: it is the target that ends the previous document.
+    `documents` "apart": no token attends to another document of its row, and the first token of a document is no target, unless
+    it is `separator_id`, a token that also ends the previous document, as in GPT-2: the model learns to end a document by it.
     "joined": tokens attend across documents, and every token is a target, as in the training of GPT-2 and GPT-3.
     """
 
@@ -38,9 +38,9 @@ class CausalLM(Distillable):
         input_ids, labels = rows.ids[:, :-1].astype(np.int64), rows.ids[:, 1:].astype(np.int64)
         if self.documents == "joined":
             return Batch(torch.from_numpy(input_ids), torch.from_numpy(labels))
-        crosses = rows.document_ids[:, 1:] != rows.document_ids[:, :-1]  # (B, T): whether the target belongs to the next document
+        crosses = rows.document_ids[:, 1:] != rows.document_ids[:, :-1]  # (B, T): whether the target is in another document than the input
         labels[crosses & (labels != self.separator_id)] = IGNORED
-        one_document = not crosses[:, :-1].any()  # whether each row is one document, so that the causal kernel needs no mask
+        one_document = not crosses[:, :-1].any()  # whether the inputs of each row are one document, and need no document mask
         documents = None if one_document else torch.from_numpy(rows.document_ids[:, :-1].astype(np.int64))
         return Batch(torch.from_numpy(input_ids), torch.from_numpy(labels), documents)
 
@@ -65,7 +65,7 @@ class CausalLM(Distillable):
         """Return a warning if the model does not learn to end a text: no token marks the end, or no text ends within a row."""
         streams = [source for source in stored if isinstance(source, TokenStream)]
         if tokenizer.eos_id is None and not tokenizer.suffix:
-            if not is_finished:  # a tokenizer that this run trains lacks the token only if its kind, such as GPT's, has none
+            if not is_finished:  # the tokenizer that this run trains has no such token by design, as GPT's
                 return []
             return [
                 "the tokenizer has no token that ends a text, so the model does not learn to end one; name the eos_token in its "
@@ -81,7 +81,7 @@ class CausalLM(Distillable):
 
 
 def _first_end(stream: TokenStream, tokenizer: Tokenizer) -> int:
-    """Return the position of the id that ends the first text: its last id if that is an end token, else the first id of the next text."""
+    """Return the position of the id that ends the first text: the text's last id if it is an end token, else the next text's first id."""
     last = int(stream.starts[1]) - 1
     ends = {tokenizer.eos_id, *tokenizer.suffix[-1:]}
     return last if int(stream.tokens[last]) in ends else last + 1

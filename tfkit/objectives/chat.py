@@ -1,7 +1,7 @@
 """Supervised fine-tuning on conversations: only the assistant's answers, with the tokens that end its turns, have a loss.
 
-The positions of answers come from rendering a conversation up to each answer (tokenizer/conversations.py); templates need not mark
-answers. A row is stored as input ids and labels. The label of a position is the next id if this id belongs to an answer, else IGNORED.
+The positions of answers come from rendering a conversation up to each answer (tokenizer/conversations.py), so a chat template need not
+mark them. A row is stored as input ids and labels. A position's label is the next id if it is part of an answer with a loss, else IGNORED.
 """
 
 import json
@@ -29,9 +29,9 @@ from tfkit.tokenizer.template import reads_reasoning
 
 
 def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer, *, is_finished: bool = False) -> Tokenizer:
-    """Return the tokenizer for checkpoints: it parses special tokens in texts, and has the chat template of the format.
+    """Return the tokenizer to train with and to save: it has the format's chat template, or its own, and parses special tokens.
 
-    A tokenizer not trained for this run (`is_finished`) gets the format's special tokens. Raises UsageError if there is no usable format.
+    A tokenizer not trained by this run (`is_finished`) also gets the format's special tokens. Raises UsageError without a usable format.
     """
     form = resolve_format(section.format, tokenizer, section.system)
     if form is not None and is_finished:
@@ -43,11 +43,11 @@ class Chat(TokenTargets, WritingObjective):
     """Next-token prediction on the assistant's turns."""
 
     ids = ("input_ids", "labels")
-    reads_special_tokens = True  # `checked_text` rejects special tokens in the rendered parts of a message
+    reads_special_tokens = True  # a chat template writes special tokens as text; `checked_text` rejects them inside messages
 
     def __init__(self, section: ChatSection, tokenizer: Tokenizer, row_length: int, folder: Path):
         """`tokenizer`: the result of `fit_tokenizer`; `folder`: where it was loaded from, for error messages. Raises UsageError if
-        there is no usable format, ModelError if the tokenizer's chat template cannot be trained on.
+        there is no usable format, ModelError if the tokenizer's chat template cannot be used for training.
         """
         self.section, self.tokenizer, self.row_length = section, tokenizer, row_length
         form = resolve_format(section.format, tokenizer, section.system)
@@ -58,7 +58,7 @@ class Chat(TokenTargets, WritingObjective):
         return example_rows(stored, order, packed=self.section.pack)
 
     def prompts(self, texts: Sequence[str]) -> tuple[list[str], bool]:
-        """Return, for each text, a conversation with this user message, up to the answer; and True: special tokens are spelled out."""
+        """Return each text rendered as a user's message, up to where the answer begins; and True, as templates spell out special tokens."""
         with self.conversations.renderer() as render:
             rendered = [render([{"role": "user", "content": text}, *ANSWER], "generation.prompts") for text in texts]
         return [text[: spans[0][0]] for text, spans in rendered], True
@@ -83,7 +83,7 @@ class Chat(TokenTargets, WritingObjective):
         return [text if isinstance(text, BadRow) else self._example(row, next(encoded)) for row, text in zip(rows, texts, strict=True)]
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the ids of each conversation up to the requested answer, with a single label, at the last id; or the row's error.
+        """Return the ids of each conversation up to the requested answer, or the row's error. Only the last id has a label, a placeholder.
 
         If the messages end with an answer, the model is asked for this answer, and its text is left out.
         """
@@ -108,11 +108,11 @@ class Chat(TokenTargets, WritingObjective):
         return ids
 
     def references(self, row: Row, example: Example) -> list[str]:
-        """Return the outputs, without blank ones, of a row with an instruction; for a conversation, the last answer that has a loss."""
+        """Return the right answers: of a row with an instruction, its outputs that are not blank; else the last answer that has a loss."""
         if "output" in row.values:
             return not_blank(row.values["output"])
         answers = answer_texts(row)
-        count = len(answers) if self.section.train_on == "last" else len(_answer_positions(example))  # later answers were truncated
+        count = len(answers) if self.section.train_on == "last" else len(_answer_positions(example))  # the answers that truncation left
         return [answers[count - 1]]
 
     def wrong(self, row: Row) -> RowResult:
@@ -128,7 +128,7 @@ class Chat(TokenTargets, WritingObjective):
         return [f"{fraction:.1%} of the training tokens are targets: {last if self.section.train_on == 'last' else every}"]
 
     def _text(self, row: Row, render: Render, *, is_prompt: bool = False) -> tuple[str, Spans] | BadRow:
-        """Render a row's conversation; `is_prompt`: with a placeholder for the last answer."""
+        """Render a row's conversation; `is_prompt`: with a placeholder for the answer that the model is asked for."""
         try:
             messages = prompt_messages(row) if is_prompt else conversation(row)
             return checked_text(self.conversations, messages, row.place, render, row.values.get("tools", ()))
@@ -172,9 +172,9 @@ def _answer_positions(example: Example) -> list[int]:
 
 
 def conversation(row: Row) -> list[dict[str, Any]]:
-    """Return the messages of a row, each with role and content. Raises UnfitError if there is no answer, or an empty one.
+    """Return the messages of a row, each with role and content. Raises UnfitError without an answer, or for one without text and calls.
 
-    A system message among the messages takes precedence over a recognised system column; if the recipe names that column, both must agree.
+    A system message among the messages replaces the text of a column `system`; if `columns.system` names the column, both must agree.
     """
     messages = _messages(row)
     answers = [message for message in messages if message["role"] == "assistant"]
@@ -186,7 +186,7 @@ def conversation(row: Row) -> list[dict[str, Any]]:
 
 
 def prompt_messages(row: Row) -> list[dict[str, Any]]:
-    """Return the messages without a final answer, followed by a placeholder for the answer. Raises UnfitError if no message is a user's."""
+    """Return the messages up to the answer that is asked for, and a placeholder for it. Raises UnfitError if no message is a user's."""
     messages = _messages(row)
     if messages[-1]["role"] == "assistant":
         messages = messages[:-1]
@@ -207,7 +207,7 @@ def _calls_as_text(message: Mapping[str, Any]) -> list[str]:
 
 
 def _messages(row: Row) -> list[dict[str, Any]]:
-    """Return the messages of a row; for a row with an instruction, the question and the answer, which may be empty."""
+    """Return the messages of a row, its system message included; a row with an instruction gives a question and an answer, maybe empty."""
     values = row.values
     if "messages" in values:
         messages = [plain_message(number, message) for number, message in enumerate(values["messages"], 1)]

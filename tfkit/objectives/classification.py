@@ -33,7 +33,7 @@ class Classification(TextLabelling):
     placeholder = np.zeros(1, np.int32)
 
     def __init__(self, section: ClassificationSection, tokenizer: Tokenizer, labels: Sequence[str], row_length: int, start_id: int | None):
-        """`labels`: the classes, in the order of the logits. `start_id`: the first id of an encoder-decoder's decoder; None without one."""
+        """`labels`: the classes, in the order of the logits. `start_id`: the first id of an encoder-decoder's decoder; otherwise None."""
         self.section, self.tokenizer, self.labels = section, tokenizer, tuple(labels)
         self.row_length, self.start_id = row_length, start_id
         self._numbers = {label: number for number, label in enumerate(labels)}
@@ -66,7 +66,7 @@ class Classification(TextLabelling):
         return {"classes": F.cross_entropy(logits.float(), batch.labels, weights, reduction="sum")}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """Return the loss, and the number of texts whose class is predicted correctly."""
+        """Return the sum of the losses, without class weights, and the number of texts whose class is predicted correctly."""
         logits = model(**batch.inputs()).logits
         loss, right = F.cross_entropy(logits.float(), batch.labels, reduction="sum"), (logits.argmax(-1) == batch.labels).sum()
         return {"classes": Sum(float(loss), len(batch.labels)), "accuracy": Sum(float(right), len(batch.labels))}
@@ -74,7 +74,7 @@ class Classification(TextLabelling):
     def prepare(self, train: Sequence[tuple[Stored, float]]) -> None:
         """If `class_weights` is set, weight classes by (all rows) / (classes * rows of the class), as scikit-learn's `balanced`.
 
-        A row counts as often as an epoch reads it, given its source's weight: on average, if an epoch reads a random part of the source.
+        A row counts as often as an epoch reads it by the weight of its source: with a weight of 2.3, for example, 2.3 times on average.
         """
         if self.section.class_weights is not None:
             repeats = [(stored, *count_repeats(stored.name, weight, len(stored))) for stored, weight in train]
@@ -99,7 +99,7 @@ class Classification(TextLabelling):
         return np.bincount(np.concatenate(numbers), minlength=len(self.labels))
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """Yield the likeliest class of each row, with the probabilities of all classes."""
+        """Yield the result of each row: its loss, its right and its likeliest class, and the probabilities of all classes."""
         logits = model(**batch.inputs()).logits.float()  # (B, classes)
         log_probs = logits.log_softmax(-1)
         best, losses = log_probs.max(-1), -log_probs.gather(1, batch.labels[:, None])[:, 0]
@@ -115,7 +115,7 @@ class Classification(TextLabelling):
         yield from (class_answer(row, self.labels, all_labels=all_labels) for row in logits.softmax(-1).tolist())
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return a list with one function, which computes the metrics of classes from the weights of the rows."""
+        """Return a list with one function, which computes the metrics of the classes, given a weight for each row."""
         return [classification_metrics(*self._class_numbers(predictions))]
 
     def label_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -12,27 +12,27 @@ from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.tokenizer import Tokenizer
 
-PLACEHOLDER = "placeholder"  # the key in tfkit.json that marks a model with random weights, used in a plan for a model not yet trained
+PLACEHOLDER = "placeholder"  # marks, in tfkit.json, an untrained model that `tfkit plan` uses in place of one not yet trained
 
 
 @dataclass(frozen=True)
 class Companion:
     """A model that a run uses in addition to that of the recipe's section `model`, and the facts that the run records about it."""
 
-    name: str  # the field of the objective's section that names the model; also the model's role among the parents in tfkit.json
+    name: str  # the field of the objective's section that names the model; also the model's `role` in `parents` (see `parent`)
     model: Transformer
     path: str  # the checkpoint as the recipe names it
     sha256: str  # the hash of the configuration and weights before the first step
-    run_id: str | None = None  # the id of the run that trained it
+    run_id: str | None = None  # the id of the run that trained it, if known
     tokenizer: Tokenizer | None = None
     problem_type: str | None = None  # Hugging Face's name for the type of its labels, if its config.json has one
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the content of its tfkit.json
-    trained: bool = False  # whether this run trains the weights, too, without dropout
+    trained: bool = False  # whether this run also trains this model, without dropout
     lr: float | None = None  # the peak learning rate of a trained companion; None: that of the run
     folder: Path | None = None  # the folder of the model's files; None: the model exists in memory only
 
     def parent(self) -> dict[str, str | None]:
-        """Return the companion's entry among the parents in tfkit.json."""
+        """Return the companion's entry in `parents`, the list in tfkit.json of the models that a checkpoint was made from."""
         return {"role": self.name, "path": self.path, "run_id": self.run_id, "sha256": self.sha256}
 
 
@@ -43,7 +43,7 @@ def refuse_misfit(companion: Companion, what: str, reasons: Sequence[str]) -> No
 
 
 def open_companion(section: ObjectiveSection, name: str, *, defer_blocks: bool = False) -> Companion:
-    """Load the model that a field of the section names. Raises ModelError, for example if its SHA-256 is not the one that the recipe pins.
+    """Load the model whose path is in the section's field `name`. Raises ModelError, for example if its SHA-256 is not the recipe's.
 
     `defer_blocks`: leave the model's blocks on the meta device, for ranks that shard them one by one.
     """

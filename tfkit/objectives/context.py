@@ -1,4 +1,4 @@
-"""The context in which an objective is constructed: the model, its tokenizer and settings, the stored data, and the order of the rows."""
+"""The input of an objective: its model's configuration, tokenizer and settings, its sources as cached data, and how to order its rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ from tfkit.errors import UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.tokenizer import Tokenizer
 
-MOST_PIECE = 1024  # the most tokens of a text that are scored in one piece, unless the user sets data.sequence_length
-LONGER_ROWS = "allow longer rows (data.sequence_length, model.context_length)"  # the remedy for rows that are too short
+MOST_PIECE = 1024  # the most tokens of the pieces in which a text is scored, unless the user sets data.sequence_length
+LONGER_ROWS = "allow longer rows (data.sequence_length, model.context_length)"  # the remedy in errors about texts that need longer rows
 
-Stored = TokenStream | ExampleSet  # a source of data in its cached form: the tokens of texts, or examples
+Stored = TokenStream | ExampleSet  # a source of data in its cached form: the tokens of texts, or encoded rows (examples)
 
 
 def tokens_of(stored: Stored) -> int:
@@ -35,9 +35,9 @@ def row_length(sequence_length: int | None, config: ModelConfig) -> int:
 
 
 def piece_length(sequence_length: int | None, config: ModelConfig) -> int:
-    """Return the most tokens of a text that are scored in one piece: `sequence_length` or, if it is None, the context length up to 1,024.
+    """Return how many tokens a scored piece of a text has at most: `sequence_length` or, if it is None, min(context length, 1,024).
 
-    This number does not depend on the length of rows in training, so that the scores of a fine-tuned model and of its base can be compared.
+    The default does not depend on the length of training rows, so that the scores of a fine-tuned model and of its base can be compared.
     """
     return row_length(sequence_length or min(MOST_PIECE, config.context_length), config)
 
@@ -51,13 +51,13 @@ class ModelContext:
     labels: Sequence[str]  # the classes or tags; empty if the objective has none
     seed: int  # the seed of the run
     folder: Path  # the folder from which the tokenizer was loaded, for error messages
-    facts: Mapping[str, Any] = field(default_factory=dict)  # the content of the checkpoint's tfkit.json; empty for a training
+    facts: Mapping[str, Any] = field(default_factory=dict)  # the content of the checkpoint's tfkit.json; empty in a training
     sequence_length: int | None = None  # data.sequence_length
-    defer_blocks: bool = False  # whether companions load the weights of their blocks only when ranks shard them, before the first step
+    defer_blocks: bool = False  # whether further models (a teacher) load their blocks only when ranks shard them, before the first step
 
     @property
     def row_length(self) -> int:
-        """The largest number of tokens in a row. Raises UsageError as the function `row_length` does."""
+        """The largest number of tokens in a row. Raises UsageError if `sequence_length` is too long for the model."""
         return row_length(self.sequence_length, self.config)
 
     @property

@@ -1,7 +1,7 @@
 """The rendered texts of conversations, whose messages must hold no special tokens, and the ids of prompts and completions.
 
-Messages are rendered by the checkpoint's chat template; texts are encoded as they are, followed by eos. A completion is generated after its
-prompt, so the ids of a prompt never depend on the completion.
+Messages and, with `chat`, texts are rendered by the checkpoint's chat template; other texts are encoded as they are, with eos after the
+completion. The ids of a prompt do not depend on its completion, since a model reads the prompt alone before it generates one.
 """
 
 import json
@@ -23,13 +23,13 @@ from tfkit.tokenizer.tool_calls import with_plain_calls
 
 Turns = str | list[dict[str, Any]]  # a text, or messages
 CONTROL = "special tokens in a text"  # the `kind` of the UnfitError for special tokens in a message or tool
-# The names that data sets use for the roles of chat templates.
+# The names of roles in some data sets, each with the name that chat templates read.
 ROLE_ALIASES = {"human": "user", "observation": "tool"} | dict.fromkeys(("gpt", "bot", "model", "chatbot", "function_call"), "assistant")
 _REMEDY = "name objective.format: chatml_tools, or take a checkpoint whose template supports tools"
 
 
 def plain_message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a data set's message as templates read it, in JSON values. Raises UnfitError if it has no role or no content."""
+    """Return a data set's message as templates read it, in JSON values. Raises UnfitError without a role, or without content and calls."""
     role, content = message.get("role", message.get("from")), _content(message)
     if role == "function_call":  # in ShareGPT, a message with this role has its calls as its content
         message, content = {**message, "tool_calls": content}, None
@@ -49,7 +49,7 @@ def plain_message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _content(message: Mapping[str, Any]) -> Any:
-    """Return the content of a data set's message; a list of texts is joined to one text."""
+    """Return the content of a data set's message; a list of parts that are all texts is joined to one text."""
     content = message.get("content", message.get("value"))
     if isinstance(content, list) and all(map(_is_text, content)):
         return "".join(part["text"] for part in content)  # a list of parts, as in chat APIs
@@ -66,7 +66,7 @@ def checked_text(
 ) -> tuple[str, Spans]:
     """Return the rendered text of a conversation, and the spans of its answers.
 
-    Raises UnfitError if a message or a tool has half a surrogate pair, or a special token that would be read as one, or if the template
+    Raises UnfitError if a message or a tool has half a surrogate pair, or text that would be read as a special token, or if the template
     leaves out the tools or a message's calls. Fields of a message that are not rendered may hold special tokens.
     """
     if position := find_surrogate(_texts([*messages, *tools])):
@@ -152,14 +152,14 @@ class ConversationTexts:
         self.tokenizer, self.folder, self.chat = tokenizer, folder, chat
 
     def fingerprint(self) -> str:
-        """Return, as one text, all that the ids depend on: tokenizer, `chat`, template, and whether the template has dates or reasoning."""
+        """Return all that the ids depend on as one text: tokenizer, `chat`, template, and whether the template reads dates or reasoning."""
         template = self.tokenizer.chat_template
         date = TRAINING_DATE if template is not None and "strftime_now" in template else ""
         reasoning = ["reasoning"] if reads_reasoning(template) else []
         return "\0".join([self.tokenizer.fingerprint(), str(self.chat), str(template), date, *reasoning])
 
     def encode(self, items: Sequence[PromptCompletion]) -> list[PromptedIds | BadRow]:
-        """Return the ids of each prompt and its completion, with its end token. Raises ModelError if a needed chat template is missing."""
+        """Return the ids of each prompt, completion and end token, or the error. Raises ModelError if a needed chat template is missing."""
         are_chats = [self.chat or isinstance(item.prompt, list) or isinstance(item.completion, list) for item in items]
         chats = iter(self._chats([item for item, is_chat in zip(items, are_chats, strict=True) if is_chat]) if any(are_chats) else ())
         texts = iter(self._texts([item for item, is_chat in zip(items, are_chats, strict=True) if not is_chat]))
@@ -203,7 +203,7 @@ class ConversationTexts:
         return encoded
 
     def _rendered(self, item: PromptCompletion, render: Render) -> tuple[str, list[tuple[int, int]]] | BadRow:
-        """Return the text up to the end of the last turn, and the span of that turn."""
+        """Return the rendered text up to the end of the completion, and the completion's span; or the row's error."""
         try:
             prompt = _messages(item.prompt, "user")
             completion = [*ANSWER] if item.completion is None else _messages(item.completion, "assistant")
@@ -218,7 +218,7 @@ class ConversationTexts:
 
 
 def _messages(turns: Turns, speaker: str) -> list[dict[str, Any]]:
-    """Return turns as messages: a text becomes one message of `speaker`, a dialogue in the form of HH-RLHF several."""
+    """Return turns as messages: a text becomes one message of `speaker`, or several if it has HH-RLHF's marks of speakers."""
     if isinstance(turns, list):
         return [plain_message(number, message) for number, message in enumerate(turns, 1)]
     if not is_dialogue(turns):
@@ -230,7 +230,7 @@ def _messages(turns: Turns, speaker: str) -> list[dict[str, Any]]:
 
 
 def bare_text(turns: Turns) -> str:
-    """Return the plain text of turns, without roles; a message that has only calls gives an empty text."""
+    """Return the plain text of turns, without roles; a message that has only tool calls gives an empty text."""
     if isinstance(turns, str):
         return turns
     return "\n".join("" if content is None else str(content) for content in map(_content, turns))

@@ -1,8 +1,8 @@
 """Distillation: a student learns the full output distribution of a larger model, its teacher, at each token of real text.
 
-DistilBERT (Sanh et al. 2019, arXiv 1910.01108) adds three losses: the divergence of the softened student from the softened teacher, the
-masked language modelling loss, and the cosine distance of the last hidden states. Gemma 2 (arXiv 2408.00118, section 3.2) is trained with
-one loss: the cross-entropy against the teacher's probabilities, whose gradient equals that of the divergence.
+DistilBERT (Sanh et al. 2019, arXiv 1910.01108) adds up three losses: the KL divergence of the student's distribution from the teacher's,
+both softened by a temperature; the masked language modelling loss; and the cosine distance of the last hidden states. Gemma 2 (arXiv
+2408.00118, section 3.2) has one: the cross-entropy against the teacher's probabilities, whose gradient equals that of the divergence.
 `open_teacher` loads the teacher and checks that it fits the student, whose layers may start as copies of the teacher's.
 """
 
@@ -27,7 +27,7 @@ from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.tokenizer import Tokenizer
 
 _PIECE = 2**19  # the most logits of each model in one softmax on a CPU: 2 MiB in float32
-# The settings that student and teacher must share, besides the shapes of tensors, so that copied tensors have the same meaning.
+# The settings that must be equal for `copy_layers`, as must the shapes of tensors, so that copied tensors have the same meaning.
 _ARCHITECTURE: dict[str, Any] = {
     **dict.fromkeys(("num_heads", "num_kv_heads", "head_dim", "position", "norm", "mlp"), True),
     "embedding": {"scale"},
@@ -37,8 +37,8 @@ _MAX_PROBLEMS = 12  # the most problems that an error message lists
 
 
 class Distillation(Objective):
-    """The losses of `base`, and the distance from the teacher's outputs for the same batch. Evaluations use `base` alone, so that the
-    student's held-out loss can be compared with that of any other model.
+    """The losses of `base`, the objective in the section's `of`, and the distance from the teacher's outputs for the batch. Evaluations
+    use `base` alone, so that the student's held-out loss can be compared with that of any other model.
     """
 
     def __init__(self, section: DistillationSection, base: Distillable, teacher: Companion):
@@ -64,7 +64,7 @@ class Distillation(Objective):
         return self.base.open_rows(stored, order)
 
     def initialize(self, model: Transformer, new: Sequence[str] | None) -> None:
-        """Copy layers of the teacher, if the section sets `copy_layers`."""
+        """Copy the teacher's weights, if the section sets `copy_layers`."""
         if self.section.copy_layers is not None:
             copy_layers(model, self.teacher.model, self.section.copy_layers)
 
@@ -87,12 +87,12 @@ class Distillation(Objective):
         return {term: counts[term] for term in self.terms}
 
     def vocabulary_states(self, batch: Batch) -> int:
-        """Return the number of hidden states that need logits: for the losses of `base`, if used, plus for the loss against the teacher."""
+        """Return how many hidden states need logits for the losses of `base`, if used, plus how many for the loss against the teacher."""
         base_states = self.base.vocabulary_states(batch) if self.section.text_weight else 0
         return base_states + self.companion_states(batch)
 
     def companion_states(self, batch: Batch) -> int:
-        """Return the number of hidden states from which the teacher predicts."""
+        """Return the number of hidden states for which the teacher computes logits."""
         return int(self._teacher_mask(batch).sum()) if self.section.teacher_weight else 0
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
@@ -141,7 +141,7 @@ def token_divergences(
     """Return KL(teacher || student) at each row, both softened by the temperature: hidden (N, D) and (N, D') -> (N,), in nats.
 
     It is the sum over the vocabulary of p_t (log p_t - log p_s), where p = softmax(logits / temperature), in float32 (float64 for float64).
-    Only the student gets a gradient. Blocks of rows are as in vocabulary_loss.py; LOGITS_BYTES bounds the logits of both models together.
+    Only the student gets a gradient. Rows are computed in blocks, in which the logits of both models fit vocabulary_loss.LOGITS_BYTES.
     """
     with torch.no_grad():
         teacher_hidden = teacher.prepare(teacher_hidden)
@@ -154,7 +154,7 @@ def token_divergences(
 def _divergences(
     logits: Tensor, teacher_hidden: Tensor, *, gradient: bool, cap: float | None, teacher: VocabularyHead, temperature: float
 ) -> Tensor:
-    """Compute the losses of a block: (n, V), (n, D') -> (n,); with `gradient`, overwrite the logits by (p_s - p_t) / temperature."""
+    """Compute the losses of a block: (n, V), (n, D') -> (n,); with `gradient`, overwrite the logits by their gradient."""
     teacher_logits = make_logits(teacher_hidden, teacher.weight, teacher.bias, teacher.softcap)
     losses = []
     for piece, teacher_piece in pieces(logits, teacher_logits, most=_PIECE):
@@ -177,7 +177,7 @@ def open_teacher(section: DistillationSection, context: ModelContext) -> Compani
     teacher = open_companion(section, "teacher", defer_blocks=context.defer_blocks)
     refuse_misfit(teacher, "teach this model", _misfits(teacher, section, context))
     if section.copy_layers is not None:
-        copied_tensors(on_meta(context.config), teacher.model, section.copy_layers)  # raises for a misfit before the data are tokenized
+        copied_tensors(on_meta(context.config), teacher.model, section.copy_layers)  # so that a misfit raises before the data are tokenized
     return teacher
 
 
@@ -195,7 +195,7 @@ def copy_layers(student: Transformer, teacher: Transformer, layers: Sequence[int
 
 
 def copied_tensors(student: Transformer, teacher: Transformer, layers: Sequence[int]) -> dict[str, Tensor]:
-    """Return the teacher's tensor for each parameter of the student. Raises ModelError, with a list of problems, if they do not fit."""
+    """Return the teacher's tensor for each parameter of the student. Raises ModelError, with all problems, if the models do not fit."""
     parameters = dict(teacher.named_parameters())
     ours, theirs = _architecture(student.config), _architecture(teacher.config)
     problems = [

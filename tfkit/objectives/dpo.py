@@ -2,7 +2,7 @@
 
 The implicit reward of a completion is beta * (log p(completion) - log p_ref(completion)). The initial model gives p_ref, and a completion
 includes the token that ends it. The loss of a prompt is the mean of -log sigmoid(better reward - worse reward) over its
-pairs of a better and a worse completion; for a single pair it is equation 7 of the paper.
+pairs of a better and a worse completion; for a single pair, without label smoothing, it is equation 7 of the paper.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,7 +57,7 @@ class DPO(EncoderObjective):
         return sequence_sums(response_log_probs(model, batch), batch.labels)
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """Yield the rewards of each prompt's completions, from the best to the worst, and the margins of its pairs."""
+        """Yield the rewards of each prompt's completions, best first, and the margin of each pair: the better reward minus the worse."""
         rewards = self.rewards(model, batch)
         rows = pair_rows(batch).cpu()
         better, worse = (rewards[batch.extras[side]].cpu().double() for side in ("better", "worse"))
@@ -74,7 +74,7 @@ class DPO(EncoderObjective):
         return RowResult({"accuracy": Sum(0.0, 1)}, {"rewards": [], "margins": []})
 
     def initialize(self, model: Transformer, new: Sequence[str] | None) -> None:
-        """Raise ModelError if the initial checkpoint is no language model: parameters that it lacks would be random in the reference."""
+        """Raise ModelError if the initial checkpoint is no language model: missing parameters would be random in the reference model."""
         if new:
             raise ModelError(
                 f"dpo compares the model with its initial checkpoint, which lacks {', '.join(new)}: start from a language model, such as "

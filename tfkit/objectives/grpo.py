@@ -41,7 +41,7 @@ class GRPO(RolloutObjective):
         return {"policy": int((batch.labels != IGNORED).sum())}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """Return the sum of the clipped loss over tokens, the number of clipped tokens, and the largest ratio."""
+        """Return the sum of the clipped loss over tokens, the number of tokens whose ratio is clipped, and the largest ratio."""
         targets = batch.labels != IGNORED
         log_probs = response_log_probs(model, batch, self.section.temperature)
         if not len(log_probs):  # the batch has no response tokens
@@ -50,7 +50,7 @@ class GRPO(RolloutObjective):
 
 
 def clipped_loss(log_probs: Tensor, before: Tensor, advantages: Tensor, clip_range: float) -> dict[str, Tensor]:
-    """Return PPO's policy loss (arXiv 1707.06347, eq. 7), the number of clipped tokens, and the largest ratio: (N,) each -> scalars."""
+    """Return PPO's policy loss (arXiv 1707.06347, eq. 7), the number of clipped ratios, and the largest ratio: (N,) each -> scalars."""
     ratios = (log_probs - before).clamp(-_LARGEST_DIFFERENCE, _LARGEST_DIFFERENCE).exp()
     clipped = ratios.clamp(1 - clip_range, 1 + clip_range)
     losses = torch.maximum(-advantages * ratios, -advantages * clipped)

@@ -1,8 +1,8 @@
-"""Objectives of labelled rows: each row is an example with an answer, which the model predicts.
+"""Objectives of labelled rows: each row has an answer, which the model predicts.
 
-An objective predicts rows without labels by two methods: `encode_unlabelled` makes their examples, and `answers` yields an Answer for each
-row of the batch that `collate` makes of these examples. The `asked_roles` of an objective's section are the roles of the columns that
-these two methods read. If answers are generated texts, `prompt_ids` is called in place of `answers`.
+An objective predicts rows without labels by two methods: `encode_unlabelled` encodes them as examples, and `answers` yields an Answer for
+each row of the batch that `collate` makes of the examples. The `asked_roles` of an objective's section are the parts of a row, such as its
+text, that these two methods read. If answers are generated texts, `prompt_ids` is called in place of `answers`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ class Answer(NamedTuple):
     """The model's answer to a row, as JSON values.
 
     `probability` and `probabilities` are None if the answer has no probability; `probabilities` is also None if it was not requested. If
-    the prediction is a list, such as the tags of words, so are the other two fields.
+    the prediction is a list (of tags or labels), `probability` has a value for each; `probabilities` is a list only for the tags of words.
     """
 
     prediction: Any
@@ -53,7 +53,7 @@ class LabelledObjective(Objective, Encoder, Protocol):
 
     means: Sequence[str] = ()  # the names of the sums of `measure` whose means are metrics
     cuts_answers: bool = False  # whether truncating a row may truncate its right answer; `completed` counts the part cut off as wrong
-    evaluates_answers: bool = False  # whether evaluations during training report `answer_metrics`, too
+    evaluates_answers: bool = False  # whether evaluations in training report `answer_metrics`, and count unencodable rows as `wrong`
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Encode rows as `encode` does, with a placeholder for the label. By default raises UsageError: there is no answer to predict."""
@@ -76,11 +76,11 @@ class LabelledObjective(Objective, Encoder, Protocol):
         return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in self.means}}
 
     def reference_values(self, model: Transformer, batch: Batch) -> Tensor:
-        """Return the reference model's value, such as a log-probability, of each of a batch's C sequences: (C,), stored as `reference`."""
+        """Return a model's value, such as a log-probability, of each sequence, (C,). Those of the initial model are stored for the loss."""
         raise AssertionError("the objective has no reference model")
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return functions from the weights of the rows to metrics that are not sums over rows, such as F1; none by default."""
+        """Return functions from row weights (how often a row counts) to metrics that are not sums over rows, such as F1; default: none."""
         return []
 
     def label_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class WritingObjective(LabelledObjective, Protocol):
 
 
 def sums_by_row(values: Tensor, rows: Tensor, count: int) -> list[Sum]:
-    """Return the Sum of each of `count` rows. `rows` (N,): the row of each value. Computed on the CPU, as Apple GPUs have no float64."""
+    """Return the Sum of each of `count` rows. `rows` (N,): the row index of each value. Computed on the CPU: Apple GPUs have no float64."""
     values, rows = values.cpu(), rows.cpu()
     totals = torch.zeros(count, dtype=torch.float64).index_add_(0, rows, values.double())
     return [Sum(total, targets) for total, targets in zip(totals.tolist(), rows.bincount(minlength=count).tolist(), strict=True)]
@@ -181,7 +181,7 @@ def label_columns(
 
 
 def short(value: float) -> float:
-    """Return the number with the fewest digits that equals the value in float32."""
+    """Return the number with the fewest digits that float32 rounds to the same value."""
     return float(str(np.float32(value)))
 
 

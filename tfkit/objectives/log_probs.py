@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens from hidden states, in float32, computed in blocks of rows (vocabulary_loss.py has the reasons)."""
+"""Log-probabilities of tokens from hidden states, in float32, computed in blocks to limit the memory of the logits."""
 
 from functools import partial
 from typing import NamedTuple
@@ -24,8 +24,8 @@ from tfkit.objectives.vocabulary_loss import (
 def token_log_probs(head: VocabularyHead, hidden: Tensor, labels: Tensor, smoothing: float = 0.0, temperature: float = 1.0) -> Tensor:
     """Return the log-probability of each label: hidden (N, D), labels (N,) of ids -> (N,) in float32, in nats.
 
-    `temperature` divides the logits, as in sampling. With `smoothing` e the target distribution has 1 - e on the label plus e / V on all V
-    entries, including the label, as PyTorch's `label_smoothing`; tensor2tensor has 1 - e on the label, and e / (V - 1) on each other entry.
+    `temperature` divides the logits, as in sampling. With `smoothing` e return 1 - e times that log-probability plus e times the mean over
+    all V entries, as PyTorch's `label_smoothing`; tensor2tensor has 1 - e on the label, and e / (V - 1) on each other entry.
     """
     if torch.is_grad_enabled() and needs_blocks(head.weight, hidden):
         return -block_cross_entropy(head, head.prepare(hidden), labels, smoothing, temperature)
@@ -34,7 +34,7 @@ def token_log_probs(head: VocabularyHead, hidden: Tensor, labels: Tensor, smooth
 
 
 class TokenScores(NamedTuple):
-    """The scores of N predicted labels, (N,) each, without gradients."""
+    """The scores of N labels by a model's predictions, (N,) each, without gradients."""
 
     log_probs: Tensor  # the log-probability of the label
     mean_log_probs: Tensor  # the mean log-probability of all vocabulary entries, for label smoothing
@@ -63,7 +63,7 @@ def token_entropies(head: VocabularyHead, hidden: Tensor, temperature: float = 1
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, *, gradient: bool, cap: float | None, smoothing: float, temperature: float) -> Tensor:
-    """Compute the losses of a block: (n, V), (n,) -> (n,). With `gradient`, the logits become (softmax - target) / temperature."""
+    """Compute the losses of a block: (n, V), (n,) -> (n,). With `gradient`, overwrite the logits by their gradient."""
     losses = []
     for piece, ids in pieces(logits, labels[:, None]):
         values = (piece if temperature == 1 else piece.float() / temperature).log_softmax(-1, dtype=torch.float32)

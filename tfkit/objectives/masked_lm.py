@@ -1,6 +1,6 @@
 """Masked language modelling: predict masked tokens and, optionally, whether a second text follows the first (BERT).
 
-The loss is the mean over masked tokens plus, with next-sentence prediction, the mean over rows (Devlin et al. 2018, appendix A.2).
+The loss is the mean cross-entropy over masked tokens plus, with next-sentence prediction, that over rows (Devlin et al. 2018, A.2).
 """
 
 import json
@@ -29,7 +29,7 @@ class MaskedLM(Distillable):
     """Cross-entropy of masked tokens and, with `section.next_sentence`, of whether the second text of a row follows the first."""
 
     def __init__(self, section: MaskedLMSection, tokenizer: Tokenizer, seed: int):
-        """Raises ModelError if the tokenizer lacks BERT's special tokens."""
+        """Raises ModelError if the tokenizer's template is not BERT's, or its tokens do not suit `Masking`."""
         self.section, self.frame = section, Frame.of(tokenizer)
         self.masking = Masking(section, tokenizer, seed)
         self.reads_sentences = self.reads_second_output = section.next_sentence
@@ -96,12 +96,12 @@ class MaskedLM(Distillable):
 
 
 class Masking:
-    """The masks of BERT: which tokens of a row are predicted, and their replacements, as a function of (seed, epoch, row) alone.
+    """The masks of BERT: which tokens of a row are predicted, and what replaces them.
 
-    As in BERT's create_pretraining_data.py, round(rate * n) of a row's n tokens are chosen, where n includes [CLS] and [SEP], which are
-    never chosen. By default 80 % of the chosen tokens become [MASK], 10 % a random entry of the vocabulary, and 10 % stay unchanged. With
-    `whole_words`, words are chosen in random order, and a word that would exceed round(rate * n) is skipped. Raises ModelError
-    if the tokenizer has no [MASK] or, for whole words, is not WordPiece.
+    They are drawn by (seed, epoch, row number), static ones by (seed, row number). As in BERT's create_pretraining_data.py, round(rate * n)
+    of a row's n tokens are chosen, at least one; n includes [CLS] and [SEP], which are never chosen. By default 80 % of the chosen tokens
+    become [MASK], 10 % a random vocabulary entry, and 10 % stay unchanged. With `whole_words`, words are chosen in random order, and one
+    that would exceed round(rate * n) is skipped. Raises ModelError if the tokenizer has no [MASK] or, for whole words, is not WordPiece.
     """
 
     def __init__(self, section: MaskedLMSection, tokenizer: Tokenizer, seed: int):
@@ -134,7 +134,7 @@ class Masking:
             return self._words(candidates, self._continues[ids], raw, count)
         keys = raw[candidates]
         if self.section.rarity:
-            # Weighted sampling without replacement (Efraimidis & Spirakis 2006): the least -log(u) / weight; weight = count^-rarity.
+            # Sampling without replacement by weight = count^-rarity (Efraimidis & Spirakis 2006): the least -log(u) / weight win.
             assert token_counts is not None
             keys = -np.log(_unit(keys) + 2.0**-54) * token_counts[ids[candidates]] ** self.section.rarity
         return np.sort(candidates[np.argsort(keys, kind="stable")[:count]])

@@ -73,7 +73,7 @@ class MultiLabel(TextLabelling):
         }
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """Yield, for each text, the labels with a probability above 0.5, and the probabilities of all labels."""
+        """Yield the result of each text: its loss, its right labels, those with a probability above 0.5, and all probabilities."""
         logits = model(**batch.inputs()).logits.float()  # (B, labels)
         sums = _losses(logits, batch.labels).cpu().double().sum(1).tolist()
         columns = (sums, (logits > 0).tolist(), batch.labels.bool().tolist(), logits.sigmoid().cpu().numpy())
@@ -91,7 +91,7 @@ class MultiLabel(TextLabelling):
             yield Answer(names, [probabilities[label] for label in names], probabilities if all_labels else None)
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return a list with one function, which computes the metrics of sets of labels from the weights of the rows."""
+        """Return a list with one function, which computes the metrics of sets of labels, given a weight for each row."""
         right, predicted, all_labels = self._sets(predictions)
         return [label_set_metrics(right, predicted, len(all_labels))]
 

@@ -137,7 +137,7 @@ class MultipleChoice(LabelledObjective):
             yield RowResult(sums, {"right": right, "predicted": predicted, "scores": row_scores.tolist()})
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """Yield the text of the likeliest answer; equal answers of a row share the sum of their probabilities."""
+        """Yield the text of the likeliest answer; the probabilities of a row's equal answers add up."""
         scores = model(**batch.inputs()).extra_logits[:, 0].float()  # (C,)
         for row, row_scores in zip(rows, scores.split(batch.extras["row"].bincount().tolist()), strict=True):
             probabilities: dict[str, float] = {}

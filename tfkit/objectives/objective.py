@@ -1,7 +1,7 @@
 """The protocol of an objective: batches, target counts, losses (sums, never means), and the properties that tfkit/engine reads.
 
 For each term of its loss, an objective returns the sum over a micro-batch and the number of targets. A training step adds up these sums and
-numbers over all micro-batches and ranks and divides once, so that eight rows give the same step as one micro-batch of 8 or as four of 2.
+numbers over all micro-batches and ranks and divides once, so that eight rows give the same step in one micro-batch of 8 or in four of 2.
 """
 
 import math
@@ -125,12 +125,12 @@ class Objective(Protocol):
     observed: Mapping[str, Observation] = {}  # the numbers that `loss` returns in addition to the terms, by name
     feedback: "Feedback | None" = None  # how a policy and a judge make the examples from prompts; None: the rows are the examples
     reference_use: ReferenceUse = "none"  # when outputs of the initial model are read: never, once for each row, or throughout the training
-    draws_dropout: bool = True  # whether training steps use dropout; False if the loss compares log-probabilities of two forward passes
+    draws_dropout: bool = True  # whether training steps use dropout; False where its noise would distort a comparison of outputs
     has_facts: bool = False  # whether `facts` has entries for each checkpoint's tfkit.json
     reads_second_output: bool = False  # whether `loss` reads `extra_logits`, the second output of the model's head
     reads_sentences: bool = False  # whether a stored text must record where its sentences begin
-    # The text that a step reads after its rows of data.train, in batches with `is_pretraining`; None: there is no such text. `loss`
-    # returns 0 for a term that has no targets in a batch.
+    # The text that a step reads after its rows of data.train, in batches with `is_pretraining`; None: there is no such text.
+    # Otherwise `loss` returns 0 for each term that has no targets in a batch.
     pretraining: "PretrainingMix | None" = None
     # Whether `encode` handles special tokens that a text spells out; otherwise a text that begins with the beginning-of-text
     # token is refused if the tokenizer would put another one before it.
@@ -152,7 +152,7 @@ class Objective(Protocol):
         """Return the sums of an evaluation: the loss of each term by its name, and other sums, such as the number of right answers."""
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """Return the metrics from the sums over all batches; `loss` is among them."""
+        """Return the metrics from the sums over all batches, such as `loss`."""
 
     def vocabulary_states(self, batch: Batch) -> int:
         """Return the number of hidden states that `loss` multiplies by the output matrix of a vocabulary head."""
@@ -164,12 +164,12 @@ class Objective(Protocol):
 
     @property
     def evaluation_objective(self) -> "Objective":
-        """The objective that evaluations use: this one or, for a distillation, the student's, which needs no teacher."""
+        """The objective that evaluations use: this one by default; that of a distillation, for example, needs no teacher."""
         return self
 
     @property
     def labelled(self) -> "LabelledObjective | None":
-        """This objective if each row is an example with an answer; None if rows are cut from a stream of text."""
+        """This objective if each row of the data is one example; None if rows are cut from a stream of text."""
         return None
 
     @property
@@ -179,7 +179,7 @@ class Objective(Protocol):
 
     @property
     def companions(self) -> "Sequence[Companion]":
-        """The models that the loss needs in addition to the trained one, such as a teacher."""
+        """The models that training needs in addition to the trained one, such as a teacher."""
         return ()
 
     @property

@@ -19,7 +19,7 @@ from tfkit.recipe.schema.rollout_sections import PPOSection
 
 class PPO(RolloutObjective):
     """The clipped losses of policy and value, each summed over response tokens, end tokens included; and the language modelling loss on
-    pretraining text, if `ptx_weight` is not 0. One step adds the gradients of these terms, each divided by its number of tokens.
+    pretraining text, if `ptx_weight` is not 0. A step divides each sum by its number of tokens, and adds the gradients, weighted.
     """
 
     observed: Mapping[str, Observation] = {
@@ -43,7 +43,7 @@ class PPO(RolloutObjective):
 
     @classmethod
     def open(cls, section: PPOSection, context: ModelContext) -> "PPO":
-        """Construct the objective, with a value model if the section names one. Raises ModelError if a model does not fit the policy."""
+        """Construct the objective; with a value model if the section is for training. Raises ModelError if a model does not fit."""
         # The reward model is loaded first: if both models start from one faulty checkpoint, the error is about `reward`.
         opened = cls(section, context, None)
         value = open_score_model(section, "value", context)

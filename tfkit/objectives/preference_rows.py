@@ -1,6 +1,6 @@
-"""Rows of preferences, in any of their column forms: a prompt and its completions, best first; and the loss of pairs of completions.
+"""Preferences, from pairs, votes, flags, ranks or scores: a prompt and its completions, best first; and the loss of pairs of completions.
 
-An example holds the concatenated sequences of all completions, each after its prompt, and their ranks: 0 is the best, equal ranks are a
+An example (an encoded row) has the sequences of all completions, each after its prompt, and their ranks: 0 is the best, equal ranks are a
 tie. A pair is two completions of a prompt of which one is better. Completions are scored by a reward model, or by DPO's implicit reward.
 """
 
@@ -31,7 +31,7 @@ _BINS = 10  # the number of bins of confidence in `calibration_metrics`
 
 
 class Preference(NamedTuple):
-    """A prompt, its completions from the best to the worst, and the rank of each."""
+    """A prompt, its completions from the best to the worst, and the rank of each: 0 is the best, ties share a rank."""
 
     prompt: Turns
     completions: list[Turns]
@@ -115,8 +115,8 @@ class PreferenceEncoder:
         return digest("preferences", self.texts.fingerprint(), self.row_length)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return each row's concatenated input_ids, and each sequence's size, prompt size and rank; or the row's error. Raises ModelError
-        if a chat template is needed and there is none.
+        """Return each row's concatenated sequences, a prompt and a completion each (input_ids), and their sizes, prompt sizes and ranks; or
+        the row's error. Raises ModelError if a chat template is needed and there is none.
         """
         return self._encoded(rows, [read_preference(row) for row in rows])
 

@@ -2,7 +2,7 @@
 
 A long context is read in overlapping windows. Each is a sequence, `[CLS] question [SEP] window [SEP]`, in which the model predicts the
 first and the last token of the answer, or [CLS] for both if the window lacks the answer. The loss is the mean of the two cross-entropies
-over the window's tokens, as in transformers, but without padding. The predicted answer is the span, over all windows of the question,
+over the sequence's tokens, as in transformers, but without padding. The predicted answer is the span, over all windows of the question,
 with the largest sum of its first token's and its last token's logits.
 """
 
@@ -30,7 +30,7 @@ from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSect
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.joined_texts import QuestionWindows, Window, WindowEncoder, joins_pairs
 
-_BEST = 20  # the most candidate spans; their probabilities sum up to 1, as in BERT's run_squad.py
+_BEST = 20  # the most candidate spans of a question; their probabilities sum up to 1, as in BERT's run_squad.py
 _FORWARD_WINDOWS = 64  # the most windows in a forward pass without gradients; the windows of a question may take several passes
 Answers = Sequence[Mapping[str, Any]]  # the right answers of a row, each with text and answer_start
 
@@ -50,7 +50,7 @@ class QuestionAnswering(LabelledObjective):
     """Cross-entropy of the first and the last token of the answer, summed over windows."""
 
     terms: Mapping[str, float] = {"spans": 1.0}
-    evaluates_answers = True  # so that a row that cannot be encoded counts as wrong
+    evaluates_answers = True  # so that in evaluations during training a row that cannot be encoded counts as wrong
 
     def __init__(self, section: QuestionAnsweringSection, tokenizer: Tokenizer, row_length: int):
         """Raises ModelError if the tokenizer puts no token before a pair or between its texts, or if a row has no room for text."""
@@ -76,8 +76,8 @@ class QuestionAnswering(LabelledObjective):
         """Return the example of each question, or the row's error.
 
         Some arrays concatenate those of all windows: input_ids, segment_ids, and `spans`, where each token's characters begin and end.
-        `sizes` are the sizes of the windows, `ends` the first and the last token of the answer in each window, and `text` is the context
-        and the answers, as JSON in UTF-8.
+        `sizes` are the windows' numbers of tokens, `ends` the first and the last token of the answer in each window, and `text` is the
+        context and the answers, as JSON in UTF-8.
         """
         return self._encoded(rows, [self._answers(row) for row in rows])
 
@@ -120,7 +120,7 @@ class QuestionAnswering(LabelledObjective):
         return {"spans": _losses(_logits(model, batch), batch.labels).sum()}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """Yield the best answer over all windows of each question, with its position in the context."""
+        """Yield the result of each question: its loss and scores, and the best answer over all windows, with its place in the context."""
         logits = _logits(model, batch, _FORWARD_WINDOWS)
         losses = _losses(logits, batch.labels).cpu().double()
         for number, (context, answers, spans) in enumerate(self._ranked(logits, batch)):
@@ -139,7 +139,7 @@ class QuestionAnswering(LabelledObjective):
         """Yield the best answer to each question, which may be empty; `all_labels`: with the probabilities of the best candidates."""
         for context, _, spans in self._ranked(_logits(model, batch, _FORWARD_WINDOWS), batch):
             by_text: dict[str, float] = {}
-            for span, probability in zip(spans, _probabilities(spans), strict=True):  # equal texts share the sum
+            for span, probability in zip(spans, _probabilities(spans), strict=True):  # spans with the same text add up
                 by_text[context[span.start : span.end]] = by_text.get(context[span.start : span.end], 0.0) + probability
             text, probability, _ = _best(context, spans)
             yield Answer(text, short(probability), {name: short(value) for name, value in by_text.items()} if all_labels else None)
@@ -195,7 +195,7 @@ class QuestionAnswering(LabelledObjective):
 
 
 def _score_sums(exact: float, f1: float, *, has: bool) -> dict[str, Sum]:
-    """Return the Sum of each metric for a question; one that leaves the question out has 0 targets. `has`: whether there is an answer."""
+    """Return the Sum of each metric; a metric that leaves the question out has 0 targets. `has`: whether the question has an answer."""
     return {
         "exact_match": Sum(exact, 1),
         "f1": Sum(f1, 1),

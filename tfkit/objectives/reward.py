@@ -19,7 +19,7 @@ from tfkit.data import Encoded, Example, ExampleBatch, ExampleSet, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.config import ClassesHeadConfig
-from tfkit.model.head import ClassesHead
+from tfkit.model.task_heads import ClassesHead
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import ModelContext, Stored
 from tfkit.objectives.conversation_texts import ConversationTexts
@@ -74,7 +74,7 @@ class Reward(EncoderObjective):
         return {"reward": pair_losses(reward_scores(model, batch), batch).sum()}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """Yield the scores of each prompt's completions, from the best to the worst, and the margins of its pairs."""
+        """Yield the scores of each prompt's completions, best first, and the margin of each pair: the better score minus the worse."""
         scores = reward_scores(model, batch)
         scores_by_row = (scores - self.shift).split(batch.extras["row"].bincount().tolist())
         for result, row_scores in zip(pair_results("reward", scores, batch), scores_by_row, strict=True):
@@ -85,7 +85,7 @@ class Reward(EncoderObjective):
         yield from (Answer(short(score)) for score in (reward_scores(model, batch).double() - self.shift).tolist())
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return a list with one function, which computes the calibration of the pairs from the weights of the rows."""
+        """Return a list with one function, which computes the calibration of the pairs, given a weight for each row."""
         return [calibration_metrics([row["margins"] for row in predictions])]
 
     def wrong(self, row: Row) -> RowResult:
@@ -103,7 +103,7 @@ class Reward(EncoderObjective):
     def facts(self, model: Transformer, stored: Sequence[Stored], batch_size: int) -> dict[str, Any]:
         """Return the mean score and the number of the demonstrations, the best completions of the first 4,096 training rows.
 
-        The mean is exact, except for an adapter trained in bf16: its base model is rounded here, but not when the adapter is loaded.
+        The mean is that of the saved model, except for an adapter trained in bf16: its base model is in bf16 here, but not when loaded.
         """
         best = [example for part in stored if isinstance(part, ExampleSet) for example in _best(part)][:MAX_DEMONSTRATIONS]
         best.sort(key=lambda example: -int(example["sizes"][0]))  # to reduce padding
@@ -121,7 +121,7 @@ class Reward(EncoderObjective):
 
 
 def open_reward(section: RewardSection, context: ModelContext) -> Reward:
-    """Construct the objective. Raises ModelError for a bad shift in tfkit.json, and for `every_token` if only whole texts are scored."""
+    """Construct the objective. Raises ModelError for a bad shift in tfkit.json, or `every_token` if the model scores only whole texts."""
     config = context.config
     if section.every_token and (config.encoder_layers or (isinstance(config.head, ClassesHeadConfig) and config.head.pool != "last")):
         raise ModelError(

@@ -1,7 +1,7 @@
 """Objectives of sampled responses: the encoding of prompts, the layout of responses in batches, and pretraining text for the same steps.
 
-The loader of tfkit/alignment samples and rewards the responses of an iteration, and makes the batches of the steps that train on them. A
-response is everything that follows its prompt up to and including the end token, which is an action as every other token is.
+In each iteration, the loader of tfkit/alignment samples and rewards responses, and makes the batches of the steps that train on them. A
+response is what follows its prompt: at most `max_new_tokens` ids, including the end token, which is an action of the policy, too.
 """
 
 import json
@@ -45,7 +45,7 @@ class ValueBaseline:
     model: ScoreModel | None  # None in an evaluation, which has no advantages
     gamma: float
     gae_lambda: float
-    kl_target: float | None  # the KL, in nats per response, at which an adaptive beta, the KL's weight, aims; None: beta is constant
+    kl_target: float | None  # the KL, in nats per response, that an adaptive beta (the KL's weight) aims at; None: beta is constant
     kl_horizon: float  # the number of responses over which beta adapts
 
 
@@ -56,8 +56,8 @@ class Rollouts:
     section: RolloutSection
     tokenizer: Tokenizer  # the policy's tokenizer; its end tokens end a response
     baseline: GroupBaseline | ValueBaseline
-    reward: ScoreModel | None = None  # its score is added to the reward of the rules
-    gold: GoldModel | None = None  # its score is only reported
+    reward: ScoreModel | None = None  # its score is added to the reward from objective.rules
+    gold: GoldModel | None = None  # its score is only reported; in AI feedback, it ranks the responses
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
@@ -80,12 +80,12 @@ class Response:
     """A sampled response, and the values of its tokens that the loss reads."""
 
     prompt: NDArray[np.int64]  # the ids of the prompt
-    ids: NDArray[np.int64]  # (n,): the ids of the response, including the end token
+    ids: NDArray[np.int64]  # (n,): the ids of the response, including the end token if it ended
     token_values: Mapping[str, NDArray[np.float32]]  # (n,) each, by name: such as `advantages`
 
 
 class PromptRows:
-    """Prompts as rows with room for a response, each repeated `readings` times in succession."""
+    """Prompts as rows, each repeated `readings` times in succession; the length of a row includes its response."""
 
     def __init__(self, prompts: Rows, rollouts: Rollouts):
         self.prompts, self.readings, new_tokens = prompts, rollouts.readings, rollouts.section.max_new_tokens
@@ -100,7 +100,7 @@ class PromptRows:
         return np.repeat(self.prompts.order(epoch), self.readings)
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> Any:
-        """Return the prompts with these indices."""
+        """Return the prompts with the indices `numbers`."""
         return self.prompts.gather(epochs, numbers)
 
 
@@ -133,7 +133,7 @@ class RolloutObjective(EncoderObjective, Protocol):
         return {name: sums[name].mean for name in self.section.metrics if name in sums}
 
     def wrong(self, row: Row) -> RowResult | None:
-        """Return the result of a prompt that cannot be encoded: a wrong answer, without a reward or a KL; None if there are no rules."""
+        """Return the result of a prompt that cannot be encoded: a wrong answer, without reward and KL; None without objective.rules."""
         return RowResult({"accuracy": Sum(0.0, 1)}, {}) if self.section.rules else None
 
     def legend(self) -> list[str]:
@@ -142,7 +142,7 @@ class RolloutObjective(EncoderObjective, Protocol):
 
 
 class PromptEncoder(Encoder):
-    """Encodes prompts: texts as they are, messages by the tokenizer's chat template."""
+    """Encodes prompts: messages and, with `chat`, texts by the tokenizer's chat template; other texts as they are."""
 
     def __init__(self, section: RolloutSection, context: ModelContext):
         """Raises ModelError if a row has no room for a prompt and its response, or if no token ends a response."""

@@ -1,4 +1,4 @@
-"""Models that score texts: a reward model, a value model (initialized as a reward model: InstructGPT, arXiv 2203.02155), a gold model."""
+"""Models that score texts: a reward model, a value model (initialized from a reward model: InstructGPT, arXiv 2203.02155), a gold model."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 from tfkit.data import Encoded, ExampleBatch, Row
 from tfkit.errors import ModelError
 from tfkit.model.config import ClassesHeadConfig
-from tfkit.model.head import ClassesHead
+from tfkit.model.task_heads import ClassesHead
 from tfkit.objectives.classification import Classification
 from tfkit.objectives.companion import Companion, open_companion, refuse_misfit
 from tfkit.objectives.context import ModelContext
@@ -49,14 +49,14 @@ class ScoreModel:
 
 
 def open_score_model(section: ObjectiveSection, name: str, context: ModelContext) -> ScoreModel | None:
-    """Load the score model that the field `name` names; None if there is none. Raises ModelError if it cannot score the policy's texts."""
+    """Load the score model whose path is in the field `name`; None without one. Raises ModelError if it cannot score the policy's texts."""
     if name not in section.companion_paths:
         return None
     return score_model(open_companion(section, name, defer_blocks=context.defer_blocks), context)
 
 
 def score_model(companion: Companion, context: ModelContext) -> ScoreModel:
-    """Return a companion as a score model for a policy's texts. Raises ModelError, with all reasons, if it cannot score these texts."""
+    """Return a loaded model as a score model for a policy's texts. Raises ModelError, with all reasons, if it cannot score these texts."""
     config, codec, head = companion.model.config, companion.tokenizer, companion.model.config.head
     reasons = []
     if not isinstance(head, ClassesHeadConfig) or head.count != 1:
@@ -87,11 +87,11 @@ class GoldModel:
     """A classifier, with its own tokenizer, whose score of a text is the probability of the last class or, for a regression, the output.
 
     The scores of an objective's `gold` model are only logged: if they fall while the reward rises, the policy exploits the reward model.
-    Gao et al. 2022 (arXiv 2210.10760) call it the gold reward model. The judge of AI feedback is such a classifier, too.
+    Gao et al. 2022 (arXiv 2210.10760) call such a model the gold reward model. The judge of AI feedback is such a classifier, too.
     """
 
     def __init__(self, companion: Companion):
-        """Raises ModelError if the companion is not a text classifier, or gives a text any number of labels."""
+        """Raises ModelError if the model is not a text classifier, or is a multi-label classifier."""
         config, codec, is_multi_label = companion.model.config, companion.tokenizer, companion.problem_type == "multi_label_classification"
         if not isinstance(config.head, ClassesHeadConfig) or config.stacks == "both" or codec is None or is_multi_label:
             raise ModelError(

@@ -1,4 +1,4 @@
-"""The input of an encoder-decoder's decoder, and the teacher-forced metrics of target texts."""
+"""The loss and the teacher-forced metrics of target texts, and the input of an encoder-decoder's decoder."""
 
 from collections.abc import Iterator, Mapping
 
@@ -32,7 +32,7 @@ class TokenTargets:
         return {"lm": -label_log_probs(model, model(**batch.inputs()).hidden, batch.labels, self.smoothing).sum()}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """Return the loss, the loss without smoothing, and the number of targets that are the model's likeliest entry."""
+        """Return the loss, the loss without smoothing, and the number of targets that are the model's likeliest token."""
         hidden, labels = model(**batch.inputs()).hidden.flatten(0, 1), batch.labels.flatten()  # (B * T', D), (B * T',)
         targets = labels != IGNORED
         scores = token_scores(vocabulary_head(model.head), hidden[targets], labels[targets])

@@ -38,7 +38,7 @@ class SpanCorruption(TokenTargets, Objective):
     def collate(self, rows: SpanBatch) -> Batch:
         """Return inputs (B, lengths.inputs) and labels (B, lengths.targets); all rows have these lengths, without padding."""
         count, spans = rows.kept.shape
-        sizes = np.stack([rows.kept, rows.noise], axis=2).ravel()  # (B * 2k,): sizes of kept and removed parts, by turns
+        sizes = np.stack([rows.kept, rows.noise], axis=2).ravel()  # (B * 2 * spans,): sizes of kept and removed parts, by turns
         parts = np.repeat(np.tile(np.arange(2 * spans), count), sizes).reshape(count, -1)  # (B, raw): the part that a token belongs to
         first = np.diff(parts, axis=1, prepend=-1) != 0
         noise = parts % 2 == 1

@@ -77,7 +77,7 @@ class Tagging(LabelledObjective):
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
         """Return the loss, and the number of right tags."""
         logits, words = model(**batch.inputs()).logits, self.counts(batch)["tags"]
-        right = int((logits.argmax(-1) == batch.labels).sum())  # no tag has the index IGNORED, so that never counts as right
+        right = int((logits.argmax(-1) == batch.labels).sum())  # no predicted tag equals the label IGNORED
         return {"tags": Sum(float(_losses(logits, batch.labels)), words), "accuracy": Sum(float(right), words)}
 
     def check_metric(self, name: str | None) -> None:
@@ -87,7 +87,7 @@ class Tagging(LabelledObjective):
             raise UsageError(f"evaluation.metric: {name} is for names, and the tags {shown} mark none; choose accuracy, f1_macro or loss")
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """Yield the predicted tags of the words that the model read."""
+        """Yield the result of each row: its loss, and the right and the predicted tags of the words that the model read."""
         logits = model(**batch.inputs()).logits.float()  # (B, T, tags)
         losses = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="none").view_as(batch.labels)
         sums = losses.cpu().double().sum(1).tolist()
@@ -109,7 +109,7 @@ class Tagging(LabelledObjective):
             yield Answer(tags, best, all_probabilities if all_labels else None)
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return functions from the weights of the rows to the metrics of tags and, if the tags mark names, to the metrics of names."""
+        """Return functions from row weights to the metrics of tags and, if the tags mark names, to the metrics of names."""
         tags, predicted, numbers = label_columns(predictions, "tags", self.labels)
         rows = np.repeat(np.arange(len(predictions)), [len(row) for row in tags])  # (W,): the row of each word
         of_tags = tag_metrics(_flat(tags, numbers), _flat(predicted, numbers), rows)

@@ -87,7 +87,7 @@ def _single(tokenizer: Tokenizer, ids: list[int], length: int) -> TextIds:
 
 
 class TextLabelling(LabelledObjective, Protocol):
-    """An objective that predicts one label for the whole of each row's `text`, or of `text` and `pair` together.
+    """An objective that predicts a class, a number or a set of labels for each row's `text`, or for `text` and `pair` together.
 
     An encoder-decoder such as T5 reads the text in the encoder and again, shifted right, in the decoder, whose last hidden state is
     classified (as in transformers' T5ForSequenceClassification).

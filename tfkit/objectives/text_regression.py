@@ -70,7 +70,7 @@ class Regression(TextLabelling):
         return {"loss": loss, "rmse": math.sqrt(loss)}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """Yield the predicted number of each row."""
+        """Yield the result of each row: its squared error, and its right and its predicted number."""
         values = model(**batch.inputs()).logits.float()[:, 0].tolist()
         for value, right in zip(values, batch.labels.tolist(), strict=True):
             yield RowResult({"values": Sum((value - right) ** 2, 1)}, {"value": short(right), "predicted": value})
@@ -80,13 +80,13 @@ class Regression(TextLabelling):
         yield from (Answer(short(value)) for value in model(**batch.inputs()).logits.float()[:, 0].tolist())
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
-        """Return a list with one function, which computes the error and the correlations from the weights of the rows."""
+        """Return a list with one function, which computes the error and the correlations, given a weight for each row."""
         return [regression_metrics(*(np.array([row[name] for row in predictions]) for name in ("value", "predicted")))]
 
 
 def label_value(written: str) -> float | None:
-    """Return the number that a label states; None if it is no number, or too large for float32. A class of a data set counts as the number
-    in the class's name or, if the name has none, as the class's index.
+    """Return the number that a label states; None if it is no number, or too large for float32. A class that a data set stores by its index
+    counts as the number in its name or, if the name has none, as that index.
     """
     value = read_number(written)
     if value is None and isinstance(written, ClassName):

@@ -19,13 +19,13 @@ from tfkit.tokenizer import Tokenizer
 
 
 class TextToText(TokenTargets, WritingObjective):
-    """Cross-entropy over the target ids, including eos; labels may be smoothed (`token_log_probs` has the formula)."""
+    """Cross-entropy over the target ids, including eos, with optional label smoothing."""
 
     ids = ("source", "target")
     start_id: int  # the id of bos or pad, which the decoder reads first
 
     def __init__(self, section: TextToTextSection, tokenizer: Tokenizer, row_length: int):
-        """Sources and targets are truncated to `row_length` ids each. Raises ModelError if the tokenizer cannot end or begin a target."""
+        """Sources and targets are truncated to `row_length` ids each. Raises ModelError if the tokenizer has no eos or no start token."""
         self.smoothing, self.tokenizer, self.row_length = section.label_smoothing, tokenizer, row_length
         if tokenizer.eos_id is None:
             raise ModelError("text to text needs an end-of-text token, or no target would ever end, and the tokenizer has none")
@@ -84,7 +84,7 @@ class TextToText(TokenTargets, WritingObjective):
 
     def _example(self, row: Row, source: TextIds, target: list[int]) -> Encoded | BadRow:
         if not target or self._is_empty(source):
-            return _empty(row, "source" if target else "target")  # an evaluation skips a row without a target, which has no reference
+            return _empty(row, "source" if target else "target")  # without a target there is no reference, so an evaluation skips the row
         if self.eos_id in target:
             end = self.tokenizer.backend.id_to_token(self.eos_id)
             return BadRow(

@@ -1,7 +1,7 @@
 """Losses of predictions over the vocabulary, one loss per hidden state (here called a row), with bounded memory for logits.
 
 With a vocabulary of 50,000 the logits take more memory than the activations, so they are computed in blocks of rows, and each block is
-overwritten in place by the gradient of the loss with respect to its logits. If all rows fit LOGITS_BYTES, this gradient is kept for the
+overwritten in place by the gradient of the loss with respect to its logits. If all logits fit LOGITS_BYTES, this gradient is kept for the
 backward pass; otherwise the backward pass recomputes it. The softmax runs over pieces that fit the CPU's cache, and the upstream gradient
 is folded into the two matrix products of the backward pass, so that there is no second pass over the logits.
 
@@ -19,9 +19,9 @@ from torch.autograd.function import once_differentiable
 
 from tfkit.model.head import VocabularyHead
 
-LOGITS_BYTES = 128 * 2**20  # the most bytes of logits in memory at any time
+LOGITS_BYTES = 128 * 2**20  # the most bytes of logits in a block of two or more rows
 _BLOCK = 2048  # vocabulary entries in a block
-_PIECE = 2**20  # logits in one softmax on a CPU: 4 MiB in float32
+_PIECE = 2**20  # the most logits in one softmax on a CPU: 4 MiB in float32
 
 
 class BlockLoss(Protocol):

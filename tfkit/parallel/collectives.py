@@ -1,9 +1,9 @@
 """The process group of the ranks of a training: gloo sends tensors on CPUs, NCCL those on GPUs, and messages are JSON in the store, a
 server of keys and values that rank 0 or torchrun runs. Nothing is pickled.
 
-A process that ends closes its connections. All other ranks notice that within milliseconds, whatever they are waiting for. A process that
-hangs is noticed after a time-out: half an hour until the first step is timed, later a multiple of the longest step. To find the rank
-that hangs, all ranks that have waited in vain report themselves in the store.
+A process that ends closes its connections. Ranks that wait for it in gloo notice that within milliseconds; those in NCCL may notice it
+only by the time-out, as if it hung. The time-out is half an hour until the first step is timed, later a multiple of the longest step. To
+find the rank that hangs, all ranks that have waited in vain report themselves in the store.
 """
 
 import json
@@ -98,7 +98,7 @@ class ProcessGroup(Peers):
         return bool(highest == -lowest)
 
     def total(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return the sum of each count over all ranks. The names are the same on all ranks."""
+        """Return the sum of each count over all ranks. All ranks pass the same names."""
         names = sorted(counts)
         sums = self._reduced(torch.tensor([counts[name] for name in names], dtype=torch.int64), dist.ReduceOp.SUM).tolist()
         return dict(zip(names, sums, strict=True))
@@ -156,9 +156,9 @@ class ProcessGroup(Peers):
 
     @contextmanager
     def to_the_end(self, ordinary: tuple[type[Exception], ...], last: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """Enclose the training steps. After them, or an `ordinary` error on all ranks, ranks await each other before and after `last()`."""
+        """Enclose the training steps. After them, or an `ordinary` error on all ranks, wait for all ranks before and after `last()`."""
         try:
-            # Errors of gloo and NCCL in FSDP's own collectives, within a forward or backward pass, are converted here.
+            # Converts the errors of gloo and NCCL in FSDP's own collectives, within a forward or backward pass.
             with lost(self.ranks, "lost another rank within a step", only_of_backends=True):
                 yield
         except ordinary:
@@ -217,7 +217,7 @@ def lost(ranks: Ranks, what: str, *, only_of_backends: bool = False) -> Iterator
     """
     try:
         yield
-    except RuntimeError as error:  # that of gloo and the store, which have no class of their own
+    except RuntimeError as error:  # from gloo or the store, which have no error class of their own
         if only_of_backends and not any(sign in str(error) for sign in ("/gloo/", "NCCL")):
             raise
         reason = first_sentence(str(error)) or type(error).__name__

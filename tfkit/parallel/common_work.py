@@ -40,7 +40,7 @@ class CommonWork:
     def __init__(self, group: ProcessGroup):
         self._group, self._ranks = group, group.ranks
         self._thread = ThreadPoolExecutor(1, "common work")
-        self._is_over = False  # an error was exchanged, or a rank is lost: no further exchange is possible
+        self._is_over = False  # True after an exchanged error or the loss of a rank: no further exchange is possible
 
     def deal(self, compute: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
         """Yield the result of each item, in order; rank i mod N computes item i."""
@@ -85,7 +85,7 @@ class CommonWork:
     def to_the_end(self) -> Iterator[None]:
         """Enclose all work that is divided among the ranks. An error of one rank is raised on all.
 
-        The ranks leave the block together, since rank 0 serves the store by which they are connected.
+        The ranks leave the block together, since rank 0 may serve the store by which they are connected.
         """
         try:
             yield

@@ -1,4 +1,4 @@
-"""Compute a list of batches in turn, or divide them among the ranks of a command (common_work.py). This module does not import torch."""
+"""Compute batches one after another, or divide them among the ranks of a command (common_work.py). This module does not import torch."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """The key-value store of the ranks of a training, which rank 0 or torchrun serves: connect to it, wait for all ranks, wait for a key.
 
-A process that ends closes its connections, which every other rank notices immediately. A process that is suspended, or whose machine loses
-power or network, closes no connection: only its missing heartbeat, a counter that rank 0 keeps in the store, shows that it is lost. So the
-others know that rank 0 is alive while it does long work of its own, such as an evaluation.
+If the process that serves the store ends, its connections close, which the ranks notice at once. If rank 0 is suspended, or its machine
+loses power or network, no connection closes: only its missing heartbeat, a counter in the store that it increments, shows that it is
+lost. While rank 0 does long work of its own, such as an evaluation, the heartbeat shows the other ranks that it is alive.
 """
 
 import contextlib
@@ -28,11 +28,11 @@ STEP_SECONDS = 1800.0  # the longest wait for ranks to connect, and for a slower
 _CONNECT_SECONDS, _AGAIN_SECONDS = 10.0, 0.1  # the longest attempt to connect; the pause after it
 _LATE_SECONDS = 30.0  # the wait after which missing ranks are reported; until then they may be importing modules
 
-BEAT_SECONDS = 10.0  # between two beats
+BEAT_SECONDS = 10.0  # between two beats of rank 0's heartbeat
 SILENT_SECONDS = 600.0  # rank 0 is lost after this time without a beat: a slow disk, or a call that blocks all threads, may delay beats
 _LOOK_SECONDS = 1.0  # between two readings of the heartbeat
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.2  # between queries of a key, ever longer; PyTorch's own wait would warn at each time-out
-_ANSWER_SECONDS = 0.2  # between two checks of the thread that queries the store
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.2  # pauses between queries of a key; PyTorch's own wait would warn at each time-out
+_ANSWER_SECONDS = 0.2  # between two checks whether the thread that queries the store has an answer
 _ROLL_CALL_SECONDS, _CALL_AGAIN_SECONDS = 10.0, 0.1  # time in which ranks report that they wait; time between two queries
 _KEY = "heartbeat"  # the name of the counter in the store
 
@@ -178,7 +178,7 @@ class _KeyQuery:
 def silent_ranks(store: "Store", ranks: Ranks) -> str:
     """Return the names of the ranks that hang. Every other rank reports in the store, as this one does, that it is waiting.
 
-    If all ranks report this, return "the network". If the store, which a thread queries, never answers, return "rank 0", which serves it.
+    If all ranks report this, return "the network". If the store, which rank 0 or torchrun serves, never answers, return "rank 0".
     """
     silent = [0]
 

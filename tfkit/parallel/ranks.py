@@ -155,7 +155,7 @@ class RankOutOfMemoryError(MemoryError):
 
 
 class Peers:
-    """The ranks of a training, all of which call these methods in the same order. This class serves one rank, `ProcessGroup` several."""
+    """The ranks of a training, all of which call these methods in the same order: this class for one rank, `ProcessGroup` for several."""
 
     ranks = ONE_PROCESS
 
@@ -164,7 +164,7 @@ class Peers:
         return code
 
     def total(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return the sum of each count over all ranks. The names are the same on all ranks."""
+        """Return the sum of each count over all ranks. All ranks pass the same names."""
         return dict(counts)
 
     def in_order(self, parts: "Sequence[Mapping[str, Tensor]]") -> "list[dict[str, Tensor]]":

@@ -110,7 +110,7 @@ class Sharding:
         register_fsdp_forward_method(root, "empty_pass")
         self._empty_pass: Callable[[], Tensor] = root.empty_pass  # type: ignore[assignment]
         with self._fitting():
-            self._empty_pass()  # makes `root` FSDP's root, which is the first module that is called
+            self._empty_pass()  # makes `root` the root of FSDP, which takes the first module that is called
         self._reshard_all()
 
     def begin_micro_batch(self, *, is_last: bool) -> None:
@@ -144,10 +144,10 @@ class Sharding:
         self._reshard_all()
 
     def norm(self, shards: Iterable[Tensor]) -> float:
-        """Return the 2-norm of all ranks' shards together, the same number on all ranks."""
+        """Return the 2-norm of the shards on all ranks of a replica together, the same number on all ranks."""
         squares = torch.zeros((), dtype=torch.float64, device=self._mesh.device_type)
         for shard in shards:
-            for piece in shard.reshape(-1).split(_PIECE):  # PyTorch copies each piece to float64
+            for piece in shard.reshape(-1).split(_PIECE):  # in pieces, since PyTorch copies its argument to float64
                 squares += torch.linalg.vector_norm(piece, dtype=torch.float64).square()
         dist.all_reduce(squares, group=self._mesh.get_group(SHARDS))
         return float(squares.sqrt())

@@ -22,11 +22,11 @@ from typing import IO
 _POLL_SECONDS = 0.05  # between two checks of the processes
 _SHOWN_LINES = 60  # how many lines, from the end of a failed rank's output, are reported
 # After the first failure the other ranks end by themselves, since a connection is closed. Those that do not are asked to stop (SIGTERM), so
-# that rank 0 can still write its files, and then killed. A killed rank closes its connections at once, so the waits are shorter.
+# that rank 0 can still write its files, and then killed. A killed rank closes its connections at once, so the waits after it are shorter.
 _ASK_SECONDS, _END_SECONDS = 5.0, 15.0
 _ASK_AFTER_KILL_SECONDS, _END_AFTER_KILL_SECONDS = 0.0, 4.0
 _OTHERS_SECONDS = 4.0  # the time after the end of rank 0 in which the other ranks may end by themselves
-_OTHERS_OF_REFUSED_SECONDS = 0.3  # the same if rank 0 alone has an error, such as a wrong recipe: unconnected ranks would not notice it
+_OTHERS_OF_REFUSED_SECONDS = 0.3  # the same after an error of rank 0's own, such as a wrong recipe: unconnected ranks would not notice it
 _LOST = 9  # the exit code of PeerLostError
 _PIPE = "TFKIT_LAUNCHER_PIPE"  # the environment variable with the descriptor of a pipe that is closed when the launcher ends
 _OUTPUT = "TFKIT_RANK_OUTPUT"  # the environment variable with the descriptor of a rank's temporary output file
@@ -193,7 +193,7 @@ def _started(command: Sequence[str], environment: Mapping[str, str], pipe: int, 
         stdout=output,
         stderr=output,
         pass_fds=[pipe] if output is None else [pipe, output],
-        start_new_session=True,  # so that Ctrl-C reaches it only once: forwarded by this process
+        start_new_session=True,  # so that Ctrl-C reaches it once only, as this process forwards it
     )
 
 

@@ -1,4 +1,4 @@
-"""The recipes that come with tfkit, and the sources of their data. The recipes are inside an installed package, or in a checkout's root."""
+"""The recipes that come with tfkit, in the folder `recipes` of an installed package or of a checkout, and the sources of their data."""
 
 import json
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class BundledRecipe:
 
 @dataclass(frozen=True)
 class DataFile:
-    """A public file that a recipe reads."""
+    """A public file that a recipe reads, or an archive of such files."""
 
     path: str  # the path in recipes, relative to the current folder
     url: str
@@ -90,7 +90,7 @@ def _data_set(name: str, entry: Mapping[str, Any]) -> DataSet:
 
 
 def fetch_command(path: str) -> str | None:
-    """Return the command that downloads the file `path`; None if it is in no public data set, or if no bundled recipe reads this set."""
+    """Return the command that downloads the file `path`; None if it is in none of `data_sets`, or no bundled recipe reads its set."""
     if path not in {file.path for data_set in data_sets().values() for file in data_set.files}:
         return None
     texts = {recipe.name: recipe.path.read_text(encoding="utf-8") for recipe in bundled_recipes()}

@@ -42,7 +42,7 @@ class Stage:
         return RecipeText(file.with_name(f"{file.name}:{self.name}"), dump_document(document))
 
     def folder_named_in(self, fields: Overrides) -> Path | None:
-        """Return the `folder` that was passed to `placed`, from the `fields` of its result; None if this stage uses no earlier one."""
+        """Return the `folder` passed to `placed`, found in `fields`, those of the recipe it returned; None if no earlier stage is used."""
         paths = (fields.get(f"{section}.{field}") for (section, field), value in model_paths(self.document) if value in self.uses)
         return next((Path(path).parent for path in paths if isinstance(path, str)), None)
 
@@ -113,7 +113,7 @@ def _long_rows(recipe: Recipe, stage: Mapping, name: str, models: dict[str, dict
 
 
 def _unfit_companions(recipe: Recipe, tree: Mapping, uses: dict[tuple[str | int, ...], str], earlier: Sequence[Stage]) -> list[Problem]:
-    """Return a problem for each earlier stage whose model the objective uses, such as a reward model, but whose head is of a wrong kind."""
+    """Return a problem for each earlier stage whose model the objective uses, say as reward model, although its head is of a wrong kind."""
     trained = {stage.name: stage.recipe.objective.trained_for for stage in earlier}
     problems = []
     for name, head in recipe.objective.companion_heads.items():
@@ -131,7 +131,7 @@ def read_recipes(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, wit
 
 
 def _uses(stage: Mapping, name: str, names: list[str]) -> tuple[dict[tuple[str | int, ...], str], list[Problem]]:
-    """Return the names of stages in `stage`, by the field that has one in place of a folder; and a problem for each that is not earlier."""
+    """Return the stages that `stage` names in place of model folders, by field, and a problem for each that is not an earlier stage."""
     uses: dict[tuple[str | int, ...], str] = {}
     problems = []
     for path, value in model_paths(plain(stage)):

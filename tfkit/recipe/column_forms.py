@@ -15,15 +15,15 @@ from tfkit.recipe.schema.roles import normalized
 
 FEW = 5  # least mean number of rows per distinct value in a column of classes; with fewer, the values are names or numbers
 _LONG, _SPACES = 60, 6  # least median numbers of characters and of spaces in a column of longer texts
-_CONTAINED = 20  # least length of a main text that is searched for in other columns; a shorter text may occur there by coincidence
+_CONTAINED = 20  # least number of characters of a main text that is searched for in another column; a shorter one may occur there by chance
 _DELIMITERS, _MAX_LABEL = ("|", ";", ","), 40  # separators of the labels of a set, and the largest number of characters of a label
 
 Held = Mapping[str, Sequence[Any]]  # the values of each column, row by row; None where a row lacks the column
-Named = dict[str, str | list[str]]  # the column or columns of each role of an objective, such as text or label
+Named = dict[str, str | list[str]]  # by role, such as text or label: a column, a list of columns, or a template "{first} {second}"
 _TEXT, _LABELS = (next(role for role in MultiLabelSection.roles if role.name == name) for name in ("text", "labels"))
 _CONTEXT, _CHOICES, _ANSWER = MultipleChoiceSection.roles
 _ALIKE = re.compile(r"(.*?)([0-9]|[A-Ja-j])")
-_SERIES = ("0123456789", "123456789", "ABCDEFGHIJ", "abcdefghij")  # the series by which columns are numbered, at the ends of their names
+_SERIES = ("0123456789", "123456789", "ABCDEFGHIJ", "abcdefghij")  # series that number columns at the ends of their names (ending0)
 _WRONG = re.compile("distract|incorrect|wrong|false")
 _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
 # The codes of languages (ISO 639-1), after which the columns and files of translations are named.
@@ -53,7 +53,7 @@ def form_of(values: Sequence[object]) -> str:
 def read_number(text: str) -> float | None:
     """Parse a number in decimal digits, with or without an exponent; None for any other text, or if the number is too large for a float.
 
-    Unlike Python's float(), this does not accept 1_5, infinity, nan and the digits of other scripts.
+    Unlike Python's float(), this does not accept 1_5, infinity, nan or the digits of other scripts.
     """
     if not _NUMBER.fullmatch(text):
         return None
@@ -78,8 +78,8 @@ def long_texts(values: Sequence[object]) -> bool:
 def unread_texts(held: Held, read: Held, beside: Sequence[object]) -> tuple[str, ...]:
     """Return the columns of longer texts that a task would leave unread, except columns that repeat what the task reads.
 
-    `held`: the columns that are not read; `read`: those that are read; `beside`: the values of the main text in `read`. A column repeats
-    what is read if at least a third of its texts are contained in a text of `read` in the same row, or contain that row's text in `beside`.
+    `held`: the columns that are not read; `read`: those that are read; `beside`: the main text, a column of `read`. A column repeats what
+    is read if at least a third of its texts are contained in a text of `read` in the same row, or contain the main text of this row.
     """
     return tuple(name for name, values in held.items() if long_texts(values) and not _repeats(values, beside, [*read.values()]))
 
@@ -103,7 +103,7 @@ class LabelSets:
 
 
 def find_label_sets(values: Sequence[Any]) -> LabelSets | None:
-    """Return the form of the label sets in `values`, which holds the labels of each row; None if rows have one label each, or no labels.
+    """Return the form of the label sets in `values`, which holds the labels of each row; None for texts of one label each, or no labels.
 
     Lists and texts hold labels only if each label occurs at least `FEW` times on average; mappings from labels to flags always do.
     """
@@ -130,8 +130,8 @@ def _are_labels(lists: Sequence[Sequence[str]]) -> bool:
 
 
 def flag_columns(held: Held) -> Named:
-    """Return the columns of 0 and 1 as `labels`, and the only column of text as `text` if its name does not show it; empty if a column has
-    a name for labels, if there is not exactly one text, or if fewer than two columns have a 1.
+    """Return the columns of 0 and 1 as `labels`, and the only column of text as `text` unless its name is recognised anyway; empty if a
+    column has a name for labels, if there is not exactly one text, or if fewer than two columns have a 1.
     """
     flags = [name for name, values in held.items() if values and all(str(value) in ("0", "1") for value in values)]
     if {*_LABELS.columns} & held.keys() or sum(any(str(value) == "1" for value in held[name]) for name in flags) < 2:
@@ -151,7 +151,7 @@ def translation(name: str, columns: Sequence[str]) -> Named:
     """Return the columns `source` and `target` of a translation whose columns are named after their languages; empty for other data, and if
     the direction is not known. The columns may be inside an object called `translation`, as on the Hub.
 
-    The direction is that in the name of the data (`en-de`) or, of two languages, from the one in the file's name (`train.en`) to the other.
+    The direction is in the data's `name` (`en-de`) or, if this ends with the first of two languages (`train.en`), from it to the other.
     """
     within = {language_of(column): column for column in columns if column.startswith("translation.")}
     by_language = within or {column: column for column in columns if column in LANGUAGES}
@@ -213,7 +213,7 @@ def _joined(columns: Sequence[str]) -> str:
 
 
 def _numbered_alike(held: Held) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield each group of columns whose names differ only in the last digit or letter: the common beginning, and the column by its end.
+    """Yield each group of columns whose names differ only in a last digit or letter: their beginning, and the columns by this character.
 
     A group of two columns whose names another task recognises, such as `sentence1` and `sentence2`, is left to that task.
     """
@@ -232,7 +232,7 @@ def _label(held: Held, stem: str, group: Mapping[str, str], answer: str) -> str 
 
     The label is the column `answer` itself if it holds the columns' positions from 0 or from A, the names of the group's columns, or texts
     of answers. If it holds only the ends of these names, the label is a template that adds the common beginning `stem`. Return None for
-    other values, or if a column of the group is never right.
+    other values, or if the position or name of a column never occurs.
     """
     values = [str(value).strip().removesuffix(".0") for value in held[answer] if value is not None]
     named, count = {*values} - {"", "-1"}, len(group)

@@ -1,4 +1,4 @@
-"""The JSON Schema of a recipe, or of a chain of recipes, for editors. Only `tfkit check` checks the constraints between fields."""
+"""The JSON Schema of a recipe, or of a chain of recipes, for editors. It lacks constraints between fields, which `tfkit check` checks."""
 
 from typing import Any
 

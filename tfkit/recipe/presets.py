@@ -59,7 +59,7 @@ def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list
 
 
 def _start_problems(written: dict[str, Any], tree: Node) -> list[Problem]:
-    """Return the problems of a model section with a checkpoint. Values of config fields depend on it, so they are not checked."""
+    """Return the problems of a model section with a checkpoint. Values of config fields depend on the checkpoint and are not checked."""
     problems = []
     for name in START_FIELDS:
         if name in written and not (isinstance(written[name], str) and written[name]):
@@ -126,7 +126,7 @@ def _unknown_fields(changes: dict[str, Any], tree: Node) -> list[Problem]:
 def new_head(
     objective: ObjectiveSection, family: Family | None, config: ModelConfig, labels: int, *, same_labels: bool
 ) -> dict[str, Any] | None:
-    """Return the config of the new head that a finished model needs for an objective; None if its present head fits.
+    """Return the config of the new head that a checkpoint's model needs for an objective; None if its present head fits.
 
     `labels`: the number of classes or tags; `same_labels`: whether the present head was trained for the same labels.
     """

@@ -12,7 +12,7 @@ from tfkit.recipe.presets import model_config
 from tfkit.recipe.schema.sections import LENGTHS, Recipe
 from tfkit.recipe.starting_points import HELD_OUT, held_out_for
 
-# The recipe of a pretraining for which the user gives none. `scaled_to` adapts its fields that count steps to the length of the run.
+# The recipe of a pretraining if the user names no recipe. `scaled_to` adapts its fields that count steps to the length of the run.
 SMALL_DECODER = """\
 model:
   preset: gemma-2b
@@ -46,9 +46,9 @@ _STEPS_PER_EPOCH, _MIN_BATCH = 25, 8  # the batch is halved until an epoch has 2
 _TOKENS_PER_MINUTE = 300_000  # approximate speed of the second model in _LARGER on two CPU cores
 # After this many epochs the loss on held-out text hardly falls. With Muon, the optimizer of the small decoder, overfitting begins sooner.
 _EPOCHS, _EPOCHS_OF_MUON = 10, 6
-_MIN_STEPS = 10  # even for a text of a few words, so that warm-up and decay have steps
+_MIN_STEPS = 10  # least number of steps, even for a text of a few words, so that there is a warm-up and a decay
 # Held-out tokens of an evaluation: 20,000, or 3 % of the tokens that the training reads, if that is more. Ten evaluations of 3 % take a
-# tenth of the run's time. In a short run, where 20,000 tokens are more than 3 %, there are fewer.
+# tenth of the run's time. A short run, in which 20,000 tokens are more than 3 %, has fewer evaluations.
 _SCORED, _SCORED_SHARE = 20_000, 0.03
 # In a run of more epochs than _ONCE, an earlier checkpoint may be the best one, so the run is evaluated and saved up to _EVALUATIONS times.
 _ONCE, _EVALUATIONS = 2, 10
@@ -180,8 +180,8 @@ def _decide_rows(sizes: Sizes, recipe: Recipe, text: TextSize) -> tuple[float, i
 def _decide_length(sizes: Sizes, recipe: Recipe, batch: int, length: float, epoch: float, minutes: float | None) -> int:
     """Decide the length of the training, and return it in steps.
 
-    If the user gives no length, the run reads as many rows as with the recipe's own length, but in at most 10 epochs (6 with Muon), after
-    which the held-out loss hardly falls.
+    If the user gives no length, the run reads as many rows as with the recipe's own length, but in at most 10 epochs (6 with Muon) or, if
+    that is more, 10 steps: after so many epochs the held-out loss hardly falls any more.
     """
     training = recipe.training
     if minutes is not None:

@@ -65,7 +65,7 @@ class SearchSpace:
     def of(cls, fixed: Overrides, varied: Mapping[str, str | Sequence[Any]]) -> "SearchSpace":
         """Create a space. `varied`: for each varied field several values, or a range as text: 1e-5..1e-2.
 
-        Raises UsageError for a single, repeated or malformed value, or if nothing varies.
+        Raises UsageError for a single, repeated or malformed value, if nothing varies, or if two fields set the length of one training.
         """
         if not isinstance(varied, Mapping):
             raise UsageError(
@@ -97,12 +97,12 @@ class SearchSpace:
 
 
 def read_space(words: Iterable[str], fixed: Overrides, source: Callable[[Overrides], RecipeText]) -> SearchSpace:
-    """Divide arguments key=value into varied fields and overrides, which come after those in `fixed`.
+    """Divide arguments key=value into varied fields and overrides; the overrides are added to `fixed`, and replace its values.
 
     Several values are separated by commas, or are the items of a YAML list, unless only the whole list is valid as the field's value. This
-    is tested with the recipe that `source` returns for the overrides and the first value of each field with comma-separated values.
+    is tested with the recipe that `source` returns, the overrides, and the first value of each other varied field.
 
-    Raises UsageError if nothing varies, or for malformed values.
+    Raises UsageError for a repeated or malformed value, if nothing varies, or if two fields set the length of one training.
     """
     shared: list[str] = []
     axes: dict[str, Axis] = {}

@@ -1,8 +1,8 @@
 """The default hyperparameters of fine-tuning: for each kind of task those of a paper, or measured ones.
 
-Smaller models need larger learning rates: each kind of task has rates by model size, and beside each rate is what it was measured on, or
-that it is extrapolated. Other defaults are tfkit's own choice: a tenth of the rows is held out; a checkpoint is evaluated after each epoch,
-and the best one is kept; few rows give smaller batches and more epochs. The batch and the epochs of T5 are tfkit's choice, too, because its
+Smaller models need larger learning rates: each kind of task has rates by model size, each with the model on which it was measured, or a
+note that it is extrapolated. Other defaults are tfkit's own choice: a tenth of the rows is held out; a checkpoint is evaluated after each
+epoch, and the best one is kept; few rows give smaller batches and more epochs. The batch and the epochs of T5 are tfkit's choice, too: its
 paper trains 2^18 steps of 128 sequences. docs/decisions.md compares the defaults with a grid search (benchmarks/decisions.py).
 """
 
@@ -23,7 +23,7 @@ _STEPS_PER_EPOCH, _MIN_BATCH, _EXAMPLES_PER_CLASS = 25, 8, 30
 # FLOPs of a step that takes a CPU about ten seconds, and the least and largest number of tokens of a step.
 _STEP_FLOPS, _MIN_TOKENS, _MAX_TOKENS = 2e12, 1024, 8192
 ENOUGH_ROWS, ENOUGH_CHARACTERS = 100_000, 20_000_000  # the counts at which counting ends, since larger ones change no decision
-RARE = 0.1  # if all classes but the most frequent have together a smaller fraction of the labels, a model at first predicts only that one
+RARE = 0.1  # if all classes but the largest have a smaller fraction of the labels together, a model at first predicts only the largest
 MANY_ROWS = 4000  # number of rows assumed for a streamed data set, because counting its rows would download it
 
 
@@ -78,8 +78,8 @@ class StartingPoint:
         return next(basis for most, _, basis in self.rates if parameters <= most)
 
     def batch_for(self, rows: int, row_tokens: float, most_tokens: int, least: int | None = None) -> int:
-        """Return the rows per step: the largest power of two that fits in `most_tokens`, but at least `least` (None: 8) and at most
-        `batch_size`; then halved until an epoch of `rows` has 25 steps or 8 rows per step are left.
+        """Return the rows per step: the largest power of two whose rows, of `row_tokens` tokens, fit in `most_tokens`, but at least `least`
+        (None: 8) and at most `batch_size`; then halved until an epoch of `rows` rows has 25 steps, or 8 rows per step are left.
         """
         smallest = least or _MIN_BATCH
         size = min(self.batch_size, max(smallest, 1 << (int(most_tokens / max(1, row_tokens)) or 1).bit_length() - 1))
@@ -88,7 +88,7 @@ class StartingPoint:
         return size
 
     def epochs_for(self, rows: int, batch_size: int, classes: int = 0) -> int:
-        """Return `epochs` or, if more are needed for `steps` steps and 30 examples of each class, as many, up to `most_epochs`."""
+        """Return `epochs`, or the larger number that `steps` steps and 30 examples of each class need, but at most `most_epochs`."""
         examples = max(self.steps * batch_size, _EXAMPLES_PER_CLASS * classes)
         return max(self.epochs, min(self.most_epochs, math.ceil(examples / max(1, rows))))
 
@@ -190,7 +190,7 @@ DPO = StartingPoint(
 
 
 def starting_point(kind: str, stacks: str, parameters: int, tuned: bool = False, adapter: bool = False) -> StartingPoint:
-    """Return the defaults for an objective and a model's stacks and size; `tuned`: the model has a chat template; `adapter`: with LoRA."""
+    """Return the defaults for an objective and a model of this kind and size; `tuned`: it has a chat template; `adapter`: with LoRA."""
     if kind in ("dpo", "reward"):
         return DPO
     if kind in ("chat", "causal_lm"):

@@ -53,14 +53,14 @@ def remedies(held: Held, stacks: Stacks) -> list[str]:
 
 
 def labelled(stacks: Stacks) -> str:
-    """Return a line with options for a labelled task, with NAME in place of each column, because no column is recognised."""
+    """Return a line with options for a labelled task, with NAME in place of each column, for the user to fill in."""
     columns, purpose = _LABELLED[stacks]
     return f"{columns_option(columns)} {purpose}"
 
 
 def readings(held: Held, kinds: Collection[str]) -> list[str]:
     """Return a line with options for each way in which objectives of `kinds` could read the columns, and for each direction of a
-    translation. A line also names the columns of texts or labels that would not be read.
+    translation (at most 20). A line also names the columns of texts or labels that would not be read.
     """
     forms = {name: form_of(values) for name, values in held.items()}
     return [_line(one, columns, held, forms) for one in _READINGS if one.kind in kinds for columns in _fillings(one, held, forms)]

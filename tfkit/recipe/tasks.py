@@ -82,7 +82,7 @@ _HEADS = {
 
 @dataclass(frozen=True)
 class Task:
-    """A chosen task: its objective section, the metric of the best checkpoint (None: the loss), and the reason."""
+    """A chosen task: its objective section, the metric that chooses the best checkpoint (None: the loss), and the reason."""
 
     objective: dict[str, Any]
     metric: str | None
@@ -124,12 +124,12 @@ def decide(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> 
 
 
 def _translated(seen: DataSummary) -> str:
-    """Return a description of data that are a translation with a known direction (a translation from en to de); empty for other data."""
+    """Return, say, "a translation from en to de" for data that are a translation with a known direction; empty for other data."""
     languages = " to ".join(language_of(str(column)) for column in seen.named.get("text_to_text", {}).values())
     return f"a translation from {languages}" if languages else ""
 
 
-# For objectives that may leave a column of text unread: the role in which they could read it (empty: none), and that of the text they read.
+# For objectives that may leave a column of text unread: the role in which they could read it (empty: none), and the role of their text.
 FURTHER_TEXT = {
     "classification": ("pair", "text"),
     "multi_label": ("pair", "text"),
@@ -150,7 +150,7 @@ def _check_all_is_read(seen: DataSummary, model: ModelSummary, kind: str) -> Non
 
 
 def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
-    """Return the objective on labelled rows that fits the columns; None if the rows are text alone. Raises UsageError if several fit."""
+    """Return the objective for labelled rows that fits the columns, or None. Raises UsageError if the task is unclear or impossible."""
     certain: list[str] = [kind for kind in ("dpo", "tagging", "question_answering", "multiple_choice") if kind in seen.reads]
     certain += ["chat"] if seen.conversations else []
     sets = seen.label_sets
@@ -186,7 +186,7 @@ _ANNOTATIONS = frozenset(("label", "labels", "entities", "spans", "annotations",
 
 
 def _pretraining_objective(seen: DataSummary, model: ModelSummary) -> str:
-    """Return the objective of the model's pretraining. Raises UsageError if another objective may be meant, or text cannot be learned."""
+    """Return the objective of the model's pretraining. Raises UsageError if another objective may be meant, or this one is impossible."""
     kind = PRETRAINING[model.stacks]
     if "causal_lm" not in seen.reads:
         words, tags = (any(map(role.knows, seen.held)) for role in TaggingSection.roles)
@@ -212,7 +212,7 @@ def _pretraining_objective(seen: DataSummary, model: ModelSummary) -> str:
 
 
 def _classification(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> Task:
-    """Choose classes or regression: labels with decimal fractions mean regression, integers that repeat often are classes."""
+    """Choose classes or, for labels with fractions, regression. Raises UsageError for integers that rarely repeat, or an unclear text."""
     if len(seen.like_texts) > 1:
         first, second = seen.like_texts[:2]
         what = f"{first!r} and {second!r} may each be the text of a classification, or both together"
@@ -245,7 +245,7 @@ def rare_share(counts: Mapping[str, int]) -> float:
 
 
 def is_unequal(counts: Mapping[str, int]) -> bool:
-    """Return whether one of several classes has so many rows (above UNEQUAL) that always predicting it gives a high accuracy."""
+    """Return whether one of several classes has so many rows (a fraction above UNEQUAL) that always predicting it gives a high accuracy."""
     return 0 < rare_share(counts) < 1 - UNEQUAL
 
 

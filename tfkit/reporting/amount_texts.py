@@ -19,7 +19,7 @@ def format_field(name: str, value: float) -> str:
 
 
 def format_amount(amounts: RunTotals, name: str, is_lower_bound: bool) -> str:
-    """Return a text such as `12 g (9.1 g to 15 g)`, or `12 g` without a range, with `>= ` before a lower bound; empty without a value."""
+    """Return energy_kwh or emissions_g (`name`) as text: `12 g (9.1 g to 15 g)`, without a range `12 g`; `>= ` precedes a lower bound."""
     value, low, high = (getattr(amounts, f"{name}{end}") for end in ("", "_low", "_high"))
     if value is None:
         return ""
@@ -29,8 +29,8 @@ def format_amount(amounts: RunTotals, name: str, is_lower_bound: bool) -> str:
 
 
 def run_figures(entry: Entry, least: str) -> dict[str, str]:
-    """Return texts on the steps, score, cost and forecast of a run, by name. `inherited` has the emissions of the models from which
-    the run was made, `rework` those of repeated steps, and `forecast` those that were expected of the run.
+    """Return texts on the steps, score, cost and forecast of a run, by name. `inherited` has the emissions of the models from which the run
+    was made, `rework` those of repeated work, and `forecast` those that were forecast for the run.
 
     `least`: the text before inherited emissions that are a lower bound, such as `at least `.
     """
@@ -87,7 +87,7 @@ def score(run: ListedRun) -> str:
 
 
 def format_sums(runs: RunSet) -> str:
-    """Return the cost of all runs together, and the emissions by status: `at least 3.4 Wh, 12 g CO2e (2 finished 12 g, 1 failed)`."""
+    """Return the energy and emissions of all runs, also by status, as text: `at least 3.4 Wh, 12 g CO2e (2 finished 12 g, 1 failed)`."""
     statuses = ", ".join(
         f"{count} {status}" + (f" {format_mass(amounts.emissions_g)}" if amounts.emissions_g is not None else "")
         for status, (count, amounts) in runs.by_status().items()

@@ -1,4 +1,4 @@
-"""The attention of a model in a text as one static HTML page: a small picture of each head, and one enlarged with lines between tokens.
+"""The attention of a model in a text as one static HTML page: a small picture of each head, one of them enlarged with lines between tokens.
 
 The template attention.html.jinja has the text of the page. The script attention.js draws the pictures from the weights, each of which is
 stored in a byte. The page loads nothing, and can run only this script, because its content security policy has the hash of attention.js.
@@ -19,7 +19,7 @@ from tfkit.reporting.visible_text import visible
 from tfkit.run.card_facts import last_name
 
 GENERATOR = "tfkit inspect"
-_FULL, _UNSEEN = 250, 255  # the bytes for a weight of 1 and for a key that is not visible, as in attention.js
+_FULL, _UNSEEN = 250, 255  # the byte for a weight of 1, and that for a key hidden from the query; attention.js has both
 _TITLES = {
     "encoder": ("Encoder", "Each token may look at all tokens of the text, those before it and those after it{window}."),
     "decoder": ("Decoder", "Each token may look at itself and at the tokens before it{window}, but at none after it."),
@@ -48,7 +48,7 @@ class ShownMap:
     weights: NDArray[np.float32]  # (L, H, T, S)
     visible: NDArray[np.bool_]  # whether a query may attend to a key, (L, T, S)
     kinds: Sequence[KindRow]
-    letters: Sequence[tuple[str, str]]  # of each head: its kind, and the letter of this kind; (L * H)
+    letters: Sequence[tuple[str, str]]  # for each head, layer by layer: its kind, and the letter of this kind; (L * H)
     chosen: tuple[int, int] | None = None  # the layer and head that is enlarged first; None: see `enlarged`
 
     @property

@@ -1,7 +1,7 @@
 """Compare runs at an equal validation score: what each run had cost when it reached the best score of another run.
 
-Runs are compared if they were evaluated on the same held-out rows for the same objective. If their vocabularies differ, bits per byte are
-compared instead of the loss, if all runs have them. A run's curve has the score of each evaluation, and the cost until that evaluation.
+Runs are compared if they were evaluated on the same held-out rows for the same objective. Bits per byte replace the loss if the runs'
+vocabularies differ and all runs have them. A run's curve has the score of each evaluation, and the cost until that evaluation.
 """
 
 import math
@@ -49,7 +49,7 @@ class Level:
 
     value: float
     best_of: str  # the label of the run whose best score this is
-    reached: Mapping[str, Cost | None]  # by label; None: the run never reached the score
+    reached: Mapping[str, Cost | None]  # the cost of each run, by label; None: the run never reached the score
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class Comparison:
 
     metric: str
     entries: tuple[Entry, ...]
-    curves: Mapping[str, Sequence[CurvePoint]]  # by label
+    curves: Mapping[str, Sequence[CurvePoint]]  # of each run, by label
     levels: tuple[Level, ...]
     notes: tuple[str, ...] = ()
 
     @cached_property
     def field(self) -> str:
-        """The compared field of `Cost`: emissions_g if all runs have one place, else energy_kwh; or seconds, if costs lack these."""
+        """The compared field, the first that all costs have: emissions_g (only if all runs have one place), energy_kwh, or else seconds."""
         costs = [cost for level in self.levels for cost in level.reached.values() if cost is not None]
         fields = ("emissions_g", "energy_kwh") if len({entry.run.place for entry in self.entries}) == 1 else ("energy_kwh",)
         return next((name for name in fields if all(getattr(cost, name) is not None for cost in costs)), "seconds")
@@ -76,7 +76,7 @@ class Comparison:
 
     @property
     def has_inherited(self) -> bool:
-        """Whether the costs of ancestors are shown, too, which is so if a run has ancestors and the compared field is not the time."""
+        """Whether the costs of ancestors (the models from which runs were made) are added: if there are any and no time is compared."""
         return self.field != "seconds" and any(entry.inherited.ancestors for entry in self.entries)
 
     def with_inherited(self, label: str, cost: Cost, name: str) -> float | None:
@@ -139,7 +139,8 @@ def _metric(group: Sequence[Entry]) -> tuple[str | None, list[str]]:
     names = [{name for _, values in entry.run.metrics.evaluations for name in values} for entry in group]
     common = set.intersection(*names) - {"target_tokens"}
     sizes = {number_of(entry.run.checkpoint.config, "vocab_size") for entry in group if entry.run.checkpoint}
-    differ = len(sizes) > 1 or len({str(entry.run.recorded.data.get("validation")) for entry in group}) > 1  # equal texts, different ids
+    # The runs of a group have the same validation texts, so if the hashes of their token ids differ, so do their vocabularies.
+    differ = len(sizes) > 1 or len({str(entry.run.recorded.data.get("validation")) for entry in group}) > 1
     if differ and "bits_per_byte" in common:
         notes = ["the vocabularies differ, so bits per byte are compared, not the loss per token"]
         if any(entry.run.recipe.get("evaluation.max_tokens") is not None for entry in group):
@@ -177,9 +178,8 @@ def score_curve(run: RunFacts, metric: str) -> list[CurvePoint]:
 
 
 def cost_until(curve: Sequence[CurvePoint], level: float, *, higher_is_better: bool) -> Cost | None:
-    """Return the cost at which the score first reached `level`, interpolated between two evaluations; None if it never reached it.
-
-    A score that is not finite does not reach a level, and is not used for interpolation.
+    """Return the cost at which the score first reached `level`, interpolated between two evaluations; None if it never did so. A
+    score that is not finite is not used for interpolation.
     """
     sign = -1.0 if higher_is_better else 1.0
     last: CurvePoint | None = None

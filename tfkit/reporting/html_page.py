@@ -79,14 +79,14 @@ def environment() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Return the text of a value before HTML escaping: a float has one decimal, a macro's output is unchanged, others become `visible`."""
+    """Return a value as text before HTML is escaped: floats with one decimal at most, a macro's output unchanged, others by `visible`."""
     if hasattr(value, "__html__"):
         return value
     return f"{round(value, 1):g}" if isinstance(value, float) else visible(str(value), lines=True)
 
 
 def _name(runs: RunSet) -> str:
-    """Return the name of the only run, or of the chain or sweep to which all other runs belong, or else the number of runs."""
+    """Return the name of the only run, or of the sweep or chain (of stages) to which all other runs belong, or else the number of runs."""
     first, count = runs.entries[0], len(runs.single)
     if len(runs.entries) == 1:
         return first.label
@@ -102,7 +102,7 @@ def _sums(runs: RunSet) -> str:
 
 
 def check_page_path(path: Path, generator: str) -> None:
-    """Raise UsageError if `path` is a folder, is in a missing folder, or is a file that is not a page of the command `generator`."""
+    """Raise UsageError if `path` is a folder, is in a missing folder, or has content that is no page of the command `generator`."""
     if path.is_dir():
         raise UsageError(f"{argument('html', path)}: is a folder; give the name of a file")
     if not path.parent.is_dir():

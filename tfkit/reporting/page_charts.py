@@ -15,13 +15,13 @@ from tfkit.reporting.equal_score import Comparison, score_curve
 from tfkit.reporting.run_set import Entry
 from tfkit.units import format_count, format_energy, format_mass, format_seconds, shown_metrics
 
-COLOURS = 8  # the number of colours of lines in the template
+COLOURS = 8  # the number of colours of lines in style.css.jinja
 MOST_ANCESTORS = 40  # maximum number of ancestors of a run whose lineage is drawn
 _WIDTH, _HEIGHT, _RIGHT, _TOP, _BOTTOM = 380, 230, 366, 12, 190  # size of a chart and edges of its plot, in SVG units
 _CHARACTER = 8  # width of a character in a label of an axis, in SVG units
 _BUCKETS = 150  # intervals of x into which a long series is divided
-_BOX_WIDTH, _BOX_HEIGHT, _GAP, _DOWN = 164, 62, 16, 44  # of a lineage's boxes: sizes and distances, in SVG units
-_MOST_SCORES = 5  # maximum number of charts of metrics that are neither a loss nor choose checkpoints
+_BOX_WIDTH, _BOX_HEIGHT, _GAP, _DOWN = 164, 62, 16, 44  # sizes and distances of a lineage's boxes, in SVG units
+_MOST_SCORES = 5  # maximum number of charts of metrics other than the losses and those that choose checkpoints
 _MOST_DOTS = 60  # a line with more points is drawn without dots
 _MOST_TICKS = 5  # maximum number of intervals between ticks
 # Distances between ticks of an axis of time, in seconds.
@@ -35,8 +35,8 @@ Format = Callable[[float], str]
 
 
 def learning_charts(entries: Sequence[Entry]) -> tuple[list[Chart], list[Chart]]:
-    """Return two lists of charts over the steps. The first has metrics that choose checkpoints, losses and learning rates, the second
-    other metrics (at most _MOST_SCORES for each objective), gradient norms and speeds.
+    """Return two lists of charts over the steps. The first has losses, learning rates and the metrics that choose checkpoints, the
+    second has other metrics (at most _MOST_SCORES for each objective), gradient norms and speeds.
 
     A chart of a metric or a loss has the runs with the same objective; all other charts have all runs.
     """
@@ -54,7 +54,7 @@ def learning_charts(entries: Sequence[Entry]) -> tuple[list[Chart], list[Chart]]
 
 
 def _learning(runs: Coloured, suffix: str) -> tuple[list[Chart | None], list[Chart | None]]:
-    """Return the charts of runs with one objective in two lists: first metrics that choose checkpoints, and losses; then other metrics."""
+    """Return the charts of runs with one objective in two lists: losses and metrics that choose checkpoints, then other metrics."""
     names = dict.fromkeys(name for _, entry in runs for _, values in entry.run.metrics.evaluations[:1] for name in shown_metrics(values))
     chosen = dict.fromkeys(entry.run.score[0] for _, entry in runs if entry.run.score is not None)
     losses = [_of_scores(runs, "loss", suffix), _of_steps(runs, "loss", f"training loss{suffix}")]
@@ -103,7 +103,7 @@ def spending_charts(entries: Sequence[Entry]) -> list[Chart]:
 
 
 def _spent(ledgers: Sequence[Attempt]) -> list[tuple[float, float, float, float]]:
-    """Return points (seconds, watts, Wh, g) of a run, summed over its nodes. Seconds, Wh and g continue from the previous attempt."""
+    """Return points (seconds, watts, Wh, g) of a run; W, Wh and g are sums over its nodes. All but W continue from the previous attempt."""
     curve: list[tuple[float, float, float, float]] = []
     start = energy = grams = 0.0
     for attempt in dict.fromkeys(ledger.header["attempt"] for ledger in ledgers):
@@ -118,7 +118,7 @@ def _spent(ledgers: Sequence[Attempt]) -> list[tuple[float, float, float, float]
 
 
 def comparison_charts(comparison: Comparison, drawn: Sequence[Entry]) -> list[Chart]:
-    """Return a chart of the score of each run over its cost, or [] if no line can be drawn. `drawn`: the runs in the order of colours."""
+    """Return a chart of the score of each run over its cost, or [] if no line can be drawn. `drawn[i]`: the run with colour i."""
     name, labels = comparison.field, [entry.label for entry in drawn]
     series = []
     for index, (label, curve) in enumerate(comparison.curves.items()):
@@ -262,5 +262,5 @@ def thin(points: Points, buckets: int) -> list[tuple[float, float]]:
 
 
 def drawable(points: Points) -> list[tuple[float, float]]:
-    """Return the points whose coordinates are finite and below 1e30, for which an axis can be computed."""
+    """Return the points whose coordinates are finite, and below 1e30 in magnitude, for which an axis can be computed."""
     return [point for point in points if all(abs(coordinate) < 1e30 for coordinate in point)]

@@ -24,12 +24,12 @@ class _Score(NamedTuple):
 
     value: float  # the score
     name: str  # the name of the run or baseline that has this score
-    kind: str  # "best run", "this run", "run", "baseline" or "untouched"
+    kind: str  # "best run", "this run", "run", "baseline" or "untouched" (the model before training)
     colour: int  # the index of a colour
 
 
 def answer(runs: RunSet) -> tuple[str, list[str]]:
-    """Return the best run's score (or its status, if nothing was evaluated) and remarks; both are empty if there is no best run."""
+    """Return the score of the best or only run (its status, if nothing was evaluated) and remarks; both are empty without such a run."""
     several = len(runs.entries) > 1
     entry = runs.best if several and len(runs.trained) != 1 else [*runs.trained, *runs.entries][0]
     if entry is None:
@@ -87,7 +87,7 @@ def best_entries(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _groups(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[float, Entry]]]]:
-    """Return (metric, [(score, run), ...]) for each group of runs that were evaluated in the same way: the best runs, best first."""
+    """Return (metric, [(score, run), ...]) for each group of runs that were evaluated in the same way: its best runs, best first."""
     groups: dict[tuple[str, str], list[tuple[float, Entry]]] = {}
     for entry in entries:
         if (best := entry.run.score) is not None and not entry.run.is_group:

@@ -108,7 +108,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def phases_table(entries: Sequence[Entry]) -> Table:
-    """Return the table of the time, energy and emissions of each phase of the runs."""
+    """Return the table of the time, energy and emissions of each phase (train, evaluate, ...) of the runs."""
     phases = [(entry.label, name, sums) for entry in entries for name, sums in entry.run.phases.items()]
     most = max((sums["emissions_g"] for *_, sums in phases), default=0.0)
     rows = [
@@ -139,7 +139,7 @@ def _forecasts(run: RunFacts) -> Iterator[tuple[str, str, float | None, float | 
 
 
 def provenance_table(entries: Sequence[Entry]) -> Table:
-    """Return the table of how each run's energy was measured, for which fraction of the run's time, and of its carbon intensity."""
+    """Return the table of how each run's energy was measured, for what fraction of its time, and of its carbon intensity."""
     rows = []
     for entry in entries:
         run, facts = entry.run, entry.run.measurement

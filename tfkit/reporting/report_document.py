@@ -44,7 +44,7 @@ def report_document(runs: RunSet, *, full: bool) -> dict[str, Any]:
 def report_csv(runs: RunSet, *, full: bool) -> str:
     """Return the runs as CSV with a header; cells are empty where a value is unknown."""
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, _COLUMNS, extrasaction="ignore")  # its line end is \r\n, so that cells with \r or with \n are quoted
+    writer = csv.DictWriter(table, _COLUMNS, extrasaction="ignore")  # with its line end \r\n, it quotes cells that have \r or \n
     writer.writeheader()
     for entry in runs.entries:
         row = _run(entry, full)

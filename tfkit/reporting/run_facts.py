@@ -31,7 +31,7 @@ from tfkit.run.run_json import CHAIN, SWEEP, RunDocument, member_folders
 from tfkit.run.tfkit_json import ModelDocument, read_tfkit_json
 from tfkit.units import baseline_metric
 
-_MOST_BYTES = 256 << 20  # the largest size of all ledgers together that are read
+_MOST_BYTES = 256 << 20  # if all ledgers together are larger, none is read
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class RunFacts:
 
     @property
     def command_line(self) -> str:
-        """The command line that started the run; empty if it was not recorded."""
+        """The command line that started or last resumed the run; empty if it was not recorded."""
         return " ".join(self.recorded.command or ())
 
     @cached_property
@@ -129,12 +129,12 @@ class RunFacts:
             return recorded if known else replace(recorded, seconds=self.recorded.seconds({}))
         measured = replace(self._of_ledgers, seconds=reading_of(self.attempts).seconds)
         if measured.energy_kwh is not None and (recorded.energy_kwh or 0.0) > measured.energy_kwh:
-            return recorded  # so a ledger was lost
+            return recorded  # so a ledger was lost after run.json was written
         return measured
 
     @cached_property
     def measurement(self) -> RunTotals:
-        """How the energy was measured (coverage, pue, ...), from run.json or else the ledgers; for a running or killed run, from those."""
+        """How the energy was measured (coverage, pue, ...): from run.json, else the ledgers; of a running or killed run, only these."""
         return self._of_ledgers if self.status in ("running", "killed") else self.recorded.totals.filled_from(self._of_ledgers)
 
     @cached_property
@@ -158,7 +158,7 @@ class RunFacts:
     def score(self) -> tuple[str, float] | None:
         """The metric and the score of the best checkpoint or else of the latest evaluation; None if nothing was evaluated.
 
-        The metric is the one by which the baselines are compared or, if the model has no score by it, the one that chooses checkpoints.
+        The metric is the one by which the run is compared with baselines or, without a score by it, the one that chooses checkpoints.
         """
         best = self.listed.best or {}
         chosen = str(best.get("metric") or next(iter(self.listed.metrics), ""))
@@ -169,7 +169,7 @@ class RunFacts:
 
     @property
     def confusion(self) -> Confusion:
-        """The confusion matrix of an evaluation's result, or of a training's best checkpoint."""
+        """The confusion matrix of an evaluation's result, or of a training's best checkpoint or else latest evaluation."""
         return confusion_of(self.recorded.result or {}) or self.metrics.confusion
 
     @property
@@ -205,7 +205,7 @@ class RunFacts:
 
     @property
     def parents(self) -> Sequence[ParentEntry]:
-        """The models from which the run started or from which it learned, such as the teacher of a distillation."""
+        """The models from which the run started, learned (such as a teacher) or took its tokenizer."""
         if self.recorded.parents is not None or self.checkpoint is None:
             return self.recorded.parents or ()
         return self.checkpoint.document.parents
@@ -285,7 +285,7 @@ def _read_recipe(path: Path) -> tuple[str, dict[str, Any], list[str]]:
 
 
 def number_of(values: Any, name: str) -> float | None:
-    """Return the number `name` of a JSON object; None if it is missing, not a number, or LARGEST or more."""
+    """Return the number `name` of a JSON object; None if it is missing, not a number, or of magnitude LARGEST or more."""
     value = values.get(name) if isinstance(values, Mapping) else None
     return value if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST else None
 

@@ -1,4 +1,4 @@
-"""The runs of a report, and their total cost, including that of failed and killed runs, trials of sweeps, evaluations and probes."""
+"""The runs of a report, and their total cost, including that of failed and killed runs, trials of sweeps and evaluations."""
 
 import json
 import os
@@ -38,14 +38,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class RunSet:
-    """The runs of a report, in the order of their paths; `problems`: notes on folders that could not be read, and on copies of runs."""
+    """The runs of a report, in the order found; `problems`: notes on folders that could not be read, and on copies of runs."""
 
     entries: tuple[Entry, ...]
     problems: tuple[str, ...] = ()
 
     @property
     def trained(self) -> list[Entry]:
-        """The runs that trained a model; a chain or a sweep is replaced by its stages or trials."""
+        """The runs that trained a model; a chain (of a recipe's stages) or a sweep is replaced by its stages or trials."""
         return [one for one in self.entries if one.run.kind in _TRAINING or (one.run.kind is None and one.run.metrics.steps)]
 
     @property
@@ -100,9 +100,9 @@ class RunSet:
         return [*errors, *others, *self.problems]
 
     def of_one_model(self) -> RunFacts:
-        """Return the only run that trained a model; of a chain its last stage, of a sweep its best trial.
+        """Return the only run, not counting runs that used its checkpoints; of a chain its last stage, of a sweep its best trial.
 
-        Raises UsageError if the report has several models.
+        Raises UsageError if the report has other runs, or if there is no such stage or trial.
         """
         first = self.entries[0].run
         inside = {member.path for member in _all_members(first)}
@@ -119,7 +119,7 @@ def _all_members(run: RunFacts) -> list[RunFacts]:
 
 
 def _model_run(run: RunFacts) -> RunFacts | None:
-    """Return the run that trained the model of `run`: itself, its last stage or its best trial; None if no stage or trial has one."""
+    """Return the run that trained the model of `run`: itself, its last stage or its best trial; None if there is no such stage or trial."""
     if not run.is_group:
         return run
     members = run.members if run.kind == CHAIN else [member for member in run.members if member.name == run.recorded.best_trial]
@@ -178,7 +178,7 @@ def _copies(runs: Mapping[str, RunFacts]) -> list[str]:
 
 
 def _labels(runs: Sequence[RunFacts]) -> list[str]:
-    """Return the shortest unique end of each run's path, such as `small` or `sweep/small`; for a stage or trial, at least two names."""
+    """Return the shortest unique end of each run's path, such as `small` or `sweep/small`; for a stage or trial, at least two parts."""
     members = {member.path.resolve() for run in runs for member in run.members}
     parts = [run.path.resolve().parts for run in runs]
     ends = Counter(own[-size:] for own in parts for size in range(1, len(own) + 1))
@@ -193,7 +193,7 @@ def _labels(runs: Sequence[RunFacts]) -> list[str]:
 def _owners(runs: Mapping[str, RunFacts]) -> dict[str, str]:
     """Return, for the label of each run that evaluated or used a checkpoint, the label of the run that trained this checkpoint.
 
-    The training is found by the path of its folder or, if no run has this path (of another machine, perhaps), by the folder's unique name.
+    The training is found by its folder's path or, if no run has this path (as on another machine), by its folder's name, if that is unique.
     """
     folders = {label: run.path.resolve() for label, run in runs.items()}
     owners: dict[str, str] = {}

@@ -1,7 +1,7 @@
-"""The ancestors of a model that is about to be trained: its parents, from which it starts or learns, their parents, and so on. They are
-read from the tfkit.json (its field `lineage`, see lineage.py) and the model card in the folder of each parent.
+"""The ancestors of a model that is about to be trained: its parents, from which it starts, learns or takes its tokenizer, their parents,
+and so on. They are read from the tfkit.json (its field `lineage`, see lineage.py) and the model card in the folder of each parent.
 
-The copies of a folder, under any name, count as one ancestor: they have the same run id or the same SHA-256 of the weights. If an
+Copies of a folder count as one ancestor, whatever their names: they have the same run id, or the same weights and configuration. If an
 ancestor's tfkit.json cannot be read, or was edited after its manifest.json was written, this is reported, and the emissions of the ancestor
 count as unknown, so the sum over all ancestors is a lower bound.
 """
@@ -19,12 +19,12 @@ from tfkit.run.model_files import find_file
 from tfkit.run.tfkit_json import NAME as FACTS
 from tfkit.run.tfkit_json import read_tfkit_json
 
-_AVERAGED = "averaged"  # the role of a checkpoint in a mean of several; no ancestor of the mean if both are of the same run
+_AVERAGED = "averaged"  # the role of a checkpoint in a mean of several; it is no ancestor of that mean if both are of the same run
 
 
 @dataclass(frozen=True)
 class Parent:
-    """A model from which a run starts or learns (such as a teacher), and the folder from which the model was read."""
+    """A model from which a run starts, learns (such as a teacher) or takes its tokenizer, and the folder from which it was read."""
 
     role: str
     path: str  # as in the recipe: a path, which may be relative, or hub:org/name
@@ -59,7 +59,7 @@ def find_ancestors(parents: Sequence[Parent], run_id: str) -> FoundAncestors:
 
 
 def _changes(child: Parent, parents: Sequence[Parent]) -> Iterator[str]:
-    """Yield a sentence for each of `parents` whose weights have changed since the model `child` was trained from that parent.
+    """Yield a sentence for each of `parents` whose weights or configuration changed since the model `child` was trained from it.
 
     A parent is compared only if its path names a model's own folder: the path of a run or of a Hub repository may lead to a newer model.
     """
@@ -104,7 +104,7 @@ def _add(parent: Parent, ancestors: list[Ancestor], problems: list[str]) -> int:
     try:
         if parent.folder is not None:
             lineage, card = read_lineage(parent.folder), BaseCard.read(parent.folder)
-    except (ModelError, OSError) as error:  # the card is not read, since it may be of another model, too
+    except (ModelError, OSError) as error:  # the card is not used either, since it may describe another model
         problems.append(f"the energy and emissions of this model are unknown: {error}")
     index = len(ancestors)
     ancestors.append(_with_totals(Ancestor(last_name(parent.path), (parent.role,), parent.run_id, parent.sha256), lineage, card))
@@ -129,7 +129,7 @@ def _with_totals(ancestor: Ancestor, lineage: Lineage | None, card: BaseCard) ->
 
 
 def _add_recorded(parent: Parent, lineage: Lineage | None, ancestors: list[Ancestor]) -> list[int]:
-    """Append to `ancestors` those that the `lineage` of `parent` lists. Return the indices that the parents of `parent` have there."""
+    """Append to `ancestors` those that the `lineage` of `parent` lists. Return the indices in `ancestors` of the parents of `parent`."""
     if lineage is None:
         return []
     direct = [entry for entry in lineage.parents if entry.role != _AVERAGED or entry.run_id != parent.run_id]

@@ -43,7 +43,7 @@ class CardModel:
 
 @dataclass(frozen=True)
 class CardTraining:
-    """The training of the model until the checkpoint was saved, and the latest scores."""
+    """The training of the model until the checkpoint was saved, and the scores of this checkpoint."""
 
     kind: str  # pre-training or fine-tuning
     steps: int
@@ -140,7 +140,7 @@ def _section(impact: CardImpact) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Return a score as text. None is a score that is not finite, as in tfkit's JSON."""
+    """Return a score as text. None means a score that is not finite, as in tfkit's JSON files."""
     return "not finite" if value is None else f"{value:,.4g}"
 
 

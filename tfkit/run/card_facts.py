@@ -15,17 +15,17 @@ _LANGUAGE = r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{2,8})*"
 
 @dataclass(frozen=True)
 class CardData:
-    """The names, languages and row length of the training data, and the names of the validation sets."""
+    """The names, languages and maximum row length of the training data, and the names of the validation data."""
 
     names: list[str]
-    hub: list[str] = field(default_factory=list)  # those of the training data that are data sets of the Hub
-    validation: dict[str, str] = field(default_factory=dict)  # the data of each set, by the set's name; "": of all sets
+    hub: list[str] = field(default_factory=list)  # the names of the training data that are on the Hub
+    validation: dict[str, str] = field(default_factory=dict)  # by the name of a validation set ("": all sets): the names of its data
     languages: list[str] = field(default_factory=list)
-    sequence_length: int | None = None  # the most tokens per row; None: the model's context length
+    sequence_length: int | None = None  # the largest number of tokens per row; None: the model's context length
 
     @classmethod
     def of(cls, section: DataSection) -> "CardData":
-        """Return the facts about the data in the data section of a recipe."""
+        """Return the CardData for the data section of a recipe."""
         sources = [*section.train, *(section.pretraining or [])]
         names = list(dict.fromkeys(map(source_name, sources)))
         sets = section.validation if isinstance(section.validation, list) else []
@@ -81,7 +81,7 @@ class BaseCard:
     license: str = ""
     languages: tuple[str, ...] = ()
     emissions_g: float | None = None  # `co2_eq_emissions`, read as grams, as the Hub does, whatever unit the author meant
-    base: str = ""  # the model from which it was made; "?": fine-tuned from an unnamed one; "": no such model
+    base: str = ""  # the model from which the base model was made; "?": fine-tuned from an unnamed one; "": no such model
 
     @classmethod
     def read(cls, folder: Path) -> "BaseCard":

@@ -14,12 +14,12 @@ _SMALLEST_GRAMS = 1e-4  # Python writes smaller numbers with an exponent, and th
 
 @dataclass(frozen=True)
 class CardImpact:
-    """The energy and emissions of a training, as far as they are known when the card is written. The card omits other values."""
+    """The energy and emissions of a training, as far as they are known when the card is written. The card omits unknown values."""
 
     reading: Reading
     hardware: str
     inherited: Inherited | None = None
-    totals: RunTotals = field(default_factory=RunTotals)  # the totals in run.json, which are complete only after the run
+    totals: RunTotals = field(default_factory=RunTotals)  # as in run.json; most of them are known only after the run
 
     def front(self, training_type: str) -> dict[str, Any]:
         """Return the fields of `co2_eq_emissions` in the Hub's metadata; {} if nothing, or less than 1e-4 g, was measured."""

@@ -30,7 +30,7 @@ def step_folders(root: Path) -> list[Path]:
 
 
 def checkpoints(root: Path) -> list[Path]:
-    """Return the checkpoints whose files all exist with the sizes in manifest.json, by increasing step. No other file is read."""
+    """Return the checkpoints whose files all exist with the sizes in manifest.json, by increasing step. Only the manifests are read."""
     return [path for path in step_folders(root) if is_complete(path)]
 
 
@@ -183,7 +183,7 @@ def require_free_space(root: Path, needed_bytes: int) -> None:
 
 
 def _rename_over(temporary: Path, final: Path) -> None:
-    """Rename `temporary` to `final`. If a kill leaves the checkpoint that was at `final` as `.old-...`, clear_leftovers restores it."""
+    """Rename `temporary` to `final`. After a kill between the two renames, clear_leftovers restores the checkpoint that was at `final`."""
     old = temporary_sibling(final, "old") if os.path.lexists(final) else None
     if old:
         final.rename(old)

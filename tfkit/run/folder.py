@@ -41,7 +41,7 @@ def rounding_fields(machine: dict[str, Any]) -> dict[str, Any]:
 
 
 class RunFolder:
-    """An open run folder, locked until `close`. When its context ends, it closes, and a running attempt counts as stopped or failed.
+    """An open run folder, locked until `close`. When its context ends, it closes, and a running attempt is recorded as stopped or failed.
 
     If run.json cannot be written, `open` and `begin_attempt` raise an error; the other methods only warn, and only once.
     """
@@ -69,15 +69,15 @@ class RunFolder:
         warn: Callable[[str], None] = lambda _: None,
         group: str | None = None,
     ) -> "RunFolder":
-        """Make the folder if it does not exist, lock it, and open it. If the user resumes a finished run without permission to write in its
-        folder, the folder is opened without a lock, and nothing in it is changed.
+        """Make the folder if it does not exist, lock it, and open it. If a finished run is resumed whose folder the user may not change,
+        the folder is opened without a lock, and nothing in it is changed.
 
         `resume`: whether to continue from the folder's checkpoints; None for a command that does not train. `command`: the command line
         to record in run.json; None keeps the recorded one. `group`: CHAIN or SWEEP (run_json.py) if the folder is to hold several runs.
 
-        Raises MachineError if the folder cannot be written or another process has locked it. Raises UsageError if the folder holds
-        checkpoints although `resume` is not true, several runs of another `group`, files that tfkit did not write, or a link where a run
-        writes a file. UsageError is also raised if a run cannot have the folder's name, or if the path has a `..` after a folder.
+        Raises MachineError if the folder cannot be written or another process has locked it. Raises UsageError if the folder holds one of
+        these: checkpoints although `resume` is not true; several runs of another `group`; files that tfkit did not write; a link where a
+        run writes a file. UsageError is also raised if a run cannot have the folder's name, or if the path has a `..` after a folder.
         """
         if resume and not os.access(path, os.W_OK) and known_of(path).status == "finished":
             receipt = Receipt.open(path / "run.json", warn)
@@ -114,7 +114,7 @@ class RunFolder:
 
     @property
     def attempt(self) -> int:
-        """The index, from 1, of the running attempt, or of the next attempt if none is running."""
+        """The index, from 1, of the running attempt (one start of the run), or of the next attempt if none is running."""
         return len(self._receipt.document["attempts"]) + (not self._receipt.running)
 
     @property
@@ -180,7 +180,7 @@ class RunFolder:
         self._write(self._receipt.update_time)
 
     def confirm_finished(self) -> None:
-        """Set the status to finished again, for a finished run whose status was changed by a failed attempt to lengthen the run."""
+        """Set the status to finished again, after an attempt to train a finished run for more steps has failed."""
         self._write(self._receipt.confirm_finished)
 
     def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None, **fields: Any) -> None:

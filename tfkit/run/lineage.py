@@ -39,7 +39,7 @@ class OwnTotals:
 
     @classmethod
     def of(cls, reading: Reading, intensity: Intensity | None) -> "OwnTotals":
-        """Take the totals from the meter's reading; `intensity`: the carbon intensity behind the emissions."""
+        """Take the totals from the meter's reading; `intensity`: the carbon intensity from which the emissions follow."""
         used = Footprint.from_reading(reading)
         if used.energy_kwh is None:
             return cls(None, None, None, reading.outcome)
@@ -49,7 +49,7 @@ class OwnTotals:
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A run or a published model from which a model was made. `parents`: the positions of its own parents in the list."""
+    """A run or a published model from which a model was made. `parents`: the positions of its own parents in the list of ancestors."""
 
     name: Text
     roles: Texts
@@ -76,7 +76,7 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Inherited:
-    """The sums over distinct ancestors; None if no ancestor has a value. An ancestor adds no energy if its card states only emissions."""
+    """The sums of the known values of distinct ancestors; None if none is known. A model card may state emissions without energy."""
 
     energy_kwh: float | None
     emissions_g: float | None
@@ -89,7 +89,7 @@ class Inherited:
 
 @dataclass(frozen=True)
 class ParentEntry:
-    """A model from which a run started or learned, as run.json and tfkit.json record it."""
+    """A model from which another was made, such as the base model or a teacher, as run.json and tfkit.json record it."""
 
     role: Text | None = None
     path: Text | None = None

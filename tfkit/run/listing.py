@@ -31,7 +31,7 @@ class ListedRun:
     kind: str | None = None
     steps: int | None = None
     planned_steps: int | None = None
-    metrics: dict[str, float | None] = field(default_factory=dict)  # the scores of the run's latest evaluation
+    metrics: dict[str, float | None] = field(default_factory=dict)  # the scores in the run's result, else those of its latest evaluation
     best: dict[str, Any] | None = None
     seconds: float | None = None
     energy_kwh: float | None = None
@@ -165,7 +165,7 @@ def _resume_command(path: Path, run: RunDocument, saved: int) -> str | None:
 
 
 def _read_latest(path: Path) -> tuple[int | None, dict[str, Any]]:
-    """Return the step of the last record of a metrics.jsonl, and the latest evaluation in the last _TAIL_BYTES of the file."""
+    """Return the last record's step and the latest evaluation in the last _TAIL_BYTES of a metrics.jsonl."""
     lines: list[bytes] = []
     if not path.is_file():  # opening a pipe would block
         return None, {}

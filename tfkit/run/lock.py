@@ -18,9 +18,9 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})
 
 
 class FolderLock:
-    """The file `lock` of a run folder, locked with flock. Its content is the owner as JSON (pid, host, started_utc); it is empty if free.
-    The kernel releases the lock of a killed process, so no stale lock remains. On a file system without flock (some NFS), the JSON decides:
-    a lock whose process ran on this machine and no longer exists is taken over; the lock of a process on another machine is not.
+    """The file `lock` of a run folder, locked with flock. Its content is the owner as JSON (pid, host, started_utc), or nothing if it is
+    free. The kernel releases the lock of a killed process, so no stale lock remains. On a file system without flock (some NFS), the JSON
+    decides: a lock whose process ran on this machine and no longer exists is taken over; the lock of a process on another machine is not.
     """
 
     def __init__(self, path: Path):

@@ -13,7 +13,7 @@ from tfkit import __version__
 
 PACKAGES = ("torch", "tokenizers", "safetensors", "numpy", "datasets", "huggingface-hub", "codecarbon", "transformers")
 CPUINFO = Path("/proc/cpuinfo")  # Linux
-_BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # instructions for bfloat16 of x86 with tiles (AMX), other x86, and Arm
+_BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # flags of CPUs with bfloat16 instructions: x86 with AMX, other x86, Arm
 _TIMEOUT_SECONDS = 2  # the time-out of a program that is run, such as git
 
 
@@ -24,7 +24,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of tfkit, Python, and the installed packages that may affect numerical results."""
+    """Return the versions of tfkit, Python and the packages in PACKAGES that are installed."""
     installed = {package: number for package in PACKAGES if (number := version(package)) is not None}
     return {"tfkit": __version__, "python": platform.python_version()} | installed
 
@@ -47,14 +47,14 @@ def processor() -> dict[str, Any]:
 
 
 def machine_name() -> str:
-    """Return the processor, the number of its cores and the version of torch as text, under which measured speeds are stored."""
+    """Return the processor, the number of its cores and the version of torch as text: the key of stored speed measurements."""
     cpu = processor()
     return f"{cpu['name']}, {cpu['cores']} cores, torch {version('torch')}"
 
 
 def threads() -> int:
-    """Return the number of threads that torch will use by default: OMP_NUM_THREADS, or else the number of usable cores."""
-    setting = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2" sets the threads of nested parallel regions, too
+    """Return OMP_NUM_THREADS, or else the number of usable cores: the largest number of threads that torch uses by default."""
+    setting = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list, such as "4,2", is for nested parallel regions
     return int(setting) if setting.isdecimal() and int(setting) > 0 else usable_cores()
 
 

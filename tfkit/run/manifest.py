@@ -118,8 +118,8 @@ def verify(folder: Path, hashes: bool = True, advance: Callable[[int], object] =
 
 
 def extra_files(folder: Path) -> list[str]:
-    """Return the files that a checkpoint's manifest does not list, except itself and README.md. Raises ModelError if it is invalid."""
-    paths = (Path(parent, name) for parent, _, files in os.walk(folder) for name in files)  # unlike is_dir, works without search permission
+    """Return a checkpoint's files that its manifest omits, except manifest.json and README.md. Raises ModelError for a bad manifest."""
+    paths = (Path(parent, name) for parent, _, files in os.walk(folder) for name in files)  # is_file() would need search permission
     return sorted({path.relative_to(folder).as_posix() for path in paths} - read_manifest(folder).keys() - _NOT_COVERED)
 
 

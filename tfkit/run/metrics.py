@@ -1,4 +1,4 @@
-"""metrics.jsonl: a line of strict JSON per record. A resume removes records of steps after its checkpoint. A failed write ends no run."""
+"""metrics.jsonl: a line of strict JSON per record. A resume removes records after its checkpoint. A failed append does not end a run."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -14,14 +14,14 @@ from tfkit.units import format_number_of
 
 LONGEST_LINE = 32 << 20  # bytes
 _BLOCK = 1 << 16  # bytes per read in the search for the last line break, from the end of the file
-_LATEST_STEP = 1 << 53  # a record of a later step is invalid, since floats represent only the integers up to this one exactly
+_LATEST_STEP = 1 << 53  # a record of this or a later step is invalid: floats represent only the integers up to this one exactly
 
 
 class MetricsLog:
-    """The writer of metrics.jsonl. Each record has an integer `step`. Numbers that are not finite are written as strict_json.py describes.
+    """The writer of metrics.jsonl. Each record has an integer `step`. Numbers that are not finite become null (strict_json.py).
 
-    Each line is passed to the kernel before `append` returns, so a killed process loses none. If writing fails (the disk is full or gone),
-    `warn` is called once, no partial line is left, and the lines are kept in memory until the next append.
+    Each line is passed to the kernel before `append` returns, so a kill loses none. If writing fails (the disk is full or gone), `warn` is
+    called once, no partial line is left, and the lines are kept in memory until the next append.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None]):

@@ -33,7 +33,7 @@ _NOT_SAFETENSORS = {b"PK\x03\x04": "a zip file, as PyTorch's pickles are", b"\x8
 
 
 class Stored(NamedTuple):
-    """A tensor in the file: its dtype by its name in safetensors, its shape, and its byte range, counted from the end of the header."""
+    """A tensor in the file: the name of its dtype, such as F32, its shape, and its byte range, counted from the end of the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -82,7 +82,7 @@ def read_text(path: Path, limit: int) -> str:
 
 
 def read_object(path: Path, limit: int) -> dict[str, Any]:
-    """Return the object in a strict JSON file. Raises ModelError, also for over `limit` bytes, and for a lone surrogate in a string."""
+    """Return the object in a strict JSON file. Raises ModelError, also if it has over `limit` bytes or a lone surrogate."""
     document = parse_json(read_text(path, limit), path)
     if not isinstance(document, dict):
         raise ModelError(f"{path}: expected a JSON object, found {type(document).__name__}; copy the file again")
@@ -94,7 +94,7 @@ def read_object(path: Path, limit: int) -> dict[str, Any]:
 
 
 def parse_json(text: str, path: Path) -> Any:
-    """Return the value of strict JSON. Raises ModelError with `path` and, for a syntax error, the position."""
+    """Return the value of `text`, strict JSON. Raises ModelError with `path` and, for a syntax error, the position."""
     try:
         return strict_json.loads(text)
     except json.JSONDecodeError as error:
@@ -129,7 +129,7 @@ def read_header(path: Path) -> dict[str, Stored]:
                 pickle = f"it is {kinds[0]}, which can run code and is never opened" if kinds else ""
                 raise ValueError(pickle or f"its header of {length:,} bytes is longer than the limit of {MAX_HEADER:,}")
             text = file.read(length)
-        # Each tensor has three opening brackets and a few commas. They are counted before parsing, since objects take far more memory.
+        # Each tensor has three opening brackets and a few commas. They are counted before parsing, since the result takes far more memory.
         if text.count(b"[") + text.count(b"{") > 4 * MAX_TENSORS or text.count(b",") > 6 * MAX_TENSORS:
             raise ValueError(f"its header holds more than {MAX_TENSORS:,} tensors")
         with safe_open(path, framework="numpy"):

@@ -1,10 +1,10 @@
-"""The replay file of a step that ended a run with exit code 6, as the training became unhealthy. `tfkit replay` repeats the step from it.
+"""The replay file of a step that ended a run with exit code 6, because the training was unhealthy. `tfkit replay` repeats the step from it.
 
     replay/step-000123.json: {"schema_version": 1, "step": 123, "loss": null, "grad_norm": null, "nonfinite": {"loss": "nan", ...},
-        "micro_batches": [{"rows": [17, 4], "seed": 8123, "sha256": ids and labels}], "weights_sha256": ..., "threads": 2, "precision": ...}
+        "micro_batches": [{"rows": [numbers], "seed": 8123, "sha256": of the tensors}], "weights_sha256": ..., "threads": 2, ...}
 
-The data and the dropout masks of the step are made again from the recipe, and its weights from the checkpoint before the step. The hashes
-in the file show whether the repeated step has the same data and weights.
+The data and the dropout masks of the step are made again from the recipe, and its weights by training again from an earlier checkpoint or
+the start. The hashes in the file show whether the repeated step has the same data and weights.
 """
 
 from pathlib import Path
@@ -28,9 +28,9 @@ def write_replay(run_folder: Path, document: dict[str, Any]) -> None:
 
 
 def read_replay(run_folder: Path, step: int | None = None) -> dict[str, Any]:
-    """Return the replay file of `step`; None: of the latest step that has one. Raises ModelError if the file is missing or invalid."""
+    """Return the replay file of `step`, by default the latest one. Raises ModelError if the file is missing or invalid."""
     names = "step-*.json" if step is None else f"step-{step:06d}.json"
-    paths = sorted((run_folder / FOLDER).glob(names), key=lambda path: (len(path.name), path.name))  # by step: 999999, 1000000
+    paths = sorted((run_folder / FOLDER).glob(names), key=lambda path: (len(path.name), path.name))  # 999999 before 1000000
     if not paths:
         which = f"of step {step} " if step is not None else ""
         raise ModelError(f"{run_folder}: holds no replay file {which}(in {FOLDER}/); a run that ends with exit code 6 leaves one")

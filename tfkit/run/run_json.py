@@ -1,4 +1,4 @@
-"""run.json: a run's command, data and machine, and its attempts (a new one at each start) with their ends. Each write is atomic.
+"""run.json: a run's command, data and machine, and its attempts (one for each start) and how they ended. Each write is atomic.
 
     schema_version  run_id  name  command  status
     attempts: [{number, status, started_utc, ended_utc, seconds, host, pid, resumed_from, from_step, to_step, error}]
@@ -71,28 +71,28 @@ class RunDocument:
     status: str = "new"
     attempts: tuple[AttemptEntry, ...] = ()
     totals: RunTotals = field(default_factory=RunTotals)
-    parents: tuple[ParentEntry, ...] | None = None  # the models from which the run started or learned
+    parents: tuple[ParentEntry, ...] | None = None  # the models from which the run started, learned or took its tokenizer
     command: list[str] | None = None
     kind: str | None = None
     planned_steps: int | None = None
     given: dict[str, Any] | None = None
-    data: dict[str, Any] = field(default_factory=dict)  # fingerprints of the data, and the SHA-256 of the code that the run executes
-    held_out: list[str] = field(default_factory=list)  # a hash of each validation set; runs with equal hashes have comparable scores
-    data_sizes: dict[str, Any] = field(default_factory=dict)  # `rows` or `documents`, and `tokens`, of `train` and `validation`
+    data: dict[str, Any] = field(default_factory=dict)  # fingerprints of the data, by part, and the SHA-256 of files with reward functions
+    held_out: list[str] = field(default_factory=list)  # a hash of each validation set; runs with equal hashes were scored on the same rows
+    data_sizes: dict[str, Any] = field(default_factory=dict)  # of `train` and `validation`: numbers of `rows` or `documents`, and `tokens`
     result: dict[str, Any] | None = None  # None: no attempt reached the last step, or a later attempt has continued the run
-    rate_trial: dict[str, Any] | None = None  # the learning rates that were tried, and the chosen one (`lr`)
+    rate_trial: dict[str, Any] | None = None  # the losses of the learning rates that were tried, and the chosen rate (`lr`)
     before: dict[str, Any] = field(default_factory=dict)  # the scores before the first step
-    predicted: dict[str, Any] = field(default_factory=dict)  # seconds, energy_kwh, emissions_g: each a dict of low, likely, high
+    predicted: dict[str, Any] = field(default_factory=dict)  # seconds, energy_kwh, emissions_g (low, likely, high); memory_bytes, ...
     actual: dict[str, Any] = field(default_factory=dict)  # the measured values of the quantities in `predicted`
     versions: dict[str, Any] = field(default_factory=dict)
     processor: dict[str, Any] = field(default_factory=dict)
     device: str | None = None
     larger_budget: str | None = None  # the override, key=value, with which a run that a budget stopped can continue
-    folder: str | None = None  # of a recipe with stages: the folder of all stages, as their recipes name it
+    folder: str | None = None  # of a recipe with stages: the path of this folder, as the stages' recipes write it
     stages: dict[str, Any] | None = None  # of a recipe with stages: a record of each stage, by its name
     trials: dict[str, dict[str, Any]] | None = None  # of a sweep: a record of each started trial, by its name
     best_trial: str | None = None
-    space: dict[str, Any] | None = None  # of a sweep: the varied fields
+    space: dict[str, Any] | None = None  # of a sweep: the varied fields, with their values or ranges
     asked: int | None = None  # of a sweep: the number of trials that the user requested
 
     @property

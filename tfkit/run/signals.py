@@ -22,7 +22,7 @@ from tfkit.errors import Stopped
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP")
 _GRACE_SECONDS = 1.0  # the time that Python's handler has to end the process after a third signal, before the thread does
-_HANDLER_SECONDS = 0.3  # the time that Python's handler has to run before a signal is acknowledged; a long call may delay it further
+_HANDLER_SECONDS = 0.3  # the wait for Python's handler before a signal is acknowledged; a long call may delay the handler further
 _ACKNOWLEDGEMENTS = (
     "stopping as soon as nothing is lost; a third signal ends at once, without saving",
     "stopping already; one more signal ends at once, without saving",
@@ -53,8 +53,7 @@ class StopSignals:
 
     A signal that is ignored on entry stays ignored (nohup, a shell's background job). Outside the main thread, where Python allows no
     handlers, the context does nothing. An inner StopSignals replaces the handlers of the outer one, and raises Stopped on entry if the
-    outer one has received a signal. `acknowledge` is called immediately, in a separate thread, with a sentence for each
-    signal.
+    outer one has received a signal. `acknowledge` is called at once, in a separate thread, with a sentence for each signal.
     """
 
     def __init__(self, names: Sequence[str] = _NAMES, acknowledge: Callable[[str], None] | None = None) -> None:
@@ -102,8 +101,8 @@ class StopSignals:
         self.raise_if_requested(message)  # a library may have swallowed the Stopped
 
     def end(self, *, for_good: bool) -> None:
-        """Ignore the next signal while the command ends; the signal after that kills the process. `for_good`: keep these handlers after
-        the context is left, until the process has ended.
+        """Count signals from now on as if a first one had come: ignore a second, and let a third kill the process. `for_good`: keep these
+        handlers after the context is left, until the process has ended.
         """
         if threading.current_thread() is not threading.main_thread():
             return
@@ -147,7 +146,7 @@ class StopSignals:
             signal.signal(number, signal.SIG_DFL if previous is None else previous)  # None: a handler of C code, which cannot be restored
 
     def _report_unraisable(self, unraisable: Any) -> None:
-        """Report an exception that Python cannot raise, as in a `__del__`, but no Stopped, since the training loop polls `requested`."""
+        """Report an exception that Python cannot raise, as in a `__del__`; not a Stopped, since the training loop polls `requested`."""
         if not isinstance(unraisable.exc_value, Stopped) and self._outer_hook is not None:
             self._outer_hook(unraisable)
 
@@ -181,7 +180,7 @@ class StopSignals:
     def _wait_for_handler(self, number: int) -> bool:
         """Wait until Python's handler has run. If it does not run in time, send the signal again, and return True.
 
-        The first signal does not interrupt a system call that began to wait for input just after it; the second signal does.
+        The first signal does not interrupt a system call that began to wait for input just after it; the repeated signal does.
         """
         if self._is_handled():
             return False
@@ -224,7 +223,7 @@ class Interrupts(StopSignals):
         return super().should_stop() or self._asked()
 
     def raise_if_requested(self, message: str = "nothing was lost") -> None:
-        """Raise Stopped if `should_stop` returns True; `message`: as in StopSignals."""
+        """Raise Stopped if `should_stop` returns True; `message`: what was saved, and how to resume."""
         super().raise_if_requested(message)
         if self._asked():
             raise Stopped(f"stopped: {message}")
@@ -238,7 +237,7 @@ class Interrupts(StopSignals):
 @contextmanager
 def interrupts(should_stop: Callable[[], bool] | None) -> Iterator[Interrupts]:
     """A context that defers Ctrl-C. On exit after Ctrl-C, it raises KeyboardInterrupt, with the message of the Stopped that Ctrl-C caused,
-    if any. `should_stop`: returns whether to stop for another reason, which raises Stopped (None: no other reason).
+    if any. `should_stop`: returns True to stop for another reason, which raises Stopped; None: there is none.
     """
     messages = []
     with Interrupts(should_stop or (lambda: False)) as stop:

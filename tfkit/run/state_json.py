@@ -43,7 +43,7 @@ class SavedLog:
 class TrainingState:
     """The content of a state.json."""
 
-    progress: dict[str, Any] = field(default_factory=dict)  # the fields of Progress (training/loop.py)
+    progress: dict[str, Any] = field(default_factory=dict)  # the counters and sums of the training loop, such as `step` and `tokens`
     micro_batch_size: int = 0
     data: dict[str, list[str]] = field(default_factory=dict)  # fingerprints of the data, by part (train, validation, ...)
     mean_steps: int = 0  # the number of steps in the moving average of the weights (training.ema_decay)

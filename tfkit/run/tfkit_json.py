@@ -26,11 +26,11 @@ class ModelDocument:
     """The content of a tfkit.json. A field that is missing in the file, or has another type than tfkit writes, is None or empty."""
 
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the whole document, as it is in the file
-    parents: tuple[ParentEntry, ...] = ()  # the models from which the training started or learned
+    parents: tuple[ParentEntry, ...] = ()  # the models from which this one was made, such as the base model and a teacher
     training: str = ""  # pre-training or fine-tuning
     run_id: str | None = None
     objective: str | None = None
-    objective_settings: dict[str, Any] = field(default_factory=dict)  # those on which predictions depend
+    objective_settings: dict[str, Any] = field(default_factory=dict)  # the settings on which predictions depend
     data: dict[str, list[str]] = field(default_factory=dict)  # fingerprints of the data, by part (train, validation, ...)
     adapter: dict[str, Any] = field(default_factory=dict)  # of an adapter: `base`, the path and SHA-256 of its base model
 

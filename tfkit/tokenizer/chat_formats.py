@@ -8,8 +8,8 @@ r"""The chat formats of model families, as pure functions from messages to segme
     chatml_tools   as chatml, with the tools in the system message, and <tool_call>, <tool_response>   Nous Hermes 2 Pro, Qwen2.5
 
 Targets are in brackets; the brackets of [INST] and [/INST] belong to the text. A target includes the token that ends a turn, so that the
-model learns to stop, but nothing after this token. Each format has a chat template, saved with checkpoints, with which transformers and
-`tfkit generate --chat` write the same text.
+model learns to stop, but nothing after this token. Each format has a chat template, which is saved with
+checkpoints, and writes the same text in transformers and `tfkit generate --chat`.
 """
 
 import json
@@ -57,7 +57,7 @@ class UnfitError(ValueError):
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """A chat format: how it writes a conversation, and which tokens and conversations it needs."""
+    """A chat format: how it writes a conversation, which tokens it needs, and which conversations it can express."""
 
     name: str
     write: Write
@@ -75,7 +75,7 @@ class ChatFormat:
     ) -> list[Segment]:
         """Return the segments of a conversation's text, in order. Raises UnfitError if the format cannot express the conversation.
 
-        `system`: the system message if the conversation has none; None: the format's own. `tools`: functions, from tool_calls.read_tools.
+        `system`: the system message if the conversation has none; None: the format's own. `tools`: as in transformers' chat templates.
         """
         system = system or self.system
         if system is not None and messages[0].role != "system":

@@ -106,10 +106,10 @@ def find_conflict(document: Any, settings: Mapping[str, Any]) -> str:
 
 
 def add_configured_tokens(backend: Backend, settings: Mapping[str, Any], special: Mapping[str, Any], named: Mapping[str, Any]) -> bool:
-    """Add the tokens that the settings name and the vocabulary lacks; return whether any was added.
+    """Add to `backend` the tokens that the three files name and its vocabulary lacks; return whether any was added.
 
-    `special`: the content of special_tokens_map.json; `named`: that of added_tokens.json. Raises TokenError if a file states an id
-    or flags that differ from those of a token in `backend`, or if GemmaTokenizer would give an added token another id than `backend`.
+    The contents of the files: `settings` of tokenizer_config.json, `special` of special_tokens_map.json, `named` of added_tokens.json.
+    Raises TokenError if one states another id or other flags than `backend` has, or if GemmaTokenizer would give an added token another id.
     """
     present = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     changed = False
@@ -135,8 +135,8 @@ def add_configured_tokens(backend: Backend, settings: Mapping[str, Any], special
 def named_tokens(
     settings: Mapping[str, Any], special: Mapping[str, Any], named: Mapping[str, Any]
 ) -> Iterator[tuple[str, AddedToken, int | None]]:
-    """Yield the key, the token and its id (None: not stated) for each token that tokenizer_config.json (`settings`),
-    special_tokens_map.json (`special`) or added_tokens.json (`named`) names.
+    """Yield each token that tokenizer_config.json (`settings`), special_tokens_map.json (`special`) or added_tokens.json (`named`) names:
+    the key or the file that names it, the token, and its id (None: not stated).
     """
     decoder = settings.get("added_tokens_decoder") or {}
     if isinstance(decoder, dict):
@@ -149,7 +149,7 @@ def named_tokens(
         numbers = ((number, text) for text, number in named.items() if isinstance(number, int))
         for number, text in sorted(numbers):
             yield "added_tokens.json", AddedToken(text, special=text in specials, normalized=text not in specials), number
-    overriding = {} if decoder else special  # without added_tokens_decoder, special_tokens_map.json takes precedence in transformers
+    overriding = {} if decoder else special  # without added_tokens_decoder, transformers prefers special_tokens_map.json to `settings`
     for key in (*_ROLES, *_LISTS):
         value = overriding.get(key) or settings.get(key)
         for entry in value if isinstance(value, list) else [value]:

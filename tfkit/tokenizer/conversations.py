@@ -35,7 +35,7 @@ class Render(Protocol):
     """A function that renders conversations as text."""
 
     def __call__(self, messages: Sequence[Json], place: str, tools: Sequence[Json] = (), /) -> tuple[str, Spans]:
-        """Return the text and the spans of its answers. `place`: the conversation's, for errors. Raises UnfitError if it is unfit."""
+        """Return a conversation's text, and the spans of its answers. `place`: its row, for errors. Raises UnfitError or ModelError."""
 
 
 class ChatIds(NamedTuple):
@@ -50,7 +50,7 @@ class Conversations:
 
     def __init__(self, tokenizer: Tokenizer, chat_format: ChatFormat | None, system: str | None, folder: Path):
         """`system`: the system message of conversations without one. `folder`: the tokenizer's folder, for error messages. Raises
-        UsageError if the tokenizer lacks tokens that the format writes, and ModelError if the template is unfit (`_find_end_id`).
+        UsageError if the tokenizer lacks tokens that the format writes, and ModelError if no model can be trained on the template.
         """
         self.tokenizer, self.format, self.system, self.folder = tokenizer, chat_format, system, folder
         self._backend = _with_plain_offsets(tokenizer)
@@ -110,8 +110,8 @@ class Conversations:
             )
 
     def _find_end_id(self) -> int:
-        """Return the id that ends an answer in a sample conversation. Raises ModelError if no model can be trained on the template: it
-        refuses the sample, does not end answers with a special token, begins with two bos, or an answer changes the ids of its prompt.
+        """Return the id that ends an answer in a sample conversation. Raises ModelError if the template cannot be trained on: it
+        refuses the sample, ends an answer without a special token, begins with two bos, or has answers that change the ids of their prompt.
         """
         try:
             with self.renderer() as render:
@@ -160,8 +160,8 @@ class ControlTokens:
 
 
 def _any_of(tokens: Mapping[str, tokenizers.AddedToken | None]) -> re.Pattern[str] | None:
-    """Return a pattern that matches any of the keys, or the longest of several at one place; a key whose token is a `single_word` matches
-    only as a whole word. None if there are no keys.
+    """Return a pattern that matches any of the keys, at each place the longest. A key whose token has the flag `single_word` matches only
+    as a whole word. None if there are no keys.
     """
     words = {text for text, token in tokens.items() if token is not None and token.single_word}
     ordered = sorted(filter(None, tokens), key=len, reverse=True)
@@ -170,14 +170,14 @@ def _any_of(tokens: Mapping[str, tokenizers.AddedToken | None]) -> re.Pattern[st
 
 
 def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatFormat | None:
-    """Return the chat format for a recipe's objective.format (`name`); None for the tokenizer's own template. `auto` means the tokenizer's
-    template if it has one, otherwise the first format whose special tokens it has. Raises UsageError if it has neither.
+    """Return the chat format that objective.format (`name`) means; None: the tokenizer's own template, which no format has. `auto` means
+    this template if there is one, else the first format whose special tokens `tokenizer` has. Raises UsageError if neither can be used.
     """
     if name == "template" and tokenizer.chat_template is None:
         raise UsageError(f"objective.format: the tokenizer has no chat template; {_remedy()}")
     if name in FORMATS:
         return FORMATS[name]
-    if tokenizer.chat_template is not None:  # a template that tfkit has saved is that of a format
+    if tokenizer.chat_template is not None:  # a template that tfkit saved may be a format's
         saved = next((chat_format for chat_format in FORMATS.values() if chat_format.jinja(system) == tokenizer.chat_template), None)
         if saved is None and system is not None:
             raise UsageError(f"objective.system: the tokenizer's own chat template would ignore it; remove it, or {_remedy()}")
@@ -204,8 +204,8 @@ def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def chat_tokenizer(tokenizer: Tokenizer, chat_format: ChatFormat | None, system: str | None) -> Tokenizer:
-    """Return the tokenizer of a chat checkpoint. It has the format's template, or without a format that of `tokenizer`, and parses
-    special tokens in texts, since templates write such tokens.
+    """Return the tokenizer of a chat checkpoint. It has the format's template (`chat_format` None: that of `tokenizer`), and parses special
+    tokens in texts, since templates write such tokens.
     """
     template = tokenizer.chat_template if chat_format is None else chat_format.jinja(system)
     return tokenizer.changed(tokenizer.tokenizer_json, {**tokenizer.settings, "split_special_tokens": False}, template)
@@ -232,7 +232,7 @@ def _render(template: ChatTemplate, messages: Sequence[Json], place: str, tools:
                 "the chat template rewrites earlier messages",
                 f"the text of the first {number + 1} messages is not a prefix of the whole text, so message {number + 1} is not in it",
             )
-        answer = after[len(before) :].rstrip()  # the line end after a turn is not part of the answer
+        answer = after[len(before) :].rstrip()  # white space after a turn is not part of the answer
         spans.append((len(before), len(before) + len(answer)))
     return whole, spans
 

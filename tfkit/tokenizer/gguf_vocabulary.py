@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # llama.cpp's token types
-_SPLITTERS = {"gpt2": "gpt-2", "smollm2": "smollm", "llama3": "dbrx"}  # llama.cpp's names of pipelines.BYTE_SPLITTERS
+_SPLITTERS = {"gpt2": "gpt-2", "smollm2": "smollm", "llama3": "dbrx"}  # llama.cpp's names of the pre-tokenizers in pipelines.BYTE_SPLITTERS
 _QWEN2 = (  # the pattern of Qwen 2 and later. Their tokenizers also normalize to NFC; llama.cpp does not, but hardly any text changes
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -90,7 +90,7 @@ def gguf_vocabulary(tokenizer: Tokenizer, rows: int) -> GgufVocabulary:
 
 
 def _splitter(document: dict[str, Any]) -> str | None:
-    """Return llama.cpp's name of a byte-level BPE's pre-tokenizer; None for a BPE over characters. Raises ModelError if it is unknown."""
+    """Return llama.cpp's name of a byte-level BPE's pre-tokenizer; None for a BPE over characters. Raises ModelError for any other."""
     pipeline = {name: document.get(name) for name in ("normalizer", "pre_tokenizer")}
     for name, splitter in pipelines.BYTE_SPLITTERS.items():
         if _is_equal(pipeline, json.loads(pipelines.byte_bpe({}, [], splitter).to_str())):
@@ -118,7 +118,7 @@ def _without_offsets(step: Any) -> Any:
 
 
 def _check_merges(vocab: dict[str, int], merges: list[str]) -> None:
-    """Raise ModelError if an entry that a merge makes also consists of two entries without a merge, since llama.cpp would merge these."""
+    """Raise ModelError if an entry that a merge makes also consists of two entries that no merge joins; llama.cpp would join them."""
     known = {*merges}
     for piece in sorted({merge.replace(" ", "") for merge in merges}):
         for left, right in ((piece[:i], piece[i:]) for i in range(1, len(piece))):

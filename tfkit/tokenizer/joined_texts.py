@@ -38,8 +38,8 @@ def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], lengt
 
     The ids are those of transformers' `is_split_into_words=True`, except that a word without tokens (such as a symbol of a private font,
     with BERT's tokenizer) becomes the unknown token, if there is one, so that each word gets a tag. If tokens include the space before a
-    word (GPT-2's `Ġ`), every word, also the first, gets a space, as with transformers' `add_prefix_space=True`; otherwise the words would
-    be encoded as if no space separated them.
+    word (GPT-2's `Ġ`), every word, also the first, gets a space, as with transformers' `add_prefix_space=True`; otherwise the ids
+    would be those of words without spaces between them.
     """
     with tokenizer_errors():
         words_of_list = tokenizer.backend.encode(["x", "x"], is_pretokenized=True, add_special_tokens=False)
@@ -63,7 +63,7 @@ class Window(NamedTuple):
 
     ids: list[int]
     segments: list[int]  # 0 or 1 for each id
-    spans: list[tuple[int, int]]  # the characters of the context that an id covers, without white space before; (-1, -1) for other ids
+    spans: list[tuple[int, int]]  # the characters of the context that an id covers, without white space before; (-1, -1) if none
     question_tokens: int  # the number of ids of the question
 
 
@@ -80,8 +80,8 @@ class WindowEncoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, length: int, overlap: int):
-        """`length`: the largest number of ids of a window. `overlap`: how many ids of the context successive windows share, at most half
-        of those that fit into a window beside the question. Raises ValueError if `length` has no room for a question and a context.
+        """`length`: the largest number of ids of a window. `overlap`: the number of context ids that two successive windows share, at most
+        half of those that fit into a window beside the question. Raises ValueError if `length` has no room for a question and a context.
         """
         special = len(encode_pairs(tokenizer, [("", "")])[0][0])
         self.length, self.overlap, self.room = length, overlap, length - special  # room: the most ids of question and context in a window
@@ -90,8 +90,8 @@ class WindowEncoder:
         self._backend = tokenizer.copy_backend()  # a copy, since truncation is a setting of the whole backend
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> list[QuestionWindows]:
-        """Return the windows of each question with its context. A question is truncated to half of `room` ids, or to
-        fewer, so that it ends with a whole character.
+        """Return the windows of each question with its context. A question of more than half of `room` ids is
+        truncated to this half, or to fewer ids, so that it ends with a whole character.
         """
         with tokenizer_errors():
             self._backend.no_truncation()

@@ -19,7 +19,7 @@ from tfkit.tokenizer.pipelines import PREFIX, SPACE, SUFFIX
 from tfkit.tokenizer.tokenizer import Tokenizer
 from tfkit.tokenizer.tokenizer_guard import interruptible
 
-_COVERAGE = 0.9999  # the fraction of characters that get entries; SentencePiece's `character_coverage` (default 0.9995, Llama 0.99995)
+_COVERAGE = 0.9999  # fraction of texts' characters that get entries; SentencePiece's `character_coverage` (default 0.9995, Llama 0.99995)
 _GAP = "\0"  # replaces a character without an entry
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
@@ -27,7 +27,7 @@ _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 class Corpus:
     """The training texts, which can be read several times. They are split so that training takes bounded memory and time.
 
-    `train` calls `progress` with the number of bytes of each text, in another thread; an exception of `progress` ends the training.
+    `train` calls `progress` with each text's number of UTF-8 bytes, possibly in another thread; an exception of it ends the training.
     """
 
     def __init__(self, texts: Iterable[str], progress: Callable[[int], None] | None = None):
@@ -38,7 +38,7 @@ class Corpus:
     ) -> list[str]:
         """Return the most frequent characters, which make up 99.99% of the normalized texts; at most `most`, sorted by code point.
 
-        Rarer characters get no entries, so that more entries are left for parts of words. `excluded`: whether a character is left out.
+        Rarer characters get no entries, so that more are left for parts of words. `excluded`: returns whether a character is left out.
         """
         counts: Counter[str] = Counter()
         for text in self._texts:
@@ -70,7 +70,7 @@ class Corpus:
         interruptible(lambda: backend.train_from_iterator(parts(), trainer), abandoned)
 
     def _parts(self, abandoned: threading.Event) -> Iterator[str]:
-        """Yield the texts in pieces; only very long words are cut. Raises InterruptedError once `abandoned` is set."""
+        """Yield the texts in pieces that cut no words, except very long ones. Raises InterruptedError once `abandoned` is set."""
         for text in self._texts:
             for piece in pieces(text):
                 if abandoned.is_set():
@@ -82,7 +82,7 @@ class Corpus:
 
 # Training time is quadratic in the length of a word, so training on a megabyte of letters without a space would not finish. Therefore runs
 # of one class of characters (letters, digits, spaces, signs) are cut if they are longer than any word of a language.
-_MAX_WORD = 1024  # the most characters in a run
+_MAX_WORD = 1024  # the most characters in a run of one class
 _CLASSES = (r"[^\W\d_]", r"\d", r"\s", r"[^\w\s]|_")
 _LONG_WORD, _HALF_WORD = (re.compile("|".join(f"(?:{kind}){{{length}}}" for kind in _CLASSES)) for length in (_MAX_WORD, _MAX_WORD // 2))
 
@@ -106,7 +106,7 @@ class _Task(NamedTuple):
     corpus: Corpus
 
     def max_characters(self, forms: int = 1) -> int:
-        """Return how many characters may get entries: with `forms` entries each, as many as fill half of the entries left for training."""
+        """Return how many characters may get entries, `forms` for each: together at most half of the entries left for training."""
         free = self.section.vocab_size - len(self.first) - len(self.fixed.last)
         return max(1, free // 2 // forms)
 
@@ -192,7 +192,7 @@ def _unigram(task: _Task) -> Backend:
     )
 
 
-# SentencePiece learns no pieces that mix scripts; this split also keeps special tokens out of the learned pieces.
+# As in SentencePiece, a piece has only letters, only digits or only signs; this also keeps special tokens out of the pieces.
 _PIECES = rf"{SPACE}?[\p{{L}}\p{{M}}]+|{SPACE}?\p{{N}}+|{SPACE}?[^\p{{L}}\p{{M}}\p{{N}}{SPACE}]+|{SPACE}"
 
 
@@ -211,7 +211,7 @@ def _learn_bpe(
     divides normalized texts. Return `vocab` and `merges` for a `tokenizers` model.
 
     `first`: the entries from id 0 on. The characters of the alphabet follow, each also with `prefix` (its form inside a word) or `suffix`
-    (its form at a word's end). These forms are passed to the trainer, which else numbers them in the random order of a hash table.
+    (its form at a word's end). These forms are passed to the trainer, since it would number others in the random order of a hash table.
     """
     forms = [form for character in alphabet or () for form in dict.fromkeys((character, prefix + character + suffix))]
     affixes: dict[str, Any] = {"continuing_subword_prefix": prefix, "end_of_word_suffix": suffix}
@@ -231,9 +231,9 @@ def _learn_bpe(
 def _stable_scores(learned: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
     """Return the learned pieces with scores that are the same in every run, sorted by score.
 
-    The trainer adds numbers in the order of a hash table, which is random in each run and changes scores by about 1e-11. Characters that
-    must have an entry, but are not learned as pieces, get different scores from the trainer, just above the lowest, in the order of that
-    table; here all of them get the lowest score.
+    The trainer adds numbers in the order of a hash table, which is random in each run and changes scores by about 1e-11. To
+    characters that must have an entry, but are not learned as pieces, it gives scores just above the lowest, in the order of that table;
+    here all of them get the lowest score.
     """
     lowest = min((score for _, score in learned), default=0.0)
     unused = lowest + 1e-4 * sum(len(piece) == 1 for piece, _ in learned)

@@ -14,7 +14,7 @@ PIECE = 1 << 18  # the smallest number of characters of a piece, except the last
 BATCH = 1 << 22  # characters of a batch of pieces, whose encoding takes about 150 MB; a larger batch is no faster
 
 # GPT-2's, Llama 3's and SmolLM2's patterns end a token wherever a run of letters or of digits ends; LETTER_BORDER finds such places in
-# ASCII. For the pre-tokenizers of BERT and T5, only white space always ends a word.
+# ASCII. For the pre-tokenizers of BERT and T5, SPACE_BORDER finds words that end at white space.
 LETTER_BORDER = re.compile(r"[A-Za-z](?=[\0-@\[-`{-\x7f])|[0-9](?=[\0-/:-\x7f])")
 SPACE_BORDER = re.compile(r"[A-Za-z0-9](?=[ \n])")
 
@@ -53,8 +53,8 @@ def _splits_as_gpt2(steps: list[dict[str, Any]]) -> bool:
     return all(step.get("type") == "Digits" for step in before) and byte_level.get("use_regex", True)
 
 
-# From Meta's llama-models, tokenizer.py. It differs from GPT-2's pattern: digits form groups of three, a word may begin with one sign of
-# any kind, not only with a space, and new lines are separate.
+# From Meta's llama-models, tokenizer.py. It differs from GPT-2's pattern: digits form groups of at most three, a word may begin with one
+# sign of any kind, not only with a space, and new lines are separate.
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 

@@ -102,9 +102,9 @@ def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
 
 
 def template_parts(roles: dict[str, str], add_bos: bool) -> tuple[str, str] | None:
-    """Return the templates for one text and for a pair; None if no special token is added. Tokenizers with cls and bos have RoBERTa's
-    templates, those with only cls BERT's. Of the others, those with bos put bos before each text if `add_bos`, and those without bos put
-    eos after each text. `roles`: the special tokens, such as {"bos_token": "<s>"}.
+    """Return the post-processor's templates for one text and for a pair; None if no special token is added. Tokenizers with cls and bos
+    have RoBERTa's templates, those with only cls BERT's. Of the others, those with bos put bos before each text if `add_bos`, and
+    those without bos put eos after each text. `roles`: the special tokens, such as {"bos_token": "<s>"}.
     """
     bos, eos, cls, sep = (roles.get(f"{role}_token") for role in ("bos", "eos", "cls", "sep"))
     if cls and bos:

@@ -33,7 +33,7 @@ class PieceModel(NamedTuple):
 
 
 def read_model(path: Path) -> PieceModel:
-    """Read a model file. Raises ModelError if it is damaged, larger than _LIMIT, or holds no unigram model."""
+    """Read a model file. Raises ModelError if it is damaged, larger than 64 MiB, or holds no unigram model."""
     if path.stat().st_size > _LIMIT:
         raise ModelError(f"{path}: over {_LIMIT // MIB} MiB, so it is no vocabulary; copy the model's own file again")
     try:

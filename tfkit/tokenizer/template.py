@@ -36,7 +36,7 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")  # the names under w
 
 
 class ChatTemplate:
-    """A template and the process that renders it. The context manager ends the process.
+    """A template and the process that renders it. As a context manager, it ends the process.
 
     `file`: the template's file, for error messages. `special_tokens`: the texts of bos_token, eos_token and so on, which the template may
     use. `date`: the current date (ISO 8601) for the template; None: today. Raises ModelError for a template of over 2^20 characters.
@@ -58,9 +58,9 @@ class ChatTemplate:
     ) -> str:
         """Return the text of a conversation with its special tokens. `add_generation_prompt`: append the beginning of the next answer.
 
-        A message has "role" and "content", and any other fields that the template reads; fields that are None are left out. `tools`:
-        functions that may be called, from tool_calls.read_tools. `place`: the conversation's place in the data, for error messages. Raises
-        ModelError, with the line if possible, if the template fails, rejects the conversation, takes over 2 s or renders over 1 MiB.
+        A message has "role" and "content", and any other fields that the template reads; fields that are None are left out. `tools`: the
+        functions that may be called, as in transformers. `place`: the conversation's row, for errors. Raises ModelError, if possible
+        with the template's line, if the template fails, rejects the conversation, takes over 2 s or renders over 1 MiB.
         """
         present = [_with_reasoning({name: value for name, value in message.items() if value is not None}) for message in messages]
         variables = {
@@ -73,7 +73,7 @@ class ChatTemplate:
         if self._worker is None:
             self._start()
         request = {"template": self._text, "variables": variables, "date": self._date}
-        # Rows of Parquet may have values that JSON lacks, such as dates; most templates do not read them.
+        # Rows of Parquet may have values that JSON lacks, such as dates. These become text; few templates read such fields.
         reply, late = self._exchange(json.dumps(request, default=str).encode() + b"\n", SECONDS)
         if reply is None:
             self.close()
@@ -171,7 +171,7 @@ def reads_reasoning(template: str | None) -> bool:
 
 
 def encode_rendered(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of rendered conversations. The ids that the post-processor adds are left out, since the texts have them."""
+    """Return the ids of rendered conversations. The ids that the post-processor adds are left out, since the template has written them."""
     before, after = len(tokenizer.prefix), len(tokenizer.suffix)
     return [ids[before : len(ids) - after] for ids in tokenizer.encode_texts(texts)]
 

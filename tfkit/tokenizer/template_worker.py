@@ -29,7 +29,7 @@ from jinja2.utils import Namespace
 
 MAX_TEXT = 1 << 20  # the most bytes of one rendered conversation
 MEMORY = 256 << 20  # bytes of address space, including Python's own 30 MB
-SECONDS = 3  # limit of the processor time for one line; template.py kills this process earlier, unless tfkit itself has died
+SECONDS = 3  # of processor time for one line; template.py kills this process earlier, unless tfkit itself has died
 NOBODY = 65534  # the user id of `nobody`
 _today: datetime | None = None  # the date that the current request gives; None: the present time
 
@@ -91,7 +91,7 @@ def _tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separato
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """Build the environment of transformers' utils/chat_template_utils.py (version 5). Without a loader, templates cannot include files."""
+    """Build a sandbox as in transformers' utils/chat_template_utils.py (version 5). Without a loader, templates cannot include files."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now, "dict": _Dict(), "namespace": _Namespace}

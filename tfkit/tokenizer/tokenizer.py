@@ -1,5 +1,5 @@
-"""The tokenizer that every command uses: a `tokenizers.Tokenizer` with the ids of its special tokens, and the text of its tokenizer.json;
-the readable form of its entries, and the number of UTF-8 bytes that a token covers, from which bits per byte are computed.
+"""The tokenizer that every command uses: a `tokenizers.Tokenizer` with the ids of its special tokens, and the text of its tokenizer.json.
+Functions give the readable form of its entries, and how many UTF-8 bytes a token covers, from which bits per byte are computed.
 
 A text may contain special tokens literally (`<|endoftext|>` in a file about GPT-2). transformers parses them as special tokens unless
 tokenizer_config.json has `split_special_tokens: true`, which is not part of tokenizer.json. tfkit follows the same rule, so its ids equal
@@ -44,7 +44,7 @@ class Tokenizer:
     decoder_start_id: int | None = None  # decoder_start_token_id of the model's config.json; None: see `start_id`
     forced_first_id: int | None = None  # forced_bos_token_id, which an encoder-decoder such as BART generates right after `start_id`
     stated_end_ids: tuple[int, ...] = ()  # the eos ids in the model's config.json and generation_config.json; see conversations.end_ids
-    unk_id: int | None = None  # for text that the vocabulary cannot express. None, as for each of these ids: there is no such token
+    unk_id: int | None = None  # for text that the vocabulary cannot express. This id and the next three are None without such a token
     cls_id: int | None = None  # before an encoder's text; the hidden state at this token is the input of classification heads
     sep_id: int | None = None  # after each text of an encoder
     mask_id: int | None = None  # replaces a masked token
@@ -84,18 +84,18 @@ class Tokenizer:
 
     @cached_property
     def prefix(self) -> tuple[int, ...]:
-        """The ids that the template of tokenizer.json (its post-processor, not the chat template) adds before every text."""
+        """The ids that the post-processor in tokenizer.json adds before every text."""
         return self._template[0]
 
     @cached_property
     def suffix(self) -> tuple[int, ...]:
-        """The ids that the template of tokenizer.json adds after every text."""
+        """The ids that the post-processor in tokenizer.json adds after every text."""
         return self._template[1]
 
     @property
     def reads_openings_twice(self) -> bool:
-        """Whether the ids of a text that literally begins with the template's first special token begin with two such tokens: one that the
-        template adds, and the one in the text.
+        """Whether a text that begins with the spelling of the first special token of `prefix` gets its id twice: from the post-processor,
+        and for the token in the text.
         """
         return bool(self.prefix) and not self.backend.encode_special_tokens
 
@@ -107,7 +107,7 @@ class Tokenizer:
         return self.pad_id if self.bos_id is None else self.bos_id
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, with the special tokens that the template adds."""
+        """Return the ids of each text, with the special tokens that the post-processor adds."""
         return [ids.tolist() for ids in self.encode_arrays(texts)]
 
     def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
@@ -116,7 +116,7 @@ class Tokenizer:
         return [np.concatenate([prefix, ids, suffix]) for ids in self.encode_bare(texts)]
 
     def encode_bare(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """Return the ids of each text without the template's special tokens. Long texts are encoded in pieces (pieces.py)."""
+        """Return the ids of each text without the post-processor's special tokens. Long texts are encoded in pieces (pieces.py)."""
         split = [[text] if self._border is None else list(pieces(text, border=self._border)) for text in texts]
         encoded = _encode(self.backend, (piece for parts in split for piece in parts))
         return [next(encoded) if len(parts) == 1 else np.concatenate(list(islice(encoded, len(parts)))) for parts in split]
@@ -149,7 +149,7 @@ class Tokenizer:
         return self._truncating_backends[length]
 
     def copy_backend(self) -> tokenizers.Tokenizer:
-        """Return a copy of the backend, whose settings may be changed."""
+        """Return a copy of the backend for a caller that changes its settings."""
         return Tokenizer.from_json(self.tokenizer_json, self.settings).backend
 
     @cached_property
@@ -160,7 +160,7 @@ class Tokenizer:
     def _template(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         with tokenizer_errors():
             probe = self.backend.encode("x")
-            if 0 not in probe.special_tokens_mask:  # the vocabulary has no x, such as one for DNA
+            if 0 not in probe.special_tokens_mask:  # a vocabulary without x, such as one for DNA
                 entries = map(self.backend.encode, self.backend.get_vocab())
                 probe = next((entry for entry in entries if 0 in entry.special_tokens_mask), probe)
         first = next((i for i, special in enumerate(probe.special_tokens_mask) if not special), len(probe.ids))
@@ -196,7 +196,7 @@ class Tokenizer:
 
 
 def readable_entry(tokenizer: Tokenizer, token_id: int) -> str:
-    """Return the readable form of an entry: the entry itself, or, if its bytes are whole characters, these, with Ġ for a space."""
+    """Return the readable form of an entry: if its bytes are whole characters, these characters, with Ġ for a space; else the entry."""
     entry = tokenizer.backend.id_to_token(token_id) or f"<{token_id}>"
     if entry.isascii() or not tokenizer.byte_level or any(character not in BYTE_OF for character in entry):
         return entry
@@ -261,7 +261,7 @@ def _special_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], role
 
 
 def _encode(backend: tokenizers.Tokenizer, texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
-    """Yield the ids of each text without the template's special tokens; each batch is encoded by parallel Rust threads."""
+    """Yield the ids of each text without the post-processor's special tokens; each batch is encoded by parallel Rust threads."""
     for batch in batches(texts, len, BATCH):
         with tokenizer_errors():  # encode_batch_fast computes no offsets, and is 1.6 times as fast as encode_batch
             encodings = interruptible(partial(backend.encode_batch_fast, batch, add_special_tokens=False))

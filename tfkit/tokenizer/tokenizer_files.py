@@ -23,7 +23,7 @@ _TOKENIZER_LIMIT, _SETTINGS_LIMIT, _TEMPLATE_LIMIT = 64 * MIB, 16 * MIB, MIB  # 
 _MAX_EXPANSION = 1000  # the largest number of characters that may replace one; real tokenizers have 1 to 3
 UNLIMITED = 10**30  # transformers' value of model_max_length for "no limit"
 
-# Settings that are dropped when loading: auto_map names remote code; the others are written anew when saving, or belong to other files.
+# Settings dropped when loading: auto_map names remote code; the others are saved anew, are in other files, or describe the old folder.
 _NOT_KEPT = (
     *("auto_map", "chat_template", "tokenizer_class", "tokenizer_file", "name_or_path", "is_local", "local_files_only", "backend"),
     "added_tokens_decoder",
@@ -33,7 +33,7 @@ _NOT_KEPT = (
 def load_tokenizer(folder: Path | str) -> Tokenizer | None:
     """Load the tokenizer of a folder; return None if the folder has neither a tokenizer.json nor another known vocabulary file.
 
-    The template in tokenizer.json decides whether a text begins with bos; `add_bos_token` of tokenizer_config.json is not read. Raises
+    The post-processor in tokenizer.json decides whether a text begins with bos, not `add_bos_token` in tokenizer_config.json. Raises
     ModelError if a file is damaged, or if transformers would build another tokenizer than tokenizer.json describes (`find_conflict`).
     """
     folder = Path(folder)
@@ -83,14 +83,14 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str) -> None:
     if tokenizer.settings.get("pad_token", "") is None:
         settings["pad_token"] = None  # without the null, transformers adds the token that the padding of tokenizer.json names
     _write(folder / TOKENIZER, tokenizer.tokenizer_json)
-    _write_json(folder / CONFIG, settings | of_class | special)  # the keys are always in the same order
+    _write_json(folder / CONFIG, settings | of_class | special)  # special tokens come last, so that the order of keys is always the same
     _write_json(folder / SPECIAL, special)
     if tokenizer.chat_template is not None:
         _write(folder / TEMPLATE, tokenizer.chat_template)
 
 
 def _expansion(step: Any) -> int:
-    """Return the largest number of characters into which a step of a pipeline, or a list of steps, can expand one character."""
+    """Return an upper bound of the number of characters into which a step of a pipeline, or a list of steps, can expand one character."""
     if isinstance(step, list):
         return math.prod(map(_expansion, step))
     if not isinstance(step, dict):

@@ -30,8 +30,8 @@ def interruptible(call: Callable[[], Result], abandoned: threading.Event | None 
     """Return or raise what `call` returns or raises, but let a signal handler run while `call` runs, and raise the handler's exception.
 
     Python runs signal handlers in its main thread, but not during a call into Rust; therefore `call` runs in a thread of its own. If a
-    handler raises, `abandoned` is set, at which Python code in `call` should raise. Rust code in `call` runs on until it or the process
-    ends, and its result is discarded.
+    handler raises, `abandoned` is set, so that Python code in `call` can end. Rust code in `call` runs on until it or the process ends, and
+    its result is discarded.
     """
     if threading.current_thread() is not threading.main_thread():
         return call()  # signal handlers run only in the main thread

@@ -51,13 +51,13 @@ def _normalize_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _normalize(item: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Return `item`, a tool or a call or only its function, as {"type": "function", "function": ...} with JSON values. `what`: "a tool" or
-    "a tool call", for error messages.
+    """Return `item` (a tool, a call, or the function of either) as {"type": "function", "function": ...} with JSON values. `what`: "a tool"
+    or "a tool call", for error messages.
     """
     outer = dict(item) if "function" in item else {"function": dict(item)}
     if not isinstance(outer["function"], Mapping) or not isinstance(outer["function"].get("name"), str):
         raise UnfitError(f"{what} without a name", f"{what} is {{function: {{name, ...}}}}, and one of them has no name")
-    # Rows of Parquet may have values that JSON lacks, such as dates.
+    # Rows of Parquet may have values that JSON lacks, such as dates; these become text.
     plain: dict[str, Any] = json.loads(json.dumps({"type": "function", **outer, "function": dict(outer["function"])}, default=str))
     return plain
 

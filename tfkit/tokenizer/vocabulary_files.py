@@ -30,7 +30,7 @@ _LANGUAGES = (
     *("ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN", "it_IT", "ja_XX", "kk_KZ", "ko_KR"),
     *("lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN", "zh_CN"),
 )
-# A vocabulary that lacks one of the class's special tokens with these roles is that of another model.
+# A vocabulary that lacks the special token of the class for one of these roles is that of another model.
 _USED = ("cls_token", "sep_token", "mask_token", "pad_token", "unk_token", "eos_token")
 Settings = Mapping[str, Any]
 Made = tuple[Backend, Sequence[AddedToken]]  # a tokenizer, and those of its entries that are added tokens in transformers' class
@@ -42,7 +42,7 @@ class _Class(NamedTuple):
     files: tuple[tuple[str, ...], ...]  # the files that the class needs, each as its possible names
     roles: Mapping[str, str]  # the class's special tokens, such as {"bos_token": "<s>"}
     build: Callable[[Sequence[Path], Settings, Mapping[str, str]], Made]  # called with the files, the settings and the special tokens
-    template: Callable[[Settings], tuple[str, str]] | None = None  # templates for a text and for a pair; None: pipelines.template_parts
+    template: Callable[[Settings], tuple[str, str]] | None = None  # the post-processor's templates; None: those of pipelines.template_parts
 
 
 def read_vocabulary(folder: Path, settings: Settings, config: Settings, special: Settings, named: Settings) -> tuple[str, Settings] | None:

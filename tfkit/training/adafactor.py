@@ -1,9 +1,9 @@
 """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235): no first moment, and R + C numbers for the second moment of an R x C matrix.
 
-The recipe's defaults are T5's settings. The updates equal those of `transformers.optimization.Adafactor` with relative_step=False; its
-learning rate with relative_step=True, 1 / sqrt(max(step, 10000)), is that of the schedule inverse_sqrt. torch.optim.Adafactor departs from
-the paper: it bounds the learning rate by 1 / sqrt(step), and adds epsilon in other places. T5's own code does not factor the second moment
-of matrices with a side below 128; this code factors those, too.
+The recipe's defaults are T5's settings. The updates equal those of `transformers.optimization.Adafactor` with relative_step=False; the
+rate that it computes with relative_step=True, 1 / sqrt(max(step, 10000)), is lr 0.01 with schedule inverse_sqrt and flat_steps 10000.
+torch.optim.Adafactor differs: it bounds every learning rate by 1 / sqrt(step), and adds epsilon in other places than the paper. T5's own
+code does not factor the second moment of matrices with a side below 128; this code factors those, too.
 """
 
 import math
@@ -17,9 +17,9 @@ from tfkit.recipe.schema.optimizer_sections import AdafactorSection
 
 
 class Adafactor:
-    """The optimizer. A matrix has the state `step`, `row` (..., R) and `column` (..., C); the last two are moving averages of the squared
-    gradient's means over columns and over rows. A vector has `step` and `second`, the moving average of its squared gradient. Scalars stay
-    tensors, so that no step waits for the device.
+    """The optimizer. State of a matrix: `step`, and `row` (..., R) and `column` (..., C), moving averages of the squared gradient's mean
+    over columns and over rows. State of a vector: `step`, and `second`, the moving average of the squared gradient. Scalars such as
+    `step` are tensors, too, so that an update never waits for the device.
     """
 
     def __init__(self, groups: list[dict[str, Any]], section: AdafactorSection):
@@ -43,7 +43,7 @@ class Adafactor:
             shapes = {"row": grad.shape[:-1], "column": grad.shape[:-2] + grad.shape[-1:]} if grad.dim() > 1 else {"second": grad.shape}
             state |= {name: grad.new_zeros(shape) for name, shape in shapes.items()}
         state["step"] += 1
-        fraction = state["step"] ** -section.decay_rate  # the weight of the new squared gradient: 1 in the first step
+        fraction = state["step"] ** -section.decay_rate  # the weight of the new gradient in the moving averages: 1 in the first step
         squared = grad.square().add_(section.eps)
         if grad.dim() > 1:
             row, column = state["row"], state["column"]

@@ -3,7 +3,7 @@ arXiv 1801.06146, sections 3.2 and 3.3).
 
 depth 0      the head, and the norm at the end of a stack
 depth 1      the top block; 2: the block below it, and so on; in an encoder-decoder, each stack counts from its own top
-greatest     the embeddings of tokens, positions and segments, and the position bias that the blocks of a stack share
+greatest     the embeddings of tokens, positions and segments, their norm and projection, and the position bias that blocks share
 """
 
 import contextlib

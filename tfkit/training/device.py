@@ -1,48 +1,22 @@
-"""The machine that trains: its device, precision, determinism, memory and peak FLOP/s, of which a training reaches a fraction (its MFU)."""
+"""The machine that trains: its device, precision, determinism and memory."""
 
 import contextlib
 import ctypes
 import os
-import re
 import resource
 import sys
-import time
 from collections.abc import Iterator
-from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from tfkit.errors import MachineError, UsageError, argument
-from tfkit.model.mlp import Experts
+from tfkit.model.experts import Experts
 from tfkit.model.stack import Stack
 from tfkit.model.transformer import Transformer
 
 _M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of glibc's malloc.h
 KEPT_BYTES = 1 << 30  # freed memory up to this size is kept for the next tensors, not returned to the kernel
-_MATRIX_SIZE = 1024  # rows and columns of the matrices that are multiplied
-
-# Dense bf16 peak in FLOP/s according to the vendors' data sheets, by words of the device's name; the first match counts.
-GPU_PEAKS = {
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "GH200": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "A40": 150e12,
-    "A30": 165e12,
-    "A10": 125e12,
-    "A10G": 70e12,
-    "A6000": 155e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "L4": 121e12,
-    "RTX 3090": 71e12,
-    "RTX 4090": 165e12,
-    "MI300X": 1307.4e12,
-}
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -71,13 +45,13 @@ def named_device(name: str | torch.device) -> torch.device:
 
 
 def use_device(device: torch.device) -> None:
-    """Make a CUDA GPU the default device of this process, the one that NCCL uses; do nothing for other devices."""
+    """Make a CUDA GPU the current CUDA device of this process, which NCCL uses; do nothing for other devices."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether bf16 products are faster than fp32 ones on this device; hardware without them emulates them slowly."""
+    """Whether bf16 products are faster than fp32 ones on this device; hardware without bf16 instructions emulates them slowly."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -88,7 +62,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """Return the type in which the model computes. `wanted`: training.precision; auto: bf16 if `has_bf16` says so, else fp32."""
+    """Return the type in which the model computes. `wanted`: bf16, fp32 or auto (bf16 if `has_bf16(device)`, else fp32)."""
     return torch.bfloat16 if wanted == "bf16" or (wanted == "auto" and has_bf16(device)) else torch.float32
 
 
@@ -101,7 +75,7 @@ def move(model: nn.Module, device: torch.device, dtype: torch.dtype | None = Non
     def is_moved(tensor: Tensor) -> bool:
         return (tensor.is_meta or tensor.device == device) and (dtype in (None, tensor.dtype) or not tensor.is_floating_point())
 
-    if not all(map(is_moved, (*model.parameters(), *model.buffers()))):  # `_apply` fails on the fake tensors of simulated_step.py
+    if not all(map(is_moved, (*model.parameters(), *model.buffers()))):  # `_apply` fails on PyTorch's fake tensors, which need no move
         model._apply(moved)
 
 
@@ -114,7 +88,7 @@ def make_deterministic(device: torch.device) -> None:
     if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     set_determinism(2 if device.type in ("cpu", "cuda") else 1)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # not needed: no memory is read unwritten
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # not needed: no unwritten memory is read
     torch.backends.cudnn.benchmark = False
 
 
@@ -128,7 +102,7 @@ def set_determinism(mode: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Make the C library keep freed memory (Linux, glibc); otherwise the kernel maps and zeroes the large tensors of every step anew.
+    """Make the C library keep freed memory (Linux, glibc); otherwise Linux maps and zeroes memory for large tensors in every step.
 
     Measured on two cores: RMSNorm forward and backward takes 7 ms instead of 26, a step of a small Llama 0.9 s instead of 1.05.
     """
@@ -141,13 +115,13 @@ def keep_freed_memory() -> None:
 
 
 def prepare_steps(device: torch.device) -> None:
-    """Make the steps of this process deterministic on `device`, and faster, since their memory is kept."""
+    """Prepare this process for steps on `device`: make them deterministic, and keep freed memory for the next step."""
     make_deterministic(device)
     keep_freed_memory()
 
 
 def compile_model(model: Transformer, *, by_block: bool) -> None:
-    """Compile each stack as a whole or, with `by_block`, each block by itself, for ranks that gather sharded weights between blocks.
+    """Compile each stack (encoder, decoder) or, with `by_block`, each block by itself, for ranks that gather sharded weights by block.
 
     A mixture of experts, whose shapes change with every batch, runs uncompiled.
     """
@@ -193,32 +167,3 @@ def memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Return the peak FLOP/s of the device: for a CUDA GPU from GPU_PEAKS (None if not listed, or `dtype` is not bf16), else measured."""
-    if device.type == "cuda":
-        return peak_of_gpu(torch.cuda.get_device_name(device)) if dtype == torch.bfloat16 else None
-    return matrix_speed(device, dtype, torch.get_num_threads())
-
-
-@cache
-def matrix_speed(device: torch.device, dtype: torch.dtype, threads: int) -> float:
-    """Measure the FLOP/s of large matrix products of this type on the device: the best within a tenth of a second.
-
-    `threads`: the number of threads of this process, on which a CPU's speed depends; here it is only a key of the cache.
-    """
-    a = torch.ones(_MATRIX_SIZE, _MATRIX_SIZE, dtype=dtype, device=device)
-    best = float("inf")
-    end = time.perf_counter() + 0.1
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        (a @ a)[0, 0].item()  # waits until a GPU has finished
-        best = min(best, time.perf_counter() - start)
-    return 2 * _MATRIX_SIZE**3 / best
-
-
-def peak_of_gpu(name: str) -> float | None:
-    """Return the data sheet's dense bf16 peak, in FLOP/s, by the driver's name of a GPU ("NVIDIA H100 80GB HBM3"); None if unknown."""
-    matching = (peak for words, peak in GPU_PEAKS.items() if re.search(rf"\b{words}\b", name))
-    return None if "Laptop" in name else next(matching, None)  # laptops have other chips under the same name

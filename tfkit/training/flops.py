@@ -1,7 +1,7 @@
-"""The FLOPs of a model by matrix product, computed from shapes alone, so that the model may be on the meta device.
+"""The FLOPs of a model's matrix products, computed from shapes alone, so that the model may be on the meta device.
 
 A product of (n, k) and (k, m) takes 2 n k m; look-ups, norms and activations are not counted (arXiv 2001.08361, section 2.1). In attention
-only the visible pairs of positions count, even if the kernel also computes others.
+only pairs of a query and a key that a causal or sliding-window mask allows count, even if a kernel computes more; padding counts.
 """
 
 from collections.abc import Iterable
@@ -13,10 +13,11 @@ from torch import nn
 from tfkit.adapters import LORA_PARAMETERS
 from tfkit.model.attention import Attention
 from tfkit.model.config import ModelConfig
-from tfkit.model.head import ClassesHead, Head, SpansHead, TagsHead, VocabularyHead
-from tfkit.model.mlp import Experts
+from tfkit.model.experts import Experts
+from tfkit.model.head import Head, VocabularyHead
 from tfkit.model.relative_position import DistanceVectors
 from tfkit.model.stack import Block, Stack, Sublayer
+from tfkit.model.task_heads import ClassesHead, SpansHead, TagsHead
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch
 
@@ -28,15 +29,15 @@ class Product(NamedTuple):
 
     part: Part
     flops: float
-    gradients: int  # how many of the two factors need a gradient, which takes a product of this size in the backward pass
-    width: int  # the smallest of n, k and m that is not a number of positions; the speed of the product depends on it
-    length: int = 0  # in attention, the number of keys of a row (or distance vectors), which with `causal` decides the speed; else 0
+    gradients: int  # how many of the two factors need a gradient; each gradient takes a product of the same size in the backward pass
+    width: int  # the smallest of n, k and m, apart from numbers of positions; the speed of the product depends on it
+    length: int = 0  # in attention, the number of keys per row, or of DeBERTa's distance vectors, on which the speed depends; else 0
     causal: bool = False
 
 
 @dataclass(frozen=True)
 class Flops:
-    """FLOPs by part of the model. `head`: all matrices of the head, including the output matrix."""
+    """FLOPs by part of the model: linear layers of embedding and blocks; attention's scores and weighted sums; the head."""
 
     blocks: float = 0.0
     attention: float = 0.0
@@ -52,7 +53,7 @@ class Flops:
         return Flops(self.blocks + other.blocks, self.attention + other.attention, self.head + other.head)
 
     def __mul__(self, factor: float) -> "Flops":
-        """Multiply the FLOPs of each part."""
+        """Multiply the FLOPs of each part by `factor`."""
         return Flops(self.blocks * factor, self.attention * factor, self.head * factor)
 
 
@@ -64,7 +65,7 @@ class ForwardShape:
     length: int  # positions of a row; in an encoder-decoder, of the encoder
     decoder_length: int  # positions of a row in the decoder of an encoder-decoder; else 0
     states: int  # the number of hidden states that the head's matrix multiplies
-    pooled: int = 0  # the number of rows whose second output of the head is read (next sentence, choice); else 0
+    pooled: int = 0  # the number of rows if the head's second output (next sentence, choice) is read; else 0
 
     @classmethod
     def of(cls, batch: Batch, config: ModelConfig, states: int, *, reads_second_output: bool = False) -> "ForwardShape":
@@ -107,8 +108,8 @@ def products(model: Transformer, shape: ForwardShape) -> list[Product]:
 
 
 class _Collector:
-    """Collects the products of a forward pass. The method for a layer returns whether the layer's output needs a gradient; its argument
-    `stream` says whether the layer's input does.
+    """Collects the products of a forward pass. `linear`, `stack`, `_attention` and `_mlp` return whether the layer's output needs a
+    gradient; `stream` is whether its input needs one.
     """
 
     def __init__(self) -> None:
@@ -199,7 +200,7 @@ class _Collector:
         return stream or weighted or self.is_trained(sublayer)
 
     def head(self, head: Head, shape: ForwardShape, stream: bool) -> None:
-        """Collect the products of the head, including its second output."""
+        """Collect the products of the head, including its second output (next sentence or choice)."""
         for module in (getattr(head, name, None) for name in ("pooler", "next_sentence", "choice") if isinstance(head, VocabularyHead)):
             if isinstance(module, nn.Linear):
                 self.linear(module, shape.pooled, stream, "head")
@@ -214,18 +215,18 @@ class _Collector:
         elif isinstance(head, VocabularyHead):
             entries, dim = head.weight.shape
             learns = stream or head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad)
-            gradients = head.weight.requires_grad + learns  # vocabulary_loss.py computes its input's gradient, needed or not
+            gradients = head.weight.requires_grad + learns  # the loss computes the gradient of hidden states even if they need none
             self.products.append(Product("head", 2.0 * shape.states * entries * dim, gradients, min(entries, dim)))
 
 
 def visible_pairs(queries: int, keys: int, *, causal: bool, window: int | None) -> float:
-    """Return the number of pairs of a query and a key that it sees, in one row; a causal query sees itself and the positions before it."""
+    """Return the number of pairs of a query and a key visible to it, in one row; a causal query sees its own and earlier positions."""
     if causal:
         reach = min(queries, window or queries)
         return reach * (reach + 1) / 2 + (queries - reach) * reach
     if window is None or window >= queries:
         return float(queries * keys)
-    return queries + 2.0 * (window - 1) * queries - window * (window - 1)  # keys less than a window away, on both sides
+    return queries + 2.0 * (window - 1) * queries - window * (window - 1)  # visible: keys at a distance below `window` on both sides
 
 
 def _sum(parts: Iterable[tuple[Part, float]]) -> Flops:

@@ -25,7 +25,7 @@ def resident_bytes() -> int | None:
 
 
 def _machine(swap: bool) -> int | None:
-    """Return the bytes that the machine can allocate without swapping, with `swap` plus its free swap; None without /proc."""
+    """Return the bytes that the machine can allocate without swapping or, with `swap`, also in its free swap; None without /proc."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         lines = (line.split() for line in (_ROOT / "proc/meminfo").read_text(encoding="ascii").splitlines())
         fields = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
@@ -34,7 +34,7 @@ def _machine(swap: bool) -> int | None:
 
 
 def _control_group() -> int | None:
-    """Return the memory left in the control groups of this process (version 2, else 1), such as a container's; None without a limit."""
+    """Return the bytes left in this process's control groups (cgroups version 2, else 1), such as a container's; None without a limit."""
     left = []
     for limit, usage, stat in _control_group_files():
         with contextlib.suppress(OSError, ValueError):

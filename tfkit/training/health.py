@@ -23,7 +23,7 @@ class StepReport:
     losses: dict[str, float]
     grad_norm: float
     lr: float
-    tokens: int  # real tokens that the step read, including those of a decoder
+    tokens: int  # tokens without padding that the step read on all ranks, including those of a decoder
     observed: Mapping[str, float] = field(default_factory=dict)
     largest: Mapping[str, float] = field(default_factory=dict)
     companion_norms: Mapping[str, float] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class LossHistory:
     variance: float = 0.0
 
     def add(self, loss: float) -> None:
-        """Add the loss of a step that was taken."""
+        """Add the loss of a step that was taken, not skipped."""
         self.steps += 1
         weight = max(1 / self.steps, 1 / _WINDOW)
         difference = loss - self.mean

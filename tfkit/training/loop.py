@@ -19,21 +19,21 @@ Result = TypeVar("Result")
 
 @dataclass
 class Progress:
-    """The progress of a run: the loop's whole state, saved with every checkpoint."""
+    """The loop's whole state, saved with every checkpoint. Observations: numbers that are only logged, not trained on."""
 
     step: int = 0  # steps taken or skipped
     tokens: int = 0  # tokens of these steps, without padding
-    loss_sum: float = 0.0  # over the steps taken since the last line of the log, as are the next four fields
+    loss_sum: float = 0.0  # of the losses; this and the next four fields cover the steps taken since the last line of the log
     loss_steps: int = 0
-    term_sums: dict[str, float] = field(default_factory=dict)  # by term of the objective: the sum of its losses
+    term_sums: dict[str, float] = field(default_factory=dict)  # by term of the loss: the sum of its means in these steps
     observed: dict[str, list[float]] = field(default_factory=dict)  # by observation: its sum, and the number of steps with a value
     largest: dict[str, float] = field(default_factory=dict)  # by observation that is logged as a maximum: its largest value
-    skipped: int = 0  # the number of unhealthy steps since the run began, which were not taken
+    skipped: int = 0  # the number of skipped steps since the run began: loss or gradient was not finite, or the loss jumped
     history: LossHistory = field(default_factory=LossHistory)
     seconds: float = 0.0  # spent in all steps, including those before a resumption
 
     def state(self) -> dict[str, Any]:
-        """Return the state as plain numbers."""
+        """Return the state as nested dictionaries and lists of numbers, for JSON."""
         return asdict(self)
 
     @classmethod
@@ -42,7 +42,7 @@ class Progress:
         return cls(**{**state, "history": LossHistory(**state["history"])})
 
     def add(self, report: StepReport) -> None:
-        """Add a step that was taken to the next line of the log. Observations that are not finite are left out: JSON cannot hold them."""
+        """Add a taken step to the next line of the log and to `history`. Observations that are inf or NaN (not valid JSON) are left out."""
         self.loss_sum, self.loss_steps = self.loss_sum + report.loss, self.loss_steps + 1
         for term, loss in report.losses.items():
             self.term_sums[term] = self.term_sums.get(term, 0.0) + loss
@@ -82,16 +82,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Log:
-    """A line of the log. An interruption and resumption changes no bit of its values, apart from tokens_per_second."""
+    """A line of the log. A run that is interrupted and resumed logs the same values to the bit, apart from tokens_per_second."""
 
     step: int
     tokens: int
     loss: float  # mean over the steps since the last line; NaN if all of them were skipped
-    lr: float  # of the step `step`, as is grad_norm
+    lr: float  # the learning rate in the step `step`; grad_norm is of this step, too
     grad_norm: float
     skipped: int  # the number of steps that were skipped since the run began
     tokens_per_second: float
-    terms: dict[str, float] = field(default_factory=dict)  # by term of the objective: its mean loss over the steps of `loss`
+    terms: dict[str, float] = field(default_factory=dict)  # by term of the loss: its mean over the steps of `loss`
     observed: dict[str, float] = field(default_factory=dict)  # by observation: its mean or maximum over the steps of `loss`
 
 
@@ -102,7 +102,7 @@ class Hooks(Protocol):
         """Called after each step, taken or skipped; `seconds`: the duration of the step."""
 
     def skipped(self, error: UnhealthyStepError) -> None:
-        """Called before `stepped` if a step is unhealthy, and is skipped."""
+        """Called before `stepped` if the step is unhealthy and is skipped."""
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
         """Record the unhealthy step with which the run ends. Return a sentence about this record for the error message."""
@@ -111,7 +111,7 @@ class Hooks(Protocol):
         """Make the loader's micro-batches smaller. Raises MachineError if that is impossible."""
 
     def nondeterministic(self, reason: str) -> None:
-        """Called if an operation has no deterministic algorithm on this device: a resumed run may differ in its last bits."""
+        """Called if an operation has no deterministic algorithm on this device, so that a resumed run may differ in the last bits."""
 
     def log(self, line: Log) -> None:
         """Write a line to the log."""
@@ -126,7 +126,7 @@ class Hooks(Protocol):
         """Whether this step's evaluation is already in the log."""
 
     def should_stop_early(self) -> bool:
-        """Whether the evaluations so far end the run early."""
+        """Whether the run ends early because the metric has not improved in the latest evaluations."""
 
     def should_stop(self) -> bool:
         """Whether the run is asked to stop. Called between micro-batches, and after each step."""
@@ -134,8 +134,8 @@ class Hooks(Protocol):
 
 def train(stepper: Stepper, loader: StepLoader[Batch], schedule: Schedule, plan: Plan, hooks: Hooks, progress: Progress) -> None:
     """Take the remaining steps, or fewer if the evaluations end the run early. Raises Stopped when the run is asked to stop, after saving
-    the last whole step, if there is one; UnhealthyError if a step is unhealthy and no more steps may be skipped; and MachineError if a
-    micro-batch of one row does not fit into memory.
+    the last whole step, if there is one; UnhealthyError if a step is unhealthy and no more steps may be skipped; and MachineError if
+    memory runs out and the micro-batches cannot be made smaller.
 
     A checkpoint is saved before the evaluation that is due after the same step, so that a failed evaluation does not lose the step. A run
     that is resumed from a checkpoint whose evaluation is missing evaluates first.
@@ -242,7 +242,7 @@ def deterministic_if_possible(
 
 def until_it_fits(attempt: Callable[[], Result], stepper: Stepper, out_of_memory: Callable[[str], None]) -> Result:
     """Return the attempt's result. While it runs out of memory, `out_of_memory` makes the micro-batches smaller, and the attempt is
-    repeated. Their size does not change the loss of a step, since sums over all micro-batches are divided by counts over all.
+    repeated. Their size does not change the loss of a step, since sums over all micro-batches are divided by counts over all of them.
     """
     while True:
         try:

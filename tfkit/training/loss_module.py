@@ -1,7 +1,7 @@
-"""The one module that a training step calls: it maps a micro-batch to the sums of the losses of the objective, and of the model's routers.
+"""The one module that a training step calls: it maps a micro-batch to the summed losses of the objective and of mixture-of-experts routers.
 
 All computation with weights happens within its forward pass, including the output matrix in the loss. A wrapper, such as a sharding that
-gathers a module's weights for its forward pass, thus covers every use of these weights, and the step need not know the head.
+gathers a module's weights for its forward pass, thus covers every use of these weights, and the step needs none of the head's weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from tfkit.model.mlp import balance_loss, router_z_loss
+from tfkit.model.experts import balance_loss, router_z_loss
 from tfkit.model.transformer import Output, Transformer
 from tfkit.objectives.objective import Batch, Objective
 
@@ -18,7 +18,7 @@ class LossModule(nn.Module):
     """A model with its objective. The Transformer is the only submodule; checkpoints have the names of its parameters, without a prefix.
 
     The loss of a mixture of experts has up to two more terms: one balances the experts within each row, and one keeps the routers' logits
-    small (model/mlp.py). Companions, the objective's other models, do not have these terms: the routers of a teacher, reference or
+    small (model/experts.py). Companions, the objective's other models, do not have these terms: the routers of a teacher, reference or
     reward model do not learn, and those of a value model were balanced in its pretraining, and learn for a few steps only.
     """
 
@@ -28,7 +28,7 @@ class LossModule(nn.Module):
         routing = model.config.routing
         weights = {"balance": routing.balance, "router_z": routing.z_loss} if routing else {}
         self._of_routers = {term: weight for term, weight in weights.items() if weight}
-        # For each forward pass with gradients in the current loss: the routers' logits, and the mask of real tokens.
+        # For each forward pass of the model with gradients in this call of `forward`: the routers' logits, and the mask of real tokens.
         self._routed: list[tuple[list[Tensor], Tensor | None]] = []
         if self._of_routers:
             model.register_forward_hook(self._keep)

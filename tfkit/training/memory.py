@@ -1,8 +1,8 @@
 """An estimate of the memory of a step, for `tfkit plan`, and to choose the size of micro-batches on a CPU. On a GPU, sizes are tried out.
 
 For each model, a rank (a process of the training) holds master weights, working weights, gradients, optimizer state and a moving average
-(`ModelBytes`). A micro-batch adds activations and logits. The activations of a row are estimated from the config alone or, once the model
-is built, measured.
+of the weights (`ModelBytes`). A micro-batch adds activations and logits. The activations of a row are estimated from the config alone or,
+once the model is built, measured.
 """
 
 import sys
@@ -29,9 +29,9 @@ AUTO_MICRO_BATCH_TOKENS = 16_384
 AUTO_MICRO_BATCH_BYTES = 4 * 2**30
 _PROBE_TOKENS = 16  # if each token has its own label, only the activations of this many first tokens of a row are measured
 _AGAIN = 1.75  # activations and gradients of a recomputed block take this many times the memory of its activations
-_DROPOUT_BYTES = 3 * 4  # kept per pair of positions and head, if attention has dropout on a CPU: three tensors in fp32
-_MARGIN = 1.6  # for temporary tensors of an operation: the measured peak is 1.2 to 1.5 times the tensors kept by autograd
-_LIKELY = 1 / _MARGIN  # removes the margin, since the few tokens of a probe already overestimate a long row by a seventh
+_DROPOUT_BYTES = 3 * 4  # bytes kept for each pair of positions in each head, if attention has dropout on a CPU: three tensors in fp32
+_MARGIN = 1.6  # factor for an operation's temporary tensors: the measured peak is 1.2 to 1.5 times the tensors kept by autograd
+_LIKELY = 1 / _MARGIN  # removes the margin, for a likely peak: an estimate from few tokens is even so a seventh too high for a long row
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class ModelBytes:
     """The bytes of a model on a rank, by kind of tensor. The bytes of several models can be added."""
 
     weights: int = 0  # fp32 master weights, and frozen weights in the run's precision if checkpoints do not hold them
-    working: int = 0  # working weights in the run's precision; none if weights are sharded
+    working: int = 0  # working weights, in bf16; none if the run's precision is fp32, or if weights are sharded
     gradients: int = 0  # of all trained weights, at the end of the backward pass
     optimizer: int = 0  # the optimizer's state
     mean: int = 0  # the moving average of the weights
-    gathered: int = 0  # sharded weights that a micro-batch gathers: the root (see `Units`), and one block at a time or all blocks
-    root_gradients: int = 0  # gradients of the root's gathered weights, until the ranks have summed them
+    gathered: int = 0  # sharded weights that a micro-batch gathers: those outside the blocks, and one block at a time or all blocks
+    root_gradients: int = 0  # gradients of the gathered weights outside the blocks, until the ranks have summed them
 
     @property
     def held(self) -> int:
@@ -77,7 +77,7 @@ def model_bytes(
     `parameters`: by name, with the shapes of the whole model; they may be on the meta device. `dtype`: the type in which the model
     computes. `section`: the recipe's optimizer; None for a model that is not trained. `has_mean`: whether there is a moving average of
     the weights. `whole`: whether frozen weights are in fp32, too. `shards`: the number of ranks over which weights are sharded. `reshard`:
-    whether a block's weights are freed after its forward pass. `sums_gradients`: whether micro-batches or ranks add up their gradients.
+    whether a block's weights are freed after its forward pass. `sums_gradients`: whether gradients of micro-batches or ranks are added.
     """
     parts = {name: torch.Size((-(-one.shape[0] // shards), *one.shape[1:])) if one.dim() else one.shape for name, one in parameters.items()}
     trained = {name: part for name, part in parts.items() if section is not None and parameters[name].requires_grad}
@@ -147,7 +147,7 @@ def choose_micro_batch(unit: int, longest: int, row_bytes: int, left: int | None
 def likely_peak(held: int, to_come: int, activations: int, logits: int) -> int:
     """Return the likely peak memory of a training run, in bytes.
 
-    `held`: the process's memory before the first step; `to_come`: gradients and the optimizer's state; `activations`: of a micro-batch,
+    `held`: what the process holds so far; `to_come`: what weights, gradients and optimizer state will add; `activations`: of a micro-batch,
     as estimated with the margin, which is taken out here; `logits`: of a micro-batch, counted as two blocks of at most LOGITS_BYTES each.
     """
     return held + to_come + int(activations * _LIKELY) + 2 * min(logits, LOGITS_BYTES)
@@ -166,7 +166,7 @@ def has_logits(config: ModelConfig) -> bool:
 def planned_row_bytes(
     config: ModelConfig, objective: Objective, length: int, itemsize: int, *, has_fused_dropout: bool, checkpointing: bool
 ) -> int:
-    """Estimate the bytes of a row's activations in the run's model and its companions, from their configs alone, margin included."""
+    """Estimate the bytes of a row's activations in the run's model and the objective's other models, from configs, margin included."""
     trained = [config, *(companion.model.config for companion in objective.companions if companion.trained)]
     rows = sum(
         activation_bytes_per_row(one, length, itemsize, has_fused_dropout=has_fused_dropout, checkpointing=checkpointing) for one in trained
@@ -175,8 +175,8 @@ def planned_row_bytes(
 
 
 def companion_bytes_per_row(objective: Objective, length: int, itemsize: int) -> int:
-    """Return the peak bytes of a row in the forward passes without gradients of the objective's companions: for each companion the mask,
-    the residual stream, and the larger of one block's MLP and its soft-capped attention scores.
+    """Return the peak bytes of a row in the forward passes without gradients of the objective's companions (its other models): for each the
+    mask, the residual stream, and the larger of one block's MLP and its soft-capped attention scores.
 
     The activations that autograd keeps for a trained companion are not included: they are counted with those of the model.
     """
@@ -205,7 +205,7 @@ def activation_bytes_per_row(
 ) -> int:
     """Estimate the bytes of a row's activations, in a precision of `itemsize` bytes, from the model's config alone, margin included.
 
-    On a CPU no fused attention kernel supports dropout: the attention weights, before and after dropout, and its mask are kept in fp32.
+    On a CPU no fused attention kernel supports dropout: attention weights before and after dropout, and the dropout mask, are kept in fp32.
     """
     squares = 0 if has_fused_dropout or not config.dropout.attention else _DROPOUT_BYTES * length**2
     blocks = _AGAIN if checkpointing else config.encoder_layers + config.decoder_layers
@@ -217,7 +217,7 @@ def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
     """Estimate the peak bytes of a row's activations, from the tensors that autograd keeps for a real row or for its first tokens."""
     model = loss_module.model
     length, config = batch.input_ids.shape[1], model.config
-    # If each position has its label, the first tokens of a row are enough; other rows are measured whole.
+    # If each position has a label of its own, the first tokens of a row are enough; other rows are measured whole.
     can_cut = batch.labels.shape == batch.input_ids.shape and batch.decoder_input_ids is None and not batch.extras
     probed = min(length, _PROBE_TOKENS) if can_cut else length
     row = batch.cropped(probed) if can_cut else batch
@@ -233,7 +233,7 @@ def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
         kept = _AGAIN * kept / blocks + between
         blocks = _AGAIN
     squares: float = encoder**2 + decoder**2  # the masks, one byte per entry
-    if config.dropout.attention and can_cut:  # without a fused kernel, probabilities, mask and result grow with the square of the length
+    if config.dropout.attention and can_cut:  # no fused kernel: dropout keeps tensors of length^2 numbers for each head
         squares *= 1 + blocks * config.num_heads * _DROPOUT_BYTES
     return int((kept + _score_bytes(config, max(encoder, decoder), itemsize)) * _MARGIN + squares)
 

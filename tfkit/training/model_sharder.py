@@ -1,4 +1,4 @@
-"""Shard the models of a stepper over several ranks: block by block as each is initialized, then the parameters outside the blocks."""
+"""Shard the models of a training step over several ranks: each block after its initialization, then the parameters outside the blocks."""
 
 import ctypes
 import resource
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 OnBlock = Callable[[str, nn.Module], None]  # called with the prefix of a block's parameter names, and the block
 
 _FREE_BYTES, _NEAR_PEAK = 1 << 26, 0.9  # FreedMemory.trim acts above both limits: free bytes, and memory in use as a fraction of its peak
-_LARGE_BYTES = 1 << 25  # not kept when freed, since mapping so large a tensor takes less time than computing with it
+_LARGE_BYTES = 1 << 25  # freed tensors below this size are kept; mapping the memory of a larger one anew takes less time than using it
 
 
 def shard_models(
     stepper: Stepper, shards: int, *, reshard: bool, frozen: Sequence[Transformer] = (), on_block: OnBlock | None = None
 ) -> None:
-    """Shard the stepper's model, its trained companions and the `frozen` models over groups of `shards` ranks. All ranks call it together.
-
-    Blocks on the meta device are initialized one after the other, so that no rank ever holds all of them; `on_block` is called with
-    each block. `reshard`: free a block's gathered weights after its forward pass, in the stepper's model. In companions they
-    are always freed, and gradients are summed over ranks after every micro-batch, since a step's last one may not use a companion.
+    """Shard the stepper's model, its companions (the objective's other trained models) and the `frozen` models over groups of `shards`
+    ranks. All ranks call it together. Blocks on the meta device are initialized one after the other, so that no rank ever holds all of
+    them whole; `on_block` is called with each block. `reshard`: in the stepper's model, free a block's gathered weights after its forward
+    pass, and sum gradients over ranks after every micro-batch, not only a step's last one. In the other models this is always done, since
+    the last micro-batch may not use them.
     """
-    from tfkit.parallel.sharding import CAN_REPEAT, OomAgreement, open_mesh  # here: this imports PyTorch's distributed tensors
+    from tfkit.parallel.sharding import CAN_REPEAT, OomAgreement, open_mesh  # here: loading PyTorch's distributed tensors takes a second
 
     for weights in stepper.all_weights.values():
         weights.unround()
@@ -88,7 +88,7 @@ class _ModelSharder:
         """Shard a model whose blocks may still be on the meta device. `dtype` is that of the gathered weights; `root`: the module around
         the model that also computes the loss (None: the model itself); `reshard`: free a block's gathered weights after its forward pass.
         """
-        from tfkit.parallel.sharding import Sharding  # here: this imports PyTorch's distributed tensors
+        from tfkit.parallel.sharding import Sharding  # here: loading PyTorch's distributed tensors takes a second
 
         blocks = {f"{name}.": module for name, module in model.named_modules() if isinstance(module, Block)}
         fill = self._filling(model.fill_block) if model.fill_block is not None else None
@@ -132,7 +132,7 @@ class FreedMemory:
     """
 
     def __init__(self, large: int):
-        """Return all free memory to the system now, and later that of each freed tensor of at least `large` bytes (32 MiB to 1 GiB)."""
+        """Give free memory back to the system: now all, later that of freed tensors from `large` bytes on (clamped to 32 MiB ... 1 GiB)."""
         self._libc: ctypes.CDLL | None = None
         self._most_used = 0
         if sys.platform != "linux":
@@ -146,7 +146,7 @@ class FreedMemory:
             self._other_bytes = self._resident() - self._used()  # resident, but not allocated from the C library
 
     def trim(self) -> None:
-        """Return free memory to the system if there is much of it while the memory in use is near its peak, to lower the peak of their sum.
+        """Give free memory back to the system if there is much of it while memory in use is near its peak, so that their sum peaks lower.
 
         At other times free memory is kept for the next tensors, so that the system need not zero its pages again.
         """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
 
 _PORTION, _GPU_PORTION = 2**20, 2**24  # number of weights that one call of the kernel updates: on a CPU, as many as its caches hold
-_ROWS = 64  # a portion has a multiple of this many rows, and ends with a whole SIMD vector, so that its bits are those of a single call
+_ROWS = 64  # a large matrix is cut after multiples of this many rows, so that no SIMD vector is cut, and the bits are as if it were whole
 
 
 class AdamW:
@@ -89,7 +89,7 @@ class Muon(torch.optim.Muon):
             momentum=section.momentum,
             nesterov=True,
             weight_decay=section.weight_decay,
-            adjust_lr_fn="match_rms_adamw",  # updates get AdamW's root mean square, about 0.2, so that one learning rate suits both
+            adjust_lr_fn="match_rms_adamw",  # scales updates to AdamW's root mean square, about 0.2, so that AdamW's learning rate fits
         )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -197,7 +197,7 @@ class Optimizer:
 
 
 def is_shard_of(state: Tensor, parameter: Tensor) -> bool:
-    """Whether a tensor of a parameter's optimizer state is sharded like the parameter: true if both have as many dimensions."""
+    """Whether a tensor of a parameter's optimizer state is sharded like the parameter: true if their numbers of dimensions are equal."""
     return state.dim() == parameter.dim()
 
 
@@ -269,7 +269,7 @@ def _build(parameters: Mapping[str, nn.Parameter], section: OptimizerSection, na
         return [AdamW(_groups(parameters, section, section.lr, names), section)]
     inside = {name: parameter for name, parameter in parameters.items() if _uses_muon(name, parameter.shape)}
     rest = {name: parameter for name, parameter in parameters.items() if name not in inside}
-    # Either group may be empty if parameters are frozen.
+    # If all parameters of one of the two algorithms are frozen, only the other is used.
     return [
         *([Muon(inside.values(), section)] if inside else []),
         *([AdamW(_groups(rest, section, section.adamw_lr or section.lr, names), section)] if rest else []),

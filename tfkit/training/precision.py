@@ -1,6 +1,6 @@
 """Mixed precision: fp32 master weights, which the optimizer updates, and working weights in the run's precision, used by the model.
 
-In bf16, an update smaller than 1/256 of a weight would be lost to rounding; the master weights keep it. During the backward pass, the
+In bf16, an update smaller than 1/512 of a weight would be lost to rounding; the master weights keep it. During the backward pass, the
 gradient of each working weight is moved to its master weight, one parameter at a time, so that there is never a second full set of
 gradients. The gradient of the first micro-batch stays in bf16 (from torch 2.10 on); with the second one, summing in fp32 begins.
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tfkit.parallel.sharding import Sharding
 
 HOLDS_NARROW_GRADIENTS = hasattr(torch.Tensor, "grad_dtype")  # a gradient may have another type than its parameter: torch 2.10 and later
-_PART = 2**19  # elements that are converted to fp32 at a time
+_PART = 2**19  # elements of a bf16 gradient that are converted to fp32 at a time, for its norm on a CPU
 
 
 class Weights:
@@ -104,7 +104,7 @@ class Weights:
             self._average(self.ema_decay)
 
     def use_latest(self) -> contextlib.AbstractContextManager[None]:
-        """A context in which the model computes with the latest weights. If these are sharded, all ranks run the same forward passes."""
+        """A context in which the model computes with the latest weights. If these are sharded, all ranks must run the same passes."""
         return contextlib.nullcontext() if self.sharding is None else self.sharding.at_inference()
 
     def use_result(self) -> contextlib.AbstractContextManager[None]:

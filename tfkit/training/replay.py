@@ -1,4 +1,4 @@
-"""The record of an unhealthy step, which tfkit/run/replay_file.py writes, and the search for the step's first number that is not finite."""
+"""The record of an unhealthy step (tfkit/run/replay_file.py writes it), and the search for the step's first number that is not finite."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +16,7 @@ from tfkit.training.loop import Plan, Progress
 from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper
 
-Whole = Callable[[str, str], Tensor]  # (companion, parameter) -> the weight, gathered if it is sharded; companion "": the run's model
+Whole = Callable[[str, str], Tensor]  # (companion, parameter) -> whole weight. Companions: the objective's other models; "": the run's own
 
 
 @dataclass
@@ -24,14 +24,14 @@ class Finding:
     """The place of the first number that is not finite: a module's `forward` or `backward`, the `loss`, or the `weights`."""
 
     where: str
-    module: str  # the module's name (for `weights`, the parameter's), with the prefix `<companion>/` in a companion
-    micro_batch: int  # its index in the step
+    module: str  # the module's name (for `weights`, the parameter's; for `loss`, "head"), with the prefix `<companion>/` in a companion
+    micro_batch: int  # the index of the micro-batch in the step
 
 
 @dataclass
 class Watch:
     """A context that finds the first number that is not finite in the inputs, outputs and outputs' gradients of the leaf modules of a model
-    and of its `companions` (by name).
+    and of its `companions` (the objective's other models, by name).
     """
 
     model: nn.Module
@@ -53,7 +53,7 @@ class Watch:
             handle.remove()
 
     def _before(self, name: str) -> Callable[[nn.Module, Any], None]:
-        """Return a hook that checks a module's inputs; if one is not finite, its place is the parent module, which computed the input."""
+        """Return a hook that checks a module's inputs; the place of one that is not finite is the parent module, which computed it."""
         parent = name.rpartition(".")[0] or name
 
         def hook(module: nn.Module, inputs: Any) -> None:

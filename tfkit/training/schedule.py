@@ -13,7 +13,7 @@ from tfkit.recipe.schema.optimizer_sections import ScheduleSection
 
 @dataclass(frozen=True)
 class Schedule:
-    """The schedule of a run of `steps` steps. `sizes`: rows of each batch; `mean_tokens`: tokens per row; `dim`: the width of the model."""
+    """The schedule of a run of `steps` steps. `sizes`: rows of each batch; `mean_tokens`: mean tokens per row; `dim`: the model's width."""
 
     section: ScheduleSection
     steps: int

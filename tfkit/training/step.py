@@ -42,7 +42,7 @@ class TrainedModel:
 
 
 def trained_model(model: Transformer, section: OptimizerSection, dtype: torch.dtype, lr: float | None = None) -> TrainedModel:
-    """Prepare a model, already on its device, for training by the run's optimizer. `lr`: its peak learning rate; None: the run's."""
+    """Prepare a model, already on its device, for training by an optimizer of its own. `lr`: its peak learning rate; None: the run's."""
     weights = Weights(model, dtype)
     return TrainedModel(model, weights, Optimizer(weights.trained, section if lr is None else with_peak_lr(section, lr)))
 
@@ -75,7 +75,7 @@ class Stepper:
         return {"": self.weights, **{name: one.weights for name, one in self.companions.items()}}
 
     def preparing(self) -> contextlib.AbstractContextManager[None]:
-        """Enclose the preparation of a step's micro-batches. If one rank runs out of memory, all ranks raise a MemoryError, so that all
+        """A context for preparing a step's micro-batches. If one rank runs out of memory, all ranks raise a MemoryError, so that all
         make their micro-batches smaller. For an objective that samples responses this does nothing: the ranks already raise the error
         together when they exchange the responses.
         """
@@ -132,7 +132,7 @@ class Stepper:
         return report
 
     def try_out(self, step: int, batch: Batch, index: int = 0) -> float:
-        """Run the forward and backward pass of a micro-batch without updating weights, to compile the model or to see whether the
+        """Run the forward and backward pass of a micro-batch without updating weights, for example to see whether the
         micro-batch fits into memory. Return the weighted sum of the terms' mean losses. `index`: that of the micro-batch in its step.
         """
         self.loss_module.train(self.objective.draws_dropout)

@@ -9,14 +9,14 @@ from tfkit.data.columns.forms import Unfit, read_literal, read_text
 from tfkit.recipe.schema.roles import Role, normalized
 
 MISSING = object()
-_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")  # in a template: an escaped brace, or a column name in braces
+_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")  # matches, in a template, an escaped brace or a column name in braces
 
 
-# An alias of a role is a column name of common public data sets (`Role.later` in recipe/schema/roles.py). It is recognised, in any form
-# that `normalized` equates, only if a row has none of the role's standard names (`Role.columns`), so that rows are read as before.
+# An alias of a role is a column name that public data sets commonly use for it (`Role.later` in recipe/schema/roles.py). Aliases are only
+# recognised in rows without a standard name of the role (`Role.columns`). Case is ignored, and spaces, hyphens and dots are read as _.
 @lru_cache(256)
 def find_alias(role: Role, names: tuple[str, ...]) -> str | None:
-    """Return the column whose `normalized` name is a standard name or an alias of a role; None if there is no such column."""
+    """Return the column whose name, `normalized`, is a standard name or an alias of a role; None if there is no such column."""
     by_normalized = {normalized(name): name for name in reversed(names)}
     return next((by_normalized[alias] for alias in map(normalized, (*role.columns, *role.later)) if alias in by_normalized), None)
 
@@ -38,7 +38,7 @@ def columns_of(name: str) -> list[str]:
 
 
 def value_of(name: str, values: Mapping[str, Any]) -> Any:
-    """Return a record's value for a name: a column, a path into a column, or a template. MISSING if the record lacks what is named."""
+    """Return a record's value for a name: a column, a path into a column, or a template. MISSING if a named column or path is missing."""
     return _fill(name, values) if "{" in name else look_up(name, values)
 
 
@@ -58,8 +58,8 @@ def _at(values: list[Any], index: str) -> Any:
 
 
 def _fill(template: str, values: Mapping[str, Any]) -> Any:
-    """Return a template filled with the values of a record; MISSING if these lack a column. If a value cannot be written as text, return
-    that value instead of the filled template, so that the reader of the role finds it unfit.
+    """Return a template filled with the values of a record; MISSING if the record lacks a column of the template. If a value
+    cannot be written as text, return this value instead of the filled template, so that the role's reader (forms.py) rejects it.
     """
     parts, end = [], 0
     for match in _FIELD.finditer(template):

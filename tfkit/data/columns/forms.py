@@ -1,5 +1,5 @@
-"""Readers of the values in columns of texts or labels: one for each `Form`, the type of value that a role needs (recipe/schema/roles.py).
-A reader returns the value for the role, or Unfit. Readers of messages, votes and so on are in structured_forms.py and preference_forms.py.
+"""Readers: functions that convert a column's value to the `Form`, or type, that a role needs (recipe/schema/roles.py), or return Unfit. The
+readers of texts and labels are here, those of messages, votes and other forms in structured_forms.py and preference_forms.py.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from tfkit.recipe.schema.roles import Form
 
 Part = TypeVar("Part")
-_MAX_DIGITS = 20  # the most digits in a class number; int() refuses texts of more than 4300 digits
+_MAX_DIGITS = 20  # a longer text is no class number; this also keeps texts of over 4300 digits from int(), which refuses them
 
 
 class Unfit(NamedTuple):
@@ -37,7 +37,7 @@ def by_number(value: Any) -> Any:
 
 
 def with_class_names(value: str | list[str] | Unfit, names: Sequence[str]) -> Any:
-    """Return a label, or a list of labels, with each class number replaced by its ClassName; Unfit if a label is no class."""
+    """Return a label, or a list of labels, with each class number replaced by its ClassName; Unfit if a label names no class."""
     if isinstance(value, list):
         labels = [with_class_names(label, names) for label in value]
         return next((label for label in labels if isinstance(label, Unfit)), labels)
@@ -127,7 +127,7 @@ READERS: Mapping[Form, Callable[[Any], Any]] = {
 
 
 def texts_of(value: Any) -> Iterable[str]:
-    """Yield every text in a value, at any depth."""
+    """Yield every text in a value, at any depth of its lists and mappings; the keys of mappings are left out."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -139,7 +139,7 @@ def texts_of(value: Any) -> Iterable[str]:
 
 
 def find_surrogate(texts: Iterable[str]) -> str:
-    """Return `character N` for the first unpaired surrogate, at offset N of a text; empty if all texts can be encoded as UTF-8."""
+    """Return `character N` for the first unpaired surrogate, at offset N of a text; an empty text if all texts can be encoded as UTF-8."""
     for text in texts:
         if not text.isascii():
             try:

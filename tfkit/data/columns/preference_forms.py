@@ -1,4 +1,4 @@
-"""Readers of preference data: turns (a text, or messages), completions (a list of turns), the scores of completions, and votes.
+"""Readers of preference data: turns (a text, or messages), completions (a list of such turns), the scores of completions, and votes.
 
 A text may be a whole dialogue in the format of Anthropic's HH-RLHF, whose turns begin with an empty line and "Human:" or "Assistant:".
 """
@@ -64,7 +64,7 @@ def read_votes(value: Any) -> list[float] | Unfit:
 def _sides_of(vote: object) -> list[int]:
     """Return the indices of the completions that a vote is for, by its last word: [0], [1], or for a tie [0, 1]; empty for other texts.
 
-    A comparison such as A>B is no vote: its last word is the side that lost.
+    A comparison such as A>B is no vote: its last word may be the side that lost.
     """
     text = str(vote).strip().lower().partition("(")[0].strip()
     name = "" if re.search("[<>=]", text) else re.split(r"[\W_]+", text)[-1]
@@ -72,7 +72,7 @@ def _sides_of(vote: object) -> list[int]:
 
 
 def vote_columns(held: Mapping[str, Sequence[object]]) -> list[str]:
-    """Return the columns of 0 and 1 whose names are votes, such as `winner_a` and `winner_tie`; empty unless both completions have one.
+    """Return the columns of zeros and ones that are named like votes (`winner_a`, `winner_tie`); empty unless each completion has one.
 
     `held`: the values of each column, row by row.
     """

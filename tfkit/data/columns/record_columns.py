@@ -43,7 +43,7 @@ class Columns:
     named: Mapping[str, str | list[str]] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
-    beyond_roles: ClassVar[tuple[str, ...]] = ()  # if not empty, columns without a role are kept, too; part of a cache key
+    beyond_roles: ClassVar[tuple[str, ...]] = ()  # not empty: columns without a role are kept, too; part of a streamed cache's key
 
     def take(self, record: Record) -> Row | BadRow:
         """Return the row of a record, or a BadRow if a required column is missing, or a value is unfit for its role or invalid Unicode."""
@@ -63,7 +63,7 @@ class Columns:
                     problem,
                     f"{record.place}: column {column!r} holds {problem}; name another column with {self.remedy(role)}, remove the row",
                 )
-            labels = value if isinstance(value, Mapping) else ()  # the value of a `label_set` may be a mapping from labels to flags
+            labels = value if isinstance(value, Mapping) else ()  # a `label_set` may be a mapping, whose keys are labels
             if position := find_surrogate(chain(labels, texts_of(value))):
                 return BadRow(
                     "half a surrogate pair", f"{record.place}: column {column!r} holds half a surrogate pair at {position}; repair the row"
@@ -102,15 +102,14 @@ class Columns:
         self.check_one_text(names, place)
 
     def check_unique(self, available: Sequence[str], place: str) -> None:
-        """Raise DataError if a column that is read occurs twice in `available`, since only one of the two would be used."""
+        """Raise DataError if a column that is read is twice in `available`: only one would be used. With `beyond_roles`, do nothing."""
         read = () if self.beyond_roles else self.select_kept(available)
         if duplicate := next((name for name in read if available.count(name) > 1), None):
             raise DataError(f"{place}: two columns are called {duplicate!r}, and only one would be used; rename one")
 
     def check_one_text(self, names: Mapping[str, Any], place: str) -> None:
-        """Raise DataError if several columns could be the role `text`, of which only one would be used, and no column is the role `pair`.
-
-        If the columns of a source are not known in advance, this method is called for each record.
+        """Raise DataError if several columns could be the role `text`, but no column is the role `pair`, so only one would be used. If the
+        recipe names the column of `text` or `pair`, nothing is checked.
         """
         text, pair = (next((role for role in self.roles if role.name == name), None) for name in ("text", "pair"))
         if text is None or pair is None or {"text", "pair"} & self.named.keys():
@@ -132,11 +131,11 @@ class Columns:
         return [name for name in available if name in read or name in roots or name in aliases]
 
     def select_kept(self, available: Iterable[str]) -> list[str]:
-        """Return the available columns that a record keeps: those that are read; in subclasses, all."""
+        """Return the available columns that a record keeps: here those that are read; a subclass may keep all."""
         return self.select_read(available)
 
     def missing(self, role: Role, available: Mapping[str, Any], place: str) -> BadRow:
-        """Return the error for a record that lacks a role's column. Of a template's or list's columns, it names only the missing ones."""
+        """Return the error for a record without a role's column. If the recipe names several columns, the error lists the missing ones."""
         names = self._names(role)
         if is_named := role.name in self.named:
             absent = [name for name in names if name not in available and _root(name) not in available]
@@ -206,7 +205,7 @@ class Columns:
         return () if named is None else (named,) if isinstance(named, str) else tuple(named)
 
     def _names(self, role: Role) -> list[str]:
-        """Return the columns, or paths into columns, from which a role may be read, without aliases."""
+        """Return the columns, or paths into columns, from which a role may be read, without its aliases and its `within`."""
         return [inner for name in (self._given_names(role) or role.columns) for inner in columns_of(name)]
 
     def _find(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
@@ -216,7 +215,7 @@ class Columns:
             value: Any = items
             if role.form in ("label_set", "votes"):  # each of the named columns is for one label or vote
                 value = dict(zip(names, items, strict=True))
-            elif role.form == "choices" and not any(map(str.isdecimal, names)):  # a row may give the right answer by its column's name
+            elif role.form == "choices" and not any(map(str.isdecimal, names)):  # a row may give the right answer as a column's name
                 value = [{"text": item, "label": name} for name, item in zip(names, items, strict=True)]
             return (MISSING if any(item is MISSING for item in items) else value), ", ".join(names)
         for name in self._given_names(role) or (*role.within, *role.columns):
@@ -276,12 +275,12 @@ def _row_text(roles: Sequence[Role], values: Mapping[str, Any], bare: bool = Fal
 
 
 def _input_key(roles: Sequence[Role], values: Mapping[str, Any]) -> str | None:
-    """Return the stripped text of a row's input, in a conversation up to the first user turn; None if the input is the whole row."""
+    """Return the stripped texts of a row's input (of a conversation, until the first user turn ends); None if it is the whole row."""
     inputs = {role.name: values[role.name] for role in roles if role.is_input and role.name in values}
     if "messages" in inputs:
         inputs["messages"] = first_turn(inputs["messages"])
     elif turns := next((value for role in roles if role.form == "turns" and (value := values.get(role.name))), None):
-        if not any(inputs.values()) and isinstance(turns, str) and not is_dialogue(turns):  # a completion without a prompt
+        if not any(inputs.values()) and isinstance(turns, str) and not is_dialogue(turns):  # a plain completion without a prompt
             return None
         return "\n".join(map(str.strip, texts_of(opening(turns))))
     elif all(role.is_input or role.form in LABELS for role in roles if role.name in values):

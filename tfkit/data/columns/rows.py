@@ -14,9 +14,9 @@ PartName = Literal["train", "held_out", "all"]
 SplitBy = Literal["input", "row"]
 OnBadRow = Literal["error", "skip"]
 BAD_ROWS_VERSION = 3  # part of the fingerprint if bad rows are skipped: raise it when the criteria for bad rows change
-FIRST_ROWS = 1000  # the number of rows that are checked before anything is built from a source
+FIRST_ROWS = 1000  # the largest number of rows that are checked before anything is built from a source
 _MAX_CHECKED = 4_000_000  # the most characters of text that are checked, which takes a tenth of a second
-_MIN_LABELLED, _MAX_DISTINCT = 20, 0.9  # if over 90 % of 20 or more rows have different labels, these are names or numbers, not classes
+_MIN_LABELLED, _MAX_DISTINCT = 20, 0.9  # over 0.9 distinct labels per row in 20 or more labelled rows are names or numbers, not classes
 _NUMBER = re.compile(r"-?[0-9]{1,1000}")  # int() refuses more than 4300 digits
 
 
@@ -30,7 +30,7 @@ class Row(NamedTuple):
     place: str
     values: Mapping[str, Any] = MappingProxyType({})  # by role (recipe/schema/roles.py); empty if the row is only a text
     named: frozenset[str] = frozenset()
-    key: str = ""  # the text, with each value stripped of white space at its ends
+    key: str = ""  # the text, with each value stripped of white space at its ends; of a whole file, with a line end
     input_key: str | None = None  # the key of the model's input alone; None: the input is the whole row
 
 
@@ -48,7 +48,7 @@ class BadRow(NamedTuple):
 
     @property
     def place(self) -> str:
-        """The place of the row, with which every message begins."""
+        """The place of the row, with which `message` begins."""
         return self.message.partition(": ")[0]
 
     def refusal(self) -> DataError:
@@ -103,7 +103,7 @@ def good_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, skipped: dict[
 def check_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, name: str, most: int = 1) -> None:
     """Check the first `most` rows (if bad rows are skipped, up to the `most`-th good row), but only until 4 million characters are read.
 
-    Raises DataError for bad rows among these rows, unless bad rows are skipped, and if none of these rows is good.
+    Raises DataError if none of these rows is good, and, unless bad rows are skipped, if one of them is bad.
     """
     bad: list[BadRow] = []
     good = characters = 0
@@ -128,7 +128,7 @@ def fingerprint_of(on_bad_row: OnBadRow) -> str:
 
 
 class Source(Protocol):
-    """Rows in a fixed order, read as a stream. Only a source that joins rows (`joined_rows`) has all of its rows in memory."""
+    """Rows in a fixed order, read as a stream. Only a source that joins rows (derived_rows.py) has all of its rows in memory."""
 
     @property
     def name(self) -> str:
@@ -142,11 +142,11 @@ class Source(Protocol):
         """Return a description of the data found, for messages: the number of files or rows, their megabytes, and the part that is read."""
 
     def fingerprint(self) -> str:
-        """Return a hash of all content and of the settings that select rows from it. Equal hashes mean equal rows. May read all data."""
+        """Return a hash of all content and of the settings that select rows. Equal hashes mean equal rows. This may read all data."""
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Yield every row of this part of the data. Raises DataError for a bad row, unless bad rows are skipped. All skipped
-        rows of the source are counted by kind in `skipped`, since a row that cannot be read belongs to no part.
+        """Yield every row of this part of the data. Raises DataError for a bad row, unless bad rows are skipped. `skipped` counts
+        the skipped rows of the whole data by kind, since a row that cannot be read belongs to no part.
         """
 
 
@@ -154,13 +154,13 @@ class Source(Protocol):
 class Part:
     """The training or the held-out part of a source. A part that is named `all` or has no fraction is the whole source.
 
-    The hash of a row's key decides its part, so the split is the same on every machine and for any order of the rows, and added rows do
-    not change it. Rows with equal keys land in the same part. The key is the row's input, or all its text (`by="row"`, as in tfkit 0.1).
+    The hash of a row's key decides its part, so a split is the same on every machine, in any order of the rows, and after rows are added.
+    Rows with equal keys land in the same part. The key is the row's input, or all its text (`by="row"`, as in tfkit 0.1).
     """
 
     name: PartName
     fraction: float | None
-    by: SplitBy = field(default="input", repr=False)  # not in the repr, a part of cache fingerprints that must stay as it was in tfkit 0.1
+    by: SplitBy = field(default="input", repr=False)  # not in the repr: its hash finds caches, also those of tfkit 0.1, without `by`
 
     def select(self, rows: Iterable[Row]) -> Iterator[Row]:
         """Yield the rows that are in the part."""
@@ -219,7 +219,7 @@ def hash_fraction(key: bytes) -> float:
 def find_labels(sources: Sequence[Source], labels_in: Callable[[Any], Iterable[str]] = tuple) -> list[str]:
     """Return the distinct labels of the rows, sorted: first integers, by value, then other labels, alphabetically.
 
-    `labels_in` returns the labels in a row's `labels`: a list, or a text that an objective splits. Raises DataError if there are fewer than
+    `labels_in` returns the single labels in a row's `labels` (a list, a text or a mapping). Raises DataError if there are fewer than
     two labels, or, in 20 or more rows with a `label`, almost as many labels as rows.
     """
     labels: set[str] = set()
@@ -228,7 +228,7 @@ def find_labels(sources: Sequence[Source], labels_in: Callable[[Any], Iterable[s
         for row in source.rows():
             if "label" in row.values:
                 labelled += 1
-                labels.add(str(row.values["label"]))  # str drops the number of a ClassName
+                labels.add(str(row.values["label"]))  # str() of a ClassName is a plain text, without its number
             labels.update(map(str, row.values.get("tags", ())))
             labels.update(labels_in(row.values.get("labels", ())))
     names = ", ".join(dict.fromkeys(source.name for source in sources))
@@ -241,5 +241,5 @@ def find_labels(sources: Sequence[Source], labels_in: Callable[[Any], Iterable[s
             "classes with columns: {label: NAME}; for numbers set objective={kind: classification, regression: true}; if these are the "
             "classes, name them in objective.labels"
         )
-    # The keys of the labels 1 and 01 differ only in their last item.
+    # The sort keys of the labels 1 and 01 differ only in the last item, the label itself.
     return sorted(labels, key=lambda label: (False, int(label), label) if _NUMBER.fullmatch(label) else (True, 0, label))

@@ -49,8 +49,8 @@ def _read_tools(value: Any) -> list[dict[str, Any]] | Unfit:
 
 def _read_choices(value: Any) -> list[str] | Unfit:
     """Read a list of texts; a list of objects with a `text` and a `label`, as in ARC's files; or an object with lists of texts and labels,
-    as on the Hub. From the third text on, nulls and empty texts at the end are dropped, since a row of a table may have fewer answers than
-    the table has columns for answers.
+    as on the Hub. Since a row of a table may have fewer answers than the table has columns for answers, nulls and empty texts at
+    the end are dropped until two answers are left.
     """
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         labels = label if isinstance(label := value.get("label"), list) else []
@@ -67,8 +67,8 @@ def _read_choices(value: Any) -> list[str] | Unfit:
 
 
 def read_label_set(value: Any) -> str | list[str] | dict[str, bool] | Unfit:
-    """Read the labels of a row: a list; a text, which the objective splits into labels; or a mapping from label names to 0 or 1, which
-    `Columns` makes of several columns. Null and an empty text mean that the row has no label.
+    """Read the labels of a row: a list; a text, which the objective splits into labels; or a mapping, which `Columns` makes of several
+    columns, from their names to 0 or 1, or to a label (`_read_flags`). Null and an empty text mean that the row has no label.
     """
     match value:
         case None:
@@ -84,7 +84,7 @@ def read_label_set(value: Any) -> str | list[str] | dict[str, bool] | Unfit:
 
 
 def _read_flags(value: Mapping[str, Any]) -> list[str] | dict[str, bool] | Unfit:
-    """Read a mapping from label names to 0 or 1 (pandas may write False or 1.0); in other mappings, each value is a label or blank."""
+    """Read a mapping from label names to 0 or 1 (pandas may write False or 1.0), or from column names to labels, some of them blank."""
     literals = {str(name): "" if cell is None else read_literal(cell) for name, cell in value.items()}
     for name, literal in literals.items():
         if isinstance(literal, Unfit):
@@ -103,7 +103,7 @@ def read_answers(value: Any) -> list[dict[str, Any]] | Unfit:
     """Read the answers to a question, each with its `text` and `answer_start`, the character offset at which it begins in the context.
 
     Answers are a list, as in SQuAD's files; an object of two lists, as on the Hub; a single object; or, in a table, one of these as JSON.
-    Null and an empty list mean that there is no answer. An answer in a list of texts has None as its `answer_start`.
+    Null, a blank text and an empty list mean no answer. An answer in a list of texts has None as its `answer_start`.
     """
     if isinstance(value, str):
         try:

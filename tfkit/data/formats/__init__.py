@@ -1,1 +1,1 @@
-"""File formats: a generator reads the records of each, with only a few records in memory at a time."""
+"""File formats: a generator reads the records of each, with at most a few hundred records in memory at a time."""

@@ -16,7 +16,7 @@ _MAX_RATIO, _MIN_BUDGET = 250, 1 << 28  # the most decompressed bytes per compre
 
 
 class Budget:
-    """A limit on the decompressed bytes of a file of `size` compressed bytes, against decompression bombs. No text reaches the limit."""
+    """A limit on the decompressed bytes of a file of `size` compressed bytes, against decompression bombs. Text stays far below it."""
 
     def __init__(self, name: str, size: int, remedy: str = "if it is intended, unpack it and name its files"):
         self.name, self.size, self.remedy = name, size, remedy

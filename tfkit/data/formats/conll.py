@@ -22,7 +22,7 @@ _WORDS, _SENTENCES = (
     ("word", "token", "tokens", "words"),
     ("sentence_#", "sentence_id", "sent_id", "sentence_idx", "sentence_number", "sentence"),
 )
-_WORD, _NO_WORD = re.compile(r"[0-9]+"), re.compile(r"[0-9]+(-|\.)[0-9]+")  # 1-2: a multiword token, 8.1: an empty node
+_WORD, _NO_WORD = re.compile(r"[0-9]+"), re.compile(r"[0-9]+(-|\.)[0-9]+")  # no word: 1-2, a multiword token, or 8.1, an empty node
 
 
 class _Line(NamedTuple):
@@ -37,7 +37,7 @@ class _Token(NamedTuple):
 
 def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
     """Yield each sentence as a record of its first and last columns, called tokens and tags; with a `header`, as a record of all columns,
-    under the header's names. If no role reads tags, a file may have only one column.
+    under the header's names. With a `header`, or if a role reads words and none reads tags, one column suffices.
 
     If the first line is a header, such as `word ner`, a record also has all columns, under the header's names. Lines at the beginning of a
     sentence that begin with # are comments unless they have as many columns as the words. A record's place is the line of its first word.
@@ -85,7 +85,7 @@ def split_fields(line: str) -> list[str]:
 
 
 def _token_error(fields: list[str], width: int, fewest: int, has_header: bool, place: str) -> BadRow | None:
-    """Return the error in a token's line: not `width` columns, a `width` below `fewest`, or an empty token or tag; None if it is right."""
+    """Return the error in a token's line: not `width` columns, no tag (`width` below `fewest`), or an empty token or tag; else None."""
     if len(fields) != width:
         where = "header" if has_header else "file's first sentence"
         reason = f"{len(fields)} columns, but the {where} has {width}"
@@ -98,7 +98,7 @@ def _token_error(fields: list[str], width: int, fewest: int, has_header: bool, p
 
 
 def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Yield each sentence as {tokens, lemmas, upos, xpos, feats, heads, deprels, deps, misc}, and its comments (# sent_id = 1) as columns.
+    """Yield each sentence as a record: lists of tokens, lemmas, upos, xpos and so on, and a column for each comment like # sent_id = 1.
 
     Multiword tokens (1-2) and empty nodes (8.1) are left out.
     """
@@ -142,7 +142,7 @@ def sentences_of(records: Records, columns: Columns) -> Records:
 
 
 class _Sentences:
-    """The key function for itertools.groupby. `number`: the column that numbers or names sentences; None: only blank rows end them."""
+    """A key of groupby: a row's sentence. `number`: the column that numbers or names sentences; None: only blank rows end them."""
 
     def __init__(self, number: str | None):
         self.number, self.current = number, ""
@@ -158,7 +158,7 @@ class _Sentences:
 
 
 def _sentence(rows: Sequence[Record | BadRow], word: str) -> Record | BadRow:
-    """Return one record for the sentence whose words are in these rows, or the first bad row among them. `word`: the words' column."""
+    """Return one record for the sentence whose words are in these rows, or the first bad row among them. `word`: the column of words."""
     words = [row for row in rows if isinstance(row, Record)]
     if len(words) < len(rows):
         return next(row for row in rows if isinstance(row, BadRow))
@@ -167,7 +167,7 @@ def _sentence(rows: Sequence[Record | BadRow], word: str) -> Record | BadRow:
 
 
 def _word_error(fields: list[str], number: int, place: str) -> BadRow | None:
-    """Return the error in a line, which must have word `number` of the sentence, or no word (`_NO_WORD`); None if the line is right."""
+    """Return the error in a CoNLL-U line, which must have 10 columns, and word `number` of its sentence or no word (`_NO_WORD`)."""
     if len(fields) != len(_CONLLU_COLUMNS) + 1:
         reason = f"{len(fields)} columns; CoNLL-U has 10, separated by tabs"
         return BadRow("wrong number of columns", f"{place}: {reason}: repair the line, or set format: conll if it is another kind")

@@ -22,12 +22,12 @@ from tfkit.recipe.schema.roles import normalized
 
 LABEL_MARK = "__label__"  # before each label of a line, in fastText's files
 _LINES = 200  # the largest number of first lines that are examined
-_MAX_JSON_LINE = 1 << 20  # the most bytes of a line; a JSON file with a longer first line is taken for a single JSON value
+_MAX_JSON_LINE = 1 << 20  # the most bytes that are read of a line; a JSON file with a longer first line is taken for a single JSON value
 _DELIMITERS = ",;\t|"
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _IOB = re.compile(r"O|[BIESLU]-\S+")
 _LICENCE = re.compile(r"CC[-0 ]|https?://|©", re.IGNORECASE)  # the beginning of a note on a row's licence or origin
-_SCORE = re.compile(r"-?[0-9]*\.[0-9]+")  # a score has a fraction, since whole numbers may be row numbers
+_SCORE = re.compile(r"-?[0-9]*\.[0-9]+")  # a score must have a decimal point, since whole numbers may be row numbers
 _MAX_TAGS, _MIN_TOKENS = 60, 20  # the most distinct tags, and the fewest tokens, of a CoNLL text whose tags are not in the IOB scheme
 _MIN_ROWS = 3  # smallest number of lines in a text that is taken for a table, or for fastText's format
 _MAX_NAME, _MAX_NAME_WORDS = 60, 5  # largest number of characters and of words in the name of a column
@@ -139,8 +139,8 @@ def _rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
 
 
 def _has_header(rows: Sequence[Sequence[str]], columns: Columns) -> bool:
-    """Whether the first row is a header. It is one if a cell names a column that is read; if a cell names a well-known column and is no
-    label (`_is_label`); or if no cell is a label or looks like a sentence, and no two cells are equal.
+    """Whether the first row is a header: its cells are 0, 1, 2 ...; a cell names a column that is read, or is a well-known column name and
+    no label (`_is_label`); or no cell is a label or looks like a sentence, and no two cells are equal.
 
     Empty cells, as after a delimiter at the end of each line, are neither names nor labels.
     """

@@ -1,7 +1,7 @@
 """The bytes of a file or of a member of an archive, decompressed as they are read, and their lines as text.
 
-A damaged file raises DataError. A line that is not UTF-8 is a BadRow. So is a whole text that is not UTF-8, unless it looks like a
-Western European language in Windows-1252.
+A damaged file raises DataError. A line that is not UTF-8 is a BadRow. So is a file that is read as a single text, unless it is UTF-8 or
+looks like a Western European language in Windows-1252.
 """
 
 import codecs
@@ -109,7 +109,7 @@ def raw_lines(content: Content) -> Iterator[Piece]:
 
 
 def row_lines(content: Content) -> Iterator[Piece]:
-    """Yield the `raw_lines` of a file of rows. Raise DataError if only carriage returns end its lines, since it would then be one row."""
+    """Yield the `raw_lines` of a file of rows. Raise DataError if its lines end with carriage returns alone: they would be one row."""
     for number, line in enumerate(raw_lines(content)):
         if number == 0 and not line.content.endswith(b"\n") and b"\r" in line.content.rstrip(b"\r"):
             raise DataError(f"{line.place}: {OLD_LINE_ENDS}")
@@ -136,7 +136,7 @@ def is_utf8(content: Content) -> bool:
 
 
 def decode(piece: Piece, *, may_be_western: bool = False) -> str | BadRow:
-    """Decode a piece as UTF-8; failing that, as Windows-1252 if it `may_be_western` and has no byte order mark; else return a BadRow."""
+    """Decode a piece as UTF-8, or, if `may_be_western` and without a byte order mark, by `decode_western`; else return a BadRow."""
     content, place, offset, is_marked = piece
     if offset == 0 and _CONTROL.search(content[:TAR_BYTES]) and (bad := encoding_error(content, place)):
         return bad

@@ -47,8 +47,8 @@ _SIGNATURES = {
 def decode_western(content: bytes) -> str | None:
     """Decode Windows-1252, which includes Latin-1, if the text looks like a Western European language and is not short; else return None.
 
-    In a Western European text, letters beyond ASCII are few and scattered. Read as Windows-1252, texts in other alphabets have long runs of
-    such letters, and Central European texts have symbols within words. A UTF-8 text with a damaged byte also has undamaged UTF-8 letters.
+    In a Western European text, letters beyond ASCII are few and scattered. Not decoded are texts in other alphabets, with
+    long runs of such letters; Central European texts, with symbols within words; and damaged UTF-8, with some letters still valid.
     """
     if len(content) < _ENOUGH_BYTES:
         return None
@@ -60,7 +60,7 @@ def decode_western(content: bytes) -> str | None:
 
 
 def foreign_file(path: Path) -> BadRow | None:
-    """Return the `encoding_error` of a file's first bytes; None if they have no error, or if the file cannot be read."""
+    """Return the `encoding_error` of a file's first bytes; None if there is no error, or if the file cannot be read."""
     with suppress(OSError), path.open("rb") as file:
         return encoding_error(file.read(TAR_BYTES), str(path))
     return None

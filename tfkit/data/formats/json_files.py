@@ -27,7 +27,7 @@ _LINES = "write an array of objects; if each line is an object, set format: json
 
 
 def read_jsonl(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read the JSON object on each line as a record, or as several (`questions_of`); blank lines are skipped."""
+    """Read the JSON object on each line as a record, or as several if it is nested (`questions_of`); blank lines are skipped."""
     for line in row_lines(content):
         text = decode(line)
         if isinstance(text, BadRow):
@@ -158,7 +158,7 @@ def _rows(items: Iterator[_Item], columns: Columns, header: Sequence[str], *, nu
 
 
 def _object_rows(item: _Item, columns: Columns) -> Records:
-    """Yield the record of an object, or several records (`questions_of`)."""
+    """Yield the record of an object, or several records if it is nested (`questions_of`)."""
     if isinstance(item.value, dict):
         yield from questions_of(Record(item.value, item.place), columns)
         return
@@ -197,7 +197,7 @@ class _JsonStream:
 
     def __init__(self, file: IO[bytes], name: str):
         self.file, self.name = file, name
-        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")  # invalid bytes are reported with their item
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")  # `_not_utf8` finds invalid bytes
         self.json = json.JSONDecoder()
         self.text, self.at, self.dropped = "", 0, 0  # `dropped`: the number of the file's characters before `text`
         chunk = file.read(_CHUNK)
@@ -253,7 +253,7 @@ class _JsonStream:
             except (ValueError, RecursionError) as error:
                 raise self.broken(f"not JSON ({_reason(error)})", place=place) from error
             else:
-                if ended or end + 2 < len(self.text):  # else a number may go on in the next chunk: 1 as 1.5, or 1.5 as 1.5e-3
+                if ended or end + 2 < len(self.text):  # else a number may continue in the next chunk: 1 as 1.5, or 1.5 as 1.5e-3
                     written, self.at = self.text[self.at : end], end
                     return written, value
             ended = not self.read_more()

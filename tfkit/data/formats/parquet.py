@@ -25,7 +25,7 @@ _MAX_DECODED = 1 << 29  # the most decoded bytes in a batch; if `_ROWS` rows cou
 
 
 def read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read the columns that roles need from a Parquet file, a batch of records at a time. The places of records count rows from 1."""
+    """Read the needed columns (`Columns.select_kept`) of a Parquet file, a batch of records at a time. Places count rows from 1."""
     name = content.name
     with seekable(content) as file:
         try:
@@ -39,7 +39,7 @@ def read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = (
 
 
 def _batches(file: IO[bytes], columns: Columns, name: str) -> Iterator[Any]:
-    """Yield record batches of the columns that are read. Raise DataError if their size, as stated or actual, exceeds the file's budget."""
+    """Yield record batches of the columns that are read. Raise DataError if their size, by the metadata or in fact, exceeds a `Budget`."""
     table = pyarrow.parquet.ParquetFile(file)
     columns.check(table.schema_arrow.names, name)
     wanted = columns.select_kept(table.schema_arrow.names)
@@ -98,7 +98,7 @@ class _NoPages(io.RawIOBase):
 
 def _batch_rows(file: IO[bytes], chunks: Sequence[tuple[int, Any]], budget: Budget) -> int:
     """Return the number of rows in a batch: `_ROWS`, or fewer if a dictionary has long values. If expanded dictionary values could fill the
-    memory, their size is counted before they are expanded. Raise DataError if that size exceeds the budget.
+    memory, their size is counted before they are expanded. Raise DataError if that size exceeds `budget`.
     """
     rows = _ROWS
     for group, chunk in chunks:

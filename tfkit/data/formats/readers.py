@@ -1,4 +1,4 @@
-"""The rows of local files, by format. A reader is a generator of records with only a few records in memory at a time.
+"""The rows of local files, by format. A reader is a generator of records with at most a few hundred records in memory at a time.
 
 A row that cannot be read is a BadRow, and reading continues after it. A damaged file raises DataError, with the place.
 """
@@ -28,17 +28,17 @@ _MARKED = re.compile(rf"{LABEL_MARK}(\S+)\s*")
 
 @dataclass(frozen=True)
 class Layout:
-    """The layout of a source's files, as far as it follows from the recipe, from the names of the files and from the keys in them; the
-    readers detect the rest. `beside`: columns in addition to those of the files, each with its parallel files: one for each file of the
-    source, with a line for each of that file's rows.
+    """The layout of a source's files, as far as it follows from the recipe, from the names of the files and from the keys in JSON files;
+    the readers detect the rest. `beside`: more columns, by name, and the parallel files with their values: a file for each file
+    of the source, and a line for each row.
     """
 
-    format: str | None = None  # the format of all files; None: the suffix of each file decides
+    format: str | None = None  # the format of all files; None: that of each file, by its suffix or its first lines
     header: tuple[str, ...] = ()  # the column names of files without a header line
     beside: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     keys: tuple[str, ...] = ()  # the keys of a JSON object under which the rows are; empty: under its only array of objects
-    array_columns: tuple[str, ...] = ()  # the column names of arrays of arrays under `keys`, detected from all of them
-    recognises: bool = True  # whether the layout is also detected from the first lines of a file (not in tfkit 0.1)
+    array_columns: tuple[str, ...] = ()  # the column names of arrays of arrays under `keys`, detected from all these arrays
+    recognises: bool = True  # whether the layout is also detected from the first lines of a file (tfkit 0.1 did not)
     numbered: bool = False  # whether the recipe names columns by number; if so, columns without a header are named 0, 1 and so on
     by_folder: bool = False  # whether rows get a column `folder`, the name of their file's folder
     only: tuple[str, ...] = ()  # the files of an archive that are read; empty: all
@@ -87,7 +87,7 @@ def read_fasttext(content: Content, columns: Columns, header: tuple[str, ...] = 
 
 
 def read_lines(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read each line, also an empty one, without its line end, as a record of one column, with the name in the header, or else `text`."""
+    """Read each line, also an empty one, without its line end, as a record with one column, named by the header or else `text`."""
     name = header[0] if header else "text"
     for line in row_lines(content):
         text = decode(line)
@@ -95,7 +95,7 @@ def read_lines(content: Content, columns: Columns, header: tuple[str, ...] = ())
 
 
 def _read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    from tfkit.data.formats.parquet import read_parquet  # imports pyarrow, which only Parquet needs
+    from tfkit.data.formats.parquet import read_parquet  # imports pyarrow, which takes time
 
     return read_parquet(content, columns)
 
@@ -183,7 +183,7 @@ def _records(content: Content, columns: Columns, layout: Layout) -> Records:
 
 
 def _with_parallel_columns(records: Records, path: Path, beside: Mapping[str, Path]) -> Records:
-    """Yield each record n with line n of every parallel file as an added column. Raise DataError if a file has more or fewer lines."""
+    """Yield each record n with line n of every parallel file as an added column. Raise DataError if a file has too few or many lines."""
     parallel = {column: read_lines(content_of(file), Columns()) for column, file in beside.items()}
     count = 0
     for count, record in enumerate(records, 1):

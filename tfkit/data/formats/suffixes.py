@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 from tfkit.recipe.column_forms import LANGUAGES
 
-# The suffixes of files with several rows, and their formats. A file with any other suffix is one row, its text, unless it is an archive.
+# The suffixes of files with several rows, and their formats. Any other file is one row, unless it is an archive or its lines show a layout.
 FORMAT_OF = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -48,7 +48,7 @@ _COLUMNS = {
 # The slot filling files of ATIS and SNIPS: line n of one file has the words of sentence n, and line n of the other file their tags.
 _SEQUENCES = {"seq.in": "tokens", "seq.out": "tags"}
 
-# Suffixes that are read from a folder or an archive. They do not include .lst, since a list of labels or names often accompanies the data.
+# Suffixes of files that are read from a folder or an archive, without .lst, since a list of labels or names often accompanies the data.
 _SEARCHED = TEXT_SUFFIXES | (FORMAT_OF.keys() - {".lst"})
 
 

@@ -27,11 +27,11 @@ class _PlainReader:
     A quote that is not closed in its line may begin a field of several lines, or be an ordinary character. The lines up to the closing
     quote are one record if together they have the header's number of fields, unless they look like rows themselves: most of them have
     that number of fields, including one between the first and the last. If most of the lines have that number, but none between the
-    first and the last does, they are rows only if an earlier line, or one of the next 200, contains a quote that no csv writer would leave.
+    first and the last does, they are rows only if a line up to the first, or one of the 200 after it, has a quote that csv would double.
     """
 
     MAX_LINES = 10_000  # the most lines of one record, so that an unclosed quote does not read the whole file into memory
-    MAX_LOOKAHEAD = 200  # the most following lines searched for a quote that no csv writer would leave (`_is_plain_quote`)
+    MAX_LOOKAHEAD = 200  # the most following lines that are searched for a quote that a csv writer would have doubled (`_is_plain_quote`)
 
     def __init__(self, lines: Iterator[_Line], delimiter: str, width: int, bad_lines: list[BadRow]):
         """`width`: the number of fields in a record; 0: that of the first record. `bad_lines` gets the errors in the lines of a record."""
@@ -99,7 +99,7 @@ class _PlainReader:
         return bare.split(self._delimiter) if bare else []
 
     def _is_plain_quote(self, line: str) -> bool:
-        """Whether a quote inside a field is not doubled. A csv writer would have doubled it, so the file's quotes are ordinary."""
+        """Whether a quote inside a field is not doubled. A csv writer would double it, so the file's quotes are ordinary characters."""
         return self._quote_within.search(line.replace('""', "")) is not None
 
 
@@ -110,7 +110,7 @@ def allow_long_fields() -> None:
 
 def read_separated(content: Content, columns: Columns, given: tuple[str, ...] = (), *, delimiter: str) -> Records:
     """Read records with this delimiter, under the header `given` or, if that is empty, the file's header line. A quoted field may contain
-    the delimiter and line ends. If the delimiter is a comma, every quote delimits a field (RFC 4180); for other delimiters see
+    the delimiter and line ends. If the delimiter is a comma, quotes are read as in RFC 4180; for other delimiters see
     _PlainReader. Raise DataError if the header lacks a required column, or if two columns that are read have the same name.
     """
     allow_long_fields()

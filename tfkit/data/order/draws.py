@@ -1,5 +1,5 @@
-"""Random numbers from the raw bits of numpy's PCG64, which are the same in every version; a Generator's numbers may change (NEP 19).
-Drawn from them, the order in which an epoch reads the rows of weighted sources, a function of (seed, epoch) alone.
+"""Random numbers from the raw bits of PCG64, the same in every version of numpy; a numpy Generator's numbers may change (NEP 19).
+Also the random order in which an epoch reads the rows of weighted sources, a function of (sources, seed, epoch) alone.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from tfkit.errors import DataError
 
 MAX_ROWS = 100_000_000  # the most rows that an epoch reads from a source with a weight above 1; the order takes 24 bytes of memory a row
 _RANGE = 1 << 64
-# Caches what a function draws for the last two epochs: a step may span two epochs, and a resumed run may go back by one.
+# A decorator that caches what a function draws for the last two epochs: a step may span two epochs, and a resumed run may go back by one.
 by_epoch = lru_cache(maxsize=2)
 
 
@@ -44,7 +44,7 @@ class Draws:
 
 
 class WeightedOrder:
-    """The order of the rows of several sources, numbered consecutively across sources. `len()` is the number of rows in an epoch.
+    """The order of the rows of several sources; row numbers continue from source to source. `len()` is the number of rows in an epoch.
 
     With a weight of 2.3, an epoch reads every row of a source twice, and a random three tenths of its rows once more.
     """

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tfkit.data.order.draws import WeightedOrder, by_epoch, permutation
 from tfkit.data.store.example_sets import Example, ExampleSet
 
-_POOL = 50  # batches whose rows are sorted by length together; more would make lengths in a batch more similar, fewer the order more random
+_POOL = 50  # batches whose rows are sorted together by length (more: more similar lengths; fewer: more random); rows that `_pack` tries
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ExampleBatch:
 
 
 class ExampleRows:
-    """Weighted examples: one a row, in a WeightedOrder or, if `length_groups`, in batches of similar lengths; or packed and shuffled."""
+    """Rows of weighted example sets, shuffled; with one example each (if `length_groups`, in batches of similar lengths), or packed."""
 
     def __init__(
         self,
@@ -94,9 +94,9 @@ class ExampleRows:
         return self._grouped(rows, epoch, bits) if self.length_groups else rows
 
     def _grouped(self, rows: NDArray[np.int64], epoch: int, bits: np.random.PCG64) -> NDArray[np.int64]:
-        """Return the rows in batches of similar lengths, in a random order. The run's first batch has the longest row, so that a lack of
-        memory shows in the first step. If an epoch's last step also reads the first rows of the next epoch, the batches of the next epoch
-        begin after these rows.
+        """Return the rows in batches of similar lengths; the batches are shuffled. The run's first batch has the longest row, so that a
+        lack of memory shows in the first step. If an epoch's last step also reads the first rows of the next epoch, the batches of the
+        next epoch begin after these rows.
         """
         size = self.batch_size
         rest = min(-epoch * len(self) % size, len(rows))
@@ -116,7 +116,7 @@ class ExampleRows:
         return np.concatenate([_longest_first(head, self.lengths), batches.ravel(), _longest_first(tail, self.lengths)])
 
     def _pack(self, length: int) -> list[list[int]]:
-        """Return the numbers of the examples in each row: each is put into the first of the last `_POOL` rows with room, or a new row."""
+        """Return the example numbers in each row. An example goes into the first of the last `_POOL` rows with room, or into a new row."""
         packs: list[list[int]] = []
         room: list[int] = []
         for number in self._shuffled.draw(np.random.PCG64([self.seed])).tolist():

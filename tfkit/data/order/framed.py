@@ -43,7 +43,7 @@ class Frame(NamedTuple):
 
 @dataclass(frozen=True)
 class FramedBatch:
-    """The B rows of a micro-batch, padded to the longest, T."""
+    """The B rows of a micro-batch, padded to T, the length of the longest."""
 
     ids: NDArray[np.int64]  # (B, T)
     lengths: NDArray[np.int64]  # (B,) the number of ids without padding
@@ -55,7 +55,7 @@ class FramedBatch:
 
 
 class FramedRows:
-    """The rows of weighted streams, in a WeightedOrder. The rows and their order depend on (streams, length, seed, epoch) alone.
+    """The rows of weighted streams, in a random order. Rows and order depend on (streams, length, seed, epoch) alone.
 
     A row that an epoch reads several times, because of its source's weight, has a different row number each time, so that its masks differ.
     """
@@ -98,7 +98,7 @@ class FramedRows:
         return pad_rows(framed, texts, self.frame, epochs, numbers, token_counts=self.token_counts)
 
     def _texts(self, number: int, row: int) -> list[NDArray[Any]]:
-        """Return the parts of documents in a row of stream `number`, without [CLS] and [SEP]; one empty text if it has no ids of texts."""
+        """Return the parts of documents in a row of stream `number`, without [CLS] and [SEP]; one empty text if the row has no others."""
         stream, width = self.streams[number], self.length - 2
         begin, end = row * width, min((row + 1) * width, len(stream.tokens))
         documents = range(int(np.searchsorted(stream.starts, begin, side="right")) - 1, int(np.searchsorted(stream.starts, end)))
@@ -114,7 +114,7 @@ def pad_rows(
     numbers: NDArray[np.int64],
     **extras: NDArray[np.int64] | None,
 ) -> FramedBatch:
-    """Return the padded batch of rows, each a list of arrays of ids. `texts`: the index of each id's text; padding has the last index."""
+    """Return the padded batch of rows, each a list of arrays of ids. `texts`: the index of each id's text; padding gets the last index."""
     lengths = np.array([len(row_texts) for row_texts in texts], np.int64)
     ids = np.full((len(rows), int(lengths.max())), frame.padding, np.int64)
     padded = np.empty_like(ids)

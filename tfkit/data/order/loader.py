@@ -15,9 +15,9 @@ Batch = TypeVar("Batch")
 class BatchSizes:
     """The number of rows in each step: constant, or ramped up (GPT-3, arXiv 2005.14165, appendix B).
 
-    The batch grows from `start` linearly with the rows read so far, in multiples of `start`, and is full after `ramp_rows` rows. The ramp
-    reads a multiple of `full` rows in all, so that rows grouped into full batches (by length) stay together. The sizes are stored as a
-    table of levels (successive steps of one size), so that no method iterates over steps.
+    The batch grows from `start` linearly with the rows read so far, in multiples of `start`, and is full after at least `ramp_rows` rows.
+    The ramp reads a multiple of `full` rows in all, so that rows grouped into full batches (by length) stay together. The sizes are stored
+    as a table of levels (successive steps of one size), so that no method iterates over steps.
     """
 
     def __init__(self, full: int, start: int | None = None, ramp_rows: float = 0.0):
@@ -52,7 +52,7 @@ class BatchSizes:
 
 
 def _levels(start: int, full: int, ramp_rows: float) -> list[tuple[int, int]]:
-    """Return the batch sizes of the ramp, each with its number of steps. Size j * start is used once the linear ramp has reached it."""
+    """Return the ramp's batch sizes, multiples of `start` below `full`, each with the number of steps until the ramp reaches the next."""
     most = full // start
     levels: list[tuple[int, int]] = []
     rows = 0

@@ -4,8 +4,8 @@
     row 0    t0 t1 t2 t3                     targets t1 t2 t3
     row 1             t3 t4 t5 t6            targets t4 t5 t6
 
-Successive rows share one id, so that every id but the first is a target exactly once. With `shared` 0, rows share no id, for objectives
-whose targets are not the next ids. Ids at the end of a stream that do not fill a row are dropped.
+Successive rows share one id, so that every id in the rows but the first is a target exactly once. With `shared` 0, rows share no id, for
+objectives whose targets are not the next ids. Ids at the end of a stream that do not fill a row are dropped.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class PackedBatch:
 
 
 class PackedRows:
-    """The rows of weighted streams, in a WeightedOrder. The rows and their order depend on (streams, length, seed, epoch) alone."""
+    """The rows of weighted streams, in a random order. Rows and order depend on (streams, length, seed, epoch) alone."""
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, shared: int = 1):
         """A row has `length` + `shared` ids. `shared`: the number of ids that successive rows have in common.

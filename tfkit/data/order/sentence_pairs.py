@@ -4,7 +4,7 @@
     is next   [CLS] s0 s1 [SEP] s2 s3 [SEP]   the next row begins with s4
     or not    [CLS] s0 s1 [SEP] r5 r6 [SEP]   r: another document, from a random sentence on; the next row begins with s2, still unused
 
-The pairs of an epoch depend only on (seed, epoch) and the positions of sentences. The ids of a row are read when the row is gathered.
+An epoch's pairs are drawn from (seed, epoch) as positions of texts in the stream; their ids are read when a row is gathered.
 """
 
 from array import array
@@ -37,7 +37,7 @@ class SentencePairRows:
     over all documents, and three tenths of the pairs of a third pass.
 
     The number of pairs in an epoch is random. `len()` is the number in the first epoch; a later epoch with more pairs leaves out some at
-    random, and an epoch with fewer pairs reads some twice. The pairs and their order depend on (streams, length, seed, epoch) alone.
+    random, and an epoch with fewer pairs reads some twice. The pairs and their order depend on (streams, length, short, seed, epoch) alone.
     """
 
     def __init__(
@@ -178,6 +178,6 @@ class _Documents:
 
 
 def fit(first: int, second: int, most: int) -> tuple[int, int]:
-    """Return the lengths of two texts after truncation to `most` ids in all: the longer text loses ids; of equal texts, the second."""
+    """Return the lengths of two texts after truncation to `most` ids in all: the longer text loses ids; at equal lengths, the second."""
     kept = min(first, max(most - second, most - most // 2))
     return kept, min(second, most - kept)

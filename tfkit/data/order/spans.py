@@ -40,7 +40,7 @@ class SpanLengths(NamedTuple):
 
 
 def span_lengths(raw: int, rate: float, mean_span: float) -> SpanLengths:
-    """Return the lengths for a row of `raw` tokens (at least 2 tokens). No part is empty. Halves are rounded to even, as in T5's own code.
+    """Return the lengths for a row of `raw` tokens (2 or more). No kept part or span is empty. Halves are rounded to even, as in T5's code.
 
     `rate`: the fraction of the tokens that is noise; `mean_span`: the mean number of tokens in a span.
     """
@@ -49,7 +49,7 @@ def span_lengths(raw: int, rate: float, mean_span: float) -> SpanLengths:
 
 
 def longest_row(length: int, rate: float, mean_span: float) -> SpanLengths:
-    """Return the lengths of the longest row whose inputs fit into `length` (at least 3). Unless `rate` is near 1, they fill it exactly."""
+    """Return the lengths of the longest row with up to `length` (3 or more) input tokens: `length`, or perhaps one less if rate >= 0.5."""
     rows = range(2, math.ceil(length / (1 - rate)) + 1)  # the inputs of a row of length / (1 - rate) tokens are too long
     fitting = bisect_right(rows, length, key=lambda raw: span_lengths(raw, rate, mean_span).inputs)
     return span_lengths(max(2, fitting + 1), rate, mean_span)
@@ -60,8 +60,8 @@ class SpanBatch:
     """The B rows of a micro-batch, each split into k kept parts and k noise spans, which alternate."""
 
     ids: NDArray[np.int64]  # (B, raw)
-    kept: NDArray[np.int64]  # (B, k) lengths of the kept parts; their sum is raw - noise
-    noise: NDArray[np.int64]  # (B, k) lengths of the spans; their sum is noise
+    kept: NDArray[np.int64]  # (B, k) lengths of the kept parts; their sum is `raw - noise` (SpanLengths)
+    noise: NDArray[np.int64]  # (B, k) lengths of the spans; their sum is `noise`
 
 
 class SpanRows:

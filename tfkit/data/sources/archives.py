@@ -1,8 +1,8 @@
 """Zip and tar archives, read like folders: their data files in sorted order, each decompressed as it is read. Only a compressed tar archive
 is first decompressed as a whole, into an unnamed temporary file.
 
-Archives are untrusted: a member's name is only shown in messages, never used as a path, and no more bytes of a member are read than
-the archive claims that it has. Links in archives are not read.
+Archives are untrusted: a member's name is never used as a path on disk, and no more bytes of a member are read than the archive
+declares. Links in archives are not read.
 """
 
 import struct

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 _END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\betc)(?<!\bvs)[.!?](?=\s|$)")
-_WORDS = range(3, 61)  # how many words a first sentence may have as a target; some docstrings begin with a long list instead
+_WORDS = range(3, 61)  # how many words a docstring's first sentence may have as a target; some docstrings begin with a long list instead
 _HAVE_DOCSTRINGS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _MAX_TOKENS = 48  # the most tokens in a row of several lines
 _MAX_LINE_TOKENS = 96  # the most tokens in a row of a single line; a longer line is left out

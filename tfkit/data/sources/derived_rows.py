@@ -11,7 +11,7 @@ from typing import TypeVar
 from tfkit.data.columns.preference_forms import is_whole, read_flag
 from tfkit.data.columns.rows import Part, Row, Skipped, Source, hash_fraction
 
-UNPAIRED = "unpaired"  # the `shape` of roles for rows with one labelled completion
+UNPAIRED = "unpaired"  # the name of the group of roles (`Role.shape`) that a row with one labelled completion has
 COMPLETIONS = 8  # the approximate number of completions in a joined row
 _VERSION = 2  # part of the fingerprint of joined rows: raise it when the same rows are joined in another way
 # Where a text may be cut, in order of preference: before a paragraph, a line, a sentence, a word.
@@ -59,10 +59,10 @@ def joined_rows(source: Source) -> DerivedRows:
     """Return a source whose rows with a `completion` and a `label` are joined by their prompt into rows with `completions` and
     `labels`, as for KTO's unpaired preferences (arXiv 2402.01306).
 
-    A prompt with many completions gives several rows of about eight completions, each with good and bad ones if there are both, since all
-    pairs in a row are compared: with one good and 200 bad completions, the good one is in each row. Joined rows are in the order in which
-    their prompts first occur. All rows are read before the first joined row is yielded, since a prompt may recur at the end of a file; rows
-    without a `completion` are yielded unchanged, as soon as they are read.
+    A prompt with many completions gives several rows of about eight, each with good and bad completions if there are both, since only
+    completions of one row are compared: with one good and 200 bad completions, the good one is in each row. Joined rows are in the order in
+    which their prompts first occur. All rows are read before the first joined row is yielded, since a prompt may recur at the end of a
+    file; rows without a `completion` are yielded unchanged, as soon as they are read.
     """
     return DerivedRows(source, _joined, f"joined {_VERSION}")
 
@@ -91,8 +91,8 @@ def split_prompt(row: Row) -> Row:
 def _divide(rows: list[Row]) -> list[list[Row]]:
     """Divide the rows of a prompt into groups of about COMPLETIONS rows, each with at least one good and one bad row.
 
-    If there are fewer good (or bad) rows than groups, each group gets one of these few, in turn. If all rows are good, or all are bad, they
-    are one group.
+    If there are fewer good (or bad) rows than groups, each group gets one of these few, in turn. If all rows are good, all are bad, or
+    a label is neither, they are one group.
     """
     flags = [read_flag(str(row.values["label"])) for row in rows]
     kinds = [[row for row, flag in zip(rows, flags, strict=True) if flag is is_good] for is_good in (True, False)]
@@ -113,7 +113,7 @@ def _join(rows: list[Row]) -> Row:
 
 
 def drawn_rows(source: Source, count: int, seed: int) -> DerivedRows:
-    """Return a source with `count` random rows of `source`, or all if it has fewer, in their order there. All rows are read as a stream."""
+    """Return a source with `count` random rows of `source`, or all if it has fewer, in the order of `source`. Rows are read as a stream."""
     drawn = cache(lambda: draw(source.rows({}), count, seed))
     note = f"; at most {count:,} of these rows, drawn by the seed {seed}"
     return DerivedRows(source, lambda rows: select(rows, drawn()), f"drawn {count} {seed}", note)

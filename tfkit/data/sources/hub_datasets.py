@@ -2,7 +2,7 @@
 
 A streamed data set is read once: its records are written to tfkit's cache, and read from there afterwards. A folder of the cache has
 records.jsonl, whose lines are records of the columns that are read (an earlier version wrote several such files), and index.json, written
-last, with the class names, since the records hold only the numbers of classes. Later runs read the folder without the network, even if
+after it, with the class names, since the records hold only the numbers of classes. Later runs read the folder without the network, even if
 the data set has changed on the Hub; to stream the data set again, delete the folder, or set another revision in the recipe.
 """
 
@@ -71,7 +71,7 @@ class HubSource:
         return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
-        """Raise DataError if a required role has no column, or if one of the first rows is bad and bad rows are not skipped."""
+        """Raise DataError if a required role has no column, one of the first rows is bad and bad rows are not skipped, or none is good."""
         check_rows(self._all_rows(), self.on_bad_row, self._where, FIRST_ROWS)
 
     def _all_rows(self) -> Rows:
@@ -139,7 +139,7 @@ class StreamedSource:
         return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
-        """Raise DataError if the first row is bad, or, where bad rows are skipped, if all rows are. Rows not yet cached are streamed."""
+        """Raise DataError if the first row is bad, or, if bad rows are skipped, if no row is good. Rows not yet cached are streamed."""
         if read_index(self.folder, RECORDS_VERSION) is not None:
             check_rows(self._all_rows(), self.on_bad_row, self._where)
             return
@@ -201,10 +201,10 @@ class StreamedSource:
         return stream.select_columns(self.columns.select_kept(stream.column_names))
 
     def _read_lines(self, stream: Any) -> Generator[bytes, None, None]:
-        """Yield each record as a line of JSON, with the columns that are read. Any error becomes a DataError."""
+        """Yield the first `most` records as lines of JSON, with the columns that are read. Any error becomes a DataError."""
         try:
             for values in islice(stream, self.most):
-                names = self.columns.select_kept(values) or values  # if no role reads any, keep all columns: the error lists them
+                names = self.columns.select_kept(values) or values  # if no role reads any, keep all columns, so that the error lists them
                 yield json.dumps({name: values[name] for name in names}, default=self._plain).encode() + b"\n"
         except DataError:
             raise
@@ -274,7 +274,7 @@ def load_dataset(name: str, config: str | None, split: str, revision: str | None
         def load() -> Any:
             return datasets.load_dataset(name, config, split=split, revision=revision, streaming=streamed)
 
-        if Path(name).is_dir() or streamed:  # without the retries of `fetch`, since `datasets` itself retries the reads of a stream
+        if Path(name).is_dir() or streamed:  # without `fetch`'s retries: a folder needs none, and `datasets` retries the reads of a stream
             return load()
         return fetch(load, Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset"), _discard)
     except DataError:

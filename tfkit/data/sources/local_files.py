@@ -142,7 +142,7 @@ class FileSource:
 
 
 def find_beside(pattern: str, paths: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the files of a pattern, which are parallel to `paths`. Raise DataError if they are not as many, or one is an archive."""
+    """Return the files of a pattern, which are parallel to `paths`. Raise DataError if their numbers differ, or one is an archive."""
     parallel = find_files(pattern)
     if len(parallel) != len(paths):
         raise DataError(
@@ -156,10 +156,10 @@ def find_beside(pattern: str, paths: Sequence[Path]) -> tuple[Path, ...]:
 def find_files(pattern: str, *, recognises: bool = True) -> list[Path]:
     """Return the sorted files of a path: the file itself, a folder's text and data files, or the matches of a glob (** is recursive).
 
-    Of the .json files in a folder, only those that hold an array or JSON lines are data. Hidden files are skipped, and links to folders
-    are not followed, since they may be circular. `recognises`: a README or a licence beside other files in a folder is not data, and if no
-    file has a suffix of data, text files with any suffix are read. If `recognises` is False, files are found as in tfkit 0.1, which read no
-    compression but gzip, and no tar archives. Raises DataError if nothing matches.
+    Of the .json files in a folder, only those that hold an array or JSON lines are data. Below a folder and by **, hidden files are skipped
+    and links to folders are not followed, since they may be circular. `recognises`: a README or a licence beside other files in a folder is
+    not data, and if no file has a suffix of data, text files with any suffix are read. If `recognises` is False, files are found as in
+    tfkit 0.1, which read no compression but gzip, and no tar archives. Raises DataError if nothing matches.
     """
     if "\0" in pattern:
         raise DataError(f"{pattern!r}: a path cannot hold a NUL character; correct the path")

@@ -1,4 +1,4 @@
-"""Opening of the sources that a recipe describes. A bad row among a source's first rows is an error here, before anything is built."""
+"""Opening of the sources that a recipe describes. A bad row among a source's first rows is an error here, unless bad rows are skipped."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -44,12 +44,12 @@ def open_source(
     columns: Columns | None = None,
     split_by: SplitBy = "input",
 ) -> Source:
-    """Return the source that a section of the recipe describes. Raises DataError if nothing is found, or one of the first rows is bad.
+    """Return the source of a section of the recipe. Raises DataError if nothing is found, or one of the first rows is bad and not skipped.
 
-    A `fraction` of the rows is held out, by the hash of their input. If the fraction is None, the source is not split: each part is the
-    whole source. Of the standard library, whole files are held out, by the hash of their path (about 5 % of them if the fraction is None).
-    If files of a folder are called train, valid or test, the part `train` has the training files, and `held_out` the validation files, if
-    there are any. `roles`: the roles to read. `columns`: used instead of `roles` and the columns of the section. `split_by`: see Part.
+    A `fraction` of the rows is held out, by the hash of their input, or of few texts the end of each (local_files.py). With None, each part
+    is the whole source. Of the standard library, whole files are held out, by the hash of their path (about 5 % if `fraction` is None). If
+    files of a folder or archive are called train, valid or test, the part `train` has the training files, and `held_out` the validation
+    files, if there are any. `roles`: the roles to read. `columns`: used instead of `roles` and the section's columns. `split_by`: see Part.
     """
     columns = columns or Columns(roles, section.columns | ({} if section.text is None else {"text": section.text}))
     if section.class_names is not None:
@@ -116,9 +116,9 @@ def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Pa
 
 
 def _class_folders(root: Path, paths: Sequence[Path], all_paths: Sequence[Path], only: Sequence[str], columns: Columns) -> list[str]:
-    """Return the names of the folders if they are the classes of the texts in them, else an empty list. They are if a role reads the column
-    `folder`, all files are texts, there are several folders, none is named after a split, and a folder has 5 or more texts on average, in
-    the split that is read or in all splits together. `paths`: the files that are read; `only`: those of the archive `root`; empty: all.
+    """Return the names of the folders if they are the classes of their texts, else an empty list. They are classes if a role reads the
+    column `folder`, all files are texts, there are several folders, none is named after a split, and a folder has 5 or more texts on
+    average, in the split that is read or in all splits together. `paths`: the files that are read; `only`: those in an archive; empty: all.
     """
     if "folder" not in columns.select_read(["text", "folder"]) or not (root.is_dir() or (root.is_file() and is_archive(root))):
         return []

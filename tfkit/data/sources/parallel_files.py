@@ -74,7 +74,7 @@ def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) ->
     others = [path for path in paths if all(path not in columns.values() for columns in sets)]
     others = [path for path in others if is_searched(PurePath(path.name)) or column_in(path)]
     others = [path for path in others if not is_readme(path) and path.name != MAPPING]
-    if len(common) < 2 or (named is None and others and common[0] in LANGUAGES):  # a folder with other texts has no translations
+    if len(common) < 2 or (named is None and others and common[0] in LANGUAGES):  # with other texts beside them, no parallel corpus
         return None
     first = next((column for column in common if named is not None and sets[0][column] == named and column in LANGUAGES), common[0])
     in_order = sorted(common, key=lambda column: column != first)

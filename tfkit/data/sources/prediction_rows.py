@@ -1,4 +1,4 @@
-"""Rows that keep all fields of their records: with the row that the objective reads, for predictions; or alone, to recognise the task."""
+"""Rows that keep all fields of their records: for predictions, with the row that the objective reads; to recognise a task, alone."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +29,7 @@ class PredictionInput(NamedTuple):
 
 @dataclass(frozen=True)
 class PredictionColumns(Columns):
-    """Columns that keep the whole record with its row. `option`: the command-line option that names the only column, for error messages;
+    """Columns that keep the whole record with its row. `option`: the command-line option that names a role's column, for error messages;
     empty: --columns. `takes_lines`: whether a row may also be a plain text, without the named column.
     """
 

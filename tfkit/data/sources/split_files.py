@@ -1,6 +1,6 @@
 """Splits by name: the files of a folder, glob or archive, or the keys of a JSON object, called train, valid (validation, val, dev) or test.
 
-As in data sets of the hub, this word may be anywhere in the name of the file or of its folder: `train-00000-of-00004.parquet`,
+As in data sets of the hub, such a word may be anywhere in the name of the file or of its folder: `train-00000-of-00004.parquet`,
 `SNLI_dev.csv`, `data/test/a.jsonl`. Source code is excluded: a file called test.py is no test split.
 """
 
@@ -28,7 +28,7 @@ _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class SplitFiles(Generic[Named]):
-    """The files of a folder or archive, or the keys of a JSON object, by split. `others`: those whose names have no split, or several."""
+    """The files of a folder or archive, or the keys of a JSON object, by split. `others`: those whose names show no split, or several."""
 
     train: tuple[Named, ...]
     validation: tuple[Named, ...]
@@ -139,7 +139,7 @@ def siblings(path: Path, *, of_column: bool) -> list[str]:
 
 
 def _but_split(path: Path) -> str:
-    """Return the name of a file without numbers and without the word of its split, so equal for all files of a data set."""
+    """Return the name of a file without numbers and the word of its split. It is the same for the files of all splits of a data set."""
     return re.sub(r"[a-z]+", lambda match: "" if _WORD.fullmatch(match[0]) else match[0], re.sub(r"[0-9]+", "", path.name.lower()))
 
 

@@ -30,7 +30,7 @@ HELD_OUT = 0.05  # fraction of files that is held out if the recipe gives no fra
 EXCLUDED = frozenset({"test", "tests", "idle_test", "encodings", "pydoc_data", "site-packages", "dist-packages", "__pycache__"})
 TASKS_VERSION = 1  # part of the fingerprint: raise it when the same files give other records
 _RECORDS = "records.jsonl"
-_MIN_FILES = 8  # a package with fewer files gives no rows, since its training or held-out part might be empty
+_MIN_FILES = 8  # the task `packages` has no rows of a package with fewer files, since its training or held-out part might be empty
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class StdlibTask:
         return about + (f"; {format_number_of(unread, 'file')} skipped that this Python cannot parse" if unread else "")
 
     def fingerprint(self) -> str:
-        """Return a hash of the task, columns, part, and all files, since a row is left out if a file of the other part has its input."""
+        """Return a hash of the task, columns, part, and all files, since a training row is left out if a held-out file has its input."""
         return digest(self.folder.name, self.columns.fingerprint(), f"{self.part}{fingerprint_of(self.on_bad_row)}")
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
@@ -176,7 +176,7 @@ def _write(folder: Path, task: str, files: StdlibSource) -> None:
 
 
 def _find_records(task: str, files: StdlibSource) -> tuple[list[dict[str, Any]], int]:
-    """Return the records of all files, without packages of few files, and how many files cannot be parsed."""
+    """Return the records of all files, and how many files cannot be parsed. The task `packages` leaves out packages with few files."""
     records: list[dict[str, Any]] = []
     unread = 0
     for name in files.paths:

@@ -1,3 +1,3 @@
-"""The cache: token streams, example sets, trained tokenizers, and the rows of streamed and standard library sources, each built once and
-stored with hashes that detect damage.
+"""The cache: token streams, example sets, trained tokenizers, and the records of streamed data sets and of the standard library's
+tasks, each built once and stored with hashes that detect damage.
 """

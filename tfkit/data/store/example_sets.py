@@ -48,7 +48,7 @@ class Encoder(Protocol):
     """An objective's encoder, which turns rows into examples."""
 
     def fingerprint(self) -> str:
-        """Return a hash that is equal only if equal rows give equal examples."""
+        """Return a hash. Encoders with equal hashes give equal examples for equal rows."""
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return, for each row, the encoded row, or a BadRow if the row cannot be encoded."""
@@ -85,7 +85,7 @@ class ExampleSet:
         return {name: numbers[starts[i] : starts[i + 1]] for name, (numbers, starts) in self.arrays.items()}
 
     def place(self, i: int) -> str:
-        """Return the place of example i's row."""
+        """Return the place of example i's row, such as `rows.jsonl:17`."""
         names, starts = self.places
         return self.moved(bytes(names[starts[i] : starts[i + 1]]).decode())
 
@@ -106,7 +106,7 @@ def example_set(
     are no rows.
 
     `progress` is called with the number of bytes of text encoded since its last call; an exception that it raises stops the encoding.
-    `keeps_lost`: skip lost rows (`BadRow`) even if `on_bad_row` is "error", for an evaluation that counts them as wrong.
+    `keeps_lost`: skip lost rows (`BadRow.lost`) even if `on_bad_row` is "error", for an evaluation that counts them as wrong.
     """
     skips = f"{on_bad_row}{'+lost' * keeps_lost}"
     fingerprint = digest(EXAMPLES_VERSION, source.fingerprint(), encoder.fingerprint(), skips)
@@ -166,7 +166,7 @@ def _write(
 
 
 def no_rows(source: Source) -> DataError:
-    """Return the error for a part without rows. If rows of the source share their input, it says that they stay together in one part."""
+    """Return the error for a part without rows. If rows of the source share their input, the error says that such rows are in one part."""
     problem = f"{source.describe()}: no rows here"
     source = getattr(source, "source", source)  # DerivedRows have an inner source
     part = getattr(source, "part", None)

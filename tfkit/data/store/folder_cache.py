@@ -24,7 +24,7 @@ from tfkit.durable import DISK_FULL, rename, sync_tree, user_folder
 from tfkit.errors import MachineError
 
 ATTEMPTS = 5  # largest number of attempts to build a folder that other processes delete meanwhile
-INDEX = "index.json"  # facts about a folder's content, the version of its format, and the size of each file; written last
+INDEX = "index.json"  # facts about a folder's content, the version of its format, and the size of each file; written after these files
 _Opened = TypeVar("_Opened")
 
 
@@ -197,7 +197,7 @@ def _sibling_name(folder: Path) -> Path:
 
 
 def _temporary_folder() -> Path:
-    """Return a folder in the system's temporary folder that the user owns: tfkit-UID, or a new one if that is unusable."""
+    """Return a folder of the user in the system's temporary folder: tfkit-UID, or a new one if that is unusable."""
     folder = Path(tempfile.gettempdir()) / f"tfkit-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -238,7 +238,7 @@ def is_built(folder: Path, version: int) -> bool:
 
 
 def write_index(folder: Path, version: int, facts: Mapping[str, Any], names: Iterable[str] | None = None) -> None:
-    """Write the index of a folder whose files are closed. `names`: the files, in the order of the index; None: all, sorted."""
+    """Write the index of a folder whose files are closed. `names`: the files that the index lists; None: all, sorted."""
     names = sorted(path.name for path in folder.iterdir()) if names is None else names
     files = {name: (folder / name).stat().st_size for name in names}
     (folder / INDEX).write_text(json.dumps({"version": version, **facts, "files": files}, indent=2) + "\n")

@@ -17,7 +17,7 @@ from tfkit.errors import DataError
 
 HASHES = "hashes.json"
 BLOCK = 1 << 20  # bytes in a block; a multiple of every item size, so that no item spans two blocks
-WHOLE = 1 << 26  # bytes of the largest file that is verified as a whole when its folder is opened, in a tenth of a second
+WHOLE = 1 << 26  # bytes of the largest file that is verified as a whole when its folder is opened, which takes a tenth of a second
 
 
 class FileHashes(NamedTuple):

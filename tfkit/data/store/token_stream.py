@@ -200,7 +200,7 @@ class _Writer:
         return documents, offsets
 
     def finish(self) -> None:
-        """Write the position at which the next document would begin, and, if it is not yet written, the id that ends the last document."""
+        """Write the position at which a next document would begin, and the id that ends the last document if it is not yet written."""
         tokens, starts, _ = self.files
         starts.write(np.array([self.position], dtype="<i8").tobytes())
         if not self.separator:

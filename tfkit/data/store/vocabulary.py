@@ -69,7 +69,7 @@ def sample_texts(sources: Sequence[Source], sample_bytes: int) -> Iterator[str]:
     length = min(_PIECE, max(1, sample_bytes // 100))
     for piece in (row.text[start : start + length] for row in _all_rows(sources) for start in range(0, len(row.text), length)):
         content = piece.encode()
-        if taken * total <= sample_bytes * seen:  # the sample has no more than its fraction of the text that was read
+        if taken * total <= sample_bytes * seen:  # the sample has at most its fraction of the text so far: take this piece
             content_taken = content[: sample_bytes - taken]
             taken += len(content_taken)
             yield content_taken.decode(errors="ignore")

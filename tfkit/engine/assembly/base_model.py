@@ -1,4 +1,4 @@
-"""Open a checkpoint for an objective: as the base model of a fine-tuning, with a head for it, or as a finished model to be evaluated."""
+"""Open a checkpoint for an objective: as a base model, with a new head if the objective needs one, or as a finished model to evaluate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ def kept_labels(start: Start, recipe: Recipe, labels: list[str]) -> list[str]:
     """Return the checkpoint's classes if its head can be kept for `labels`, the run's classes; else return `labels`.
 
     The head is kept if it is of the objective's kind, the checkpoint's classes include all `labels`, and the recipe names no
-    classes. Raises UsageError if the recipe names the checkpoint's classes in an order other than its own.
+    classes. Raises UsageError if the recipe names the checkpoint's classes in another order.
     """
     own, head = list(start.described.labels), start.described.config.head.kind
     named = recipe.objective.named_labels
@@ -76,7 +76,7 @@ def kept_labels(start: Start, recipe: Recipe, labels: list[str]) -> list[str]:
 
 
 def check_order(checkpoint: str, own: Sequence[str], named: Sequence[str]) -> None:
-    """Raise UsageError if a recipe names a checkpoint's classes in an order other than its own: outputs would get the wrong names."""
+    """Raise UsageError if a recipe names a checkpoint's classes in another order: outputs would get the wrong names."""
     if [*named] != [*own] and {*named} == {*own}:
         raise UsageError(
             f"objective.labels: {checkpoint} has these classes in another order, and its head would take one for another; "
@@ -144,9 +144,9 @@ def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer:
 
 
 def _unlike_weights(own: ModelConfig, wanted: ModelConfig) -> list[str]:
-    """Return a message for each size of `wanted`, the run's configuration, that differs from the size in `own`, the checkpoint's."""
+    """Return a message for each size of `wanted`, the run's configuration, that differs from that of `own`, the checkpoint's."""
     sizes = {name: (getattr(own, name), getattr(wanted, name)) for name in ("encoder_layers", "decoder_layers", "dim", "hidden_dim")}
-    for name in ("num_heads", "num_kv_heads"):  # the shapes of matrices depend only on heads times width of a head
+    for name in ("num_heads", "num_kv_heads"):  # the shapes of matrices depend only on the number of heads times a head's width
         if getattr(own, name) * own.head_dim != getattr(wanted, name) * wanted.head_dim:
             sizes[name] = getattr(own, name), getattr(wanted, name)
     return [
@@ -155,7 +155,7 @@ def _unlike_weights(own: ModelConfig, wanted: ModelConfig) -> list[str]:
 
 
 def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig) -> list[str]:
-    """Return the reasons why the run cannot save an adapter alone, which holds only LoRA updates and a head, so all else must be unchanged.
+    """Return why the run cannot save an adapter alone: an adapter holds LoRA updates and a head, so all else must be as in the base.
 
     Return no reasons if the run trains no adapter, or merges it into the base model.
     """
@@ -193,7 +193,7 @@ def start_model(
     head = config.head if config.head != own.head or recipe.model.changes.get("head") else None
     has_others = has_other_labels(start, config.head, labels)
     cut = own.position.kind == config.position.kind == "learned" and config.context_length < own.context_length
-    later = ("head", "vocab_size", *(["context_length"] if cut else []))  # the head is passed apart; these tables are resized after loading
+    later = ("head", "vocab_size", *(["context_length"] if cut else []))  # the head has its own argument; embeddings are resized later
     changes = {name: value for name, value in recipe.model.changes.items() if name not in later}
     seed, folder = recipe.training.seed, start.described.folder
     loaded = load(folder, head=head, other_labels=has_others, changes=changes, seed=seed, defer_blocks=defer_blocks)
@@ -205,7 +205,7 @@ def start_model(
 
 
 def open_finished(section: ObjectiveSection, loaded: Loaded, settings: EvaluationSettings) -> tuple[Objective, Tokenizer]:
-    """Return the objective of `section` for a finished model, and its tokenizer. Raises ModelError if the model does not fit."""
+    """Return the objective of `section` for a trained model, and its tokenizer. Raises ModelError if the model does not fit."""
     if problems := fitting_problems(section, loaded.config):
         raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; give a recipe with the objective that it was trained for")
     assert loaded.codec is not None

@@ -98,10 +98,10 @@ def assemble(
     should_stop: Callable[[], bool] | None = None,
     peers: Peers = ALONE,
 ) -> Components:
-    """Return the components for step 1. The model moves to the device; its parameters become the working weights, in the run's precision.
+    """Return the components for step 1. The model moves to the device, and its parameters are converted to the run's precision.
 
-    The sampling of responses ends once `should_stop()` is True. `peers`: the ranks that take each step together; the recipe says whether
-    the weights are sharded. Raises ModelError for token ids beyond the vocabulary, and if ranks differ in weights that they shard.
+    `peers`: the ranks that take each step together, with sharded weights if the recipe says so. A single rank stops sampling responses
+    once `should_stop()` is True. Raises ModelError (ids beyond the vocabulary, different weights to shard), DataError and UsageError.
     """
     _check(recipe, data, model)
     training, objective = recipe.training, data.objective
@@ -172,7 +172,7 @@ def assemble_stepper(
 
 
 def place_companions(recipe: Recipe, objective: Objective, device: torch.device, precision: torch.dtype) -> dict[str, TrainedModel]:
-    """Move all companions to the device, and convert frozen ones to `precision`; return those that are trained, by name."""
+    """Move all companions (such as a teacher) to the device, with frozen ones in `precision`; return those that are trained, by name."""
     trained = {}
     for companion in objective.companions:
         model = companion.model
@@ -204,7 +204,7 @@ def total_steps(recipe: Recipe, rows: Rows, sizes: BatchSizes) -> int:
 
 
 def in_steps(every: int | Literal["epoch"] | None, rows: Rows, sizes: BatchSizes) -> int | None:
-    """Return `every`, the distance of evaluations or checkpoints, in steps: for "epoch" those of an epoch, rounded up; None stays None."""
+    """Return `every`, the interval of evaluations or checkpoints, in steps: an "epoch" is converted, rounded up; None stays None."""
     return sizes.steps(len(rows)) if every == "epoch" else every
 
 

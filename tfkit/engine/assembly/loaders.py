@@ -23,7 +23,7 @@ class MixedLoader:
     """A loader whose steps have the micro-batches of the loader `main`, then micro-batches of pretraining text: `ratio` rows of text for
     each row of the full batch size, even while a batch ramp still has smaller batches.
 
-    The text is read in an order of its own, in micro-batches of about as many tokens, and thus bytes, as the largest ones of `main`.
+    The text is read in an order of its own, in micro-batches of about as many tokens, and so as much memory, as the largest of `main`.
     """
 
     def __init__(self, main: StepLoader[Batch], text: Rows, collate: Callable[[Any], Batch], ratio: int):

@@ -61,9 +61,9 @@ class RunMemory:
 def run_memory(
     recipe: Recipe, objective: Objective, model: Transformer, dtype: torch.dtype, *, shards: int = 1, sums_gradients: bool = True
 ) -> RunMemory:
-    """Return the memory of a run on one rank, if its models are sharded over `shards` ranks: on rank 0, whose shards are largest.
+    """Return the memory of a run on rank 0, which holds the largest shards if the models are sharded over `shards` ranks.
 
-    `model`: may be on the meta device; frozen parameters have requires_grad=False. `sums_gradients`: a step adds up several gradients.
+    `model`: may be on the meta device; frozen parameters have requires_grad=False. `sums_gradients`: a step adds up several micro-batches.
     """
     parameters = dict(model.named_parameters())
     layout = {"shards": shards, "reshard": recipe.parallel.reshard is not False, "sums_gradients": sums_gradients}

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from tfkit.engine.assembly.training_data import ValidationSet
 
 _ROWS = 1_000  # number of rows at the beginning of each source that are checked
-_HEAD = 256  # number of characters that are read of a text: more than any special token has
+_HEAD = 256  # number of a text's characters that are searched for a special token at its start: more than any such token has
 _WORD = re.compile(r"[^\W\d_]{4,}")
-_FEWEST_WORDS, _MOST_WORDS = 200, 2_000  # numbers of different words of a source: needed, and at most read, to judge the tokenizer
+_FEWEST_WORDS, _MOST_WORDS = 200, 2_000  # the tokenizer is judged by at least and at most this many distinct words of a source
 # Checkpoints for many languages, to suggest in place of an encoder or a decoder whose tokenizer does not fit the texts.
 _MULTILINGUAL = {"encoder": "hub:distilbert/distilbert-base-multilingual-cased", "decoder": "hub:google/gemma-2-2b"}
 
@@ -31,7 +31,7 @@ _MULTILINGUAL = {"encoder": "hub:distilbert/distilbert-base-multilingual-cased",
 def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: Tokenizer) -> None:
     """Raise DataError if a text in the first rows of a source begins with the special token that the tokenizer puts before every text.
 
-    Called for tokenizers with `reads_openings_twice`, which keep both: a model would be trained with two such tokens, and used with one.
+    Called for tokenizers whose ids of such a text begin with two of these tokens: a model would be trained with two, and used with one.
     """
     opening = tokenizer.prefix[-1]
     for source in sources:
@@ -54,7 +54,7 @@ def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: 
 def misfit(source: Source, tokenizer: Tokenizer, stack: str) -> str | None:
     """Return a warning if most words of the first rows are tokenized with at most two letters per token, or with an unknown token.
 
-    Return None for other texts, or if the first rows have too few words. A wide letter, such as a Chinese one, counts as three letters.
+    Return None if most words fit, or if the first rows have too few words. A wide letter, such as a Chinese one, counts as three letters.
     `stack`: encoder, decoder or both; it chooses the checkpoint that the warning suggests.
     """
     found: dict[str, None] = {}

@@ -32,7 +32,7 @@ _VERSION = 1  # the version of the format of the cache's folders
 
 
 def data_with_reference(data: TrainingData, stepper: Stepper, batch_size: int, listener: Listener) -> TrainingData:
-    """Return the data with the reference's log-probabilities of each row. `stepper`: before any step, so its model is the reference."""
+    """Return the data with the reference's log-probabilities of each row. `stepper` has taken no step, so its model is the reference."""
     weights, objective = stepper.weights, data.objective.labelled
     assert objective is not None, "an objective with a reference reads labelled rows"
     key = f"{weights_sha256(stepper)}\0{weights.dtype}\0{stepper.device.type}"
@@ -58,8 +58,8 @@ def with_reference(
 ) -> ExampleSet:
     """Return a set with the reference's log-probability of each sequence, from the cache or computed by `model`, the reference.
 
-    `key`: a hash of the model's weights and precision. `lacks_any`: a function for ranks with sharded weights, which only compute
-    together: it takes whether this rank's cache lacks the values, and returns whether any rank's cache does.
+    `key`: a hash of the model's weights, their dtype and the device. `lacks_any`: for ranks with sharded weights, which can compute only
+    together: its argument is whether this rank's cache lacks the values, and it returns whether any rank's does.
 
     The cache's folder has values.bin (float32, one value for each element of the set's array `sizes`) and, written last, index.json.
     """
@@ -103,7 +103,7 @@ def _log_probs(
 def with_finished_reference(
     sets: Sequence[ExampleSet], objective: LabelledObjective, finished: Loaded, batch_size: int, listener: Listener
 ) -> list[ExampleSet]:
-    """Return the sets with the log-probabilities by the reference of a finished model: the model from which its training started.
+    """Return the sets with the log-probabilities by the reference, the model from which the training of `finished` started.
 
     The sets are returned unchanged if the objective reads no such log-probabilities. Raises ModelError if the finished model's folder does
     not name the reference, or if the reference is missing or was changed.

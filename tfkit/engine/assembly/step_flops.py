@@ -36,7 +36,7 @@ class StepFlops:
     companions_in_steps: float = 0.0
     companions_in_rollouts: float = 0.0  # of companions and reference, which read sampled responses before the steps
     rollouts: float = 0.0  # of the policy: sampling the responses, and a forward pass on them
-    recomputed: float = 0.0  # by activation checkpointing, and logits that are too large to keep
+    recomputed: float = 0.0  # of activations, if checkpointed, and of logits too large to keep
     shapes: tuple[tuple[ForwardShape, float], ...] = ()  # of the forward passes of the run's model, each with the number of such passes
 
     @classmethod
@@ -78,7 +78,7 @@ def sampled_flops(recipe: Recipe, data: TrainingData, model: Transformer, loader
 
 
 def reference_flops(data: TrainingData, sample: StepFlops) -> float:
-    """Return the FLOPs by which the reference reads all rows once before the steps; 0 if the objective does not need this.
+    """Return the FLOPs that the reference takes to read all rows once before the steps; 0 if the objective does not need this.
 
     `sample`: the FLOPs of a few steps, from which the FLOPs per token are taken.
     """

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Held-out rows of one source. `name`: the prefix of the metrics of these rows if there are several sets."""
+    """Held-out rows of one source. `name`: the prefix of the names of their metrics if there are several sets."""
 
     name: str
     stored: Stored
@@ -80,7 +80,7 @@ class TrainingData:
         return self.rules.code_hashes if self.rules is not None else []
 
     def fingerprints(self) -> dict[str, list[str]]:
-        """Return hashes of training, validation and pretraining data and of reward functions. A resumed run must have the same."""
+        """Return hashes of training, validation and pretraining data and of reward functions. A resumed run must have the same hashes."""
         train, validation = [stored.fingerprint for stored, _ in self.train], [held_out.stored.fingerprint for held_out in self.validation]
         hashes = {"train": train, "validation": validation}
         hashes |= {"pretraining": [stream.fingerprint for stream, _ in self.pretraining]} if self.pretraining else {}
@@ -128,7 +128,7 @@ class RowStore:
             return (scored_examples if counts_lost else example_set)(source, encoder, self.data.on_bad_row, bar.advance)
 
     def validation_sets(self, held_out: Sequence[Source]) -> list[ValidationSet]:
-        """Return the validation sets. If the evaluation counts rows that the model cannot process, they are in `lost`."""
+        """Return the validation sets, with `lost` filled if the evaluation counts rows that the model cannot process."""
         judged = self.objective.labelled if self.feedback is None else None
         counts_lost = judged is not None and (judged.evaluates_answers or judged.writer is not None)
         stored = [self.rows(source, counts_lost=counts_lost) for source in held_out]
@@ -142,7 +142,7 @@ class RowStore:
 
 
 def tokenized(source: Source, tokenizer: Tokenizer, listener: Listener, *, sentences: bool = False) -> TokenStream:
-    """Return the tokens of a source's text, from the cache if they are there. `sentences`: as in `token_stream`."""
+    """Return the tokens of a source's text, from the cache if they are there. `sentences`: also return where each sentence begins."""
     with listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
         return token_stream(source, tokenizer, bar.advance, sentences=sentences)
 
@@ -157,11 +157,11 @@ def prepare_data(
     peers: Peers = ALONE,
     copies: float | None = None,
 ) -> TrainingData:
-    """Open the sources, train or load the tokenizer, and encode the rows. If a judge ranks responses, these are sampled on `device`.
-    Tokenizer and rows come from the cache, if they are in it. Raises Stopped after a stop request.
+    """Open the sources, train or load the tokenizer, and encode the rows. Tokenizer and rows come from the cache, if they are
+    in it. If the rows are responses that a judge ranks, they are sampled on `device`. Raises Stopped after a stop request.
 
     `code`: which reward functions may be run; None: the training is only planned, and runs none. `peers`: the ranks that train together.
-    `copies`: how many copies of each companion must fit into this machine's memory; None: as many as its ranks hold.
+    `copies`: how many copies of each companion (such as a teacher) must fit into this machine's memory; None: as many as its ranks hold.
     """
     meter.phase("tokenize")
     listener = StoppingListener(listener, stop, "no step was taken")

@@ -1,4 +1,4 @@
-"""Read a run's training rows again: for baselines (scores without a Transformer), and to count which scored rows were trained on."""
+"""Read a run's training rows again: for baselines (scores without a Transformer), and to count how many scored rows were trained on."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -24,7 +24,7 @@ _MOST_BYTES = 1 << 30  # if the training files are larger, they are not read aga
 
 
 def training_baselines(recipe: Recipe) -> Baselines:
-    """Return the baselines for a run's validation rows; empty without such rows, without known baselines, and for sampled responses."""
+    """Return the baselines for a run's validation rows; empty without such rows, for sampled responses, and for tasks without baselines."""
     section = recipe.objective.trained_for
     if not has_baselines(section, ()) or not _learns_from_rows(recipe):
         return {}
@@ -49,8 +49,8 @@ def evaluation_baselines(section: ObjectiveSection, text_metrics: Sequence[str],
 
 
 def scored_rows(sources: Sequence[Source], stored: Sequence[ExampleSet], judged: Sequence[Sequence[RowPrediction]]) -> Iterator[Row]:
-    """Yield the rows of each source that were scored: if all of its examples are `judged`, all rows, also those that make no example;
-    otherwise its first rows, as many as were judged.
+    """Yield the scored rows of each source: if all of its examples were `judged`, all of its rows, even those that make no example;
+    otherwise as many of its first rows as were judged.
     """
     for source, examples, results in zip(sources, stored, judged, strict=False):
         yield from islice(source.rows({}), None if len(results) == len(examples) else len(results))
@@ -62,7 +62,7 @@ def _learns_from_rows(recipe: Recipe) -> bool:
 
 
 def _local_run(checkpoint: Path) -> Recipe | None:
-    """Return the recipe of the run that made a checkpoint; None without a recipe, or if its rows are on the Hub, and would be downloaded.
+    """Return the recipe of the run that made a checkpoint; None if there is none, or its rows are on the Hub and would be downloaded.
 
     Raises TfkitError if the recipe cannot be read.
     """
@@ -89,7 +89,7 @@ def count_trained_rows(checkpoint: Path, scored: Sequence[Hashes]) -> int | None
 
 
 def _hashes(checkpoint: Path) -> list[Hashes] | None:
-    """Return the hashes of the training texts, from the cache or else from the rows; None if the rows are missing or too large."""
+    """Return the hashes of the training texts, from the cache or else from the rows; None if the files cannot be read, or are too large."""
     try:
         fingerprints = read_tfkit_json(checkpoint).data["train"]
         cached = [cached_hashes(fingerprint) for fingerprint in fingerprints]

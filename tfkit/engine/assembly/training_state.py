@@ -1,4 +1,4 @@
-"""Write and restore the training state in a checkpoint, which only a resumed run reads: optimizer, latest weights, companions and loader.
+"""Write and restore the training state of a checkpoint, for resuming: optimizer, weights, loader, companions (such as a value model).
 
 The folder training_state/ has tensors as safetensors and all else as JSON (run/state_json.py), so reading it runs no code.
 """
@@ -31,7 +31,7 @@ from tfkit.training.step import Stepper, TrainedModel
 _LATEST, _MEAN, COMPANIONS, _LOADER = "latest/", "mean/", "companions/", "loader/"
 
 _TENSORS = f"{FOLDER}/optimizer.safetensors"
-Reading = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]  # returns the same weights, each of which is then hashed when it is read
+Reading = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]  # returns the weights, unchanged or so that each is hashed when it is read
 
 
 def state_tensors(
@@ -81,7 +81,7 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_companion_tensors(
     trained: Mapping[str, TrainedModel], tensors: Mapping[str, Tensor], reading: Reading = lambda weights: weights
 ) -> None:
-    """Load the result of `companion_tensors` into the companions; other tensors are ignored. `reading`: see `Reading`."""
+    """Load the result of `companion_tensors` into the companions; other tensors are ignored. `reading` may hash the weights."""
     for name, companion in trained.items():
         companion.optimizer.load_state(_below(f"{COMPANIONS}{name}/optimizer/", tensors))
         companion.weights.load(reading(_below(f"{COMPANIONS}{name}/weights/", tensors)))
@@ -106,7 +106,7 @@ def restore(stepper: Stepper, loader: StepLoader[Batch], checkpoint: Path) -> Pr
     mean: Mapping[str, Tensor] = _below(_MEAN, tensors)
     _restore_loader(loader, checkpoint, tensors, state.loader)
     with ExitStack() as stack:
-        if not latest or (state.mean_steps and not mean):  # the model's files have those that the state lacks
+        if not latest or (state.mean_steps and not mean):  # the model's files have the weights that the state lacks
             saved = stack.enter_context(open_tensors(checkpoint))
             latest, mean = latest or saved, saved
         if state.mean_steps:

@@ -27,7 +27,7 @@ _MOST_COUNTS = 400  # the most elements of a confusion matrix that is logged; a 
 
 @dataclass(frozen=True)
 class SetScores:
-    """The metrics of the validation sets, and the confusion matrix, by target and predicted class; None with no or too many classes."""
+    """The metrics of the validation sets, and the confusion matrix by target and predicted class (None: no classes, or too many)."""
 
     metrics: dict[str, float]
     confusion: dict[str, dict[str, int]] | None = None

@@ -10,7 +10,7 @@ from tfkit.recipe.schema.objective_sections import HIGHER, best_value
 from tfkit.units import baseline_metric
 
 Metrics = Mapping[str, float | None]
-_HARDLY = 0.02  # a change of the loss by a smaller fraction of the first loss counts as none
+_HARDLY = 0.02  # a change of the loss by a smaller fraction of the first loss counts as no change
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def comparison_fields(comparison: Comparison | None) -> dict[str, Any]:
 def predicts_one_class(metrics: Metrics) -> bool:
     """Whether a classifier predicted the same class for all rows, judged by its metrics.
 
-    If so, the Matthews correlation is 0, and only the predicted one of the k classes has an F1 above 0: 2a / (1 + a), since its recall is
-    1 and its precision is the accuracy a. With few rows, predictions of several classes may give the same metrics by chance.
+    If so, the Matthews correlation is 0, and with accuracy a and k classes, the macro F1 is 2a / (1 + a) / k: the predicted class has
+    recall 1 and precision a, the others have an F1 of 0. With few rows, predictions of several classes may give such metrics by chance.
     """
     accuracy, f1_macro = metrics.get("accuracy"), metrics.get("f1_macro")
     if not accuracy or not f1_macro or metrics.get("matthews") != 0 or metrics.get("majority") == 1:  # 1: all targets are one class

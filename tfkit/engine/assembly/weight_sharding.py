@@ -1,4 +1,4 @@
-"""Shard the weights of a run at its start: each block is sharded as soon as it is filled, so that no rank ever holds all weights."""
+"""Shard the weights of a run at its start: each block is sharded once its weights are set, so that no rank ever holds all."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from tfkit.training.step import Stepper
 
 
 def shard_weights(recipe: Recipe, stepper: Stepper, reference: FrozenReference | None = None) -> None:
-    """Shard the weights of the run's model, its companions and the reference as the recipe says. All ranks call this function together.
+    """Shard the run's model, companions (such as a teacher) and reference (initial model) as the recipe says. All ranks call this together.
 
     Raises UsageError for bf16 if checkpoints store numbers that the objective computes in fp32; ModelError if ranks differ in weights.
     """
@@ -41,7 +41,7 @@ def shard_weights(recipe: Recipe, stepper: Stepper, reference: FrozenReference |
 
 
 class WeightsHash:
-    """A hash of all weights in the order in which they are filled or read, before they are sharded. It must be the same on all ranks."""
+    """A hash of all weights in the order in which they are initialized or read, before the sharding. It must be the same on all ranks."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -52,7 +52,7 @@ class WeightsHash:
         self._digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
     def reading(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return a mapping with the same tensors that hashes each one when it is read."""
+        """Return a mapping of the same tensors, which hashes each tensor when it is read."""
         return _HashedTensors(tensors, self)
 
     def require_same(self, peers: Peers) -> None:
@@ -78,7 +78,7 @@ class _HashedTensors(Mapping[str, Tensor]):
 
 
 def require_same(group: ProcessGroup, sha256: str) -> None:
-    """Raise ModelError on all ranks if they differ in `sha256`, the hash of the initial weights."""
+    """Raise ModelError on all ranks if they differ in `sha256`, the hash of the weights with which the steps begin."""
     if not group.is_same(int(sha256[:15], 16)):
         raise ModelError(
             "the ranks do not start with the same weights: their machines, versions or files differ. Start all of them with the same "

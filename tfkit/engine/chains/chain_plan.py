@@ -27,7 +27,7 @@ TOTALS = ("seconds", "energy_kwh", "emissions_g")  # totals of a chain that --fa
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage of a chain as a run of its own, with its options. In `source`, folders replace the names of earlier stages."""
+    """A stage of a chain as a run of its own, with its options. In its recipe, `source`, folders replace the names of earlier stages."""
 
     stage: Stage
     source: RecipeText
@@ -48,8 +48,8 @@ class PlannedStage:
         return next((name for name in self.stage.uses if not is_begun(self.options.run.parent / name)), None)
 
     def require_intact_stages(self) -> None:
-        """Raise ModelError if this stage uses an earlier one whose result names a missing or damaged checkpoint, because this stage would
-        then start from another checkpoint. If this stage is finished, nothing is checked, since it does not start again.
+        """Raise ModelError if this stage uses an earlier one whose result is missing, or names a checkpoint that is missing, damaged or no
+        longer recorded as the best: this stage would start from another one. If it is finished, it does not start, so nothing is checked.
         """
         if read_run(self.options.run).status == "finished":
             return
@@ -73,7 +73,7 @@ class ChainPlan:
 
     chain: Chain
     given: RequestRecord  # the request, as recorded in run.json
-    folder: str  # the path of the chain's folder, as the recipes of its stages have it
+    folder: str  # the path of the chain's folder, as it is written into the recipes of stages that have not begun
     stages: tuple[PlannedStage, ...]
     todo: tuple[PlannedStage, ...]  # the stages that this command runs, in order
     gates: tuple[Gate, ...]  # the conditions of --fail-if on totals over all stages
@@ -89,7 +89,7 @@ def is_chain(folder: Path) -> bool:
 
 
 def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOptions) -> ChainPlan:
-    """Check a chain, all of its stages and the conditions of --fail-if, and return the chain's plan. Raises UsageError for any mistake.
+    """Check a chain, its stages and the conditions of --fail-if; return the chain's plan. Raises UsageError for a mistake in one of these.
 
     `now`: the request of this command; if it has no recipe, the chain in the run folder continues. `kind`: the kind of training with which
     the chain must begin; None: any.
@@ -97,7 +97,7 @@ def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOption
     recorded = known_of(options.run) if stage_folders(options.run) else None  # a damaged run.json is treated as a missing one
     begun = recorded is not None and any(map(is_begun, stage_folders(options.run).values()))
     before = RequestRecord.from_document(recorded.given) if recorded is not None and (begun or now.recipe is None) else None
-    given = merged(before, now) if before is not None else now  # recorded overrides apply until the user changes them or the recipe file
+    given = merged(before, now) if before is not None else now  # recorded overrides apply until changed, here or in the recipe file
     if given.recipe is None:  # run.json was damaged, so the request is lost
         given = replace(given, recipe=open_recipe(str(options.run / "recipe.yaml")))
     assert given.recipe is not None
@@ -190,7 +190,7 @@ def _split_gates(texts: Sequence[str], chain: Chain, selected: Sequence[str]) ->
 
 
 def _check(plan: ChainPlan, options: RunOptions) -> None:
-    """Check each stage to run as a command that trains only this stage would, so that mistakes are found before any stage starts."""
+    """Check each selected stage as a command that trains only this stage does, so that mistakes are found before any stage starts."""
     inputs_of([plan.chain.source.path], [], []).refuse_folder(options.run, argument("run"))
     for name, run in stage_folders(options.run).items():
         if name not in plan.chain.names and is_begun(run):

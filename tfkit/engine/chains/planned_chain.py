@@ -1,4 +1,4 @@
-"""Estimate a run for `tfkit plan`, or each stage of a chain and their sum. The data are prepared as for training; no run folder is made."""
+"""Estimate a run for `tfkit plan`, or all stages of a recipe and their sum. Data are prepared as for training; no run folder is made."""
 
 import tempfile
 import time
@@ -34,7 +34,7 @@ _SUMMED = ("tokens", "steps", "disk_bytes", "seconds", "energy_kwh", "emissions_
 
 
 def make_plan(request: PlanRequest, session: Session, options: PlanOptions) -> Estimate:
-    """Estimate the requested run or chain. Raises the errors that the training would raise before its first step."""
+    """Estimate the requested run or chain. Raises most errors that the training would raise before its first step."""
     require_known_gpu(options.gpu, options.probe, options.ranks)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -63,7 +63,7 @@ def _prepare(request: TrainingRequest, session: Session, options: PlanOptions, b
     run = Run(decided.recipe, pick_device(options.device), session.listener, session.stop, session.meter, RunForecaster(), code=code)
     run.began = began
     is_here = options.gpu is None and options.ranks == 1
-    # How many copies of the weights must fit here: as in a training (None); 0 for a planned GPU; else the part of one that a rank holds.
+    # How many copies of the weights must fit here: as in a training (None); 0 for a planned GPU; else the fraction that a rank holds.
     copies = None if is_here else 0.0 if options.gpu is not None else 1 / decided.recipe.parallel.shard
     run.prepare(ranks=options.ranks, copies=copies)
     return run
@@ -139,6 +139,6 @@ def _sum_stages(stages: dict[str, Estimate]) -> Estimate:
 
 
 def _join_assumptions(stages: dict[str, Estimate], name: str) -> str:
-    """Return how the number `name` was obtained: the text of all stages if they have the same, else the text of each stage."""
+    """Return how the number `name` was obtained: one text if all stages have the same, else the text of each stage."""
     texts = {stage: estimate.assumptions.get(name, "") for stage, estimate in stages.items()}
     return texts.popitem()[1] if len({*texts.values()}) == 1 else "; ".join(f"{stage}: {text}" for stage, text in texts.items())

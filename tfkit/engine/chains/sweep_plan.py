@@ -1,4 +1,4 @@
-"""Plan a sweep: determine its varied fields, the order of its trials and the metric that compares them, before any trial starts."""
+"""Plan a sweep before any of its runs (trials) starts: determine the varied fields, the order of trials, the metric that compares them."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ from tfkit.run.run_json import read_run_json, trial_folders
 
 MOST_TRIALS = 1000  # maximum number of combinations if the user does not request a number of trials; more are probably a mistake
 _DECIDED = Path("the inferred recipe")  # in messages, in place of the path of a recipe file
-_MAY_CHANGE = "carbon"  # the section of a recipe or stage, with place and budget, that may be changed when a sweep continues
+_MAY_CHANGE = "carbon"  # the section (place and budget) of a recipe or stage whose fields may change when a sweep continues
 _RETRIES = 50  # maximum number of draws of the sampler to find a combination that was not tried
 
 Done = Sequence[tuple[Trial, float | None]]  # the trials so far, each with its score: None if the trial failed or has none
@@ -58,7 +58,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class OptunaSearch:
-    """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011). The seed and the trials before determine the next trial."""
+    """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011). The seed and the earlier trials determine the next one."""
 
     axes: tuple[Axis, ...]
     count: int
@@ -66,7 +66,7 @@ class OptunaSearch:
     higher_is_better: bool
 
     def propose(self, done: Done) -> dict[str, Any] | None:
-        """Return the values of the next trial; None after the last one. Up to _RETRIES draws look for a combination that was not tried."""
+        """Return the values of the next trial; None after the last one. Draws at most _RETRIES times to find values that were not tried."""
         if len(done) >= self.count:
             return None
         tried = [trial.values for trial, _ in done]
@@ -160,7 +160,7 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
     source = given.recipe
     if source is None:
         source = _decided(options.run, followed_by(space.fixed, space.first), listener, continues=before is not None)
-        space = replace(space, fixed={name: value for name, value in space.fixed.items() if is_free(name)})  # `source` has the others
+        space = replace(space, fixed={name: value for name, value in space.fixed.items() if is_free(name)})  # the rest is part of `source`
     first = Trial("", space.first)
     with _of_trial(first):
         read = read_trial(source, followed_by(space.fixed, first.values))
@@ -204,7 +204,7 @@ def read_trial(source: RecipeText, overrides: Overrides) -> Recipe | Chain:
 
 
 def _changes(before: RequestRecord | None, now: RequestRecord) -> tuple[str, ...]:
-    """Return the fields of the recipe file that differ between two requests, and the overrides that are new in `now`."""
+    """Return the fields of the recipe file that differ between two requests, and the overrides that `now` adds or changes."""
     if before is None:
         return ()
     fields, earlier = (one.recipe.fields() if one.recipe else {} for one in (now, before))
@@ -237,7 +237,7 @@ def _of_trial(trial: Trial) -> Iterator[None]:
 
 
 def check_trial(plan: SweepPlan, trial: Trial, options: RunOptions) -> None:
-    """Check the recipe of a trial as a command that trains it would. Raises UsageError if it is not valid."""
+    """Check the recipe of a trial as a command that trains it would; of a recipe with stages, only the fields. Raises UsageError."""
     overrides = followed_by(plan.space.fixed, trial.values)
     recipe = read_trial(plan.source, overrides)
     for stage_recipe in [recipe] if isinstance(recipe, Recipe) else [stage.recipe for stage in recipe.stages]:

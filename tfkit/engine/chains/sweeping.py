@@ -1,4 +1,4 @@
-"""Run a sweep: trials of one recipe with different values. Each trial is an ordinary run in the sweep's folder, beside their totals."""
+"""Run a sweep: trials of one recipe with different values. Each is an ordinary run in its own folder; the sweep's run.json sums up all."""
 
 import gc
 from dataclasses import replace
@@ -26,7 +26,7 @@ def run_sweep(
     """Run a trial for each combination of the values in `space`; return the result (docs/cli.md).
 
     `source`: the recipe; None: that of the sweep in the folder or, for a new sweep, one that is inferred from the data and the checkpoint
-    in `space`. `trials`: how many combinations Optuna chooses and tries; None: all are tried.
+    in `space`. `trials`: how many combinations Optuna chooses and tries; None: all or, if the sweep continues, as many as before.
     """
     with stop.at_once():
         plan = plan_sweep(source, space, trials, options, listener)
@@ -119,7 +119,7 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
 
 
 def _problem(plan: SweepPlan, trial: Trial, options: RunOptions) -> str | None:
-    """Return why the recipe of a trial is not valid; None if it is valid, as always in a grid, whose trials are checked before any runs."""
+    """Return why the recipe of a trial is not valid; None if it is valid, as always in a grid, whose trials are all checked first."""
     try:
         check_trial(plan, trial, options)
     except UsageError as error:

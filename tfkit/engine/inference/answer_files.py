@@ -1,5 +1,5 @@
-"""Writing of predictions, one per row of the data, as JSON lines, a table or CoNLL; and of vectors, a window (list of rows) at a time, as a
-NumPy array of the vectors alone, or as Parquet. The paths are checked before the answers are computed.
+"""Write predictions as JSON lines, a table or CoNLL; and vectors, in windows (lists of rows), as a NumPy array or, with the fields of their
+rows, as Parquet. Commands check the path before they compute the answers.
 """
 
 import csv
@@ -28,7 +28,7 @@ CONLL = (".conll", ".bio", ".iob", ".iob2")  # suffixes of files in which each l
 _VECTOR = "embedding"  # the field of a row that holds its vector
 _JSON_LINES = ("", ".jsonl", ".ndjson")
 _BREAKS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")  # tabs and line breaks in a word; a space replaces them in CoNLL
-_SEPARATORS = {ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"}  # escaped, since some readers split lines at them
+_SEPARATORS = {ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"}  # escaped in JSON, since some readers split lines there
 
 
 def require_writable(path: Path, option: str) -> None:
@@ -47,7 +47,7 @@ def require_writable(path: Path, option: str) -> None:
 
 
 def require_suffix(path: Path, *, of_tags: bool) -> None:
-    """Raise UsageError if a file has a suffix, but of no known format. `of_tags`: the answers are tags of words, so CoNLL is allowed."""
+    """Raise UsageError if a file has a suffix that no known format has. `of_tags`: whether answers are tags of words, as CoNLL needs."""
     suffix, known = path.suffix.lower(), (*_JSON_LINES[1:], *DELIMITERS, *(CONLL if of_tags else ()))
     if suffix not in ("", *known) and is_replaceable(path):
         raise UsageError(f"{argument('out', path)}: nothing is written in the format {suffix}; name a file in {', '.join(known)}")
@@ -75,7 +75,7 @@ def lines_file(
 ) -> Iterator[WriteLine]:
     """Open a file, and yield a function that writes a row: with a `delimiter` as a line of a table, else by the suffix as CoNLL or JSON.
 
-    The file gets its name when the with block ends; after an error nothing is left of it. A device, a pipe or a link is written directly; a
+    The file has a temporary name until the with block ends; after an error it is removed. A device, a pipe or a link is written directly; a
     signal ends the wait for a pipe's reader. `further_columns`: columns that a table has besides the fields of its first row with a
     prediction. Raises MachineError if the file cannot be written, BrokenPipeError if a pipe has no reader any more.
     """
@@ -100,7 +100,7 @@ def lines_file(
 def output_file(
     path: Path, option: str, waiting: Callable[[], AbstractContextManager[None]] = nullcontext, mode: str = "", **settings: str
 ) -> Iterator[IO[Any]]:
-    """Open a file that gets its name when the with block ends; a device, a pipe or a link is opened directly, in the context `waiting()`.
+    """Open a file that is renamed to `path` when the with block ends; a device, pipe or link is opened itself, in the context `waiting()`.
 
     `mode`, `settings`: arguments for Python's `open`. Raises MachineError for a failure, but BrokenPipeError if a pipe's reader has gone.
     """
@@ -171,7 +171,7 @@ class _Table:
 
     def __init__(self, file: IO[str], delimiter: str, further_columns: tuple[str, ...]):
         rows = SimpleNamespace(write=lambda row: file.write(row.removesuffix("\r\n") + "\n"))
-        # csv quotes fields that have a character of its line terminator: with \r\n, those with either. `rows` ends lines with \n alone.
+        # csv quotes a field that has a character of its line terminator: \r\n, so that \r and \n are quoted. `rows` ends lines with \n.
         self.writer = csv.writer(rows, delimiter=delimiter)
         self.further_columns = further_columns
         self.header: list[str] | None = None
@@ -303,7 +303,7 @@ def _type_of(values: Sequence[Any]) -> Any:
 
 
 def _text(value: Any) -> str | None:
-    """Return a text itself, and any other value as JSON; None stays None."""
+    """Return a text with half characters (surrogates) escaped, any other value as JSON, and None as None."""
     if value is None:
         return None
     text = value if isinstance(value, str) else json.dumps(json_line({"": value})[""], ensure_ascii=False)

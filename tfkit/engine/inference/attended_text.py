@@ -61,7 +61,7 @@ class AttendedText:
         return head_patterns(self.maps[name], self.visible[name], *self.axes(name), cross=name == "cross")
 
     def require_head(self, layer: int | None, head: int | None) -> None:
-        """Raise UsageError if no map of attention weights has this layer or, unless it is None, this head; both count from 0."""
+        """Raise UsageError if no map of attention weights has this layer or head; both count from 0, and None is valid."""
         layers, heads = max(len(map_) for map_ in self.maps.values()), next(iter(self.maps.values())).shape[1]
         if not (0 <= (layer or 0) < layers and 0 <= (head or 0) < heads):
             raise UsageError(
@@ -94,8 +94,8 @@ def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int 
     decoder reads only its start token and the tokens that it is forced to generate first.
 
     `next_tokens`: how many of the likeliest next tokens are returned for each position. Raises DataError for a text without tokens, with
-    half a character (a surrogate), or too long (see `_require_room`); UsageError for a target if the model is no encoder-decoder;
-    ModelError for next tokens if the model predicts none.
+    half a character (a surrogate), or too long for the context or _MOST_WEIGHTS; UsageError for negative `next_tokens`, or a target if the
+    model is no encoder-decoder; ModelError for next tokens if the model predicts none.
     """
     model, codec = loaded.model, loaded.require_tokenizer()
     both = model.encoder is not None and model.decoder is not None
@@ -128,7 +128,7 @@ def attend_text(loaded: Loaded, text: str, target: str | None, next_tokens: int 
 
 @contextmanager
 def record_weights(model: Transformer) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
-    """Record the attention of forward passes in the with block, whose outputs stay the same. The yielded dict gets, for "encoder",
+    """Record the attention weights of forward passes in the with block; the outputs stay the same. The yielded dict gets, for "encoder",
     "decoder" and "cross", a list with an item per layer: the weights and which keys are visible, both (batch, heads, queries, keys).
     """
     layers: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -188,7 +188,7 @@ def _entries(loaded: Loaded, ids: Sequence[int]) -> list[str]:
 
 
 def _next_tokens(loaded: Loaded, probabilities: Tensor, ids: Sequence[int], count: int) -> list[NextTokens]:
-    """Return the `count` likeliest tokens after each of the ids, given the model's probabilities, (ids, vocabulary), after each id."""
+    """Return the `count` likeliest tokens after each id, and the actual one. `probabilities`: of the next token, (ids, vocabulary)."""
     best = probabilities.topk(min(count, probabilities.shape[1]))
     tokens = _entries(loaded, ids)
     following = [*ids[1:], None]

@@ -1,5 +1,5 @@
-"""Evaluation by the probabilities that a language model gives to texts: its loss on whole texts, or the two objectives that no model is
-trained with, minimal pairs and multiple choice with examples in the prompt.
+"""Evaluation by the probabilities that a language model gives to texts: by its loss on whole texts, or by an objective that no model is
+trained with: minimal pairs, or multiple choice with examples in the prompt.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,7 +46,7 @@ def evaluate_texts(evaluation: Evaluation) -> Scored:
         with session.first_alone(), session.stop.at_once():
             for source in sources:
                 streams.append(tokenized(source, loaded.require_tokenizer(), session.listener))
-    finally:  # also if a later source cannot be read
+    finally:  # report skipped rows even if a later source cannot be read
         report_rows(streams, session.listener)
     length = piece_length(settings.sequence_length, loaded.config)
     limit, size = settings.evaluation.max_tokens, settings.evaluation.batch_size
@@ -76,7 +76,7 @@ def _targets_within(streams: Sequence[TokenStream], limit: int | None) -> int:
 
 
 def _text_predictions(sources: list[Source], scores: list[TextScore]) -> list[dict[str, Any]]:
-    """Return a line of --predictions for each text: its place, its mean loss in nats per target token, and how many targets and bytes."""
+    """Return a line of --predictions for each text: its place, its mean loss in nats per target, and its numbers of targets and bytes."""
     lines = []
     for source, score in zip(sources, scores, strict=False):
         places = (row.place for row in source.rows() if row.text)  # the token stream omits empty texts
@@ -89,7 +89,7 @@ def _text_predictions(sources: list[Source], scores: list[TextScore]) -> list[di
 def evaluate_likelihood(evaluation: Evaluation) -> Scored:
     """Score the rows of data.validation by the likelihoods that the model gives to their texts.
 
-    Raises ModelError if the model gives no likelihood of a text, UsageError if there are no rows, DataError if all rows are bad.
+    Raises ModelError if the model gives no likelihood or lacks a start token, UsageError without rows, DataError if all rows are bad.
     """
     settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
     section = settings.objective
@@ -107,7 +107,7 @@ def evaluate_likelihood(evaluation: Evaluation) -> Scored:
         judge = JUDGES[section.kind](section, _examples(section, data, settings.seed) if section.reads_training else (), data.on_bad_row)
         for name, source in budget.until_spent(zip(names, sources, strict=True)):
             skipped: dict[str, Skipped] = {}
-            total = sum(1 for _ in source.rows({})) if budget.left is None else None  # unknown if tokens are limited
+            total = sum(1 for _ in source.rows({})) if budget.left is None else None  # None: unknown, since tokens are limited
             with session.listener.progress(f"judging {source.name}", total, "rows") as bar:
                 judgement = judge_by_likelihood(
                     loaded.model,

@@ -65,7 +65,7 @@ def _reference(loaded: Loaded, session: Session) -> FrozenReference | None:
         if run is None or run.model.start is None:
             return None
         start, weight = run.model, next(loaded.model.parameters())
-        # If the initial checkpoint lacks the trained model's head, the run initialised one at random; its seed gives the same head again.
+        # If the initial checkpoint lacks the trained model's head, the run initialised one at random; the run's seed gives it again.
         head, seed = loaded.config.head, run.training.seed
         initial = load(run.model.start, head=head, seed=seed, device=weight.device, dtype=weight.dtype)
         if start.sha256 is not None and content_hash(initial.folder) != start.sha256:

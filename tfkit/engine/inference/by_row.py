@@ -98,7 +98,7 @@ class Evaluation:
         return data, sources
 
     def sets(self, roles: tuple[Role, ...], what: str, objective: Objective, tokenizer: Tokenizer) -> tuple[list[ValidationSet], SetScorer]:
-        """Return a validation set for each source, without the rows that could not be encoded (see `scored_sets`), and the sets' scorer."""
+        """Return a validation set for each source, without rows that cannot be encoded (`scored_sets` adds lost ones), and a SetScorer."""
         settings, listener, config = self.settings, self.session.listener, self.loaded.config
         data, sources = self.sources(roles, what)
         for source in sources:
@@ -125,7 +125,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _SharedInput:
-    """One input: the indices of its rows in their set, in order, and the distinct answers of these rows."""
+    """An input of one or more rows: the indices of these rows in their set, in order, and their distinct answers."""
 
     rows: list[int]
     references: list[str]
@@ -168,7 +168,7 @@ def _score_unlabelled(evaluation: Evaluation, scorer: SetScorer, sets: list[Vali
 def _score_labelled(
     evaluation: Evaluation, scorer: SetScorer, objective: LabelledObjective, sets: Sequence[ValidationSet], counts: Sequence[int]
 ) -> Scored:
-    """Score labelled rows. Lost rows (which the model cannot read or answer) count as wrong, unless no answer can be, as in regression."""
+    """Score labelled rows. Lost rows (which the model cannot read or answer) count as wrong answers, except in regression."""
     settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
     section = settings.objective.trained_for
     writer = objective.writer if settings.evaluation.text_metrics else None
@@ -275,7 +275,7 @@ def _metrics(
     judged: Sequence[Sequence[RowPrediction]],
     inputs: Sequence[Sequence[_SharedInput]],
 ) -> tuple[dict[str, float], Scores, int]:
-    """Return the metrics of each set and of all sets, a function from a weight per unit to the metrics of all, and the number of units.
+    """Return the metrics of all sets and of each set, a function that computes the former from a weight per unit, and the number of units.
 
     A unit is a row or, if texts are generated, an input: rows with the same input share one generated text.
     """

@@ -91,6 +91,6 @@ def open_embedder(
 
 
 def _text_role(section: ObjectiveSection) -> Role:
-    """Return the role (kind of column) to embed: the first required text of the objective's rows. Its column may also be named `text`."""
+    """Return the role (kind of column) to embed: the objective's first required text, else TEXT. Its column may also be named `text`."""
     role = next((role for role in section.asked_roles if role.form == "text" and role.required and role.shape is None), TEXT[0])
     return role._replace(columns=tuple(dict.fromkeys((*role.columns, "text"))))

@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint on texts, on rows, by likelihoods or by rollouts, depending on the objective. docs/cli.md has the result."""
+"""Evaluation of a checkpoint as its objective asks: on texts or rows, by likelihoods, or by sampled responses. Result: docs/cli.md."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tfkit.engine.inference.by_row import Scored
 
 _SEED = 1  # the random seed of the bootstrap confidence intervals
-_MANY_TRAINED = 0.05  # fraction of the scored texts; if the run was trained on more, a warning calls the metrics doubtful
+_MANY_TRAINED = 0.05  # fraction of the scored texts; if the run was trained on more, a warning adds that the metrics say little
 
 
 class Evaluator:

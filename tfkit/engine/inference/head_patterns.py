@@ -23,7 +23,7 @@ KINDS = {
     "spread": "evenness of the weights: 1 if all visible tokens have the same",
     MIXED: "none of these",
 }
-# The lowest scores that assign a head to a kind, and to "spread"; the latter is higher, since a few heavier tokens hardly lower evenness.
+# The lowest scores that assign a head to a kind: _CLEAR, but _EVEN for "spread", since a few heavier tokens hardly lower evenness.
 _CLEAR, _EVEN = 0.5, 0.75
 
 

@@ -35,12 +35,12 @@ class LoadedModel(Loaded):
     """A model in memory, with the tokenizer and the configuration of its folder. Its methods use the current weights of `model`."""
 
     def __repr__(self) -> str:
-        """Return one line, since a dataclass's default, with all weights and the vocabulary, would fill a notebook with thousands."""
+        """Return one line, while a dataclass's default would show all weights and the vocabulary, in thousands of lines."""
         count = sum(parameter.numel() for parameter in self.model.parameters())
         return f"LoadedModel({str(self.folder)!r}, head {self.config.head.kind}, {count:,} parameters)"
 
     def save(self, folder: str | Path) -> None:
-        """Write a model folder as training does: float32 weights, configuration, tokenizer, hashes of the files, and the parent models.
+        """Write a model folder as training does: float32 weights, configuration, tokenizer, file hashes, and the models it descends from.
 
         A model that `save` wrote into the folder before is replaced. Raises UsageError for the folder of a run or of a training checkpoint,
         which would be lost, and ModelError for weights of 8 bits.
@@ -50,7 +50,7 @@ class LoadedModel(Loaded):
         if target.is_file():
             raise UsageError(f"{target}: is a file, and a model is a folder; give another one")
         held = next((name for name in ("run.json", "manifest.json") if (target / name).exists()), None)
-        if held == "run.json" or (held and read_tfkit_json(target).objective is not None):  # `save` writes no objective into tfkit.json
+        if held == "run.json" or (held and read_tfkit_json(target).objective is not None):  # only a training writes an objective
             raise UsageError(f"{target}: holds a {held}, so it is a run or a checkpoint, which is never overwritten; give another folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target if target.is_dir() else target.parent, prefix=f".{target.name}.") as made:

@@ -35,11 +35,11 @@ class Predictor(RowAnswers):
         self.section, self.all_labels = settings.objective.trained_for.judged_alone, all_labels
 
     def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
-        """Return the columns of the objective's inputs, such as the text; the label is not read. `named`: see RowAnswers."""
+        """Return the columns of the objective's inputs, such as the text; the label is not read. `named`: names of columns, by role."""
         return PredictionColumns(self.section.asked_roles, named)
 
     def use(self, loaded: Loaded, deal: RankMap = serial_map) -> None:
-        """Set the model that answers rows; `deal` distributes its batches over the ranks. Raises ModelError if it does not fit the task."""
+        """Set the model that answers rows. Raises ModelError if it does not fit the task. `deal` distributes its batches over the ranks."""
         super().use(loaded, deal)
         objective = open_finished(self.section, loaded, self.settings)[0].labelled
         assert objective is not None  # None only for objectives that open_predictor refuses

@@ -179,7 +179,7 @@ _Answer = Callable[[Sequence[Prompt], int], Sequence[dict[str, Any] | None]]
 
 class _Answered(TypedDict):
     """The answers to a batch, as a JSON value. `error`: the class and the message of the error that ended the batch; None: no error.
-    `signal`: the number of the signal that stopped it, or 0.
+    `signal`: the number of the signal that asked this rank to stop, or 0.
     """
 
     lines: list[dict[str, Any] | None]
@@ -192,7 +192,7 @@ def answer_prompts(
 ) -> Generator[tuple[Prompt, dict[str, Any]]]:
     """Yield each prompt with the fields that its answer adds to its JSON line, in order, as soon as its batch is answered.
 
-    `template`: the chat template, if prompts are conversations. Raises a prompt's error after the answers before it; Stopped for a signal.
+    `template`: the chat template, if prompts are conversations. Raises a prompt's error after the earlier answers; Stopped for a signal.
     """
     session, done = generator.session, "filled" if generator.fills_masks else "continued"
     answer: _Answer = partial(_fill_lines, generator) if generator.fills_masks else partial(_continue_lines, generator, template)

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from tfkit.generation.answer_precision import Precision
     from tfkit.hub import Loaded
 
-_NAME = re.compile(r"[A-Za-z_]\w*")  # a column's name; a first line of only such names, with a delimiter, is a header
+_NAME = re.compile(r"[A-Za-z_]\w*")  # a column's name; a first line of only such names, separated by a delimiter, is a header
 _MOST_BATCHES = 32  # the largest number of batches in a window; rows are sorted by length only within their window
-_MOST_CHARACTERS = 1 << 24  # the largest number of characters in a window's texts
+_MOST_CHARACTERS = 1 << 24  # a window ends once its texts have this many characters
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Counts:
     truncated: int = 0
     first_truncated: str = ""  # place (such as file and line) of the first truncated row
     skipped: dict[str, Skipped] = field(default_factory=dict)  # rows without an answer, by reason
-    replaced: set[str] = field(default_factory=set)  # names of fields of rows that fields of the answers replaced
+    replaced: set[str] = field(default_factory=set)  # names of the rows' fields that were replaced by fields of the answers
 
 
 class RowAnswers(ABC):
@@ -104,12 +104,12 @@ class RowAnswers(ABC):
         self.use(opened.loaded, session.deal)
 
     def use(self, loaded: "Loaded", deal: RankMap = serial_map) -> None:
-        """Set the model that answers rows; `deal` distributes its batches over the ranks. Raises ModelError if it has no tokenizer."""
+        """Set the model that answers rows. Raises ModelError if it has no tokenizer. `deal` distributes its batches over the ranks."""
         loaded.require_tokenizer()
         self.loaded, self.deal = loaded, deal
 
     def windows(self, rows: Iterable[PredictionInput], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
-        """Yield windows (lists) of rows in order, each row with its answer. A window ends early if `is_ready()` is False: no next row yet.
+        """Yield windows (lists) of rows with their answers, in order. A window ends early if `is_ready()` is False: no row is waiting.
 
         Raises DataError for a bad row, once the rows before it are yielded; with data.on_bad_row: skip, the bad row gets a field `error`.
         """
@@ -125,7 +125,7 @@ class RowAnswers(ABC):
         return _windows(rows, self.settings.evaluation.batch_size, is_ready)
 
     def answered(self, window: list[PredictionInput]) -> tuple[list[dict[str, Any]], DataError | None]:
-        """Return each row's fields with its answer, and None. Unless bad rows are skipped, stop at a bad row, and return its error, too."""
+        """Return the rows with their answers, and None; or, if there is a bad row that is not skipped, the rows before it and its error."""
         rows = [asked.row for asked in window if isinstance(asked.row, Row)]
         examples = iter(self.encode(rows) if rows else ())
         encoded: list[Encoded | BadRow] = [next(examples) if isinstance(asked.row, Row) else asked.row for asked in window]

@@ -31,7 +31,7 @@ WHOLE = "there is no result, since it needs all rows"  # the message of a stop d
 
 @dataclass(frozen=True)
 class Session:
-    """The state of a running command that does not train. The fields have the values of this rank."""
+    """The state of a running command that does not train. With several ranks, each rank has a session."""
 
     stop: StopRequest
     listener: Listener
@@ -50,7 +50,7 @@ class Session:
     end_of_other_meters: Callable[[], list[Reading]] = list
 
     def batches(self, bar: ProgressBar) -> BatchWork:
-        """Return a BatchWork that spreads batches over the ranks and advances `bar`. A signal interrupts it only within `stop.at_once`."""
+        """Return a BatchWork that spreads batches over the ranks and advances `bar`. A signal ends them only within `stop.at_once`."""
         return BatchWork(bar.advance, deal=self.deal)
 
     def own(self, reading: Reading) -> Reading:
@@ -114,7 +114,7 @@ def open_session(
             is_complete = True
         finally:
             reading = meter.stop()
-            if is_complete and (warning := meter.warning()):  # a failed command may have ended before the first measurement
+            if is_complete and (warning := meter.warning()):  # none after a failure, perhaps before the first measurement
                 listener.warn(warning)
             if folder is not None:
                 record_totals(folder, reading, {})
@@ -132,9 +132,9 @@ def _with_current_series(carbon: CarbonSection, listener: Listener) -> CarbonSec
 
 
 def follow_command(ranks: Ranks, stop: StopRequest, device: str | None, threads: int | None, follow: Callable[[Session], object]) -> None:
-    """Compute a rank's part of the command that rank 0 leads. `follow`: computes the same batches as rank 0, with the session's `deal`.
+    """Compute a rank's part of the command that rank 0 leads. `follow`: passes the same batches as rank 0 to the session's `deal`.
 
-    This rank has no run folder and reports nothing. The first rank of each further machine measures the energy of that machine.
+    This rank has no run folder and reports nothing. On a machine other than that of rank 0, the first rank measures the machine's energy.
     """
     place = rank_device(device, ranks), rank_threads(threads, ranks)
     alone = Session(stop, Silent(), Meter(), None, Reading(), False, *place)
@@ -147,7 +147,7 @@ def _joined(alone: Session, ranks: Ranks, metered: dict[str, Any] | None = None)
     """Join the other ranks, and yield the session that computes with them. `metered`: on rank 0, the arguments with which other machines
     start their meters (`Meter.on_node`); None on the other ranks.
     """
-    from tfkit.parallel.collectives import ProcessGroup  # this module imports torch
+    from tfkit.parallel.collectives import ProcessGroup  # imported here, since it imports torch
     from tfkit.parallel.common_work import CommonWork
 
     with alone.stop.at_once():

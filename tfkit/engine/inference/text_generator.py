@@ -85,7 +85,7 @@ class TextGenerator:
         )
 
     def all_completions(self, prompts: object) -> list[Completion]:
-        """Complete the prompts of a call in Python. Raises Stopped after a batch with a signal, and the errors of `given_prompts`."""
+        """Complete the prompts of a call in Python. Raises Stopped after a batch in which a signal came, and errors of `given_prompts`."""
         everything = given_prompts(prompts, self.chat)
         completions: list[Completion] = []
         for first in range(0, len(everything), MOST_PROMPTS):

@@ -53,17 +53,17 @@ class Cluster:
     ranks: int
     gpu: str | None  # the GPU of each rank; None: each rank has a machine like this one
     layout: Layout  # the layout assumed for time and energy: replicated if the recipe does not shard and the memory suffices
-    fits: bool  # whether the tensors fit into the GPU's memory
+    fits: bool  # whether the tensors fit into the GPU's memory; True if no GPU is planned
     rows_per_rank: int  # rows of each rank in a step
     memory_bytes: dict[str, int]  # peak memory of a rank, by layout
-    traffic_bytes_per_step: dict[str, int]  # bytes that a rank sends, by layout
-    tensor_bytes: dict[str, dict[str, int]]  # of a rank, by layout and kind of tensor; `peak`: of all tensors together
-    sent_bytes: dict[str, dict[str, int]]  # by a rank per step, by layout and kind of collective
-    gathered_units: dict[str, int]  # gathered weights: number of blocks, bytes of the largest block, bytes outside of blocks
+    traffic_bytes_per_step: dict[str, int]  # bytes that a rank sends in a step, by layout
+    tensor_bytes: dict[str, dict[str, int]]  # bytes of a rank's tensors, by layout and kind; `peak`: the most at one time
+    sent_bytes: dict[str, dict[str, int]]  # bytes that a rank sends per step, by layout and kind of collective
+    gathered_units: dict[str, int]  # sharded weights are gathered in turn: number of blocks, bytes of the largest, bytes outside blocks
 
 
 def require_known_gpu(gpu: str | None, probe: int, ranks: int) -> None:
-    """Raise UsageError for an unknown GPU, for steps of a probe together with a GPU, for `probe` below 0, and for `ranks` below 1."""
+    """Raise UsageError for an unknown GPU, for a GPU with a probe (steps on this machine), for `probe` below 0, and for `ranks` below 1."""
     if not isinstance(probe, int) or probe < 0:
         raise UsageError(f"{argument('probe', probe)}: the number of steps must be at least 0")
     if not isinstance(ranks, int) or ranks < 1:
@@ -78,9 +78,9 @@ def require_known_gpu(gpu: str | None, probe: int, ranks: int) -> None:
 
 
 def require_ranks(recipe: Recipe, ranks: int) -> None:
-    """Raise UsageError if a batch cannot be divided evenly among the ranks; the message has the nearest possible numbers of ranks."""
+    """Raise UsageError if a batch cannot be divided evenly among the ranks; the message names the nearest numbers that are possible."""
     size, ramp = recipe.training.batch_size, recipe.training.batch_ramp
-    size = size if ramp is None else BatchSizes(size, ramp.start, 1.0).unit  # in every step, a growing batch has a multiple of this unit
+    size = size if ramp is None else BatchSizes(size, ramp.start, 1.0).unit  # number of rows of which each batch is a multiple
     if size % ranks:
         divisors = [count for count in range(1, size + 1) if size % count == 0]
         near = dict.fromkeys([max(count for count in divisors if count < ranks), min((n for n in divisors if n > ranks), default=size)])
@@ -91,11 +91,11 @@ def require_ranks(recipe: Recipe, ranks: int) -> None:
 
 
 def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int, gpu_name: str | None) -> Estimate:
-    """Return `plan`, made for one rank, changed for `ranks` ranks with a GPU `gpu_name` each (None: each on a machine like this one).
+    """Return the plan for `ranks` ranks with a GPU `gpu_name` each (None: each on a machine like this one). `plan`: that for one rank.
 
     Raises UsageError if the ranks cannot be divided as the recipe's `parallel` section asks.
     """
-    # Imported here, since the module imports PyTorch's compiler, which takes a second, and a plan for one rank here does without it.
+    # Imported here, since this import loads PyTorch's compiler, which takes a second; plans for one rank of this machine do not need it.
     from tfkit.engine.planning.simulated_step import Mesh, simulate
 
     require_mesh(recipe, ranks)
@@ -145,7 +145,7 @@ def _simulated_batch(recipe: Recipe, data: TrainingData, ranks: int, dtype: torc
 
 
 def _tensor_bytes(recipe: Recipe, objective: Objective, model: Transformer, mesh: "Mesh", step: "SimulatedStep") -> dict[str, int]:
-    """Return the bytes of a rank's tensors by kind, and their peak: in a step or, if that is higher, while responses are sampled.
+    """Return the bytes of a rank's tensors by kind, and their peak in a step or while responses are sampled, whichever is higher.
 
     To sample and score responses, a rank with sharded weights gathers one whole model at a time: the trained model or a companion, such as
     a reward model.

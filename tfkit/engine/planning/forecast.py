@@ -1,7 +1,7 @@
 """Estimate the size, memory, time, energy and emissions of a run before its first step, without making or loading weights.
 
 The time is computed from the table of this machine's speeds (machine_speed.py), and corrected by the history of earlier runs
-(forecast_history.py). The prediction and the outcome of each run are recorded in its run.json and in the history.
+(forecast_history.py). run.json records the prediction and the outcome; so does the history, for a run that finishes in one attempt.
 """
 
 import math
@@ -23,7 +23,7 @@ from tfkit.engine.planning.run_flops import RunWork, run_flops
 from tfkit.engine.training_run.contention import busy_neighbours
 from tfkit.engine.training_run.estimate import Estimate, FullPower, Range, RateTrialPlan
 from tfkit.engine.training_run.run import Run
-from tfkit.model.mlp import active_numel
+from tfkit.model.experts import active_numel
 from tfkit.objectives.registry import open_rows, row_order
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import pick_precision
@@ -139,7 +139,7 @@ def build_forecast(
 
 
 def emissions_of(energy: Range, place: Place) -> tuple[Range, dict[str, str]]:
-    """Return the emissions of an energy in kWh, within the bounds of energy and carbon intensity, and how they are computed, as text."""
+    """Return the emissions in g of an energy in kWh, with bounds from both energy and carbon intensity, and how they are computed."""
     low, high = place.range_g_per_kwh
     text = place.describe()
     if place.range_source is not None:
@@ -179,7 +179,7 @@ def _full_power(hours: float, intensity: float, device: torch.device) -> FullPow
 
 
 def remember_outcome(run: Run, plan: Estimate, totals: RunTotals) -> None:
-    """Add a run that was finished in one attempt to the history, with its prediction and its measured totals, if its time is known."""
+    """Add a run, finished in one attempt, to the history: its prediction, and its measured totals. A run of unknown time is left out."""
     if not totals.seconds:
         return
     remember(

@@ -20,7 +20,7 @@ from tfkit.engine.training_run.estimate import Range
 from tfkit.errors import TfkitError
 
 NAME = "forecasts.jsonl"
-TABLE_VERSION = 2  # version of the table of speeds (machine_speed.py); only runs that were forecast with it correct new forecasts
+TABLE_VERSION = 2  # version of the table of speeds (machine_speed.py); only runs forecast with this version correct new times
 _LATEST = 9  # at most this number of the latest comparable runs is used for a correction
 _MAX_BYTES = 2**20  # size of the file beyond which its older half is dropped
 _MAX_DISTANCE = 2  # largest difference of `PastRun.size` at which two runs are comparable
@@ -42,7 +42,7 @@ class PastRun:
     predicted_kwh: Amount | None = None
     kwh: Amount | None = None  # None: not metered
     pue: Amount = 1.0
-    start_seconds: Annotated[float, Field(ge=0)] = 0.0  # until the data were prepared, part of the three times above; absent in older lines
+    start_seconds: Annotated[float, Field(ge=0)] = 0.0  # until the data were prepared; included in the three other times
     table: int = 1  # TABLE_VERSION when the run was forecast; lines of version 1 lack this field
 
     @property
@@ -97,8 +97,8 @@ def past_runs() -> list[PastRun]:
 def correction_for(machine: str, threads: int, kind: str, size: int) -> Correction:
     """Return the correction for a run of this `kind` of objective and `size`, from the latest runs on `machine` with `threads` threads.
 
-    The time ratio is from runs of the same kind, with the nearest size; if there are none, from runs of any kind with the same size. The
-    power is from runs of any kind and size, since it depends on machine and threads.
+    The time ratio is from runs of the same kind with the nearest size, at most _MAX_DISTANCE away; if there are none, from runs of any kind
+    with the same size. The power is from runs of any kind and size, since it depends on the machine and the threads alone.
     """
     local = [run for run in past_runs() if (run.machine, run.threads) == (machine, threads)]
     comparable = [run for run in local if run.table == TABLE_VERSION]

@@ -13,7 +13,7 @@ from functools import cache
 
 from tfkit.carbon.place import codecarbon_folder, codecarbon_settings
 from tfkit.run.machine import processor
-from tfkit.training.device import GPU_PEAKS
+from tfkit.training.peak_speed import GPU_PEAKS
 
 # From CodeCarbon 3.3.2: core/cpu.py (watts per thread), external/hardware.py (load model), external/ram.py (memory modules).
 _WATTS_PER_THREAD = 4.0

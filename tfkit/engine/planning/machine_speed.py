@@ -57,15 +57,15 @@ class MachineSpeed:
     updates: Speed  # elements through an optimizer step with two moments
     blocks: Speed  # calls of tiny blocks, whose time is call overhead
     written_blocks: Speed  # as `blocks`, in generation, which has no backward pass
-    sampled: Speed  # tokens drawn in generation, for each row of a batch after the first
+    sampled: Speed  # tokens generated for the rows of a batch other than its first row
     bytes: Speed  # bytes of weights that are multiplied by the vector of a single position, without a backward pass
 
     def of(self, operation: Operation) -> float:
-        """Return the speed of an operation; those of products and attention are interpolated between the measured sizes."""
+        """Return the speed of an operation; for products and attention, it is interpolated between the measured sizes."""
         match operation:
             case "products", width:
                 return _interpolate(WIDTHS, self.products, width)
-            case "attention", length, head_dim, causal:  # the time of a pair of positions hardly grows with head_dim
+            case "attention", length, head_dim, causal:  # a pair of positions takes hardly longer with a larger head_dim
                 power = math.log2(max(1.0, self.attention[len(LENGTHS) // 2] / self.narrow_attention))
                 speeds = self.causal_attention if causal else self.attention
                 return _interpolate(LENGTHS, speeds, length) * math.pow(head_dim / HEAD_DIM, min(1.0, power))
@@ -74,7 +74,7 @@ class MachineSpeed:
 
 
 def _interpolate(sizes: Sequence[int], speeds: Sequence[float], size: int) -> float:
-    """Return the speed at a size, interpolated on log-log axes; below the smallest size proportional to it, above the largest constant."""
+    """Return the speed at a size, interpolated on log-log axes. Below `sizes`, it is proportional to the size; above them, constant."""
     if size <= sizes[0]:
         return speeds[0] * size / sizes[0]
     for (low, slow), (high, fast) in pairwise(zip(sizes, speeds, strict=True)):

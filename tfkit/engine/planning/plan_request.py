@@ -21,7 +21,7 @@ class PlanOptions:
 
     device: str | None = None
     threads: int | None = None
-    stages: tuple[str, ...] = ()  # the stages of a chain to plan, by name; empty: all
+    stages: tuple[str, ...] = ()  # names of the stages to plan, in a recipe with stages; empty: all
     probe: int = 0  # number of real steps to take
     ranks: int = 1
     gpu: str | None = None  # the GPU of each rank, a key of GPUS; None: each rank has a machine like this one

@@ -52,7 +52,7 @@ class Probe:
     steps: Sequence[ProbeStep]
     micro_batch_size: int
     setup_seconds: float  # for initializing or reading the weights and creating the optimizer
-    memory_bytes: int  # the peak memory of the steps, plus the growth extrapolated to the rest of the run
+    memory_bytes: int  # the peak of the steps and the evaluation, plus the growth extrapolated to the rest of the run
     watts: float | None  # mean power of the machine during the steps, without PUE; None if unknown
     busy_threads: float  # average number of threads of this process that computed during the steps
     energy_kwh: float | None  # energy that the steps took; None if unknown
@@ -80,7 +80,7 @@ class Probe:
 
 
 def probe_run(run: Run, count: int) -> Probe:
-    """Take and measure the first `count` steps of a run, with the run's micro-batch size. Raises Stopped, and the errors of these steps."""
+    """Take and measure the first `count` steps of a run, and a part of an evaluation. Raises Stopped, and the errors of these steps."""
     recipe, data, device, listener, stop, meter = run.recipe, run.data, run.device, run.listener, run.stop, run.meter
     start = time.perf_counter()
     prepare_steps(device)
@@ -122,7 +122,7 @@ def probe_run(run: Run, count: int) -> Probe:
 
 
 def _first_reading(meter: Meter, stop: StopRequest) -> Reading:
-    """Return the meter's first reading with a measured power; after 30 s, or after a request to stop, the latest reading.
+    """Return the meter's first reading with a power; the latest reading after 30 s, at a request to stop, or if the meter is off or failed.
 
     A reading with a power includes an estimate for the time before the meter was ready; the difference between two such readings does not.
     """

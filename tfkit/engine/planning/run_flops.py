@@ -1,6 +1,6 @@
 """Count the FLOPs of a whole run by part, such as its steps, evaluations, samples and learning rate trial.
 
-This module also counts the workload of a run, in operations whose speeds machine_speed.py measures, and computes how long it takes.
+This module also counts the workload of a run, in operations whose speeds machine_speed.py measures, and computes the run's time from it.
 """
 
 from collections import defaultdict
@@ -26,8 +26,8 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.flops import ForwardShape, forward_flops, products
 from tfkit.training.memory import has_logits
 
-_ASSEMBLY_SECONDS = 0.1  # of the work before the first step, without reading or initializing weights, measured on two cores
-_BYTES_PER_SECOND = 2e8  # at which checkpoints are written, hashed and synced, and weights are initialized or are read, hashed and rounded
+_ASSEMBLY_SECONDS = 0.1  # of the work before the first step, except for reading or initializing weights; measured on two cores
+_BYTES_PER_SECOND = 2e8  # of writing, hashing and syncing checkpoints; and of initializing weights, or reading, hashing and rounding them
 Workload = Mapping[Operation, float]  # the amount of each operation in forward and backward passes, in the unit of its speed
 
 
@@ -61,7 +61,7 @@ def count_blocks(config: ModelConfig) -> float:
 
 
 def _keeps_scores(config: ModelConfig) -> bool:
-    """Whether attention keeps its scores: no fused kernel supports a soft-cap, a learned bias or dropout of the scores."""
+    """Whether attention keeps its scores: no fused kernel on a CPU supports a soft-cap, a learned bias or dropout."""
     return config.attention.softcap is not None or config.adds_to_scores or config.dropout.attention > 0
 
 
@@ -89,8 +89,8 @@ class RunWork:
     """The workload of a whole run. `extra`, `evaluation` and `trial` are FLOPs, divided by the FLOPs of `steps`."""
 
     steps: Workload  # forward and backward passes of all training steps
-    extra: float  # of companions (such as a teacher), recomputation, and forward passes on sampled responses
-    evaluation: float  # of scoring the held-out rows, without samples
+    extra: float  # FLOPs of companions (such as a teacher), recomputation, and forward passes on sampled responses
+    evaluation: float  # FLOPs of scoring the held-out rows, without samples
     updates: float  # parameters updated by the optimizer, summed over steps
     decoded: float  # number of decoding steps, each of which adds a token to every row of a batch
     decoded_bytes: float  # bytes of the weights, which are read in each decoding step
@@ -98,7 +98,7 @@ class RunWork:
     sampled: float  # tokens drawn, summed over all rows of the batches
     checkpoint_bytes: float  # bytes of all checkpoints together
     weight_bytes: float  # bytes of the weights of all models, initialized or read before the first step
-    trial: float = 0.0  # of the learning rate trial
+    trial: float = 0.0  # FLOPs of the learning rate trial
 
     def seconds_by_part(self, speed: MachineSpeed, start: float) -> dict[str, float]:
         """Return the wall time of each part of the run, in seconds; `start`: the measured time until the data are prepared."""
@@ -193,7 +193,7 @@ def _sample_count(data: TrainingData, evaluations: int) -> int:
 
 
 def _count_intervals(interval: int | None, steps: int) -> int:
-    """Count the intervals of `interval` steps in `steps` steps; the last may be shorter. If `interval` is None, the run is one."""
+    """Count the intervals of `interval` steps in `steps` steps; the last may be shorter. With None, the whole run is one interval."""
     return (steps // interval if interval else 0) + (not interval or steps % interval > 0)
 
 

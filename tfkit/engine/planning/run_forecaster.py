@@ -1,4 +1,4 @@
-"""The forecaster that all commands use: it estimates a run from the speeds of this machine, corrected by earlier runs here.
+"""The forecaster of trainings and plans: it estimates a run from the speeds of this machine, corrected by earlier runs here.
 
 This module does not import torch: its methods do, and are called after the training has been checked and its run folder locked.
 """
@@ -24,7 +24,7 @@ class RunForecaster:
         return estimate_run(run, start)
 
     def measure(self, run: "Run") -> "Callable[[Estimate], Estimate]":
-        """Take a few steps of a run, and return a function that corrects an estimate by the time of these steps; see `probe_run`."""
+        """Take a few steps of a run, and return a function that corrects an estimate by their measurements; see `probe_run`."""
         from tfkit.engine.planning.probe_steps import probe_run, with_probe
 
         probe = probe_run(run, _MEASURED_STEPS)

@@ -48,8 +48,8 @@ class Mesh:
     ranks: int
     shards: int  # number of ranks over which each copy of the weights is sharded
     reshard: bool  # whether the gathered weights of a block are freed after its forward pass
-    micro_batches: int  # per rank and step
-    dtype: torch.dtype  # of the working weights
+    micro_batches: int  # number of micro-batches per rank and step
+    dtype: torch.dtype  # data type of the working weights
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class SimulatedStep:
 
 
 def _is_substituted(objective: Objective) -> bool:
-    """Whether `_SubstituteLoss` replaces an objective, as it does if there are trained companions, rollouts or a reference model."""
+    """Whether `_SubstituteLoss` replaces an objective, because it has trained companions, rollouts or a reference model."""
     has_trained = any(companion.trained for companion in objective.companions)
     return has_trained or objective.rollouts is not None or objective.reference_use != "none"
 
@@ -73,7 +73,7 @@ def simulate(recipe: Recipe, config: ModelConfig, objective: Objective, batch: B
     if dist.is_initialized():
         raise UsageError("plan: this process already belongs to a torch.distributed process group; plan from another process")
     depths, period = {name: depth for name in ("encoder_layers", "decoder_layers") if (depth := getattr(config, name))}, config.period
-    fewer = max(0, min(depths.values()) - MIN_BLOCKS) // period * period  # in whole periods, so that windows alternate as in the full model
+    fewer = max(0, min(depths.values()) - MIN_BLOCKS) // period * period  # whole periods, after which windows, rotations, experts repeat
     training = recipe.training
     if fewer < 2 * period or training.frozen or training.unfreeze_every is not None:
         return _to_result(_measure(recipe, config, objective, batch, mesh), objective)
@@ -152,7 +152,7 @@ class _PeakRecorder:
 
 
 class _SubstituteLoss(CausalLM):
-    """A loss on the model's own head, simulated instead of an objective that needs other models or sampled responses."""
+    """A loss on the model's own head, simulated in place of an objective for which `_is_substituted` is True."""
 
     terms: Mapping[str, float] = MappingProxyType({"loss": 1.0})
 
@@ -169,7 +169,7 @@ class _SubstituteLoss(CausalLM):
 
 
 def _stepper(recipe: Recipe, config: ModelConfig, objective: Objective, mesh: Mesh, group: ProcessGroup) -> Stepper:
-    """Assemble the stepper of the simulated rank as in a training, with new models of the same shapes."""
+    """Assemble the stepper of the simulated rank as in a training, with new models that have the shapes of the real ones."""
     objective = _SubstituteLoss() if _is_substituted(objective) else _with_simulated_companions(objective, mesh.dtype)
     model = Transformer(config)
     choose_trained(recipe, model)

@@ -18,14 +18,14 @@ from tfkit.recipe.schema.output_sections import GenerationSection
 from tfkit.training.flops import visible_pairs
 
 SECONDS = 0.04  # how long each operation is repeated, after an untimed repetition
-_ROWS = 1024  # positions in a matrix product
+_ROWS = 1024  # positions: rows of the left factor of a matrix product, or queries in all rows of attention
 _LAYERS = 4  # blocks of the tiny model
 _TOKENS = 4  # tokens generated in each row
 _BATCH = 64  # rows of a batch in generation
 
 
 def rate(amount: float, work: Callable[[], Tensor | None]) -> float:
-    """Return `amount`, which a call of `work` processes, per second of the fastest call, including the wait for the call's result."""
+    """Return how much the fastest call of `work` processes per second, the wait for its result included; each call processes `amount`."""
     _wait(work())
     best, end = math.inf, time.perf_counter() + SECONDS
     while time.perf_counter() < end or math.isinf(best):
@@ -115,7 +115,7 @@ def updates(device: torch.device) -> float:
 
 
 def blocks(device: torch.device, precision: torch.dtype) -> float:
-    """Return how many blocks of a tiny model, with embedding and head as one, run per second, forward and backward: the call overhead."""
+    """Return how many blocks of a tiny model (embedding and head count as one) run per second, forward and backward: the call overhead."""
     model = _tiny(device, precision)
     ids = torch.zeros(1, 8, dtype=torch.long, device=device)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -127,7 +127,7 @@ def blocks(device: torch.device, precision: torch.dtype) -> float:
 
 
 def writing(device: torch.device, precision: torch.dtype) -> dict[str, float]:
-    """Return how many blocks of a tiny model run per second in generation, and how many tokens are drawn for the rows after the first."""
+    """Return how many blocks of a tiny model run per second of generation, and how many tokens are drawn for rows other than the first."""
     model = _tiny(device, precision)
     settings = GenerationSection(max_new_tokens=_TOKENS)
 

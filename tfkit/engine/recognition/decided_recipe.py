@@ -82,7 +82,7 @@ def _check_given(given: dict[str, Any]) -> None:
 
 
 def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
-    """Inspect the first rows of the source. Raises DataError if they cannot be read or lack a column that the user names."""
+    """Return a summary of the first rows of the source. Raises DataError if they cannot be read or lack a column that the user names."""
     records = first_records(section, on_bad_row)
     held = _values(_column_names(records), records)
     named = section.columns | ({} if section.text is None else {"text": section.text})
@@ -96,7 +96,7 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     rows["tagging"] = [row for row in rows["tagging"] if len(row.values["tokens"]) == len(row.values["tags"])]
     if all(len(row.values["tokens"]) == 1 for row in rows["tagging"]):  # rows are single words, not sentences
         rows["tagging"] = []
-    answered = any(row.values["answers"] for row in rows["question_answering"])  # if no row has an answer, this may be multiple choice
+    answered = any(row.values["answers"] for row in rows["question_answering"])  # if none has an answer, they may be multiple choice
     rows["question_answering"] = [row for row in rows["question_answering"] if answered and _are_in_context(row)]
     fitting = {kind: of_kind for kind, of_kind in rows.items() if 2 * len(of_kind) > len(records)}
     readers = {kind: Columns(SECTIONS[kind].roles, given[kind]) for kind in fitting}
@@ -106,7 +106,7 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
     if not {"chosen", "winner"} & reads.get("dpo", {}).keys():  # a text and a label do not show that the text is a completion
         unpaired = reads.pop("dpo", {})
     preferred = {kind for kind in reads if _has_preferred_names(kind, reads[kind], given[kind])}
-    if any(not SECTIONS[kind].reads_text for kind in preferred):  # drop the objectives that found only fallback names (Role.later)
+    if any(not SECTIONS[kind].reads_text for kind in preferred):  # drop objectives that read a column by a fallback name (Role.later)
         reads = {kind: reads[kind] for kind in reads if kind in preferred}
     are_flags = all(read_flag(str(row.values.get("label"))) is not None for row in fitting.get("dpo", ()))  # labels like good and bad
     of_classes = reads.get("classification", {})
@@ -128,7 +128,7 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
 
 
 def _check_named(section: SourceSection, named: Named, records: Sequence[Record], held: Mapping[str, Sequence[Any]]) -> None:
-    """Raise DataError if the user names a column that no row has."""
+    """Raise DataError if the user names a column that none of the `records` has."""
     for role, column in named.items():
         for name in [column] if isinstance(column, str) else column:
             for part in columns_of(name):
@@ -154,7 +154,7 @@ def _recognised_columns(name: str, held: Mapping[str, Sequence[Any]]) -> dict[st
 
 
 def _unread_texts(kind: str, reads: Mapping[str, str], records: Sequence[Record], held: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
-    """Return the columns of longer texts that the objective `kind` would leave unread, if FURTHER_TEXT has this objective; else none."""
+    """Return the columns of longer texts that the objective `kind` would not read; none for objectives that FURTHER_TEXT does not list."""
     part, beside = FURTHER_TEXT.get(kind, ("", ""))
     if beside not in reads or part in reads:
         return ()
@@ -192,7 +192,7 @@ def _values(names: Iterable[str], records: Sequence[Record]) -> dict[str, list[A
 
 
 def _has_preferred_names(kind: str, reads: dict[str, str], named: dict[str, str | list[str]]) -> bool:
-    """Whether each column that an objective reads has one of the main names of its role, or is named by the user."""
+    """Whether each column that an objective reads has a usual name of its role (Role.columns, not Role.later), or is named by the user."""
     roles = {role.name: role for role in SECTIONS[kind].roles}
     return all(name in named or column in roles[name].columns for name, column in reads.items())
 

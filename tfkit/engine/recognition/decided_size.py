@@ -64,7 +64,7 @@ def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | Non
 
 
 def decide_size(counts: RowCounts, model: ModelSummary, kind: str, given: dict[str, Any], tokens: RowTokens | None) -> Size:
-    """Decide the size. `given`: the fields that the user sets, which stay. `tokens`: if None, they are estimated from the characters."""
+    """Decide the size. `given`: the fields that the user sets; they are kept. `tokens`: None: estimated from the characters."""
     training, reads_text = given.get("training", {}), SECTIONS[kind].reads_text
     adapter, adapter_reason = _adapter(model, kind, training)
     low_rank = training.get("adapter", adapter) is not None
@@ -154,7 +154,7 @@ def _text_length(model: ModelSummary, context_length: int, texts: int, step: int
 def _adapter(model: ModelSummary, kind: str, training: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """Return an adapter's settings, and the reason, if training all weights of a decoder needs more than the free memory; else None, "".
 
-    There is no adapter for a chat if special tokens must be added to the tokenizer, because their embeddings must be trained.
+    There is none if the user sets an adapter or frozen weights, nor for a chat that adds special tokens, whose embeddings must be trained.
     """
     left, needed = available_bytes(), trained_bytes(model.parameters)
     is_possible = kind == "causal_lm" or (kind == "chat" and model.has_chat_tokens)

@@ -34,7 +34,7 @@ from tfkit.run.checkpoints import step_folders
 
 @dataclass(frozen=True)
 class UnwrittenRecipe:
-    """The recipe of a fine-tuning for which the user names only data and a checkpoint, in overrides; `decide` makes it.
+    """The recipe of a fine-tuning for which the user names only data and a checkpoint, as overrides; `decide` makes it.
 
     The properties raise UsageError if the data or the checkpoint is not named.
     """
@@ -46,7 +46,7 @@ class UnwrittenRecipe:
         """The overrides as an incomplete recipe."""
         given = given_sections(self.overrides)
         if "data" in self.overrides:
-            given.get("data", {}).setdefault("validation", None)  # if the whole section is overridden, held-out rows are not decided
+            given.get("data", {}).setdefault("validation", None)  # an override of the whole section decides about validation, too
         return given
 
     @cached_property
@@ -119,7 +119,7 @@ def _data_name(section: SourceSection) -> str:
     return path.resolve().name if path.is_dir() else stem_of(path)
 
 
-_WORDS, _CHARACTERS = 3, 30  # largest numbers of words and characters of TextSize.beginning
+_WORDS, _CHARACTERS = 3, 30  # the most words and characters of TextSize.beginning, the prompt of the run's samples
 
 
 def tuning_overrides(
@@ -133,8 +133,8 @@ def tuning_overrides(
     """Return the overrides together with those for the checkpoint `start`, the `data`, their `columns` and the number of `rows` to draw. In
     a recipe with stages, the added overrides apply to the first stage.
 
-    A part of `data` is held out for validation. It replaces the recipe's validation sources or, for a training from random weights, the
-    part of the recipe's own data that is held out.
+    A part of `data` replaces the recipe's validation sources or, for a training from random weights, the held-out part of the recipe's own
+    data; but overrides of data.validation are kept.
     """
     fields = source.fields() if source is not None and (start or data or columns or rows) else {}
     stage = f"{next(iter(fields), '').partition('.')[0]}." if source is not None and source.has_stages else ""

@@ -78,7 +78,7 @@ def read_settings(
             raise UsageError(f"{OVERRIDES}: {name}: this command reads only the sections {', '.join(sections)}")
         if name.startswith("carbon.budget_"):
             raise UsageError(f"{OVERRIDES}: {name}: only a training has a budget; leave it out")
-    if scored is not None:  # set before other overrides, since data.validation.0.text=... may name its column
+    if scored is not None:  # before other overrides: data.validation.0.text=... may name a column of this data
         sets = {"data.validation": [{"path": scored, "files": evaluated_files(scored)}]}
         overrides = {**sets, **overrides} if "data.validation" in given else within_sections(sets, overrides)
     source = recipe or saved_recipe(checkpoint)
@@ -89,11 +89,11 @@ def read_settings(
     if recipe is None:
         if any(name.partition(".")[0] == "objective" for name in overrides):
             overrides = {**_defaults_of_other_objectives(), **overrides}
-        overrides = {"data.on_bad_row": "error", "data.max_lost": None, **overrides}  # the training may skip rows, but all are scored
+        overrides = {"data.on_bad_row": "error", "data.max_lost": None, **overrides}  # the training may skip rows, but all rows are scored
         if scored is not None:  # the run's limits are for its own rows; all rows of the data that this command names are scored
             overrides = {"evaluation.max_tokens": None, "data.rows": None, **overrides}
     else:
-        with suppress(ModelError):  # if the run's own recipe is damaged, the given one is used without it
+        with suppress(ModelError):  # if the run's own recipe is damaged, the given one is used alone
             if saved := saved_recipe(checkpoint):
                 overrides = {**split_overrides(saved.read(), recipe.fields()), **overrides}
     read = source.read(overrides)
@@ -197,7 +197,7 @@ def saved_recipe(checkpoint: Path) -> RecipeText | None:
 def infer_objective(model: "Described") -> dict[str, Any]:
     """Infer from a model's files an objective on labelled rows that fits it; return its fields. Raises ModelError if none fits.
 
-    The objective is the one in the model's tfkit.json or, without such a file, one that fits the model's head and problem type.
+    The objective is the one in the model's tfkit.json, if it fits and predicts for rows; else one that fits the head and problem type.
     """
     kinds = [kind for kind, section in SECTIONS.items() if _reads_rows(section) and _fits(section, model)]
     if not kinds:

@@ -13,7 +13,7 @@ from tfkit.recipe.schema.objective_sections import metrics_of_texts
 from tfkit.recipe.schema.sections import Recipe
 
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
-# A metric's name may begin with that of a validation set or end with that of a group of rows, which have almost any characters: dev-2.loss.
+# A metric's name may begin with a validation set's (dev-2.loss) or end with that of a group of rows; such names have almost any characters.
 _FORM = re.compile(rf"\s*((?=[^<>=!]*[A-Za-z])[^<>=!\s](?:[^<>=!]*[^<>=!\s])?)\s*({'|'.join(_COMPARISONS)})\s*(\S+)\s*")
 _PLANNED_NUMBERS = ("parameters", "active_parameters", "trained_parameters", "tokens", "steps", "flops", "memory_bytes", "disk_bytes")
 _PLANNED_RANGES = ("seconds", "energy_kwh", "emissions_g")
@@ -93,7 +93,7 @@ def parse_gates(texts: Sequence[str], known: Collection[str], stages: Sequence[s
 def training_metrics(result: Mapping[str, Any]) -> dict[str, float | None]:
     """Return the metrics of a training's result that gates may compare: scores of the last evaluation, and numbers such as `seconds`.
 
-    `loss` is the loss of the evaluation if there is one, else that of the training. None: the metric was not measured.
+    `loss` is the loss of the evaluation if there is one, else that of the training. A metric is None if it was not measured.
     """
     nonfinite = result.get("nonfinite", {})
     scores = {
@@ -117,7 +117,7 @@ def gate_error(gates: Collection[Gate], metrics: Mapping[str, float]) -> TfkitEr
 
 
 def judge(gates: Collection[Gate], metrics: Mapping[str, float | None]) -> list[dict[str, Any]]:
-    """Return the verdict on each gate, for the field `gates` of a result. A metric that is missing or None counts as NaN."""
+    """Return for each gate its metric's value and whether it failed, for the field `gates` of a result. A missing value counts as NaN."""
     values = [(gate, math.nan if (value := metrics.get(gate.metric)) is None else value) for gate in gates]
     return [{"gate": str(gate), "metric": gate.metric, "value": value, "failed": gate.fails(value)} for gate, value in values]
 

@@ -33,7 +33,7 @@ class Inputs:
         return {str(file): file for file in (*(file for source in self.sources for file in _find(source)), *walked)}
 
     def refuse_output(self, path: Path, option: str, run: Path | None = None) -> None:
-        """Raise UsageError if `path`, an output, is an input, would be read with an input, or lies in a run folder or a model folder.
+        """Raise UsageError if `path`, an output, is an input, would be read as part of one, or lies in a run folder or a model folder.
 
         This holds for the path itself as well as for the file to which it leads by a symbolic or hard link.
         `option`: the name of the option, for the message; `run`: the run folder of the command.

@@ -25,7 +25,7 @@ from tfkit.run.run_json import stage_folders
 from tfkit.run.strict_json import is_number
 
 _PATIENCE = "training.patience"  # changes when a run ends, not its steps
-_GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas", "data.max_lost")  # limits that end a run; higher ones continue it
+_GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas", "data.max_lost")  # limits that end a run; higher ones let it continue
 _ROUNDING = ("training.compile", "training.activation_checkpointing")  # change only the rounding, as another machine does
 # Fields that may change between attempts, because they have no effect on the steps so far.
 _FREE = (
@@ -68,10 +68,10 @@ def nothing_to_resume(run: Path) -> TfkitError:
 
 
 def resolve_resumption(folder: RunFolder, now: RequestRecord) -> Resumption:
-    """Return how a run continues: with its resolved recipe, but with the fields that this command states differently from earlier commands.
+    """Return how a run continues: with its resolved recipe, except for fields that this command states differently from earlier commands.
 
-    `now`: the recipe and overrides of this command. Those of earlier commands are in run.json; if an older version of tfkit did not
-    record them, the run's whole recipe is compared with the recipe of this command.
+    `now`: the recipe and overrides of this command. Those of earlier commands are in run.json; if they had no recipe, or an
+    older version of tfkit did not record them, the run's whole recipe is compared with the recipe of this command.
 
     Raises UsageError, which lists the changes that would have led to other steps so far, and ModelError if the run's recipe is damaged.
     """
@@ -220,7 +220,7 @@ def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listen
 
 
 def repeated_result(folder: RunFolder, resumption: Resumption, listener: Listener) -> dict[str, Any] | None:
-    """Return the recorded result of a finished run; None if this command changes its length or patience, or if it is not finished."""
+    """Return the recorded result of a finished run; None if the run is not finished, or if this command changes its length or patience."""
     if not resumption.same_end or (result := finished_result(folder)) is None:
         return None
     warn_without_effect(folder.path, resumption.changes.values(), listener)
@@ -232,7 +232,7 @@ def repeated_result(folder: RunFolder, resumption: Resumption, listener: Listene
 def finished_result(folder: RunFolder) -> dict[str, Any] | None:
     """Return the result of a finished training; None if the training is not finished, or its checkpoint is damaged or missing.
 
-    If the run folder was moved after the training, the paths in the result are those in its present place.
+    If the run folder was moved after the training, the paths in the result are those of its current place.
     """
     result = folder.recorded.result
     if not is_training_result(result):
@@ -281,7 +281,7 @@ def _as_tried(wanted: Recipe, begun: Recipe) -> Recipe:
 def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Recipe:
     """Return the run's recipe, with the fields in `changes` as in the wanted recipe.
 
-    Hashes of the checkpoint and companions are those of the wanted recipe, which may have none: `pin_models` compares them later.
+    Hashes of the checkpoint and companions (such as a teacher) are not the run's: `pin_models` compares those of the files with the run's.
     """
     sections: dict[str, Any] = {"model": begun.model.model_copy(update={"sha256": wanted.model.sha256})}
     if begun.objective.companions:
@@ -296,10 +296,10 @@ def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Reci
 
 
 def _taken_back(given: Recipe, wanted: Recipe) -> dict[str, None]:
-    """Return, each as None, the fields of the model section that the recipe of earlier commands, `given`, states and `wanted` leaves out.
+    """Return the fields of the model section that `given`, the recipe of earlier commands, states and `wanted` leaves out, all as None.
 
-    Only fields that `_fields` fills in from the run are returned, since this would hide the change: without the field, its value
-    follows from the checkpoint, or from the vocabulary and the objective.
+    Only fields that `_fields` fills in from the run's recipe are returned, since filling in hides that `wanted` leaves them out. If left
+    out, a field has the checkpoint's value, or one that follows from the vocabulary and the objective.
     """
     names = flatten(given.model.changes).keys() - flatten(wanted.model.changes).keys()
     filled = names if wanted.model.start is not None else (name for name in names if name.partition(".")[0] in ("vocab_size", "head"))
@@ -307,7 +307,7 @@ def _taken_back(given: Recipe, wanted: Recipe) -> dict[str, None]:
 
 
 def _beside(recipe: Recipe, run: Path) -> Recipe:
-    """Return the recipe of the stage in the folder `run`, with present paths of earlier stages if the folder of all stages was moved."""
+    """Return the recipe of the stage in the folder `run`, with current paths of earlier stages if the folder of all stages was moved."""
     stages = stage_folders(run.parent)
 
     def present(path: str | None) -> str | None:

@@ -1,6 +1,6 @@
-"""Totals in run.json, over all attempts of a run, stages of a chain (a recipe with stages) or trials of a sweep; results of the latter two.
+"""Compute the totals in run.json: over the attempts of a run, the stages of a chain (a recipe with stages), or the trials of a sweep.
 
-If a run's process was killed, the next command that uses the run completes its totals.
+Also make the results of chains and sweeps. If a run's process was killed, the next command that uses the run completes its totals.
 """
 
 import os
@@ -77,7 +77,7 @@ def run_facts(folder: Path) -> dict[str, Any]:
 
 
 def _inherited(folders: Iterable[Path]) -> dict[str, Any]:
-    """Return the energy and emissions of the runs from which the stages' models descend, each counted once; the stages do not count."""
+    """Return the energy and emissions of the runs from which the stages' models descend, each counted once, except the stages."""
     ancestors: list[Ancestor] = []
     runs = set()
     for folder in folders:
@@ -166,7 +166,7 @@ def _trial_facts(folder: Path, trial: Trial) -> dict[str, Any]:
 
 
 def record_totals(folder: RunFolder, reading: Reading, counts: dict[str, Any]) -> None:
-    """Record the totals of all attempts of a run in run.json, however the last attempt ended: time, energy, rework (the part of them
+    """Record the totals of all attempts of a run in run.json, however the last attempt ended: time, energy, rework (the part of both
     that was spent on steps which were lost and repeated), and `counts`.
 
     Time and energy are those in the ledgers (carbon/*.jsonl); if these lack some energy, that of `reading`, the meter's last one, is used.

@@ -88,7 +88,7 @@ class TrainingRequest:
     kind: TrainingKind | None  # None: either; the recipe shows which
     source: RecipeText | None  # the recipe; None: `unwritten` makes one
     overrides: Overrides = field(default_factory=dict)  # including the named checkpoint and data; a stage's fields begin with its name
-    is_named: bool = False  # the user named the recipe in this command, so code files that it names may be run
+    is_named: bool = False  # whether the user named the recipe in this command, so that its code files may be run
     unwritten: RecipeFromData | None = None  # makes the recipe, or those fields of `source` that depend on the size of the data
 
     @property
@@ -111,7 +111,7 @@ class TrainingRequest:
 
     @cached_property
     def written(self) -> ResolvedRecipe | None:
-        """The checked recipe of `source` with the overrides; None: there is no source. Raises UsageError if it is invalid."""
+        """The checked recipe of `source` with the overrides; None: there is no source. Raises UsageError if the recipe is invalid."""
         return self.source.resolve(self.overrides) if self.source is not None else None
 
     @property
@@ -165,7 +165,7 @@ def require_trainable(recipe: Recipe) -> None:
 
 
 def _with_checkpoint(source: RecipeText, decided: ResolvedRecipe, overrides: Overrides, listener: Listener) -> ResolvedRecipe:
-    """Return a run's recipe with the checkpoint in `overrides`. If the run itself started from another one, only dropout is taken from
+    """Return a run's recipe with the checkpoint in `overrides`. If the run itself had another checkpoint, only dropout is taken from
     its model section, because the other fields describe the checkpoint of the run.
     """
     from tfkit.hub import content_hash, find_checkpoint

@@ -1,1 +1,1 @@
-"""The commands other than training, planning and inference."""
+"""The commands other than training, planning and inference, such as verify, push and launch."""

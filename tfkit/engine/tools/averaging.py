@@ -31,7 +31,7 @@ class Averaged:
     """The checkpoints whose mean was written."""
 
     checkpoints: list[str]  # names, oldest first
-    step: int  # of the newest checkpoint
+    step: int  # the training step of the newest checkpoint
     reward_shift: float | None  # the mean shift of a reward model's scores; None for other models
 
 
@@ -126,7 +126,7 @@ def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, A
 
 
 def _write(folder: Path, chosen: Sequence[Path], tensors: "Tensors", facts: dict[str, Any]) -> None:
-    """Write the mean weights and the list of their checkpoints; copy the newest checkpoint's other files, except its training state."""
+    """Write the mean weights and the list of averaged checkpoints; copy the newest checkpoint's other files, except its training state."""
     from tfkit.hub import content_hash
     from tfkit.hub.tensor_files import write_model_tensors
 

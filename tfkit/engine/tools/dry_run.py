@@ -71,7 +71,7 @@ class DryRun:
 
 
 def dry_run(request: TrainingRequest, session: Session, *, rows: int, options: RunOptions) -> DryRun:
-    """Plan a checked training, and read its first `rows` rows. Raises the errors that the training would raise before its first step."""
+    """Plan a checked training, and read its first `rows` rows. Raises errors of the recipe, data or checkpoint as the training does."""
     ranks = options.ranks.size
     with session.stop.at_once():
         decided = request.decide(session.listener)

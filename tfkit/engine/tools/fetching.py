@@ -35,7 +35,7 @@ _WINDOWS = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code
 
 
 def sets_of(recipe: BundledRecipe) -> list[DataSet]:
-    """Return the data sets that a recipe reads, each after the set from which it is made, if any. Raises DataError if a file has no set."""
+    """Return the data sets that a recipe reads, each after the set from which it is made, if any. Raises DataError for a file of no set."""
     sections = [section for one in read_recipes(open_recipe(str(recipe.path))) for section in sections_of(one.data)]
     paths = [path for section in sections if section.path is not None for path in (section.path, *section.beside.values())]
     known, used = data_sets(), dict[str, DataSet]()

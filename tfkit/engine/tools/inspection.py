@@ -32,7 +32,7 @@ Kind = Literal["loss", "no loss", "padding"]
 
 @dataclass(frozen=True)
 class ShownToken:
-    """The token at a position. `label`: the target here, such as a class; None without a loss, or if the token itself is the target."""
+    """The token at a position. `label`: the target, such as a class; None if it is the token itself, or if there is no loss."""
 
     id: int
     token: str  # the entry of the vocabulary
@@ -56,7 +56,7 @@ class ShownRow:
 
 
 class Reader:
-    """Converts batches into `ShownRow`s, with a tokenizer, the kind of the model's head, and the names of the classes or tags."""
+    """Converts batches into `ShownRow`s, for which it needs a tokenizer, the kind of the model's head, and the classes or tags."""
 
     def __init__(self, tokenizer: Tokenizer, head: str, labels: Sequence[str]):
         self.tokenizer, self.head, self.labels = tokenizer, head, labels
@@ -192,7 +192,7 @@ class Inspection:
     labels: list[str]
     legend: list[str]  # notes on how to read the rows
     rows: list[tuple[str, ShownRow]]  # each with its place, such as the file and line that it is from
-    totals: dict[str, Any]  # of the whole step: rows, tokens, targets (positions with a loss, by term) and rows_an_epoch
+    totals: dict[str, Any]  # rows, tokens and targets (positions with a loss, by term) of the whole step; and rows_an_epoch
     readings: int = 1  # how often an epoch trains on each row or, if responses are sampled, on responses to each prompt
     masks: list[ShownMask] | None = None  # the masks of the rows; None if they were not requested
 
@@ -242,7 +242,7 @@ def first_rows(recipe: Recipe, data: TrainingData, count: int, *, masks: bool = 
     """Return up to `count` rows of the first step of a training on the prepared `data`; see `inspect_first_step`."""
     objective, rollouts = data.objective, data.objective.rollouts
     rows = objective.open_rows(data.train, row_order(recipe, data.config))
-    size = batch_sizes(recipe, rows).size(0) if rollouts is None else rollouts.section.prompts  # the prompts of an iteration
+    size = batch_sizes(recipe, rows).size(0) if rollouts is None else rollouts.section.prompts  # number of prompts in an iteration
     loader = Loader(rows, data.objective.collate, size, 1)
     count = min(count, size)
     places = [rows.place(index) if isinstance(rows, ExampleRows) else f"row {index}" for index in loader.numbers(0).tolist()[:count]]

@@ -159,7 +159,7 @@ def launch_file(
         require_divisible(checked, nodes * processes)
     command = "pretrain" if recipes[0].model.start is None else "finetune"
     folder = run or Path("runs") / source.name
-    # A job that is submitted again resumes its run, possibly on a node where the recipe's code was not allowed before.
+    # A job that is submitted again resumes its run, perhaps on a node where its code was not allowed before, so --allow-code is given.
     code = ["--allow-code"] if any(checked.objective.code_files for checked in recipes) else []
     launched = (command, recipe, *words, "--run", str(folder), "--resume", *code)
     return FILES[kind](LaunchedTraining(launched, source.name, nodes, processes, gpus_per_node is not None))

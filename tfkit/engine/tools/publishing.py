@@ -42,7 +42,7 @@ class Publication:
 def prepare(checkpoint: str, repository: str, listener: Listener) -> Publication:
     """Choose the files of a checkpoint to publish: the model, the model card and the emissions of the run.
 
-    The training state is not published, and local paths are removed from the files. Raises UsageError for an invalid repository name, and
+    The training state is not published, and local paths are cut to their last parts. Raises UsageError for an invalid repository name, and
     ModelError for a checkpoint that is missing or damaged, or is an adapter whose base model is a local folder.
     """
     _check_name(repository)
@@ -84,7 +84,7 @@ def _own_files(folder: Path) -> dict[str, Path | bytes]:
 
 
 def _published(path: Path) -> Path | bytes:
-    """Return the path of a file or, if the file contains local paths, its content without them."""
+    """Return the path of a file or, if the file contains local paths, its content with their last parts only."""
     try:
         document = strict_json.loads(path.read_bytes()) if path.suffix == ".json" else None
     except ValueError:  # invalid JSON, which another program wrote

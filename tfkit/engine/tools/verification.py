@@ -28,7 +28,7 @@ from tfkit.run.run_json import RunDocument, member_folders, read_run_json, runs_
 from tfkit.run.strict_json import is_number
 
 _SAME = 1e-9  # relative tolerance, because sums may have been computed in another order
-_NOT_COMPARED = ("timestamp",)  # columns of emissions.csv; the time zone of this one is that of the machine that wrote it
+_NOT_COMPARED = ("timestamp",)  # columns of emissions.csv; a timestamp has the time zone of the machine that wrote the file
 _SUMMED = ("seconds", "energy_kwh", "emissions_g")
 
 
@@ -160,7 +160,7 @@ def _unreadable(folder: Path) -> list[str]:
 
 
 def audit_runs(folder: Path) -> list[Audit]:
-    """Audit a run; for a chain or a sweep, audit each stage or trial, and the sums over all. Return [] if the folder has no run."""
+    """Audit a run; if it has stages or trials (of a sweep), audit each, and the sums over all. Return [] if the folder has no run."""
     members = {name: member for name, member in member_folders(folder).items() if member.exists()}
     if not members:
         return [_audit(folder)] if (folder / "run.json").is_file() else []
@@ -204,7 +204,7 @@ def _document(folder: Path, notes: list[str]) -> RunDocument | None:
 
 
 def _chains(folder: Path, attempts: list[Attempt]) -> Iterator[str]:
-    """Yield a problem for each ledger without a header, with a broken hash chain, or whose first hash is of no line of another ledger."""
+    """Yield a problem for each ledger without a header, with a broken hash chain, or whose first hash is that of no other ledger's line."""
     texts = {attempt.name: (folder / "carbon" / f"{attempt.name}.jsonl").read_bytes().split(b"\n") for attempt in attempts}
     hashes = {name: {line_hash(text) for text in lines} for name, lines in texts.items()}
     for attempt in attempts:
@@ -275,7 +275,7 @@ def _recorded(document: RunDocument, name: str) -> Any:
 
 
 def _cards(folder: Path, document: RunDocument, attempts: list[Attempt], behind: bool) -> Iterator[str]:
-    """Yield a problem for each model card that states more emissions than the whole run has; for the last checkpoint's, also for fewer."""
+    """Yield a problem for each model card that states more emissions than the whole run has or, if it is the last checkpoint's, fewer."""
     of_run = [attempt for attempt in attempts if attempt.header["run_id"] == document.run_id]
     grams, result = reading_of(of_run).emissions_g, document.result or {}
     last = Path(str(result.get("checkpoint", ""))).name if document.status == "finished" else ""

@@ -1,6 +1,6 @@
 """An assembled run: its weights, optimizer, loader and hooks, new or restored from its newest undamaged checkpoint.
 
-The methods of `AssembledRun` record the run in run.json, take its steps, and finish it.
+The methods of `AssembledRun` record this attempt (a start or a resumption of the run) in run.json, take the steps, and finish the run.
 """
 
 import warnings
@@ -67,16 +67,16 @@ class AssembledRun:
     def totals(self) -> dict[str, float]:
         """Seconds, tokens and FLOPs of all steps, including those of earlier attempts.
 
-        `train_flops` follow from the tokens and the architecture (training/flops.py). `hardware_flops_bound` is what the devices of all
-        ranks could have computed in `train_seconds` at their peak speed, by the data sheet of a GPU, or as measured on any other device.
+        `train_flops` follow from the tokens and the architecture (training/flops.py). `hardware_flops_bound`: the FLOPs that the devices of
+        all ranks can compute in `train_seconds` at peak speed (a GPU's by its data sheet, else measured); missing if that is unknown.
         """
         seconds, tokens, peak = round(self.progress.seconds, 3), self.progress.tokens, self.log.peak_flops
         totals = {"train_seconds": seconds, "tokens": tokens, "train_flops": tokens * self.log.flops_per_token if tokens else 0.0}
         return totals | ({"hardware_flops_bound": seconds * peak} if peak else {})
 
     def record(self, given: RequestRecord) -> None:
-        """Record this attempt in run.json: device, ranks and precision, the checkpoint that it continues from, the planned steps, the data
-        and `given`, the user's request. Write recipe.yaml. If the attempt continues from a checkpoint, run.json loses its earlier result.
+        """Record this attempt in run.json: device, ranks and precision, the checkpoint that it continues from, the plan, the data, the
+        parent models and `given`, the user's request. Write recipe.yaml. If it continues from a checkpoint, an earlier result is deleted.
         """
         run, training = self.run, self.run.recipe.training
         arithmetic = {
@@ -97,13 +97,13 @@ class AssembledRun:
             planned |= {"predicted": predicted, "actual": None}
         data: dict[str, Any] = {"data": run.data.fingerprints(), "held_out": run.data.held_out(), "data_sizes": run.data.sizes()}
         run.folder.record(**arithmetic, **planned, **data, parents=[parent.document() for parent in run.parents])
-        run.folder.write_recipe(dump_recipe(self.pinned, run.data.config))  # only after run.json has lost the result of an earlier recipe
+        run.folder.write_recipe(dump_recipe(self.pinned, run.data.config))  # not earlier: run.json must not keep another recipe's result
         run.folder.record(given=given.document())
 
     def train(self) -> None:
-        """Train to the end.
+        """Take the remaining steps, with their evaluations and saves.
 
-        Raises Stopped after saving a checkpoint, and UnhealthyError for a loss or gradient that is not finite, or a jump of the loss.
+        Raises Stopped (after a save, if steps were taken), PeerLostError, and UnhealthyError (a non-finite loss or gradient, a loss jump).
         """
         run, components, listener, begun_at = self.run, self.components, self.run.listener, self.progress.step
         if self.resumed_from:
@@ -128,7 +128,7 @@ class AssembledRun:
                 reason = str(ending) if isinstance(ending, BudgetReached) else None
                 run.folder.end_attempt("stopped", step=self.progress.step, error=reason)
                 raise
-            except PeerLostError:  # if all ranks are asked to stop, one may end while others wait for it in the first step
+            except PeerLostError:  # if a stop was requested before the first step, the other rank ended by it: a stop, not a loss
                 if self.progress.step == begun_at:
                     run.stop.raise_if_requested(no_step_yet(self.resumed_from))
                 raise
@@ -165,7 +165,7 @@ class AssembledRun:
             **self.hooks.checkpointer.inherited.fields(),
             "gates": [],  # the verdicts on the comparisons of --fail-if are added later
         }
-        document: dict[str, Any] = strict_json.loads(strict_json.dumps(result))  # as run.json returns it: infinity is null
+        document: dict[str, Any] = strict_json.loads(strict_json.dumps(result))  # the same as if read from run.json: infinity becomes null
         return document
 
     def finish(self) -> dict[str, Any]:
@@ -200,7 +200,7 @@ class AssembledRun:
         left = steps - self.progress.step
         if planned is not None:
             likely = {"g": planned.emissions_g.likely, "kwh": planned.energy_kwh.likely, "seconds": planned.seconds.likely}
-            fraction = planned.fraction_after_start * left / max(1, steps)  # the budget has counted the start already
+            fraction = planned.fraction_after_start * left / max(1, steps)  # without the start, which the budget has counted
             budget.begin_steps(left, {name: value * fraction for name, value in likely.items()})
         budget.raise_if_reached(no_step_yet(self.resumed_from))
 
@@ -221,7 +221,7 @@ class AssembledRun:
 
 
 def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
-    """Build the model, and assemble its training; restore both from the newest undamaged checkpoint, if there is one.
+    """Build the model, optimizer, loader, log and hooks, with the state of the newest undamaged checkpoint, if there is one.
 
     `exact`: raise ModelError if the newest checkpoint is damaged. `force`: start even if the planned checkpoints do not fit the disk.
     Raises Stopped, ModelError, DataError, UsageError and MachineError.
@@ -264,9 +264,9 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
 
 
 def _micro_batches(run: Run, components: Components, resumed_from: Path | None, size: int) -> MicroBatches:
-    """Return the micro-batches of a run.
+    """Return the `MicroBatches` of a run, after setting the micro-batch size with which it begins.
 
-    Their size is chosen by the free memory unless the recipe gives it, or the checkpoint has a size that fits the number of ranks.
+    The free memory decides the size, unless the recipe gives it, or the checkpoint has one that divides a step evenly among the ranks.
     """
     micro_batches = MicroBatches(run.recipe, run.device, run.listener, components, restored=resumed_from is not None)
     if run.recipe.training.micro_batch_size is None and not (resumed_from and micro_batches.is_even):

@@ -1,4 +1,4 @@
-"""One attempt of a run, from its folder to its result. Pre-training, fine-tuning and resuming differ only in the source of the recipe.
+"""One attempt (start or resumption) of a run. Pre-training, fine-tuning and resuming all follow this path:
 
 start_run | resume_run
   _attempt              lock the run folder, and read the recipe; torch is imported later, so that errors of the request appear quickly
@@ -52,14 +52,14 @@ class RunOptions:
     run: Path
     forecaster: Forecaster
     resume: bool = False
-    exact: bool = False  # if the newest checkpoint is damaged, do not fall back to an older one
+    exact: bool = False  # raise an error if the newest checkpoint is damaged, instead of falling back to an older one
     force: bool = False  # start even if the planned checkpoints do not fit the disk
     device: str | None = None
     threads: int | None = None
     command: Sequence[str] = ()  # the command line, recorded in run.json
-    fail_if: Sequence[str] = ()  # comparisons of the result's metrics that must not be true
+    fail_if: Sequence[str] = ()  # conditions on the result's metrics; if one is true, the command fails
     stages: Sequence[str] = ()  # the stages of the recipe to run; empty: all
-    connection: RankConnection = field(default_factory=RankConnection)  # to the ranks that train together
+    connection: RankConnection = field(default_factory=RankConnection)  # the connection of this process to the ranks that train with it
     code: CodePermission = NO_CODE  # which files of reward functions may be run, in addition to those that the user's own recipe names
     minutes: float | None = None  # the length of a new run; None: the recipe gives it
     named: Collection[str] = ()  # the recipe fields that the user sets, which a length in `minutes` does not change
@@ -75,7 +75,7 @@ def start_run(request: TrainingRequest, options: RunOptions, listener: Listener,
 
     Problems of a new run's recipe are reported before its folder is created.
     """
-    if not (options.resume and is_begun(options.run)):  # a run that was begun continues with the recipe in its folder
+    if not (options.resume and is_begun(options.run)):  # a run that was begun continues with its folder's recipe, not the request's
         recipe = request.check()
         if recipe is not None:
             _gates(options, recipe)
@@ -126,7 +126,7 @@ def _attempt(request: TrainingRequest, options: RunOptions, listener: Listener, 
 
 
 def _decide(request: TrainingRequest, folder: RunFolder, listener: Listener, stop: StopRequest) -> tuple[Recipe, RequestRecord]:
-    """Return the recipe of a new run, and the record of the request with the fields that tfkit chose from the data."""
+    """Return the recipe of a new run, and the record of the request, extended by the fields that tfkit chose from the data."""
     if request.source is None and request.unwritten is None:
         raise UsageError(f"{folder.path}: the checkpoints of this run are gone; start it again with its recipe")
     with stop.at_once():
@@ -171,7 +171,7 @@ def _with_verdicts(result: dict[str, Any], gates: Collection[Gate]) -> dict[str,
 class _Attempt:
     """An attempt whose folder is locked and whose recipe is known.
 
-    `given`: the record of the user's request. `stop`: the stop request of the command, combined with the budget if there is one.
+    `given`: the user's request, as run.json records it. `stop`: the stop request of the command, combined with the budget if there is one.
     """
 
     recipe: Recipe
@@ -240,7 +240,7 @@ class _Attempt:
         if threads is not None:
             torch.set_num_threads(threads)
         device = pick_device(device_name)
-        with stop.at_once("no step was taken"):  # waiting for the other ranks may take long
+        with stop.at_once("no step was taken"):  # a signal ends a long wait for the other ranks
             peers = options.connection.peers(device, self.listener.say)
             carbon = {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve())}
             options.connection.meter_nodes(device, carbon | self._meter_facts)
@@ -252,7 +252,7 @@ class _Attempt:
         return run
 
     def _decide_by_data(self, run: "Run") -> RequestRecord:
-        """Check that the gates' metrics exist; choose the steps and the learning rate if left open. Return the completed request record."""
+        """Check that the metrics of `gates` exist; choose steps and learning rate if left open. Return the request with the steps."""
         options, given = self.options, self.given
         run.budget = self.budget
         for gate in self.gates:

@@ -1,9 +1,9 @@
-"""The budget of a run in grams of CO2e, energy or time. It counts all attempts of the run and of its siblings (the other stages of its
-recipe or trials of its sweep), and ends a run that reaches it.
+"""The budget of a run in grams of CO2e, energy or time. It counts all attempts (start and resumptions) of the run and of its
+siblings (the other stages of its recipe or trials of its sweep), and ends a run that reaches it.
 
 The budget is checked after each step, and wherever a run checks whether to stop. The last step is the one that reaches the limit, or the
-one before a step that would exceed it. A limit of time includes the end of the attempt: its last save and the stop of the
-meter. A limit of energy or grams may be exceeded by as much as is used between two readings of the meter.
+one before a step that would exceed it. For a limit of time, the end of the attempt counts, too: its last save and the stop of the
+energy meter. A limit of energy or grams may be exceeded by as much as is used between two readings of the meter.
 """
 
 import math
@@ -21,14 +21,14 @@ from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.units import format_energy, format_mass, format_seconds
 
 NEAR = 0.8  # fraction of the limit at which the user is warned
-SURE_STEPS = 5  # number of steps after which the use of the remaining steps is forecast
-LONGER, LATER_SECONDS = 1.2, 30.0  # a run of n minutes is stopped after LONGER * n minutes + LATER_SECONDS
-SILENT_TICKS = 2  # the meter counts as failed after so many of its intervals without a good reading
-LONGEST_TICK_SECONDS = 5.0  # in this rule, an interval counts as at most this long
+SURE_STEPS = 5  # after this many steps, what the remaining steps will use is forecast
+LONGER, LATER_SECONDS = 1.2, 30.0  # a run planned for n minutes is stopped after LONGER * n minutes + LATER_SECONDS
+SILENT_TICKS = 2  # after this many intervals without a good reading, the meter counts as failed
+LONGEST_TICK_SECONDS = 5.0  # for SILENT_TICKS, a longer interval counts as this long
 
 
 def format_amount(name: str, value: float) -> str:
-    """Format the value of a field of `Amounts` with its unit."""
+    """Format an amount with its unit. `name`: its field in `Amounts`: g, kwh or seconds."""
     if name == "seconds":
         return format_seconds(value) if value >= 60 else f"{value:.3g} s"
     return format_mass(value) if name == "g" else format_energy(1000 * value)
@@ -37,7 +37,7 @@ def format_amount(name: str, value: float) -> str:
 def with_latest_end(carbon: CarbonSection, minutes: float, earlier: float) -> CarbonSection:
     """Return the recipe's `carbon` section with a limit on the time, somewhat above `minutes`; unchanged if it has a time limit.
 
-    `earlier`: the seconds of attempts that left no checkpoint; they count against the limit, so the limit is raised by them.
+    `earlier`: the seconds of earlier attempts, which left no checkpoint; they count against the limit, so it is raised by as much.
     """
     latest = earlier + LONGER * 60 * minutes + LATER_SECONDS
     return carbon if carbon.budget_seconds is not None else carbon.model_copy(update={"budget_seconds": latest})
@@ -46,7 +46,7 @@ def with_latest_end(carbon: CarbonSection, minutes: float, earlier: float) -> Ca
 def require_unspent(carbon: CarbonSection, folder: Path, spent: Amounts, ended_by: str | None = None) -> None:
     """Raise SpentBudgetError if a run or a sweep has used up its budget, so that it cannot continue.
 
-    `ended_by`: the field whose limit ended the last attempt, if unchanged: it counts as used up, even if too little for a step is left.
+    `ended_by`: the field of the limit that ended the last attempt, if not changed since; it counts as used up even if a little is left.
     """
     for name, limit in carbon.limits.items():
         if (used := asdict(spent)[name]) >= limit or _key(name) == ended_by:
@@ -54,9 +54,9 @@ def require_unspent(carbon: CarbonSection, folder: Path, spent: Amounts, ended_b
 
 
 class Budget:
-    """The budget of one attempt, created before the attempt's meter. `carbon`: the section `carbon` of the recipe, with a limit.
+    """The budget of one attempt. `carbon`: the recipe's section, with a limit. `ended_by`: the limit that ended the last attempt, or None.
 
-    `ended_by`: as in `require_unspent`. Raises SpentBudgetError if earlier attempts have used up the budget, BudgetReached if siblings did.
+    Raises SpentBudgetError if the budget of a run with earlier attempts is used up, BudgetReached if siblings have used up a new run's.
     """
 
     def __init__(
@@ -76,15 +76,13 @@ class Budget:
         self.saving = self._usage.saving
         self._has_gap = self._meters and self._usage.earlier.seconds > 0 and not is_measured(folder)
         self._warned: set[str] = set()
-        self._clock, self._failing_since = (
-            clock,
-            math.inf,
-        )  # since when the meter has given no good reading; infinity: the last one was good
+        # `_failing_since`: the time since which all readings of the meter have been bad; infinity: the latest reading is good.
+        self._clock, self._failing_since = clock, math.inf
         self._problem = self._remedy = ""
         self._require(folder, ended_by)
 
     def start(self, meter: Meter) -> None:
-        """Start counting the attempt, whose meter has just started."""
+        """Start counting the attempt, whose energy meter has just started."""
         self._usage.start(meter)
         if self._has_gap:
             self._listener.warn("an earlier attempt was not measured completely, so the budget of energy counts less than was used")
@@ -170,7 +168,7 @@ class Budget:
         self.reached, self._remedy = _key(name), f"{_key(name)}={_larger(max(used, limit))}"
 
     def _watch_meter(self) -> None:
-        """Warn if the meter of a budget of energy or grams has failed for SILENT_TICKS intervals; stop if on_meter_failure says so."""
+        """Warn if the meter of a budget of energy or grams has failed for SILENT_TICKS intervals; on_meter_failure=stop ends the run."""
         if not self._meters or (meter := self._usage.meter) is None:
             return
         self._failing_since = min(self._failing_since, self._clock()) if meter.reading().failing else math.inf
@@ -212,7 +210,7 @@ class BudgetStop:
         return number
 
     def should_stop(self) -> bool:
-        """Whether the run should stop, at a place where nothing is lost: after a stop request, or if a limit is reached."""
+        """Whether the run should stop as soon as it can do so without a loss of work: after a stop request, or if a limit is reached."""
         return self.asked.should_stop() or self.budget.check()
 
     def raise_if_requested(self, message: str = "nothing was lost") -> None:
@@ -243,5 +241,5 @@ def _used(name: str, used: float, limit: float) -> str:
 
 
 def _larger(used: float) -> str:
-    """Return a larger budget to suggest: twice what is used, rounded to two digits."""
+    """Return a larger budget to suggest: twice `used`, rounded to two significant digits."""
     return f"{float(f'{2 * used:.1e}'):.12g}"

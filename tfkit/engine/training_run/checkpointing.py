@@ -77,7 +77,7 @@ class Checkpointer:
         run.meter.phase("train", progress.step)
 
     def record_scores(self, step: int, metrics: Mapping[str, float]) -> None:
-        """If the step has a checkpoint, record its scores, by which the best checkpoint is kept, and write them into its model card."""
+        """If the step has a checkpoint, record its scores, which may make it the best one, and write them into its model card."""
         checkpoint = self.root / f"step-{step:06d}"
         if not checkpoint.is_dir():
             return
@@ -146,7 +146,7 @@ class Checkpointer:
 
     @property
     def _adapter(self) -> LoraSection | None:
-        """The adapter that checkpoints consist of; None: they are whole models."""
+        """The recipe's adapter, if checkpoints consist of an adapter alone; None: they are whole models."""
         adapter = self.run.recipe.training.adapter
         return None if self.data.start is None or adapter is None or adapter.merge else adapter
 
@@ -213,7 +213,7 @@ class BestCheckpoint:
             )
 
     def _record(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """Do the work of `record`. Of checkpoints with equal scores, the one with the lower loss is better. Raises OSError."""
+        """Record the checkpoint if its score is the best so far. Of equal scores, the one with the lower loss is better. Raises OSError."""
         old, loss = read_best(self.root), metrics.get("loss")
         known = self.log.evaluations.get(old.step, {}).get("loss") if old else None
         lower = loss is not None and known is not None and loss < known
@@ -253,7 +253,7 @@ class BestCheckpoint:
         return {} if best is None else {**self.log.evaluations.get(best["step"], {}), best["metric"]: best["value"]}
 
     def comparison(self, baselines: Baselines) -> Comparison | None:
-        """Compare the best checkpoint with the baselines; None if there is no best checkpoint, or no baseline."""
+        """Compare the best checkpoint with the baselines (scores without a Transformer); None if either is missing."""
         return compare(baselines, self.scores(), self.metric)
 
     def warnings(self, baselines: Baselines, *, new_head: bool) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Detect contention for the processor: before a run by the system's load average, during the run also by the run's processor time.
 
 A parallel step waits for its slowest thread, so one competing process can halve the speed of the run. The number of threads is not changed
-automatically, since that changes the last bits of a run's numbers.
+automatically, since that would change the last bits of a run's numbers.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from tfkit.errors import path_argument
 from tfkit.run.machine import usable_cores
 
 WINDOW_SECONDS = 60.0  # the time of the steps that are judged together: a minute, as in the shortest load average of the system
-_MARGIN = 0.5  # the mean number of processes that may wait for a core without a warning
-_LOOKS = 20  # samples of the number of ready threads, of which the largest counts, since a busy thread may briefly wait for data
-_LOST = 0.25  # the processor time, in cores, that the run may lose without a warning
+_MARGIN = 0.5  # up to this mean number of processes that wait for a core, there is no warning
+_LOOKS = 20  # number of times that ready threads are counted; the largest count is used, since a busy thread may briefly wait for data
+_LOST = 0.25  # up to this loss of processor time, in cores, there is no warning
 
 
 def busy_neighbours() -> int:
@@ -34,7 +34,7 @@ def busy_neighbours() -> int:
     ready = average
     with contextlib.suppress(OSError, ValueError, IndexError):  # only Linux has this file
         counts = (int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[0]) for _ in range(_LOOKS))
-        ready = max(counts) - 1  # this process is ready, too
+        ready = max(counts) - 1  # without this process, which is ready, too
     return max(0, round(min(average, ready)))
 
 
@@ -46,7 +46,7 @@ class Contention:
         self.threads, self.cores, self.machine = torch.get_num_threads(), usable_cores(), os.cpu_count() or 1
         self.watching = self.threads > 1 and hasattr(os, "getloadavg")
         self._wall, self._processor = time.perf_counter(), time.process_time()
-        self._step_seconds, self._used = 0.0, 0.0  # wall time and processor time of the steps in this window
+        self._step_seconds, self._used = 0.0, 0.0  # wall and processor seconds of the steps since the last `_judge`
 
     def stepped(self, seconds: float) -> None:
         """Count a step that took `seconds` and has just ended. A step that follows an evaluation or a save is left out."""
@@ -61,7 +61,7 @@ class Contention:
             self._step_seconds, self._used = 0.0, 0.0
 
     def _judge(self, used: float) -> None:
-        """Warn if more processes than cores are ready to run, and this run gets `used` cores, less than one per thread, on average."""
+        """Warn if more threads are ready to run than there are cores, and those of this run get only `used` cores, on average."""
         load = os.getloadavg()[0]
         if load <= self.machine + _MARGIN or used >= min(self.threads, self.cores) - _LOST:
             return

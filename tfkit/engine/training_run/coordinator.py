@@ -1,4 +1,4 @@
-"""The training on several ranks. Rank 0 alone decides what is trained, writes the run folder, and reports. The other ranks prepare
+"""The training by several ranks (processes). Rank 0 decides what is trained, writes the run folder, and reports. The other ranks prepare
 the same rows and model, take every step, and between the steps wait for rank 0 or take part in its evaluations and saves.
 
 Rank 0 announces its recipe, the checkpoint to continue from, the micro-batch size and the code that may be run; the other ranks use these
@@ -132,7 +132,7 @@ class RankHooks:
         except Stopped as stopped:
             self._group.announce({"stopped": str(stopped)})
             raise
-        except UnhealthyError as unhealthy:  # a save has found a weight that is not finite
+        except UnhealthyError as unhealthy:  # raised by a save that has found a weight that is not finite
             self._group.announce({"unhealthy": str(unhealthy)})
             raise
         except BaseException as error:
@@ -144,8 +144,8 @@ class RankHooks:
 
 
 def announce_run(run: Run, checkpoint: Path | None, micro_batch_size: int) -> None:
-    """Announce the run to the other ranks: its folder, recipe, checkpoint to continue from, micro-batch size, device and code files. Then
-    wait until they have prepared the same data (`_begin`). Raises DataError or ModelError on all ranks if inputs differ.
+    """Announce the run to the other ranks: its folder, recipe, checkpoint to continue from, micro-batch size, device and the hashes of
+    the code that may be run. Wait until they have prepared the same data. Raises DataError or ModelError on all ranks if inputs differ.
     """
     assert isinstance(run.peers, ProcessGroup)
     where = {"folder": str(run.folder.path), "checkpoint": str(checkpoint) if checkpoint else None}
@@ -168,7 +168,7 @@ def steps_of_ranks(
     """Begin the steps after `step` on all ranks, and yield the hooks with which this rank takes them in the block.
 
     At the end of the block, the ranks wait for each other, call `last`, and wait again. If the block raises Stopped, the error gets the
-    exit code for the signal by which all ranks stopped. Raises ModelError on all ranks if their initial weights differ in a bit.
+    exit code for the signal by which all ranks stopped. Raises ModelError on all ranks if the weights before these steps differ in any bit.
     """
     group, components = work.group, work.components
     if isinstance(hooks, LoopHooks):
@@ -192,7 +192,7 @@ def steps_of_ranks(
 
 
 def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, given: RequestRecord | None = None) -> None:
-    """Take part, on any rank but rank 0, in all trainings of rank 0's command; this process writes its output into their run folders.
+    """Take part, on any rank but rank 0, in all trainings of rank 0's command. This rank's output goes to a file in each run folder.
 
     `given`: the request of this rank's command, if it has one; it is only compared with rank 0's. Raises Stopped when rank 0 does,
     PeerLostError if rank 0 fails or is lost, and UnhealthyError if rank 0 ends after an unhealthy step.

@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from tfkit.engine.training_run.run import Run
 
 _MAX_FRACTION = 0.15  # the largest fraction of the run's FLOPs that a trial may take
-_CHEAP_FLOPS = 2e13  # a minute or two on a CPU: a trial may take this much even if it exceeds that fraction, but at most half of the FLOPs
+_CHEAP_FLOPS = 2e13  # 1 to 2 minutes on a CPU: a trial may take this many FLOPs even above _MAX_FRACTION, but at most half of the run's
 _MIN_STEPS, _MAX_STEPS, _SHORTENING = 4, 100, 6  # steps per rate: a sixth of the run's steps, at least 4 and at most 100
-_MIN_HELD_OUT, _MAX_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows to score on: those of 4 steps, at least 4 and at most 64
-_MANY_HELD_OUT = 256  # rows to score on if an F1 decides, since 64 would have too few of the rare classes
-_EXPONENT = 0.32  # from Bjorck et al., see the docstring
-RARE_METRICS = ("f1", "f1_macro")  # metrics for classes of unequal frequency, which decide a trial in place of the loss
+_MIN_HELD_OUT, _MAX_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows to score on: as many as 4 steps read, at least 4 and at most 64
+_MANY_HELD_OUT = 256  # rows to score on if an F1 score decides, since 64 would have too few of the rare classes
+_EXPONENT = 0.32  # the best rate falls with this power of the number of tokens (Bjorck et al., see above)
+RARE_METRICS = ("f1", "f1_macro")  # an evaluation.metric among these decides a trial instead of the loss, which neglects rare classes
 
 
 @dataclass(frozen=True)
 class RateTrialPlan:
     """A trial of learning rates: `steps` steps with each rate, then scores on `rows` rows that are held out of the training rows."""
 
-    rates: tuple[float, ...]  #: the recipe's own first
+    rates: tuple[float, ...]  #: the learning rates to try: the recipe's own, then the others
     steps: int
     rows: int
     factor: float  #: each rate is multiplied by it in the trial
@@ -101,7 +101,7 @@ class Range:
 
 @dataclass(frozen=True)
 class FullPower:
-    """The emissions of the hardware at full power for the likely time, as in ML CO2 Impact (Lacoste et al. 2019, arXiv 1910.09700)."""
+    """The emissions at the hardware's full power for the run's likely time, as in ML CO2 Impact (Lacoste et al. 2019, arXiv 1910.09700)."""
 
     hardware: str
     watts: float
@@ -112,11 +112,11 @@ class FullPower:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The resources that a run, or all stages of a chain, will need.
+    """The resources that a run, or all stages of a recipe together, will need.
 
     `flops`: `total` is the sum of `forward`, `backward` (of the trained model in all steps), `companions` (teacher, reference, reward and
-    value models), `rollouts` (sampling the responses, and the policy's own forward pass on them before the steps), `recomputed` (by
-    activation checkpointing, and logits that are too large to keep), `evaluation`, `samples` (generated texts) and `trial` (of rates).
+    value models), `rollouts` (sampling the responses, and the policy's own forward pass on them before the steps), `recomputed`
+    (activations, if checkpointed, and logits too large to keep), `evaluation`, `samples` (generated texts) and `trial` (of learning rates).
     `attention` and `head` are parts of `forward` and `backward`: `total` does not count them again.
     """
 
@@ -134,14 +134,14 @@ class Estimate:
     emissions_g: Range  #: CO2e
     basis: str  #: "table": from the machine's speeds alone; "learned": corrected by earlier runs on it; "probe": from real steps
     place: str = ""  #: the place whose carbon intensity is used
-    assumptions: dict[str, str] = field(default_factory=dict)  #: how each number was obtained
+    assumptions: dict[str, str] = field(default_factory=dict)  #: how each number was obtained, by its field's name
     full_power: FullPower | None = None
     table_seconds: dict[str, float] = field(default_factory=dict)  #: seconds of each part of the run, from the machine's speeds alone
     probe: dict[str, Any] | None = None  #: the steps that `tfkit plan --probe` measured, and their cost
     rate_trial: RateTrialPlan | None = None  #: the trial of learning rates before the first step; None: there is none
-    no_rate_trial: str | None = None  #: why the recipe's rates are not tried
+    no_rate_trial: str | None = None  #: why the recipe's rates are not tried; None: they are, or it has none
     cluster: dict[str, Any] | None = None  #: ranks, their memory and traffic (planning/cluster.py); None: one rank on this machine
-    stages: dict[str, "Estimate"] = field(default_factory=dict)  #: the estimates of a chain's stages, by name; empty for a single run
+    stages: dict[str, "Estimate"] = field(default_factory=dict)  #: the estimates of a recipe's stages, by name; empty without stages
 
     @property
     def training_flops(self) -> float:
@@ -156,7 +156,7 @@ class Estimate:
 
     @property
     def fixed_seconds(self) -> float:
-        """The seconds in `table_seconds` that do not depend on the speed of the steps: for the start, the weights and the checkpoints."""
+        """The seconds in `table_seconds` that do not depend on the speed of the steps: for the start, loading weights and saving."""
         return self._seconds("start", "weights", "checkpoints")
 
     def _seconds(self, *parts: str) -> float:
@@ -174,20 +174,20 @@ class Estimate:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the estimate as a JSON document, with `stages` only for a chain."""
+        """Return the estimate as a JSON document, with the field `stages` only for a recipe with stages."""
         stages = {name: stage.to_dict() for name, stage in self.stages.items()}
         document = {name: value for name, value in asdict(self).items() if name != "stages"}
         return {"schema_version": 1, **document} | ({"stages": stages} if stages else {})
 
 
 class Forecaster(Protocol):
-    """Estimates a run before its first step, and learns from its outcome; all commands use planning/run_forecaster.py."""
+    """Estimates a run before its first step, and learns from its outcome. Implemented by planning/run_forecaster.py."""
 
     def estimate(self, run: "Run", start: Callable[[], float]) -> Estimate:
         """Return the estimate of a prepared run. `start()`: the seconds since the run's command began, which the estimate includes."""
 
     def measure(self, run: "Run") -> Callable[[Estimate], Estimate]:
-        """Time a few steps of a run, and discard their weights. Return a function that corrects estimates of the run by that time."""
+        """Time a few steps of a run, then discard them. Return a function that corrects estimates of the run by the measured time."""
 
     def remember(self, run: "Run", planned: Estimate, totals: "RunTotals") -> None:
         """Add a run that was finished in one attempt to the history, from which later estimates are corrected."""
@@ -196,7 +196,7 @@ class Forecaster(Protocol):
 def fit_length(run: "Run", minutes: float, named: Collection[str], *, measures: bool = False) -> dict[str, Any]:
     """Give the prepared run the number of steps that takes about `minutes` minutes, and return the changed fields of its recipe.
 
-    Other fields that count steps, such as evaluation.every, are scaled with the length, unless they are in `named`, those that the user
+    Other fields that count steps, such as evaluation.every, are scaled with the length, except `named`, the fields that the user
     sets. `measures`: correct the forecast by the time of a few real steps, if a single process trains.
     """
     recipe, own, how = run.recipe, run.recipe.training.steps, "by a forecast"
@@ -214,7 +214,7 @@ def fit_length(run: "Run", minutes: float, named: Collection[str], *, measures: 
 
     with_steps(2 * steps)
     longer = corrected(run.forecast())
-    per_step = (longer.seconds.likely - shorter.seconds.likely) / steps  # all else, such as the start, takes equally long in both
+    per_step = (longer.seconds.likely - shorter.seconds.likely) / steps  # all else, such as the start, takes equally long in both estimates
     fitting = steps + (60 * minutes - shorter.seconds.likely) / max(per_step, 1e-6)
     fields = with_steps(max(1, round(fitting)))
     if fitting < 1:

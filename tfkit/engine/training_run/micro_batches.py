@@ -28,7 +28,7 @@ from tfkit.training.memory import (
 )
 from tfkit.units import format_energy, format_epochs, format_number_of, format_seconds
 
-_SHORT_SECONDS = 60.0  # a shorter run is not forecast
+_SHORT_SECONDS = 60.0  # a run that takes at most this long is not forecast
 _SLOW_THREAD, _SLOW_GPU = 5e9, 1e12  # FLOPs per second that every processor thread and every GPU of today reaches
 _SLOW_STEP_SECONDS = 0.05  # the time of a step or an evaluation, in addition to the time for its FLOPs
 
@@ -89,7 +89,7 @@ class MicroBatches:
         self.restored = restored
 
     def choose(self) -> None:
-        """Set the size that `choose_micro_batch` returns for the free memory. A GPU is not checked; `halve` is called if it is full."""
+        """Choose the micro-batch size, on a CPU by the free memory. A GPU's memory is not checked: `halve` is called if it is full."""
         on_cpu = self.device.type == "cpu"
         left = available_bytes() if on_cpu else None
         left = None if left is None else left // self.ranks.local_size - self.bytes_to_come(sums=True)
@@ -103,7 +103,7 @@ class MicroBatches:
         return self.loader.sizes.unit % (self.loader.micro_batch_size * self.ranks.size) == 0
 
     def halve(self, error: str) -> None:
-        """Halve the micro-batches after memory ran out. `error`: the message of that error.
+        """Halve the micro-batches after memory ran out. `error`: the message of the out-of-memory error.
 
         Raises InsufficientMemoryError if the recipe fixes their size, or a single row does not fit.
         """
@@ -124,7 +124,7 @@ class MicroBatches:
 
     @cached_property
     def row_bytes(self) -> int:
-        """The bytes of the activations of the longest row on a CPU, scaled from those of the first row, which are measured.
+        """The bytes of activations for the longest row on a CPU: the first row's, scaled by length, plus an estimate for other models.
 
         With sharded weights, one rank cannot run the model alone, so the bytes are estimated from the model's configuration.
         """
@@ -134,9 +134,8 @@ class MicroBatches:
             return planned_row_bytes(
                 self.model.config, loss_module.objective, rows.longest, itemsize, has_fused_dropout=False, checkpointing=checkpointing
             )
-        first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[
-            0
-        ]  # the first row is the longest one only if rows are grouped by length
+        # Scaled, since the first row that is read is the longest one only if rows are grouped by length.
+        first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[0]
         longer = max(1.0, rows.longest / first.tokens)
         row = int(step_bytes_per_row(loss_module, first) * longer)
         return row + companion_bytes_per_row(loss_module.objective, rows.longest, itemsize)

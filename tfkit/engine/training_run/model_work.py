@@ -1,6 +1,6 @@
 """The computations on a run's model that evaluations and checkpoints need.
 
-Rank 0 alone writes the run folder, and decides when to evaluate and save. With sharded weights, it needs the other ranks: they take
+Rank 0 alone decides when to evaluate and save, and writes scores and checkpoints. With sharded weights, it needs the other ranks: they take
 part in evaluations, and in gathering the tensors of a checkpoint one by one. Without sharding, rank 0 works alone.
 """
 
@@ -83,7 +83,7 @@ class ModelWork:
         """Return the unsharded tensors of a `kind`, with those in `beside` added. A sharded tensor is gathered when it is read.
 
         `kind`: "result", the current weights or, with ema_decay, their moving average; "latest", the current fp32 weights, also those of
-        trained companions; "state", the training state.
+        trained companions (such as PPO's value model); "state", the training state, such as the optimizer's.
         """
         tensors = {**self._local_tensors(kind), **(beside or {})}
         if self.weights.sharding is None:
@@ -121,7 +121,7 @@ class ModelWork:
             self.group.announce({"work": work, "of": of})
 
     def _agreed_stop(self) -> Callable[[], bool]:
-        """Return a function that says whether to stop: with sharded weights the same on all ranks, True once any rank was asked to stop."""
+        """Return a function that says whether to stop; with sharded weights, the same on all ranks: True once one was asked to stop."""
         if self.weights.sharding is None:
             return self.should_stop
         calls, stops = 0, False

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class RankConnection:
-    """Rank 0's connection to the other ranks. `watch` is called while rank 0 waits for them; it raises an error if one has failed.
+    """Rank 0's connection to the other ranks. `watch` is called while rank 0 waits for them; it raises an error if one of them has failed.
 
     `given`: the request of rank 0's command; the other ranks get its hash, and warn if the request of their own command differs.
     """
@@ -51,20 +51,20 @@ class RankConnection:
         return self._join(say)
 
     def meter_nodes(self, device: "torch.device", facts: dict[str, Any]) -> None:
-        """On each other machine, let one rank measure the machine's energy. `facts`: the argument of `Meter.on_node`."""
+        """On each other machine, let one rank measure the machine's energy. `facts`: the run's folder, id, etc. for `Meter.on_node`."""
         if self.ranks.nodes > 1:
             self.peers(device)
             self._join().announce({"metered": facts})  # read by `follow` of coordinator.py
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Return a context for a whole command. At its end, the other ranks are released; after an error, the connection just ends."""
+        """Return a context for a whole command. At its end, the other ranks end, too; after an error, only the connection is closed."""
         try:
             yield
             if not self.ranks.is_alone:
                 from tfkit.engine.training_run.coordinator import announce_end
 
-                announce_end(self._join())  # torchrun waits for all ranks, even if the run was already finished
+                announce_end(self._join())  # even if the run was already finished: torchrun waits for all ranks
         finally:
             if self._group is not None:
                 self._group.close()
@@ -115,7 +115,7 @@ def find_or_start(
 
 @contextmanager
 def local_ranks(size: int, run: Path, threads: int | None) -> Iterator[RankConnection]:
-    """Start `size` - 1 processes of `threads` threads each that follow this one as rank 0, and yield the connection to them.
+    """Start `size` - 1 ranks, each of `threads` threads, that train with this process, rank 0; yield the connection to them.
 
     Raises UsageError for an invalid `size`, or if this process already has a process group; PeerLostError if one of the processes fails.
     """

@@ -1,7 +1,7 @@
 """A trial of a few learning rates before the first step: a short training with each, scored on rows held out of the training rows.
 
 The validation rows are not used. Like the run, the trial is deterministic for a recipe, its data and a number of threads. The
-ledger of energy has the trial as a phase of its own. The chosen rate is written into the run's recipe, so a resumed run has no trial.
+measurement of energy has a phase for the trial. The chosen rate is written into the run's recipe, so a resumed run has no trial.
 """
 
 import gc
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tfkit.engine.training_run.run import Run
 
 _CLEAR = 0.05  # by how much another rate must be better than the recipe's, as a fraction of the loss or in F1; less may be noise
-_MIN_RARE = 16  # the fewest held-out rows (or words) outside the most frequent class with which F1s can be compared
+_MIN_RARE = 16  # F1s are compared only if at least this many held-out labels are not of the most frequent class
 _DRAW = 0x7261746573  # a constant that, with the recipe's seed, seeds the drawing of the held-out rows
 _STOPPED = "stopped while learning rates were tried; no step was taken yet"
 
@@ -79,8 +79,8 @@ def try_rates(run: "Run", plan: RateTrialPlan) -> tuple[Recipe, dict[str, Any] |
     """Return the recipe with the chosen rate, and the field `rate_trial` of run.json, None if no rate was tried. Raises Stopped.
 
     The recipe's own rate is kept unless the loss with another is lower by more than a twentieth. If the run's metric is an F1, another rate
-    must have an F1 that is higher by 0.05 instead, since a model that always predicts the most frequent class may have a low loss. No rate
-    is tried if the held-out rows have too few labels of other classes than the most frequent one.
+    must have an F1 more than 0.05 higher instead, since always predicting the most frequent class may give a low loss. For an F1, no
+    rate is tried if the held-out rows have too few labels of other classes than the most frequent one.
     """
     prepare_steps(run.device)
     recipe, data, listener = run.recipe, run.data, run.listener
@@ -140,7 +140,7 @@ def _trial_recipe(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
     """Return the recipe of a short training: the run's schedule compressed into a few steps, without ema_decay and batch_ramp."""
     length = {"steps": plan.steps, "epochs": None, "tokens": None, "ema_decay": None, "batch_ramp": None}
     warmup = {"warmup_steps": min(recipe.schedule.warmup_steps, 1), "warmup_tokens": None}
-    # The peak of the schedule `noam` with the recipe's warmup, relative to its peak with one warmup step.
+    # The peak of `noam` falls with the length of the warmup. The trial has one warmup step, and `peak` gives it the recipe's peak.
     peak = recipe.schedule.warmup_steps**-0.5 if recipe.schedule.kind == "noam" else 1.0
     return recipe.with_rate(rate * plan.factor * peak).model_copy(
         update={"training": recipe.training.model_copy(update=length), "schedule": recipe.schedule.model_copy(update=warmup)}
@@ -168,7 +168,7 @@ def _try_rate(run: "Run", recipe: Recipe, plan: RateTrialPlan, advance: Callable
             components.stepper.take(step, loader.step(step - 1), components.schedule.factor(step), should_stop=should_stop)
 
         try:
-            deterministic_if_possible(take, components.stepper, micro_batches.halve, lambda _: None)  # the run warns of nondeterminism
+            deterministic_if_possible(take, components.stepper, micro_batches.halve, lambda _: None)  # no warning: the run itself will warn
         except UnhealthyStepError:
             return _Outcome(math.inf, None if judged_by is None else 0.0)
         advance(1)
@@ -182,7 +182,7 @@ def _try_rate(run: "Run", recipe: Recipe, plan: RateTrialPlan, advance: Callable
 
 
 def _score(model: Transformer, judge: Objective, rows: Rows, batch_size: int, work: BatchWork, judged_by: str | None) -> dict[str, float]:
-    """Return the metrics of the model's answers to the rows if `judged_by` is an F1, else the loss and its metrics. Raises Stopped."""
+    """Return the metrics of the model's answers to the rows if `judged_by` is an F1, else those of its losses. Raises Stopped."""
     if judged_by is None or judge.labelled is None:
         return judge.metrics(score_rows(model, judge, rows, batch_size, work=work))
     judged = judge_rows(model, judge.labelled, rows, batch_size, work=work)

@@ -1,4 +1,4 @@
-"""A run before its weights exist: its recipe, prepared data and forecast. A plan ends with this; a training goes on to build the model."""
+"""A run before its weights exist: its recipe, prepared data and forecast. A plan needs no more; a training goes on to build the model."""
 
 import time
 from collections.abc import Callable
@@ -54,9 +54,9 @@ class Run:
         self.planned: Estimate | None = None
 
     def prepare(self, *, begun: bool = False, ranks: int | None = None, copies: float | None = None) -> None:
-        """Read and tokenize the data, train or load the tokenizer, and build the model without weights.
+        """Prepare the data, the tokenizer and the model without weights, and reduce a batch size that is above the number of rows.
 
-        `begun`: the run has taken steps, so its batch size is not limited anew. `ranks`: the number of ranks that will train the run; None:
+        `begun`: the run has a checkpoint, so the batch size stays. `ranks`: the number of ranks that will train the run; None:
         as in `peers`. `copies`: how many copies of each model must fit into this machine's memory; None: as many as its ranks hold. Raises
         InsufficientMemoryError if the model does not fit, and UsageError if a reduced batch cannot be divided among the ranks.
         """
@@ -90,7 +90,7 @@ class Run:
 
     @cached_property
     def parents(self) -> list[Parent]:
-        """The models on which the run is based: base model and companions; without a base model, also the run that made the tokenizer."""
+        """The base model and companions (such as a teacher) of the run; without a base model, also the run that made the tokenizer."""
         start, tokenizer = self.data.start, self.recipe.tokenizer.path
         parents = [parent_of(companion.parent(), companion.folder) for companion in self.data.objective.recorded_companions]
         if start is not None:
@@ -107,5 +107,5 @@ class Run:
 
     @property
     def should_end(self) -> Callable[[], bool]:
-        """The function that returns whether the steps should end. It does not check a budget itself, which is done after each step."""
+        """The function that returns whether the steps should end. It does not check the budget: that is done after each step."""
         return self.stop.should_stop if self.budget is None else self.budget.should_end

@@ -1,6 +1,6 @@
 """Adapters for the programs that metrics are sent to: TensorBoard, wandb, mlflow, trackio and aim. Imported only if one is used.
 
-Each program has its own run for a run of tfkit, found again by the uuid in run.json, so that the program gets each point once, even if the
+For a run of tfkit, each program has one run, found again by the id in run.json, so that the program gets each point once, even if the
 run is resumed or sent again. A program's library is imported when its run is opened; the library's settings say where it stores that run.
 """
 
@@ -49,7 +49,7 @@ class Program(Protocol):
     place: str
 
     def steps(self, name: str) -> Collection[int]:
-        """Return the steps whose value of the metric `name` the program has, and would keep twice or refuse if sent again."""
+        """Return the steps for which the program has a value of the metric `name` that it would keep twice, or refuse, if sent again."""
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Store the values of one step."""
@@ -96,7 +96,7 @@ def tracker_of(section: TrackerSection, run: TrackedRun) -> Callable[[], NewPoin
 
 
 class _EventFiles:
-    """TensorBoard's files in the run folder: a curve for each name. They are flushed after each step, so that a kill loses no points."""
+    """TensorBoard's files in the run folder, with a curve for each metric. Each step is flushed, so that a kill loses no points."""
 
     def __init__(self, run: TrackedRun):
         from torch.utils.tensorboard import SummaryWriter
@@ -118,7 +118,7 @@ class _EventFiles:
         self._writer.flush()
 
     def close(self, totals: Mapping[str, float]) -> None:
-        self._writer.close()  # the last points of energy and emissions are the totals
+        self._writer.close()  # `totals` are left out: the last points of energy and emissions are about the same
 
 
 def _steps_in_event_files(folder: Path) -> dict[str, set[int]]:
@@ -172,7 +172,7 @@ def offline_records(path: Path) -> Iterator[Any]:
     data, at, block, record = path.read_bytes(), 7, 1 << 15, b""
     while at + 7 <= len(data):
         if (left := block - at % block) < 7:
-            at += left  # too few bytes for the header of a part
+            at += left  # the rest of the block is padding, too short for the header of a part
             continue
         length, part = struct.unpack_from("<HB", data, at + 4)  # length and kind of a part, after its checksum
         record += data[at + 7 : at + 7 + length]
@@ -198,7 +198,7 @@ class _Mlflow:
         new = None if runs else self._client.create_run(experiment, run_name=run.name, tags={"tfkit.run_id": run.run_id})
         self._id = (new or runs[0]).info.run_id
         self.place = f"{self._client.tracking_uri}, experiment {project}, run {self._id}"
-        if self._is_new:  # MLflow does not allow a parameter to change
+        if self._is_new:  # only then, since MLflow does not allow a parameter to change
             fields = {
                 f"{part}.{name}": value
                 for part, section in run.recipe.items()

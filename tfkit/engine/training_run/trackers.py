@@ -1,6 +1,6 @@
 """Trackers, which send a run's metrics to other programs; metrics.jsonl stays the authoritative record.
 
-No tracker can stop or slow down a run: each takes its points (values of a step) from a queue, on a daemon thread of its own.
+No tracker can stop a run or slow down its steps: each takes its points (values of a step) from a queue, on a daemon thread of its own.
 """
 
 import contextlib
@@ -91,8 +91,8 @@ class TrackerQueue:
 
 
 def open_trackers(run: "Run", first_step: int) -> Callable[[], list[TrackerQueue]]:
-    """Return a function that starts a run's trackers, one for all equal entries of the recipe. Points that an earlier attempt sent from
-    `first_step` on are not sent twice. Raises MachineError if a tracker's extra is not installed.
+    """Return a function that starts a run's trackers; equal entries of the recipe share one. Points from `first_step` on that an earlier
+    attempt sent are replaced in TensorBoard and Aim, and not sent again to the rest. Raises MachineError if a tracker's library is missing.
     """
     from tfkit.engine.training_run.tracker_adapters import TrackedRun, tracker_of
 

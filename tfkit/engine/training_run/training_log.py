@@ -1,4 +1,4 @@
-"""The log of a run, which has three outputs: metrics.jsonl, the authoritative record of all attempts, the live line, and the trackers."""
+"""The log of a run. Its outputs: metrics.jsonl (the authoritative record), a terminal's live line, and trackers (such as wandb)."""
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -13,14 +13,15 @@ from tfkit.engine.training_run.run import Run
 from tfkit.engine.training_run.trackers import TrackerQueue, open_trackers
 from tfkit.run.metrics import MetricsLog, read_metrics
 from tfkit.run.state_json import SavedLog, finite_or_none
-from tfkit.training.device import memory_bytes, peak_flops
+from tfkit.training.device import memory_bytes
 from tfkit.training.loop import Log
+from tfkit.training.peak_speed import peak_flops
 from tfkit.units import format_metrics
 
 
 class TrainingLog:
-    """The log of one attempt, which begins by deleting earlier attempts' lines after the step from which this attempt resumes. As a context
-    manager, the log shows the live line, and starts the trackers.
+    """The log of one attempt (start or resumption). It first deletes earlier attempts' lines after the step from which this one resumes.
+    As a context manager, the log shows the live line, and starts the trackers.
 
     `saved`: the part of the log in the checkpoint; if None (no checkpoint, or one of an older version), metrics.jsonl is used alone.
     """
@@ -101,7 +102,7 @@ class TrainingLog:
 
     @property
     def peak_flops(self) -> float | None:
-        """The peak FLOP/s of the devices of all ranks; None if unknown. The speed of a CPU is measured once, in a tenth of a second."""
+        """The peak FLOP/s of the devices of all ranks; None if unknown. Except on CUDA, it is measured once, in a tenth of a second."""
         peak = peak_flops(self.run.device, self._precision)
         return None if peak is None else self.run.peers.ranks.size * peak
 

@@ -1,6 +1,6 @@
-"""The energy, emissions and time that a run has used, for its budget: in all its attempts, by its siblings, and in a step on average.
+"""Sum the energy, emissions and time that count against a budget: those of a run and its siblings.
 
-Siblings are the stages of one recipe or the trials of one sweep. One budget limits their sum.
+Siblings are the other stages of its recipe or trials of its sweep. All attempts (start and resumptions) of each run count.
 """
 
 import math
@@ -35,7 +35,7 @@ class Amounts:
 
 
 class Usage:
-    """The amounts that the run in `folder` and its siblings have used until now, extrapolated from the meter's latest reading.
+    """The amounts that the run in `folder` and its siblings, other stages or trials, have used, extrapolated from the last reading.
 
     `every_seconds`: the time between two readings of the meter.
     """
@@ -49,7 +49,7 @@ class Usage:
         self._started, self._refreshed, self._after_step, self._longest_save = 0.0, -math.inf, Amounts(), 0.0
 
     def start(self, meter: Meter) -> None:
-        """Start counting the attempt, whose meter has just started."""
+        """Start counting the attempt, whose energy meter has just started."""
         self.meter, self._started = meter, self._clock()
 
     def spent(self) -> Amounts:
@@ -88,12 +88,12 @@ class Usage:
 
     @property
     def seconds_of_steps(self) -> float:
-        """The wall time of the steps so far."""
+        """The wall time, in seconds, of this attempt's steps so far."""
         return 0.0 if self.began is None else self._after_step.seconds - self.began.seconds
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Time a save. The longest save so far is the estimate for the one at the end of the attempt."""
+        """Time a save. The longest save so far is the estimate for the last save of the attempt."""
         began = self._clock()
         yield
         self._longest_save = max(self._longest_save, self._clock() - began)
@@ -101,7 +101,7 @@ class Usage:
     def to_end(self, name: str) -> float:
         """Return the seconds that the attempt will take after its last step: those of the longest save so far and of the meter's stop.
 
-        For energy and grams, return 0: the end uses less than is used between two readings, by which such a budget may be exceeded anyway.
+        For energy and grams, return 0: such a budget may be exceeded by the use between two readings anyway, and the end uses less.
         """
         assert self.meter is not None
         return self._longest_save + self.meter.seconds_to_stop if name == "seconds" else 0.0

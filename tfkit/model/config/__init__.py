@@ -182,7 +182,7 @@ class ModelConfig(Data):
         return self.attention.windows[layer % len(self.attention.windows)]
 
     def rotation(self, layer: int) -> Literal["global", "local"] | None:
-        """Return `global` if this layer rotates queries and keys by theta, `local` if by local_theta, and None if not at all."""
+        """Return `global` if this layer rotates queries and keys with the base theta, `local` if with local_theta, None if not at all."""
         position = self.position
         if not isinstance(position, Rotary) or not position.layers[layer % len(position.layers)]:
             return None
@@ -205,7 +205,7 @@ class ModelConfig(Data):
 
     @property
     def active_hidden_dim(self) -> int:
-        """The width of the MLP, or of all chosen experts of a token together, in the layer where it is largest."""
+        """The largest width, over the layers, of what computes a token: of the MLP, or of the chosen experts together."""
         sparse = self.mlp.experts.active * self.expert_dim if self.mlp.experts else 0
         return max(sparse, self.hidden_dim if self.has_mlp else 0)
 

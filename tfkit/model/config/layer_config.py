@@ -1,4 +1,4 @@
-"""The parts of a layer: its norms, its attention (but for the heads' number and width), and its MLP or mixture of experts."""
+"""The parts of a layer: its norms, its attention (except the number and width of its heads), and its MLP or mixture of experts."""
 
 from typing import Annotated, Literal
 

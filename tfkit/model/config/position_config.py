@@ -44,7 +44,7 @@ class LinearScaling(Data):
 
 
 class YarnScaling(Data):
-    """Long wavelengths are multiplied, short ones kept, and the rotated vectors lengthened (YaRN, arXiv 2309.00071)."""
+    """Long wavelengths are multiplied by `factor`, short ones kept, and the rotated vectors lengthened (YaRN, arXiv 2309.00071)."""
 
     kind: Literal["yarn"]
     factor: Factor = Field(description="How many times longer the context is than original_context_length.")
@@ -55,7 +55,7 @@ class YarnScaling(Data):
 
 
 class WavelengthScaling(Data):
-    """Long wavelengths are multiplied, short ones kept, and those between interpolated (Llama 3.1, arXiv 2407.21783)."""
+    """Long wavelengths are multiplied by `factor`, short ones kept, and those between interpolated (Llama 3.1, arXiv 2407.21783)."""
 
     kind: Literal["llama3"] = "llama3"
     factor: Factor = Field(description="How many times longer the context is than original_context_length.")

@@ -12,7 +12,7 @@ HiddenWidth = Annotated[int, Field(gt=0, le=1 << 23)]  # width inside the MLP, b
 Heads = Annotated[int, Field(gt=0, le=1 << 14)]
 Rows = Annotated[int, Field(gt=0, le=1 << 24)]  # entries of the vocabulary, or classes
 Distance = Annotated[int, Field(gt=0, le=1 << 31)]  # in tokens
-Context = Annotated[int, Field(gt=0, le=1 << 28)]  # in tokens; the longest published have 10 million
+Context = Annotated[int, Field(gt=0, le=1 << 28)]  # in tokens; the longest published context is 10 million
 Factor = Annotated[float, Field(gt=0, le=1e6)]  # bounded so that its square and cube fit float32
 Epsilon = Annotated[float, Field(gt=0, le=1)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]

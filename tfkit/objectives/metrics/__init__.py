@@ -32,14 +32,14 @@ def intervals(scores: Scores, rows: int, resamples: int, seed: int) -> dict[str,
 
     The draws are a function of (seed, rows). Resamples in which a metric is NaN (a correlation with a constant) are excluded.
 
-    A resample lacks about a third of the rows, and so some classes, which biases a mean over classes: the resampled values are not centred
-    on the metric of the set. The bias, their median minus the metric of the set (Efron and Tibshirani 1993, 10.2), is therefore subtracted
-    from the values before their percentiles are taken (13.3), so that every interval contains the metric of the set.
+    A resample lacks about a third of the rows, and perhaps whole classes, which biases a mean over classes: the resampled values are not
+    centred on the metric of the set. This bias, their median minus the metric of the set (Efron and Tibshirani 1993, 10.2), is therefore
+    subtracted from their percentiles (13.3), unless a value is infinite, so that the interval contains the metric of the set.
     """
     bits = np.random.PCG64([seed, rows])
     samples: dict[str, list[float]] = {}
     for _ in range(resamples):
-        drawn = (bits.random_raw(rows) >> np.uint64(32)) * np.uint64(rows) >> np.uint64(32)  # in [0, rows), as in data/order/draws.py
+        drawn = (bits.random_raw(rows) >> np.uint64(32)) * np.uint64(rows) >> np.uint64(32)  # integers in [0, rows)
         for name, value in scores(np.bincount(drawn.astype(np.int64), minlength=rows).astype(np.float64)).items():
             samples.setdefault(name, []).append(value)
     estimates = scores(unit_weights(rows))

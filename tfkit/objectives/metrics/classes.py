@@ -1,4 +1,4 @@
-"""Metrics of classes, and of sets of labels. Values equal scikit-learn's (for sets, its values of indicator matrices), also for 0 / 0."""
+"""Metrics of classes, and of sets of labels. Values equal scikit-learn's (for sets, of indicator matrices); 0 / 0 counts as 0, as there."""
 
 import math
 from collections.abc import Sequence
@@ -110,7 +110,7 @@ def label_set_figures(targets: Sequence[Sequence[int]], predictions: Sequence[Se
 
 
 def _entries(targets: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]]) -> list[tuple[Numbers, Numbers]]:
-    """Return the pairs of a row and a label that are hits, those that are targets and those that are predictions, each as from `_flat`."""
+    """Return three pairs of arrays, for hits, targets and predictions: the row and the label of each element of the rows' sets."""
     pairs = [({*right}, {*predicted}) for right, predicted in zip(targets, predictions, strict=True)]
     return [_flat(sets) for sets in ([r & p for r, p in pairs], [r for r, _ in pairs], [p for _, p in pairs])]
 

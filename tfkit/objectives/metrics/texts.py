@@ -1,7 +1,7 @@
 """Metrics of texts: BLEU and chrF by sacreBLEU (arXiv 1804.08771), ROUGE by rouge-score; for short answers, exact match and F1.
 
-BLEU and chrF are sacreBLEU's defaults, from 0 to 100: corpus BLEU with the tokenizer 13a (or a named one) and exponential smoothing, and
-chrF2. ROUGE is the mean over rows of the F-measure, from 0 to 1, without stemming; of several references, the best-matching one counts.
+BLEU and chrF, from 0 to 100, have sacreBLEU's defaults: corpus BLEU with tokenizer 13a (or a named one) and exponential smoothing,
+and chrF2. ROUGE is the mean over rows of the F-measure, from 0 to 1, without stemming; of several references, the best-matching one counts.
 """
 
 import importlib
@@ -17,7 +17,7 @@ import numpy as np
 from tfkit.errors import MachineError, how_to_install
 from tfkit.objectives.metrics import Numbers, Scores, together
 
-_Measure = Callable[[list[str], Sequence[Sequence[str]]], Scores]  # from texts, and the references of each text
+_Measure = Callable[[list[str], Sequence[Sequence[str]]], Scores]  # texts, and the references of each text -> their metrics
 _LIBRARIES = {"bleu": "sacrebleu.metrics", "chrf": "sacrebleu.metrics", "rouge": "rouge_score.rouge_scorer"}
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -60,7 +60,7 @@ def _chrf(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
 
 
 def _sacrebleu(name: str, metric: Any, texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
-    """Compute corpus_score in two steps for which sacreBLEU has no public functions: the counts of each row, the score of their sums."""
+    """Compute corpus_score in two steps, for which sacreBLEU has no public functions: each row's counts, then the score of their sums."""
     longest = max(map(len, references))
     streams = [[row[k] if k < len(row) else None for row in references] for k in range(longest)]
     counts = np.array(metric._extract_corpus_statistics(texts, streams), np.float64)  # (N, counts)

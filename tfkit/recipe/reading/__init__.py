@@ -1,1 +1,1 @@
-"""Reading of YAML files and key=value arguments into a checked recipe; every error has its position in the file."""
+"""Reading of YAML files and key=value arguments into a checked recipe; an error in a file has its position there."""

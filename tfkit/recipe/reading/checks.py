@@ -20,7 +20,7 @@ from tfkit.recipe.schema.vocabularies import SENTINELS, vocabulary_of
 
 
 def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
-    """Return the contradictions between the fields of a recipe, each of which is valid on its own."""
+    """Return the contradictions between fields of a recipe, each valid on its own, and the fields that would have no effect."""
     checks = (_lengths, _warmup, _vocabulary, _unread, source_problems, _row_length, _start, _adapter, _judging, _carbon)
     problems = [problem for check in checks for problem in check(recipe)]
     problems += recipe.objective.problems(recipe, model_values(recipe.model))
@@ -30,7 +30,7 @@ def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
 
 
 def fitting_problems(objective: ObjectiveSection, config: ModelConfig) -> list[str]:
-    """Return the reasons why a finished model with `config` and its own tokenizer does not fit an objective; empty if it fits."""
+    """Return the reasons why a checkpoint with this config and its own tokenizer does not fit an objective; empty if it fits."""
     model = ModelSection.model_validate(config.model_dump())
     return [message for _, message in _objective(objective.trained_for, model, TokenizerSection(path="its own"))]
 
@@ -127,9 +127,9 @@ def unread_length(objective: ObjectiveSection) -> str:
 
 def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     stated = recipe.model.changes.get("vocab_size")
-    # A full description of a model may be from the recipe of a run whose tokenizer got fewer entries than requested, so vocab_size is
-    # compared only with the trained tokenizer. A description is full if it has all fields without a default: one by an earlier version
-    # lacks newer fields, which have defaults.
+    # A full description of a model may be from the recipe of a run, whose tokenizer got fewer entries than requested: its vocab_size is
+    # compared later, with the trained tokenizer. A description is full if it has all fields without a default, since one that an earlier
+    # version wrote lacks newer fields, which have defaults.
     needed = {name for name, field in ModelConfig.model_fields.items() if field.is_required()}
     trained = recipe.model.start is None and recipe.tokenizer.path is None and not recipe.model.changes.keys() >= needed
     if isinstance(stated, int) and trained and recipe.tokenizer.vocab_size > stated:
@@ -138,7 +138,7 @@ def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def model_values(model: ModelSection, start: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the config values that a preset and a recipe state. `start`: the values of the model from which training starts, if known."""
+    """Return the config values that a preset and a recipe state. `start`: those of the model from which training starts, if known."""
     return merge(start or PRESETS.get(model.preset or "", (None, {}))[1], model.changes)
 
 

@@ -96,7 +96,7 @@ def apply_overrides(root: Mapping, overrides: Overrides) -> list[Problem]:
 
 
 def given_sections(overrides: Overrides) -> dict[str, dict[str, Any]]:
-    """Return the sections that the overrides alone make up. Raises RecipeError if an override cannot be applied."""
+    """Return the sections that the overrides make up without a recipe. Raises RecipeError if an override cannot be applied."""
     tree = Mapping(OVERRIDES)
     if problems := apply_overrides(tree, overrides):
         raise RecipeError(problems)
@@ -143,7 +143,7 @@ def _drop(root: Mapping, names: Iterable[str]) -> None:
 
 
 def _step(node: Node, name: str, path: Path) -> str | int:
-    """Return the key of the section or the index of the list `node` that `name` denotes. Raises RecipeError if there is none."""
+    """Return `name` as a key of the section `node` or an index of the list `node`. Raises RecipeError for a scalar or a wrong index."""
     if isinstance(node, Scalar):
         shown = cut(json.dumps(node.value, ensure_ascii=False), 60)
         raise _error(path, f"is {shown}, which has no part {quoted(name)}; give the whole: {dotted(path)}={{...}}")
@@ -182,5 +182,5 @@ def add_later_fields(recipe: Mapping) -> None:
 
 
 def split_overrides(begun: Recipe, written: Collection[str]) -> dict[str, Any]:
-    """Return the override that splits rows as the earlier run of `begun` did; empty if the recipe's fields `written` have data.split_by."""
+    """Return data.split_by of the earlier run's recipe `begun` as an override; empty if `written`, the new recipe's fields, has it."""
     return {} if "data.split_by" in written else {"data.split_by": begun.data.split_by}

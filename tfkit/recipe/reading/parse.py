@@ -61,7 +61,7 @@ def read_scalar(text: str) -> str | int | float | bool | None:
 
 
 class _Composer:
-    """A builder of the tree from the parser's events. The parser reads only as far as events are taken, so it stops at a limit."""
+    """A builder of the tree from the parser's events. It takes them one by one, so a text over a limit is not read to its end."""
 
     def __init__(self, text: str, file: str, fixed_place: Place | None):
         self.text, self.file, self.fixed_place = text, file, fixed_place

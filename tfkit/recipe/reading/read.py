@@ -31,7 +31,7 @@ from tfkit.recipe.schema.sections import Recipe
 
 PIPE_SECONDS = 10.0  # a pipe that sends nothing for this long is an error
 
-_RECIPES = ("", ".yaml", ".yml")  # suffixes of recipe files; a pipe has none, ""
+_RECIPES = ("", ".yaml", ".yml")  # suffixes of recipe files; the empty one is that of a pipe
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class RecipeText:
         return parse(self.text, str(self.path))
 
     def _tree(self) -> tuple[Node | None, list[Problem]]:
-        """Return a copy of the tree, which the caller may change, and its problems. Raises RecipeError if the text cannot be parsed."""
+        """Return a copy of the tree, for the caller to change, and its problems. Raises RecipeError if the text cannot be parsed."""
         root, problems = self._parsed
         return None if root is None else copy_of(root), list(problems)
 

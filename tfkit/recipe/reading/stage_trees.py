@@ -16,7 +16,7 @@ _RESERVED = {*Recipe.model_fields, STAGES, START, "checkpoints", "tensorboard", 
 
 
 def stage_trees(tree: Mapping) -> tuple[dict[str, Mapping], list[Problem]]:
-    """Return the tree of each stage, in order, and the problems: sections beside `stages`, and stages with invalid names or no sections."""
+    """Return the tree of each stage, in order, and the problems, such as sections beside `stages`, and stages with invalid names."""
     problems = [
         Problem(place, (name,), f"a recipe with stages has no other sections: move {name} into the stages that need it")
         for name, place in tree.keys.items()

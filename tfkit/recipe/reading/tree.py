@@ -130,7 +130,7 @@ def child(node: Node, step: str | int) -> Node | None:
 
 
 def place_of(root: Node, path: Path, *, key: bool) -> Place:
-    """Return the place of an error at `path`: that of the value if it is a scalar and `key` is false, else that of its key.
+    """Return the place of an error at `path`: that of a list's entry, or of a scalar if `key` is false; else that of the value's key.
 
     A value that is not in the file (a missing field, a value of a preset) has the place of the innermost section of `path` in the file.
     """

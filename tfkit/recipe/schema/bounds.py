@@ -13,7 +13,7 @@ CountOrZero = Annotated[int, Field(ge=0, le=10**12)]
 # Tokens: a few hundred times as many as the largest models were trained on. In float64 every integer up to this bound is exact.
 Tokens = Annotated[int, Field(gt=0, le=9 * 10**15)]
 # Rows of a batch. Putting a batch together takes up to 50 us a row, 7 s at this bound.
-# LAMB's largest batch (arXiv 1904.00962) has 65,536, GPT-3's 1,600.
+# LAMB's largest batch (arXiv 1904.00962) has 65,536 rows, GPT-3's 1,600.
 BatchSize = Annotated[int, Field(gt=0, le=1 << 17)]
 # Entries of a tokenizer. Its trainer first allocates memory for all of them, and aborts the process if it cannot. Gemma has 256,000.
 MAX_VOCAB_SIZE = 1 << 20
@@ -40,8 +40,8 @@ Resamples = Annotated[int, Field(gt=0, le=100_000)]
 NewTokens = Annotated[int, Field(gt=0, le=100_000_000)]
 # Beams of a search: each is a row of the forward pass, with a key-value cache of its own.
 Beams = Annotated[int, Field(gt=0, le=1_024)]
-# Examples in a few-shot prompt: the context of no model is long enough for more.
+# Examples in a few-shot prompt: a hundred times the most that GPT-3's context held.
 Shots = Annotated[int, Field(ge=0, le=10_000)]
-Seconds = Annotated[float, Field(ge=0.5, le=86_400)]  # up to a day
-Intensity = Annotated[float, Field(ge=0, le=100_000)]  # grams per kWh; coal has about 1,000
+Seconds = Annotated[float, Field(ge=0.5, le=86_400)]  # between two readings of a meter: from half a second to a day
+Intensity = Annotated[float, Field(ge=0, le=100_000)]  # grams of CO2e per kWh; power from coal has about 1,000
 Effectiveness = Annotated[float, Field(ge=1, le=100)]  # power usage effectiveness (PUE) of a data centre; 1.1 to 2 are usual

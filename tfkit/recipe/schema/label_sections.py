@@ -1,4 +1,4 @@
-"""The objectives on rows with a right answer: classes, tags, choices, sets of labels. Some of them only evaluate a finished model."""
+"""The objectives on rows with a right answer: classes, tags, choices, sets of labels. Some of them only evaluate a trained model."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -81,7 +81,7 @@ class ClassificationSection(ObjectiveSection):
 
     @property
     def problem_type(self) -> str | None:
-        """`regression` if the label is a number, which a head with one output does not show by itself; else None."""
+        """Hugging Face's problem_type: `regression` if the label is a number, else None."""
         return "regression" if self.regression else None
 
     @model_validator(mode="after")

@@ -29,10 +29,10 @@ class ObjectiveSection(Data):
     head: ClassVar[str] = "lm"  # the kind of head that the objective trains
     reads_text: ClassVar[bool] = True  # whether rows are cut from a stream of text; if not, each row of data is an example
     has_baselines: ClassVar[bool] = False  # whether scores are compared with baselines that need no model (evaluation/baselines.py)
-    needs_start: ClassVar[bool] = False  # whether only a finished model can be trained, never random weights
+    needs_start: ClassVar[bool] = False  # whether a training must start from a checkpoint, not from random weights
     answers_in_text: ClassVar[bool] = False  # whether generated texts are compared with references in the rows
-    # What an evaluation scores. text: texts, cut into pieces. row: each row of the data. rollout: sampled responses. likelihood: the
-    # probabilities of texts; such an objective is for evaluation only.
+    # What an evaluation scores. text: texts, cut to the length of rows. row: each row of the data. rollout: sampled responses.
+    # likelihood: the probabilities of texts; such an objective is for evaluation only.
     scored_by: ClassVar[ScoredBy] = "row"
     best_by: ClassVar[str] = "loss"  # the metric that chooses the best checkpoint if the recipe names none
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # metrics that an evaluation may report
@@ -40,7 +40,7 @@ class ObjectiveSection(Data):
     # `<name>_sha256` has the required hash of the companion `name`.
     companions: ClassVar[Mapping[str, bool]] = {}
     companion_heads: ClassVar[Mapping[str, str]] = {}  # the kind of head that a companion needs; a companion without an entry may have any
-    needed_alone: ClassVar[frozenset[str]] = frozenset()  # fields that tfkit.json keeps, because predictions without a recipe need them
+    needed_alone: ClassVar[frozenset[str]] = frozenset()  # fields that a checkpoint's tfkit.json keeps, since predictions have no recipe
 
     @property
     def asked_roles(self) -> tuple[Role, ...]:
@@ -53,7 +53,7 @@ class ObjectiveSection(Data):
         return self.metrics
 
     def may_be_best(self, metrics: Mapping[str, float]) -> bool:
-        """Return whether a checkpoint with these metrics may be the best one: true, unless a kind of objective limits a metric."""
+        """Return whether a checkpoint with these metrics may be the best one: always, unless a subclass limits a metric."""
         return True
 
     @property
@@ -63,7 +63,7 @@ class ObjectiveSection(Data):
 
     @property
     def saved_kind(self) -> str:
-        """The kind of objective that tfkit.json names for the trained model."""
+        """The kind of objective that the trained checkpoint's tfkit.json names."""
         return self.kind
 
     @property
@@ -106,13 +106,13 @@ class ObjectiveSection(Data):
         return {}
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterable[Contradiction]:
-        """Return the contradictions between this section and others. `model`: the config values of the model that the recipe states."""
+        """Return the contradictions between this section and others. `model`: the config values that the recipe states for its model."""
         return ()
 
     def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterable[Contradiction]:
         """Return the reasons why a model and its tokenizer do not fit the objective; reading/checks.py checks stacks and head.
 
-        `model`: one that a recipe describes, or a finished one; `values`: its config values, of which a recipe may state only some.
+        `model`: one that a recipe describes, or a checkpoint's; `values`: its config values, of which a recipe may state only some.
         """
         return ()
 

@@ -54,7 +54,7 @@ def metrics_of_texts(section: ObjectiveSection) -> Mapping[str, str]:
 
 
 def metrics_of(objective: ObjectiveSection) -> list[str]:
-    """Return metrics that can choose the best checkpoint: LOWER and HIGHER, but not those of texts, which only `tfkit evaluate` has."""
+    """Return metrics that can choose the best checkpoint: those in LOWER or HIGHER, except of texts, which only `tfkit evaluate` has."""
     section = objective.trained_for
     return [name for name in section.training_metrics if name in LOWER | HIGHER and name not in metrics_of_texts(section)]
 

@@ -48,9 +48,9 @@ _CHAT = (
 class RewardSection(ObjectiveSection):
     """Give each completion of a prompt a reward, a number that is higher for better completions (InstructGPT, arXiv 2203.02155).
 
-    A row is a prompt with a chosen and a rejected completion; a prompt with several completions that are ranked (1 is the best) or scored
-    (more is better); or a prompt with one completion that is labelled good or bad. Labelled completions of the same prompt are
-    compared. Prompts and completions are texts or messages.
+    A row is a prompt with a chosen and a rejected completion; with two responses and the votes for one of them; with several completions
+    that are ranked (1 is the best) or scored (more is better); or with one completion that is labelled good or bad. Labelled completions
+    of the same prompt are compared. Prompts and completions are texts or messages.
     """
 
     kind: Literal["reward"]
@@ -136,7 +136,7 @@ class AIFeedbackSection(ObjectiveSection):
 
     @property
     def trained_for(self) -> ObjectiveSection:
-        """The objective `of`, by which the finished model is evaluated."""
+        """The objective `of`, by which the trained model is evaluated."""
         return self.of
 
     @property

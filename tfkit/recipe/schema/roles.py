@@ -36,7 +36,7 @@ class Role(NamedTuple):
     by_number: bool = False
     in_input: bool = True  # False: rows that differ only in this part have the same input, and are held out together
     later: tuple[str, ...] = ()  # column names that are recognised in rows without any of `columns`; compared by `normalized`
-    # True: tfkit 0.1 lacks the role. So that runs of 0.1 can be resumed, the data's hash has it only if a recipe names its column.
+    # True: tfkit 0.1 lacks the role. So that its runs can be resumed, the data's hash includes the role only if a recipe names its column.
     is_later: bool = False
     within: tuple[str, ...] = ()  # paths into nested columns, which are tried before `columns`: the `stem` of ARC's `question`
 

@@ -1,4 +1,4 @@
-"""The recipe: every field that a user can set, in sections. `model` and `training` are here, the other sections in modules beside it."""
+"""The recipe: every field that a user can set, in sections. `model` and `training` are here, the others in the modules beside this one."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -226,8 +226,8 @@ def scoring_fields(names: Iterable[str]) -> list[str]:
 
 
 def scoring_differences(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the fields that decide what an evaluation scores and in which the recipes differ. `recipes`: for each recipe the values of all
-    its fields, by dotted name. The context length counts only if a recipe sets no data.sequence_length.
+    """Return the fields that decide what an evaluation scores and that differ between the recipes. `recipes`: for each recipe the values of
+    all its fields, by dotted name. The context length counts only if at least one recipe sets no data.sequence_length.
     """
     differing = [name for name in _SCORING_FIELDS if len({repr(recipe.get(name)) for recipe in recipes}) > 1]
     has_lengths = all(recipe.get(_LENGTH) is not None for recipe in recipes)

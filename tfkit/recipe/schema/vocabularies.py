@@ -75,7 +75,7 @@ VOCABULARIES: dict[str, dict[str | None, Vocabulary]] = {
     },
 }
 
-# The kinds or variants of tokenizer that read an option. Options that are not listed here are read by all kinds.
+# By field of TokenizerSection, the kinds or variants of tokenizer that read it. Fields that are not listed here are read by all kinds.
 READ_BY: dict[str, tuple[str, ...]] = {
     "add_bos": ("gpt2", "llama3", "smollm2", "llama", "gemma"),
     "lowercase": ("wordpiece",),

@@ -21,7 +21,7 @@ _TRAINING_TYPES = {  # BoAmps's training types by `ModelFacts.approach`
     "self-supervised": "selfSupervisedLearning",
     "reinforcement-learning": "reinforcementLearning",
 }
-_HIGH, _MEDIUM = 0.10, 0.25  # largest relative error of a measurement of high and of medium quality in BoAmps
+_HIGH, _MEDIUM = 0.10, 0.25  # the largest relative errors of measurements of high and of medium quality
 
 
 def boamps(run: RunFacts, *, full: bool) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _measure(model: ModelFacts) -> dict[str, Any]:
 
 
 def _components(model: ModelFacts) -> list[dict[str, Any]]:
-    """Return the processor, GPUs and memory. The schema requires a processor, so one without a name is included if it is unknown."""
+    """Return the processor, GPUs and memory. The schema requires a processor: if it is unknown, one without a name is included."""
     record = model.machine
     cpu = _known({"componentName": text_of(record, "cpu_model"), "componentType": "cpu", "nbComponent": 1})
     gpus, memory = record.get("gpu_count"), record.get("ram_total_size")
@@ -101,7 +101,7 @@ def _components(model: ModelFacts) -> list[dict[str, Any]]:
 
 
 def _quality(model: ModelFacts) -> str | None:
-    """Return the quality of the energy's measurement, by the distance of the farther bound, relative to the value; None without a range."""
+    """Return the quality of the energy's measurement, by the largest relative error within the energy's range; None without a range."""
     energy, low, high = (getattr(model.run.amounts, name) for name in ("energy_kwh", "energy_kwh_low", "energy_kwh_high"))
     if not energy or low is None or high is None:
         return None

@@ -4,9 +4,9 @@ Sources: Annex XI of Regulation (EU) 2024/1689, section 1, point 2 (d) and (e); 
 Transparency (10 July 2025); for the methods, Commission Guidelines C(2025) 5045, Annex A.2 (estimates may be off by 30 %). No delegated act
 on the measurement has been adopted.
 
-The names of the fields are from copies of the form, in which three fields are just called "Measurement methodology"; users have to compare
-the names with the official form before submission. A field with a recipient in brackets occurs once for each recipient, since the AI Office
-requires more precise values than national authorities do.
+The names of the fields are from unofficial copies of the form, in which three fields are just called "Measurement methodology"; users have
+to compare them with the official form before submission. A field with a recipient in brackets occurs once for each recipient, since the AI
+Office requires more precise values than national authorities do.
 """
 
 import math

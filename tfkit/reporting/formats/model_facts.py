@@ -26,7 +26,7 @@ class DataSource:
 
     name: str  # without the folders of a path
     is_public: bool  # whether it is a data set of the Hub or Python's standard library
-    path: str = ""  # empty unless paths are requested
+    path: str = ""  # the path, or else the name on the Hub; empty unless paths are requested
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ModelFacts:
     ended: str | None
     ancestry: Ancestry
     parameters: int | None = None
-    adapter_parameters: int | None = None  # if the checkpoint is an adapter (`parameters` is None): those of the adapter
+    adapter_parameters: int | None = None  # the parameters of the adapter, if the checkpoint is one; `parameters` is then None
     architecture: str = ""
     layers: int | None = None
     objective: str = ""
@@ -51,7 +51,7 @@ class ModelFacts:
     data: tuple[DataSource, ...] = ()
     weights: Mapping[str, str] = field(default_factory=dict)  # SHA-256 by file
     metrics: Mapping[str, float] = field(default_factory=dict)
-    settings: Mapping[str, str] = field(default_factory=dict)  # fields of the recipe's sections optimizer, schedule and training
+    settings: Mapping[str, str] = field(default_factory=dict)  # some fields of the recipe's sections optimizer, schedule and training
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)  # CodeCarbon's description of the machine
     places: Mapping[str, str] = field(default_factory=dict)  # hosts, command and folder of the run; empty unless paths are requested

@@ -1,6 +1,6 @@
-"""Software Carbon Intensity (ISO/IEC 21031:2024) of a training: ((E x I) + M) / R, here in grams per million trained tokens.
+"""Software Carbon Intensity (ISO/IEC 21031:2024) of a training: ((E x I) + M) / R, in grams per million trained tokens (R).
 
-The rate is location-based, without offsets. E x I, energy times carbon intensity, are the measured emissions. M, the embodied emissions,
+Emissions are location-based, without offsets. E x I, energy times carbon intensity, are the measured emissions. M, the embodied emissions,
 are the device hours times carbon.embodied_g_per_device_hour; if the recipe lacks this field, no value is assumed: M is "not included".
 """
 
