@@ -19,7 +19,7 @@ MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): pat
 # What each room may import of ours, itself and the bare `tfkit` (its version) aside.
 PURE = {"carbon.footprint", "errors", "durable", "network", "model.config", "families", "recipe", "regular_files", "units"}
 # Of the room `run`: how a checkpoint lies on disk, without torch.
-_CHECKPOINTS = "best_json checkpoints manifest model_files run_json state_json strict_json tfkit_json verified"
+_CHECKPOINTS = "best_json checkpoints manifest model_files run_json safetensors_header state_json strict_json tfkit_json verified"
 CHECKPOINTS = {f"run.{name}" for name in _CHECKPOINTS.split()}
 TENSORS = {"tokenizer", "hub", "model"}
 LEARNING = TENSORS | {"parallel", "evaluation", "generation", "objectives", "adapters", "data"}
@@ -233,6 +233,8 @@ def test_the_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in lines if line.startswith("import time:")}
     assert "tfkit" in loaded
     assert not loaded & {*HEAVY, "numpy", "rich"}
+    if arguments in (["--help"], ["--version"]):
+        assert not loaded & {"pydantic", "ruamel", "safetensors"}
 
 
 # What torch, or a library that a few commands need, imports in a tenth of a second or more.

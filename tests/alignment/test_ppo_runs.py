@@ -14,7 +14,7 @@ from tfkit import predict
 from tfkit.adapters import load
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.score_model import GoldModel
-from tfkit.run.model_files import read_header
+from tfkit.run.safetensors_header import read_header
 
 STEPS = 6
 RECIPE = """

@@ -159,8 +159,9 @@ def test_a_classifier_has_maps_but_no_next_token(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("layer", "head"), [(-1, None), (2, None), (None, 6), (0, -1), (-1, 0)])
 def test_a_layer_or_a_head_that_the_model_does_not_have_is_refused(both: Any, layer: int | None, head: int | None) -> None:
     attended = both.attention(TEXT, "a dog")
+    given = " ".join(f"`{name}` {number}" for name, number in (("layer", layer), ("head", head)) if number is not None)
     for ask in (attended.to_dict, attended.require_head):
-        with pytest.raises(UsageError, match=f"layer.* {layer} .*head.* {head}: the model has 2 layers, 0 to 1"):
+        with pytest.raises(UsageError, match=f"^{given}: the model has 2 layers, 0 to 1"):
             ask(layer, head)
     with pytest.raises(UsageError, match="next_tokens=-1: a number of tokens is not negative"):
         both.attention(TEXT, "a dog", next_tokens=-1)

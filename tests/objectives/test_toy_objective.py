@@ -11,7 +11,7 @@ from tiny_files import read_json, read_rows, write_rows
 from tiny_runs import Done, exact, hashes, pretrain, records, run_tfkit, strike
 from toy_objective import register_toy
 
-from tfkit.run.model_files import read_header
+from tfkit.run.safetensors_header import read_header
 
 STEPS = 6
 RECIPE = """

@@ -26,7 +26,7 @@ from tfkit.hub.names import apart, by_head, rules_of
 from tfkit.hub.weights import Weight, read_weights
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import parameter_shapes
-from tfkit.run.model_files import read_header
+from tfkit.run.safetensors_header import read_header
 from tfkit.run.verified import find_named
 
 NAME = "adapter_model.safetensors"

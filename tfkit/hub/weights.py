@@ -16,7 +16,8 @@ from torch import Tensor
 from tfkit.errors import ModelError
 from tfkit.hub.find import unread_format
 from tfkit.model.config import ModelConfig
-from tfkit.run.model_files import MAX_TENSORS, MIB, Stored, read_header, read_object
+from tfkit.run.model_files import MIB, read_object
+from tfkit.run.safetensors_header import MAX_TENSORS, Stored, read_header
 from tfkit.run.verified import find_named
 
 Tensors = dict[str, Tensor]

@@ -26,8 +26,9 @@ from tfkit.run.fitting_fields import LARGEST
 from tfkit.run.lineage import ParentEntry
 from tfkit.run.listing import ListedRun, read_run_and_document
 from tfkit.run.manifest import Entry, read_manifest
-from tfkit.run.model_files import MIB, find_file, read_header, read_object
+from tfkit.run.model_files import MIB, find_file, read_object
 from tfkit.run.run_json import CHAIN, SWEEP, RunDocument, member_folders
+from tfkit.run.safetensors_header import read_header
 from tfkit.run.tfkit_json import ModelDocument, read_tfkit_json
 from tfkit.units import baseline_metric
 

@@ -19,7 +19,7 @@ from tfkit.errors import ModelError
 from tfkit.hub import open_tensors
 from tfkit.hub.tensor_files import write_tensors
 from tfkit.objectives.objective import Batch
-from tfkit.run.model_files import read_header
+from tfkit.run.safetensors_header import read_header
 from tfkit.run.state_json import FOLDER, TrainingState, find_training_file, read_state_json, unread_state, write_state_json
 from tfkit.training.loop import Progress
 from tfkit.training.optimizer import Optimizer

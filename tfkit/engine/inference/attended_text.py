@@ -64,9 +64,9 @@ class AttendedText:
         """Raise UsageError if no map of attention weights has this layer or head; both count from 0, and None is valid."""
         layers, heads = max(len(map_) for map_ in self.maps.values()), next(iter(self.maps.values())).shape[1]
         if not (0 <= (layer or 0) < layers and 0 <= (head or 0) < heads):
+            given = " ".join(f"{argument(name)} {number}" for name, number in (("layer", layer), ("head", head)) if number is not None)
             raise UsageError(
-                f"{argument('layer')} {layer} {argument('head')} {head}: the model has {layers} layers, 0 to {layers - 1}, of {heads} "
-                f"heads, 0 to {heads - 1}; take one of these"
+                f"{given}: the model has {layers} layers, 0 to {layers - 1}, of {heads} heads, 0 to {heads - 1}; take one of these"
             )
 
     def to_dict(self, layer: int | None = None, head: int | None = None) -> dict[str, Any]:

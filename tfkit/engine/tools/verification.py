@@ -23,8 +23,9 @@ from tfkit.run.card_facts import BaseCard
 from tfkit.run.checkpoints import leftovers, set_aside, step_folders
 from tfkit.run.listing import list_runs
 from tfkit.run.manifest import extra_files, read_manifest, recorded_bytes, verify
-from tfkit.run.model_files import MIB, read_header, read_object
+from tfkit.run.model_files import MIB, read_object
 from tfkit.run.run_json import RunDocument, member_folders, read_run_json, runs_within
+from tfkit.run.safetensors_header import read_header
 from tfkit.run.strict_json import is_number
 
 _SAME = 1e-9  # relative tolerance, because sums may have been computed in another order
