@@ -233,7 +233,7 @@ def test_the_script_judges_a_pair_once_a_seed(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("options", "most"), [([], 107), (["--predict"], 112)])
+@pytest.mark.parametrize(("options", "most"), [([], 104), (["--predict"], 110)])
 def test_no_more_files_before_the_first_step(options: list[str], most: int) -> None:
     """A new file on the way is a decision: raise the number with the reason, or keep it beside the way."""
     done = subprocess.run([sys.executable, files_before_step.__file__, "--json", *options], capture_output=True, text=True, check=False)
