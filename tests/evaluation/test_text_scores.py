@@ -101,6 +101,7 @@ def test_without_a_bos_the_first_id_and_its_bytes_are_not_scored(tmp_path):
     model = tiny_model("gpt2", CONTEXT, vocab_size=tokenizer.size)
     score, ids = score_texts(model, stream_of(tmp_path, tokenizer, texts), CONTEXT, 4), tokenizer.encode_texts(texts)
     assert score.targets.tolist() == [max(len(row) - 1, 0) for row in ids]
+    assert (count_targets(stream_of(tmp_path, tokenizer, ["x", TEXTS[0], TEXTS[0]]), 1) > 0).tolist() == [False, True]
     first = [len(tokenizer.decode(row[:1]).encode()) for row in ids]
     assert score.bytes.tolist() == [len(text.encode()) - skipped for text, skipped in zip(texts, first, strict=True)]
     np.testing.assert_allclose(score.losses, plain_losses(model, texts, tokenizer), rtol=1e-5)

@@ -75,11 +75,12 @@ class _Pieces:
 
 def count_targets(stream: TokenStream, max_tokens: int | None = None) -> Numbers:
     """Return the number of targets of each text that is scored, int64. With `max_tokens`, only as many of the first
-    texts are scored as together have at most `max_tokens` targets, but at least one text.
+    texts are scored as together have at most `max_tokens` targets, but at least all up to the first one that has a target.
     """
     targets = np.maximum(np.diff(np.asarray(stream.starts)) - stream.separator - 1, 0)
     if max_tokens is not None and len(targets):
-        targets = targets[: max(1, int(np.searchsorted(targets.cumsum(), max_tokens, side="right")))]
+        fitting = int(np.searchsorted(targets.cumsum(), max_tokens, side="right"))
+        targets = targets[: max(fitting, int((targets > 0).argmax()) + 1)]
     return targets
 
 
