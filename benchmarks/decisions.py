@@ -28,8 +28,8 @@ PRETRAINING_STEPS = {"bert-stdlib": 250, "t5-stdlib": 400, "smollm2-stdlib": 60}
 CLOSE = 0.03  # of the best of the grid
 GRID_TASKS = (*TASKS, *RARE_TASKS)
 LORA_NOTE = (
-    "SmolLM2-135M-Instruct with LoRA of rank 16 and alpha 32 on the four matrices of attention, which is decided where the memory does not",
-    "hold a training of all weights. The loss on rows that were not trained on, after one epoch at each rate, without a trial. Version 6",
+    "SmolLM2-135M-Instruct with LoRA of rank 16 and alpha 32 on the four matrices of attention, which tfkit chooses if the memory does not",
+    "suffice to train all weights. The loss on rows that were not trained on, after one epoch at each rate, without a trial. Version 6",
     "begins with 5e-4; version 5 began with 6.25e-5 on text, and on chat with 2.5e-4 at its batch of 8. A dash is a rate that was not",
     "measured, two numbers are of two seeds.",
 )

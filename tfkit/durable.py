@@ -134,7 +134,7 @@ def sync_folder(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:  # network file systems raise the errors in this set, and flush folders on their own
+        if error.errno not in _NO_FOLDER_SYNC:  # the others are ignored: network file systems raise them, and flush folders on their own
             raise
     finally:
         os.close(descriptor)

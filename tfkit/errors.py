@@ -1,7 +1,7 @@
-"""Errors that a user can correct, each with its exit code (docs/cli.md). Any other exception is a bug (exit code 1), except
-`Stopped`, an operation that the operating system refuses, and exhausted memory.
+"""Errors that a user can correct, each with its exit code (docs/cli.md). Any other exception is a bug (exit code 1), unless it is an
+interruption (`Stopped`, Ctrl-C), an operation that the operating system refuses, exhausted memory, or a closed stdout.
 
-A message has the form "PLACE: what is wrong; what to do". With --json, a command writes its error as a JSON document:
+Messages have the form "PLACE: what is wrong; what to do", as far as known. With --json, a command writes its error as a JSON document:
 {"error": {"code", "kind", "message", "place", "remedy"}}.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class TfkitError(ValueError):
-    """An error that a user can correct: its message names the problem, the place and the remedy. No traceback is shown."""
+    """An error that a user can correct: its message names the problem and, if known, the place and the remedy. No traceback is shown."""
 
     exit_code = 1
 

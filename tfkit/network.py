@@ -40,7 +40,7 @@ def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[R
     wrong: list[str] = []  # names of the files with wrong content in the latest attempt
 
     def attempt() -> Result:
-        wrong.clear()  # as _remove_wrong_files may raise an error
+        wrong.clear()  # else the names of the attempt before would remain if _remove_wrong_files raises an error
         began = time.time()
         try:
             result = download()

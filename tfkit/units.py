@@ -9,8 +9,8 @@ Value = TypeVar("Value")
 def format_fields(fields: Mapping[str, Any]) -> list[str]:
     """Format the fields of a training step: {"step": 120, "steps": 1000, "lr": 1e-3} gives `step 120/1000`, `lr 1.0e-3`.
 
-    The fields step, steps, lr, tokens_per_second, eta_seconds, energy_wh, energy_kwh and emissions_g have formats of their own. Any other
-    field is formatted as its name and its value, a float with four significant digits. Fields whose value is None are omitted.
+    The fields step (with steps), lr, tokens_per_second, eta_seconds, energy_wh, energy_kwh and emissions_g have formats of their own. Any
+    other field is formatted as its name and its value, a float with four significant digits. Fields whose value is None are omitted.
     """
     shown = {name: value for name, value in fields.items() if value is not None and not (name == "steps" and "step" in fields)}
     return [_format_field(name, value, fields) for name, value in shown.items()]
@@ -78,13 +78,13 @@ def format_energy(watt_hours: float) -> str:
 
 
 def format_range(low: float, high: float) -> str:
-    """Format two energies in watt-hours as 0.4 to 1.1 Wh, or 380 mWh to 1.1 Wh."""
+    """Format two energies in watt-hours as a range, as 1.1 to 2.4 Wh or, if their units differ, 380 mWh to 1.1 Wh."""
     (least, _, unit), most = format_energy(low).partition(" "), format_energy(high)
     return f"{least} to {most}" if most.endswith(f" {unit}") else f"{least} {unit} to {most}"
 
 
 def _scaled(value: float, units: Mapping[str, float]) -> str:
-    """Format a value in the largest unit in which it is at least 0.9995, else in the smallest. A number below 100 may have one decimal."""
+    """Format a value in the largest unit that gives at least 0.9995, else the smallest; below 100 with up to one decimal. Not finite: ?."""
     if not abs(value) < float("inf"):
         return "?"
     unit, size = next((item for item in units.items() if abs(value) >= 0.9995 * item[1]), list(units.items())[-1])

@@ -38,7 +38,7 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_folder(folder: Path) -> Path:
-    """Return the folder of the model that an adapter updates. Raise ModelError if it is missing, or its weights changed since training."""
+    """Return the folder of the model that an adapter updates. Raise ModelError if it is missing, or its hash is not that in tfkit.json."""
     return find_base(folder, read_peft_config(folder))
 
 
@@ -100,14 +100,14 @@ def _load(
     updates = read_updates(folder, opened.peft, opened.family, opened.config)
     wanted_head = head or opened.config.head
     changes = merge(opened.config.model_dump(include=TRAINING_ONLY_FIELDS), changes)
-    # If adapter and base have different numbers of labels, the head's rows are drawn at random here, and the adapter's replace them below.
+    # A head with another number of labels than the base's gets random rows here, which the adapter's tensors, if they fit, replace below.
     of_base = opened.base.config.head
     redraw = other_labels or (wanted_head.kind == of_base.kind and getattr(wanted_head, "count", None) != getattr(of_base, "count", None))
     base = hub.load(opened.base.folder, head=wanted_head, other_labels=redraw, changes=changes, seed=seed, defer_blocks=defer_blocks)
     has_own_head = wanted_head == opened.config.head and not other_labels
-    redrawn = label_tensors(None, base.config) if other_labels else frozenset()  # tfkit's names of the tensors with a row per label
+    redrawn = label_tensors(None, base.config) if other_labels else frozenset()  # with other labels, the tensors with a row per label
     parameters = dict(base.model.named_parameters())
-    replaced = {  # the tensors that fit the wanted head; with `other_labels`, not those with a row per label
+    replaced = {  # the adapter's tensors that fit the model; with `other_labels`, without those with a row per label
         name: tensor
         for name, tensor in updates.replaced.items()
         if name in parameters and name not in redrawn and parameters[name].shape == tensor.shape

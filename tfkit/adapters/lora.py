@@ -2,9 +2,9 @@
 
     y = W x + b + alpha / rank * B A dropout(x)        A (rank, in), B (out, rank)
 
-B starts at zero, so that the model starts unchanged. Merged into W, the update adds no computation. With its updates off, the model
-computes as before its training, and so serves as the reference model of PPO and GRPO. This module also finds the matrices to update and the
-parameters to freeze, by the patterns in a recipe's fields `training.adapter.targets` and `training.frozen`.
+B starts at zero, so that the model starts unchanged. Merged into W, the update adds no computation. If only updates are trained, the model
+with its updates off serves as the reference model of PPO and GRPO. This module also finds the matrices to update and the parameters to
+freeze, by the patterns in a recipe's fields `training.adapter.targets` and `training.frozen`.
 """
 
 import contextlib
@@ -95,7 +95,7 @@ def layers_of(model: nn.Module) -> dict[str, LoraLinear]:
 
 @contextlib.contextmanager
 def without_updates(model: nn.Module) -> Iterator[None]:
-    """A context in which the layers compute without their updates, so that the model computes as its base."""
+    """A context in which all layers of a model compute without their updates."""
     layers = layers_of(model).values()
     before = [layer.has_update for layer in layers]
     try:

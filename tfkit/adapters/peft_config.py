@@ -44,13 +44,13 @@ class PeftConfig:
     keeps_ties: bool = False  # whether a matrix that is trained in full stays tied as in the base (ensure_weight_tying)
 
     def scale(self, module: str, rank: int) -> float:
-        """Return the factor of a module's update, alpha / rank or alpha / sqrt(rank); `module`: the name in Hugging Face's class."""
+        """Return the factor of a module's update, alpha / rank or alpha / sqrt(rank); `module`: its name in Hugging Face's class."""
         matching = (alpha for pattern, alpha in self.alpha_pattern.items() if re.fullmatch(rf"(.*\.)?({pattern})", module))
         return next(matching, self.alpha) / (rank**0.5 if self.by_root else rank)
 
 
 def read_peft_config(folder: Path) -> PeftConfig:
-    """Read an adapter folder's settings. Raise ModelError for an adapter that is not LoRA, or is a variant that tfkit does not compute."""
+    """Read an adapter folder's settings. Raise ModelError if they are invalid, are not LoRA's, or are of a variant that tfkit lacks."""
     path = find_named(folder, ADAPTER)
     assert path is not None
     fields = read_object(path, LIMIT)
@@ -144,7 +144,7 @@ def find_base(folder: Path, config: PeftConfig) -> Path:
 
 
 def is_hub_name(base: object) -> bool:
-    """Return whether the name of a base model can be a repository of the Hub."""
+    """Return whether the name of a base model can be that of a repository of the Hub."""
     return isinstance(base, str) and _HUB_NAME.fullmatch(base) is not None
 
 

@@ -1,6 +1,6 @@
-r"""The file adapter_model.safetensors of the `peft` library: updates under the names of Hugging Face's class, and modules trained in full.
+r"""The file adapter_model.safetensors of the `peft` library: updates, and modules trained in full, by the names of a Hugging Face class.
 
-Where that class fuses several of tfkit's matrices, such as GPT-2's c_attn = q | k | v, the fused matrix gets one update. With updates
+Where the class fuses several of tfkit's matrices, such as GPT-2's c_attn = q | k | v, the fused matrix gets one update. With updates
 B_q A_q and B_v A_v of rank r, on q and v only,
 
     | B_q  0  |   | A_q |     | B_q A_q |
@@ -34,19 +34,19 @@ _PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _EMBEDDING = ".lora_embedding_"  # in the names of an embedding's factors, which are not supported
 _TOKENS = "embedding.tokens.weight"
-_WHOLE_HEADS = ("classifier", "score")  # peft trains these in full for classes and tags, so modules_to_save names the whole, not a part
+_WHOLE_HEADS = ("classifier", "score")  # heads for classes or tags; modules_to_save names such a module itself, not a module within it
 _FLOATS = ("F32", "F16", "BF16", "F64")
 _MAX_LISTED = 20  # the most problems that an error message lists
 
 
 @dataclass(frozen=True)
 class PeftTensors:
-    """The tensors of adapter_model.safetensors, and their description in adapter_config.json."""
+    """The tensors of adapter_model.safetensors, and the facts that adapter_config.json needs about them and their modules."""
 
     tensors: dict[str, Tensor]
     ranks: dict[str, int]  # the rank of each update, by the name of its module
     saved: list[str]  # the modules that are trained in full
-    modules: list[str]  # all modules of Hugging Face's class
+    modules: list[str]  # all modules of Hugging Face's class that have parameters
     transposed: bool  # whether the matrices with an update are stored as (in, out)
 
 
@@ -111,7 +111,7 @@ class Updates:
 
 
 def find_tensors(folder: Path) -> dict[str, Weight]:
-    """Return the headers of the tensors in adapter_model.safetensors, by Hugging Face name. Raise ModelError if the file does not exist."""
+    """Return the tensors' headers in adapter_model.safetensors, by Hugging Face name. Raise ModelError if that is missing or damaged."""
     path = find_named(folder, NAME)
     if path is None:
         pickles = sorted(path for path in folder.iterdir() if unread_format(path))

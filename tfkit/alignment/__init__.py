@@ -1,1 +1,1 @@
-"""Sampling, rewards, advantages and KL estimates for PPO and GRPO, without a training loop of their own."""
+"""Sampling, rewards, advantages and KL estimates for PPO and GRPO, which train in the usual loop; and preferences from AI feedback."""

@@ -36,7 +36,7 @@ def generalized_advantages(
     """Return advantages and returns of each token, both (B, T), 0 where `real` is False.
 
     GAE (Schulman et al. 2015, arXiv 1506.02438, eq. 16), computed backwards over the real tokens; the value after the last one is 0, since
-    the response has ended. `discount` is gamma, `decay` is lambda: at decay 0 an advantage is the TD error, at 1 the Monte Carlo return
+    nothing follows. `discount` is gamma, `decay` is lambda: at decay 0 an advantage is the TD error, at 1 the Monte Carlo return
     minus the value. Returns are advantages, not whitened, plus values.
     """
     rewards, values = rewards.masked_fill(~real, 0.0), values.masked_fill(~real, 0.0)
@@ -114,7 +114,7 @@ class AdaptiveCoefficient:
 
     value: float
     target: float  # nats per response
-    horizon: float  # responses after which a relative error e of the KL has changed the value by the factor 1 + e
+    horizon: float  # responses after which a relative error e of the KL has changed the value by about the factor 1 + e
 
     def after(self, divergence: float, responses: int) -> Self:
         """Return the coefficient after an iteration of `responses` responses. `divergence`: their mean KL, in nats per response."""

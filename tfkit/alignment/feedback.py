@@ -15,8 +15,8 @@ from tfkit.objectives.ai_feedback import Feedback
 from tfkit.objectives.companion import PLACEHOLDER
 from tfkit.objectives.preference_rows import IDS
 
-_VERSION = "ai feedback 1"  # part of the fingerprint: raise it if changed code makes other examples of the same prompts
-_BATCH_SIZE = 256  # the number of responses that are sampled together
+_VERSION = "ai feedback 1"  # part of the fingerprint: raise it if changed code makes other examples from the same prompts
+_BATCH_SIZE = 256  # the number of responses that are sampled together, and of those that are judged together
 
 
 class FeedbackEncoder:
@@ -26,10 +26,10 @@ class FeedbackEncoder:
 
     def __init__(self, feedback: Feedback, device: torch.device, precision: torch.dtype):
         self.feedback, self.device, self.precision = feedback, device, precision
-        self.is_plan = PLACEHOLDER in feedback.policy.facts  # whether `tfkit plan` put random weights in place of an untrained policy
+        self.is_plan = PLACEHOLDER in feedback.policy.facts  # whether the policy is a placeholder with random weights, for `tfkit plan`
 
     def fingerprint(self) -> str:
-        """Return a hash of the encoding of prompts, the policy, the judge, their precision and device, and the sampling settings."""
+        """Return a hash of how prompts are encoded, of the policy, the judge, their precision and device, and of the sampling settings."""
         feedback, section = self.feedback, self.feedback.rollouts.section
         about = [_VERSION, feedback.prompts.fingerprint(), *(model.sha256 for model in feedback.companions), self.precision]
         about += [self.device.type, section.completions, section.temperature, section.max_new_tokens, feedback.seed, self.is_plan]
@@ -37,7 +37,7 @@ class FeedbackEncoder:
         return digest(*about)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the sequences of the distinct responses to each prompt, from the best to the worst, with their ranks.
+        """Return, for each prompt, the prompt with each distinct response, from the best response to the worst, and their ranks.
 
         Sampling is a function of the seed and of all prompts in `rows`. A prompt without two different finite scores is dropped.
         """

@@ -1,4 +1,4 @@
-"""Evaluation of a policy on held-out prompts: sample a response to each, always with the same seed, and compute the reward and the KL."""
+"""Evaluation of a policy on held-out prompts: sample a response to each, and compute the metrics, such as reward and KL."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,9 +38,9 @@ def judge_prompts(
     batch_size: int,
     work: BatchWork = UNWATCHED,
 ) -> list[list[JudgedResponse]]:
-    """Sample a response to each of the first prompts of each set, and evaluate the responses, without `kl` if there is no reference.
+    """Sample a response to each of the first prompts of each set, and compute its metrics, without `kl` if there is no reference.
 
-    `counts`: how many prompts of each set are used; sets beyond the number of counts are left out. Raises Stopped if `work` is stopped.
+    `counts`: how many prompts of each set are used; sets beyond the last count are left out. Raises Stopped if `work` is stopped.
     """
 
     def judge(examples: ExampleSet, count: int) -> list[JudgedResponse]:

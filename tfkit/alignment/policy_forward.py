@@ -37,11 +37,11 @@ def initial_statistics(
     device: torch.device,
     work: BatchWork,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """Return four lists with a tensor (n,) per response: the log-probabilities by policy and by reference, the entropies, and the values.
+    """Return, per token, log-probabilities by policy and reference, entropies and values: four lists, each with a tensor per response.
 
     `batches`: the indices of the responses in the micro-batches of the first training pass. The forward passes here use the same batches,
     so that in float32 the probability ratios in the first step's loss are exactly 1; in bf16 they are not, as kernels without
-    gradients round differently. The values are empty without a value model. Raises Stopped if `work` is stopped.
+    gradients round differently. Without a value model, the tensors of values are empty. Raises Stopped if `work` is stopped.
     """
     temperature, values = rollouts.section.temperature, [torch.empty(0)] * len(sampled)
     read = partial(by_response, sampled, batches, rollouts, device, work, "between sampling and training")
@@ -65,7 +65,7 @@ def by_response(
     when: str,
     forward: Callable[[Batch], Iterable[Tensor]],
 ) -> list[list[Tensor]]:
-    """Return, for each output of `forward`, its values for the tokens of each response, (n,), in float32 on the CPU.
+    """Return, for each output of `forward`, a tensor per response: the output's number for each token, in float32 on the CPU.
 
     `batches`: the indices of the responses in each batch. Raises Stopped, with `when` in its message, if `work` is stopped.
     """

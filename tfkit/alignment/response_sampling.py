@@ -1,4 +1,4 @@
-"""Sampling of responses to prompts by tfkit.generation, and their rewards."""
+"""Sample responses to prompts with `tfkit.generation`, and compute their rewards."""
 
 import json
 import math
@@ -25,11 +25,11 @@ class SampledResponse:
     """A sampled response to a prompt, and its reward."""
 
     prompt: list[int]  # the ids of the prompt
-    ids: list[int]  # the ids of the response, including an end token
+    ids: list[int]  # the ids of the response, including the end token, if it has one
     ended: bool  # whether the response has an end token
     reward: float
-    is_full: bool  # whether every rule returned 1, and the recipe's no_eos_reward did not replace their sum
-    gold: float | None = None  # the score of a second reward model, which is only reported; None without it, or if not finite
+    is_full: bool  # whether every rule returned 1, and the recipe's no_eos_reward did not replace the reward
+    gold: float | None = None  # the score of a further model, which is not part of `reward`; None without such a model, or if not finite
 
     @property
     def text_ids(self) -> list[int]:
@@ -62,7 +62,7 @@ def sample(
             model,
             ids[start : start + batch_size],
             settings,
-            on_token=lambda row, token: token in rollouts.end_ids,  # ends a response; eos_ids would also remove the end token
+            on_token=lambda row, token: token in rollouts.end_ids,  # True ends the response; the end token stays in its ids
             should_stop=work.should_stop,
             first_row=start,
         )
@@ -118,7 +118,7 @@ def _scores(
 
 
 def _rewarded(prompt: list[int], ids: list[int], row: PromptRow, score: float, rollouts: Rollouts, rules: Rules) -> SampledResponse:
-    """Return the response with its reward: the rules' value plus `score` or, without an end token, `no_eos_reward`, if that is set."""
+    """Return the response with its reward: the rules' value plus `score`; but without an end token `no_eos_reward`, if that is set."""
     ended, penalty = ids[-1] in rollouts.end_ids, rollouts.section.no_eos_reward
     reward = rules(row, response_text(rollouts, prompt, ids[:-1] if ended else ids))
     value = reward.value + score if ended or penalty is None else penalty

@@ -29,7 +29,7 @@ _OUTSIDE_SETS = _COMPLEMENTS | {
     "b": f"(?:(?<=[{_WORD}])(?![{_WORD}])|(?<![{_WORD}])(?=[{_WORD}]))",
     "B": rf"(?!\A\Z)(?:(?<=[{_WORD}])(?=[{_WORD}])|(?<![{_WORD}])(?![{_WORD}]))",
 }
-# The parts of a pattern that `_translated` may rewrite.
+# The parts of a pattern that `_translated` rewrites; and comments, which it keeps.
 _PARTS = r"(?s)(?P<comment>\(\?#[^)]*\)%s)|\[(?P<negated>\^?)(?P<set>\]?(?:\\.|[^\]\\])*)\]|\\(?P<escaped>.)|\{(?!\d*,?\d*\})|\{\}"
 
 
@@ -49,7 +49,7 @@ class PromptRow:
 
 @dataclass(frozen=True)
 class Reward:
-    """The reward of a response, and whether every rule returned 1, its full value."""
+    """The weighted sum of the rules' values for a response, and whether every value is 1."""
 
     value: float
     is_full: bool
@@ -59,14 +59,14 @@ Scorer = Callable[[PromptRow, str], float]
 
 
 class Rules:
-    """The compiled rules of a recipe. Raises UsageError for a pattern that does not compile, and for code that may not be run or fails."""
+    """The compiled rules of a recipe. Raises UsageError for an invalid pattern, or code that is not allowed, fails or lacks a function."""
 
     def __init__(self, rules: Sequence[reward_rules.Rule], permission: CodePermission):
         self.code_hashes: list[str] = []  # the SHA-256 of each file with a user's function
         self._scorers = [(rule.weight, self._scorer(rule, f"objective.rules.{n}", permission)) for n, rule in enumerate(rules)]
 
     def __call__(self, row: PromptRow, text: str) -> Reward:
-        """Return the weighted sum of the rules' values. Raises UsageError if a user's function fails, or a pattern takes too long."""
+        """Return a response's reward. Raises UsageError if a user's function fails or exceeds LARGEST_REWARD, or a pattern is too slow."""
         values = [(weight, score(row, text)) for weight, score in self._scorers]
         return Reward(math.fsum(weight * value for weight, value in values), all(value == 1 for _, value in values))
 
@@ -165,7 +165,7 @@ def _user_function(target: str, module: ModuleType, place: str) -> Scorer:
 
 
 def compile_limited(pattern: str) -> "regex.Pattern[str]":
-    """Compile a pattern of `re` so that it keeps its meaning; pass `timeout=SECONDS` to the result's methods. Raises regex.error.
+    """Compile a pattern of `re`, without a change of meaning; pass `timeout=SECONDS` to the result's methods. Raises re.error, regex.error.
 
     The pattern is translated for the `regex` library, which has a time limit, but reads some syntax differently.
     """

@@ -1,10 +1,10 @@
 """The loader of sampled responses, used in place of a loader of rows. In an iteration, responses are sampled, then steps train on them.
 
-    iteration i: its prompts, a function of (seed, i)  ->  responses, sampled by (seed, i, prompt, completion)  ->  rewards
+    iteration i: its prompts, a function of (seed, i)  ->  responses, sampled with the seeds (seed, i, prompt, completion)  ->  rewards
         ->  log-probabilities before the first step, by policy and reference  ->  advantages
-        ->  steps: the responses, permuted by (seed, i, pass), in batches
+        ->  steps: the responses, permuted by (seed, i, which pass over them), in batches
 
-An iteration depends only on seed, i, beta and the weights before its first step. Checkpoints within it contain its responses, for a resume.
+An iteration depends only on recipe, data, i, the weights before it and an adaptive KL coefficient. Checkpoints in it hold its responses.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.rollouts import GroupBaseline, Response, Rollouts, ValueBaseline, response_batch
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
-SAMPLED_MICRO_BATCHES = 8  # micro-batches in a batch of sampling, which has no backward pass and so needs less memory
+SAMPLED_MICRO_BATCHES = 8  # a batch of sampling is as large as this many micro-batches, since without a backward pass it needs less memory
 _TOKEN_VALUES = "of_tokens/"  # the prefix of the names of token values in the training state
 
 
@@ -44,7 +44,7 @@ class Experience:
     observed: Mapping[str, float]  # the metrics, by name
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the prompts, the responses and the values of their tokens (such as advantages) as tensors, for a checkpoint's state."""
+        """Return the prompts, their row indices, the responses and their token values (such as advantages), as a checkpoint stores them."""
         sequences = {"prompts": [response.prompt for response in self.responses], "ids": [response.ids for response in self.responses]}
         tensors = {name: torch.from_numpy(np.concatenate(arrays)) for name, arrays in sequences.items()}
         tensors |= {f"{name}.sizes": torch.tensor([len(array) for array in arrays]) for name, arrays in sequences.items()}
@@ -82,7 +82,7 @@ def _split(values: Tensor, sizes: Sequence[int]) -> list[NDArray[Any]]:
 class RolloutLoader:
     """Samples an iteration's responses at its first step, and returns the batches of each step. `micro_batch_size` may change at any time.
 
-    `policy`: the model in training; `uncompiled`: a context in which the policy is not compiled; `work`: shares sampling among ranks.
+    `policy`: the model in training; `uncompiled`: returns a context in which it is not compiled; `work`: shares sampling among ranks.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class RolloutLoader:
     def step(self, n: int) -> list[Batch]:
         """Return the micro-batches of step n, counted from 0. If the run has several ranks, return only those of this rank.
 
-        Raises Stopped if `work` is stopped during sampling, and UnhealthyError if the KL exceeds objective.kl_stop.
+        Raises Stopped if `work` is stopped during sampling, and UnhealthyError if the iteration's mean KL exceeds objective.kl_stop.
         """
         experience = self._of_step(n)
         responses = [experience.responses[index] for index in self._indices(n)]
@@ -130,7 +130,7 @@ class RolloutLoader:
         return [response_batch(responses[start : start + self.micro_batch_size], self.pad_id) for start in starts]
 
     def numbers(self, n: int) -> NDArray[np.int64]:
-        """Return the row indices of the prompts of step n, (B,)."""
+        """Return, for each response of step n, the row index of its prompt, (B,)."""
         return self._of_step(n).numbers[self._indices(n)]
 
     def observed(self) -> dict[str, float]:
@@ -153,7 +153,7 @@ class RolloutLoader:
     # ------------------------------------------------------------------------------------------------ the order of the responses
 
     def _indices(self, n: int) -> NDArray[np.int64]:
-        """Return the indices of step n's responses in its iteration."""
+        """Return the indices of step n's responses among the responses of its iteration."""
         iteration, step = divmod(n, self.steps)
         inner, start = divmod(step * self.sizes.full, self.rollouts.responses)
         order = permutation(np.random.PCG64([self.seed, iteration, inner]), self.rollouts.responses)

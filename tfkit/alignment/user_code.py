@@ -1,8 +1,8 @@
-"""The user's code that a recipe names: the files that a command may run, and `open_code`, the only function that runs them.
+"""Permission to run the files of code that a recipe names, and `open_code`, the only function that runs such a file.
 
-A file is identified by the SHA-256 of its content, so that a permission ends when the file changes. For each
-allowed file, the folder $XDG_STATE_HOME/tfkit/allowed_code (by default in ~/.local/state) has a file whose name is the SHA-256, which the
-user may delete at any time. This module does not import torch.
+A file is identified by the SHA-256 of its content, so that a permission ends when the file changes. A file that the user's own recipe names
+is recorded as allowed: in $XDG_STATE_HOME/tfkit/allowed_code (by default in ~/.local/state) by a file whose name is the SHA-256. The user
+may delete such records at any time. This module does not import torch.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ from tfkit.errors import UsageError, argument
 
 @dataclass(frozen=True)
 class CodePermission:
-    """The files of code that a command may run: those with a SHA-256 in `hashes`, those that this user has allowed before, or all."""
+    """The files of code that a command may run: those with a SHA-256 in `hashes` and, if `noted`, those that the user allowed before."""
 
     hashes: frozenset[str] = frozenset()
-    every_file: bool = False  # whether all files may be run (--allow-code)
+    every_file: bool = False  # whether all other files may be run, too (--allow-code)
     noted: bool = True  # whether files that this user has allowed before may be run
 
     def with_named(self, paths: Iterable[str], warn: Callable[[str], None]) -> "CodePermission":
@@ -45,7 +45,7 @@ class CodePermission:
         return replace(self, hashes=self.hashes | hashes.keys())
 
     def require(self, files: Mapping[str, str]) -> None:
-        """Raise UsageError for a file that is missing or may not be run. `files`: the path of each file, by the field that names it."""
+        """Raise UsageError for a file that cannot be read or may not be run. `files`: the path of each file, by the field that names it."""
         for place, path in files.items():
             self._check(place, path, read_code(place, path))
 
@@ -77,14 +77,14 @@ def read_code(place: str, path: str) -> bytes:
 
 
 def code_hashes(files: Mapping[str, str]) -> list[str]:
-    """Return the SHA-256 of each file, without running it. Raises UsageError if a file cannot be read."""
+    """Return the SHA-256 of each file in `files`, paths by the field that names them. Raises UsageError if a file cannot be read."""
     return [_sha256(read_code(place, path)) for place, path in files.items()]
 
 
 def open_code(place: str, path: str, permission: CodePermission) -> tuple[ModuleType, str]:
-    """Run a file of code, and return its module and its SHA-256. Raises UsageError if the file may not be run, or fails.
+    """Run a file of code, and return its module and its SHA-256. Raises UsageError if the file cannot be read, may not be run, or fails.
 
-    The content whose hash was checked is run; a compiled file in its folder, which an import would prefer, is ignored. The module is added
+    The content whose hash was checked is run; a compiled file (.pyc), which an import would prefer, is ignored. The module is added
     to `sys.modules`, where Python looks up the module of a dataclass or of a pickled object.
     """
     content = read_code(place, path)

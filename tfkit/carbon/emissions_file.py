@@ -2,7 +2,7 @@
 
 The columns and their order are those of the installed version of CodeCarbon, which would rename a file that has other columns. The
 file is replaced atomically. Rows that another program added by means of CodeCarbon are kept. If the present file has other columns or
-incomplete rows, which cannot be kept, it is first copied to emissions.csv.bak. Each node of a run writes the file, without a lock: if a
+incomplete rows, which cannot be kept, it is copied to a new emissions.csv*.bak. Each node of a run writes the file, without a lock: if a
 ledger has grown while a node wrote the file, the node writes it again, so the last file has the rows of all ledgers.
 """
 
@@ -102,7 +102,7 @@ def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Return the complete rows of the file `path`; [] if it has other columns. If rows are left out, the file is first backed up."""
+    """Return the complete rows of the file `path`; [] if it is missing or has other columns. If rows are left out, it is backed up."""
     try:
         data = path.read_bytes()
         header, *lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))

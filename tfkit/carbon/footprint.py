@@ -105,13 +105,13 @@ class Intensity:
     high_g_per_kwh: float | None = None
     mean_g_per_kwh: float | None = None
     emissions_g_at_mean: float | None = None  # the energy times mean_g_per_kwh
-    beyond_series: bool | None = None  # whether the run lasted longer than the series
+    beyond_series: bool | None = None  # whether the run went on after the end of the series; None: no series
     source: str | None = None
     year: int | None = None
     kind: str | None = None  # how it was obtained, such as "annual mean" (see Place)
 
     def document(self) -> dict[str, Any]:
-        """Return the JSON object. Fields that are None are left out, except `g_per_kwh`, `source`, `year` and `kind`."""
+        """Return the intensity as a JSON object. Fields that are None are left out, except `g_per_kwh`, `source`, `year` and `kind`."""
         always = ("g_per_kwh", "source", "year", "kind")
         return {name: value for name, value in vars(self).items() if value is not None or name in always}
 

@@ -119,8 +119,8 @@ class IntensityCorrection:
     """Corrects CodeCarbon's emissions, which assume a constant intensity, so that they follow a series of intensities.
 
     If all values of the series equal the constant, the emissions are unchanged to the last bit. `series`: the fields of an IntensitySeries;
-    None: nothing is corrected. `g_per_kwh`: the constant. `offset`: the wall clock minus the monotonic clock at the start. Times are the
-    monotonic clock plus `offset`, so that setting the wall clock during the run has no effect.
+    None: nothing is corrected. `g_per_kwh`: the constant. `offset`: the wall clock minus the monotonic clock at the attempt's start. Times
+    are the monotonic clock plus `offset`, so that setting the wall clock during the run has no effect.
     """
 
     def __init__(self, series: dict[str, Any] | None, g_per_kwh: float, offset: float, clock: Callable[[], float] = monotonic):

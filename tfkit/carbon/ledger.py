@@ -57,7 +57,7 @@ class Chain:
     first: Any = None  # the hash in the first line: that of the last line of the node's previous ledger
     last: str | None = None  # the hash of the last intact line
     is_chained: bool | None = None  # whether the first intact line has the field PREVIOUS; None: no intact line yet
-    broken_at: int | None = None  # the number, from 1, of the first line that does not have the hash of the previous line
+    broken_at: int | None = None  # the number, from 1, of the first line without the hash of the intact line before it; None: no such line
 
     def add(self, text: bytes, line: dict[str, Any] | None) -> None:
         """Add the next line of the file; `line`: the object in that line, None if the line is torn or damaged."""
@@ -90,7 +90,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """The end of work that is kept if the run resumes after `step` or a later step, with the sums and times since the attempt's start."""
+    """The end of work that is kept if the run resumes after `step` or a later step, with the sums since the attempt's start."""
 
     step: int
     measured: dict[str, float]
@@ -182,7 +182,7 @@ class Attempt:
 
     @property
     def sums(self) -> dict[str, float]:
-        """The attempt's sums of time, energies and emissions, including the estimate."""
+        """The attempt's time, and its energies and emissions, including the estimate of those before CodeCarbon's start."""
         return self.measured | {name: self.measured[name] + self.estimate[name] for name in ENERGIES}
 
     @property

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CODECARBON = "tfkit.carbon.probe:CodeCarbonProbe"
 STOP_SECONDS = 3.0  # the default time-out of `stop`, which waits for CodeCarbon's start, so that some energy is measured
 LAST_READING_SECONDS = 0.5  # the time that `stop` needs for the last reading, if CodeCarbon has started
-SILENCE_SECONDS = 90.0  # without a message of the sidecar for this time plus three intervals between readings, the last one is out of date
+SILENCE_SECONDS = 90.0  # if the sidecar is silent for this time plus three intervals between readings, the meter's reading is out of date
 
 
 class Meter:
@@ -133,7 +133,7 @@ class Meter:
 
     @property
     def seconds_to_stop(self) -> float:
-        """The longest time that `stop` would take if it was called now."""
+        """The time in seconds to allow for `stop` if it was called now; it takes longer only if the sidecar does not answer."""
         if self._process is None or self._ended:
             return 0.0
         return STOP_SECONDS if self.reading().status == "starting" else LAST_READING_SECONDS

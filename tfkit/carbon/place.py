@@ -197,7 +197,7 @@ def _countries() -> dict[str, dict[str, Any]]:
 
 def range_of_country(row: Mapping[str, Any]) -> Range:
     """Return the range of a country's mean intensity from its row of CodeCarbon's table. The range is unknown if over a tenth of the
-    electricity comes from kinds of plants that the row does not name. The range does not cover variation over time, which only
+    electricity comes from other kinds of plants than those in `_PLANTS`. The range does not cover variation over time, which only
     carbon.intensity_file describes.
 
     The mean depends on the country's mix of plants and their life-cycle emissions per kWh. The limits are the means of the same mix with

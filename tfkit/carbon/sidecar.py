@@ -24,7 +24,7 @@ from tfkit.carbon.probe import READ_PATIENCE_SECONDS, Gauge
 
 POLL_SECONDS = 0.5  # the longest time between checks whether CodeCarbon has started and the trainer is still alive
 EXIT_SECONDS = 0.5  # the part of a command's time-out that is reserved for writing and exiting
-FIRST_SECONDS = 0.5  # the measured time needed to estimate the energy before CodeCarbon's start; the last reading needs a quarter of it
+FIRST_SECONDS = 0.5  # the measured time that an estimate of the energy before CodeCarbon's start needs; a quarter at the last reading
 Send = Callable[[dict[str, Any]], None]
 
 
@@ -89,9 +89,9 @@ class Sidecar:
     ) -> None:
         """Take a reading, send it to the meter, and write it to the ledger.
 
-        `at`: the moment of a change of phase, on the monotonic clock; None: now. `step`: the argument `step` of `Meter.phase`. `patience`:
-        the longest wait for CodeCarbon, in seconds. `token`: the id of the command `read` that this reading answers. `final`: the last
-        reading, for which `_stop` has already read CodeCarbon.
+        `at`: the moment of a change of phase, on the monotonic clock; None: now. `step`: a step whose checkpoint was just saved or loaded,
+        or whose evaluation was recorded. `patience`: the longest wait for CodeCarbon, in seconds. `token`: the id of the command `read`
+        that this reading answers. `final`: the last reading, for which `_stop` has already read CodeCarbon.
         """
         if not final:
             self._totals = self._correction.correct(self._gauge.read(patience))
@@ -133,7 +133,7 @@ class Sidecar:
     def _update_power(self) -> None:
         previous_seconds, previous_energy = self._measured
         seconds, energy = self._totals.measured_seconds - previous_seconds, self._totals.energy_wh - previous_energy
-        if seconds >= 0.5:  # over a shorter interval, the mean power would be imprecise
+        if seconds >= 0.5:  # long enough for a precise mean power
             self._power_w = energy * 3600 / seconds
             self._measured = self._totals.measured_seconds, self._totals.energy_wh
 

@@ -64,7 +64,7 @@ def wall_seconds(attempts: Iterable[Attempt]) -> dict[int, float]:
 
 
 def missing_nodes(attempts: Iterable[Attempt]) -> list[str]:
-    """Return a sentence for each node without a ledger in an attempt. The ledgers of its other nodes state how many nodes it had."""
+    """Return a sentence for each node without a ledger in an attempt. The ledgers of the other nodes state how many the attempt had."""
     present: defaultdict[int, set[int]] = defaultdict(set)
     expected: defaultdict[int, int] = defaultdict(int)
     for attempt in attempts:

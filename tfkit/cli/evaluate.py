@@ -124,7 +124,7 @@ def class_tables(result: Mapping[str, Any]) -> str:
 
 
 def _metrics(classes: Mapping[str, Mapping[str, float]], noun: str) -> str:
-    """Return a table of the precision, recall and F1 of each class or, of over 20, only of the 10 occurring ones with the lowest F1."""
+    """Return a table of precision, recall, F1 and occurrences of each class; of over 20, the 10 with the lowest F1 of those that occur."""
     shown, header = list(classes), noun
     if len(classes) > _MAX_CLASSES:
         shown = sorted((name for name in classes if classes[name]["support"]), key=lambda name: classes[name]["f1"])[:_WORST]

@@ -216,7 +216,7 @@ def _read_message(session: "Session") -> str | None:
 def _complete(
     generator: "TextGenerator", text: str, row: int = 0, should_stop: Callable[[], bool] | None = None, *, live: bool
 ) -> "TextCompletion":
-    """Continue a text; if `live`, write the continuation token by token. `row`: the text's index, which decides its random numbers."""
+    """Continue a text; if `live`, write the continuation token by token. `row`: the text's index, which its random numbers depend on."""
     [completion] = generator.complete([text], row, lambda _, piece: console.piece(piece) if live else None, should_stop)
     if live:
         console.result("")

@@ -65,7 +65,7 @@ def inspect(
 
     request = tuned.request_of("inspect", recipe, overrides)
     shown = request.written.recipe if request.written is not None else None
-    is_trained = shown is None or tuned.checkpoint is not None or tuned.data is not None  # else the recipe may be for evaluation
+    is_trained = shown is None or tuned.checkpoint is not None or tuned.data is not None  # False: a recipe alone, perhaps for evaluation
     if is_trained:
         request.check()
     with command_session("inspect", CarbonSection(enabled=False)) as session:
@@ -132,7 +132,7 @@ def _shorten(lines: list[list[Part]], most: int | None) -> list[list[Part]]:
 
 
 def _mask_lines(masks: "Sequence[ShownMask]", width: int) -> Iterator[list[Part]]:
-    """Yield each mask's lines, one per query token, with a character per key token; above `width` columns, both are per group of tokens."""
+    """Yield each mask's lines, one per query token, with a character per key token; or both per group of tokens, so that lines fit."""
     from tfkit.engine.tools.inspection import MEANINGS
 
     seen: set[str] = set()

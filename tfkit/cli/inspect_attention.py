@@ -34,7 +34,7 @@ _LETTERS = {  # the letter that is shown for each kind of attention head
     "spread": "~",
     "mixed": ".",
 }
-_CLEAREST = 3  # number of heads named for each kind: those with the highest scores
+_CLEAREST = 3  # maximum number of heads that are named for each kind but "mixed": those with the highest scores
 _STRONGEST = 4  # maximum number of keys that are named for each query
 _LIKELIEST = 5  # number of next tokens that are shown at each position
 LABEL = 14  # maximum width of the first column, which shows the query tokens
@@ -73,7 +73,7 @@ class Looked:
 
 
 def show_attention(checkpoint: str, looked: Looked, *, as_json: bool, width: int) -> None:
-    """Compute the attention weights of a checkpoint for the text of --attention, and write them to stdout or to an HTML page."""
+    """Compute a checkpoint's attention weights for the text of --attention, and write them to stdout, to an HTML page (--html) or both."""
     from tfkit.cli.session import command_session
     from tfkit.recipe.schema.carbon_section import CarbonSection
 

@@ -153,7 +153,7 @@ def _warnings_on_one_line() -> Iterator[None]:
 
 
 def _refuse_empty(words: list[str]) -> None:
-    """Raise UsageError for an empty argument, as from an unset shell variable, except after _TEXTS; an empty path is the current folder."""
+    """Raise UsageError for an empty argument (such as an unset shell variable), which as a path is the current folder; not after _TEXTS."""
     for before, word in pairwise(["tfkit", *words]):
         place = word.removesuffix("=") or before
         if re.fullmatch("(--[^=]*=)?", word) and place not in _TEXTS:

@@ -1,4 +1,4 @@
-"""The command tfkit recipes, which lists the bundled recipes, prints one of them, or downloads its public data."""
+"""The command tfkit recipes, which lists the bundled recipes, prints one of them, or downloads the public data of one."""
 
 import sys
 import textwrap

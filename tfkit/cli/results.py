@@ -86,7 +86,7 @@ def _totals(result: dict[str, Any], name: str = "all stages") -> str:
 def _footprint(result: dict[str, Any]) -> str:
     """Return the energy and the emissions as text; empty if they were not measured."""
     energy, mass = result["energy_kwh"], result["emissions_g"]
-    at_least = "at least " if result.get("carbon_status") == "degraded" else ""  # a part of the run was not measured
+    at_least = "at least " if result.get("carbon_status") == "degraded" else ""  # degraded: a part of the run was not measured
     return f"{at_least}{format_energy(1000 * energy)}, {format_mass(mass)} CO2e" if energy and mass is not None else ""
 
 
@@ -124,8 +124,8 @@ def _lines(result: dict[str, Any]) -> str:
     steps, tokens = format_number_of(result["steps"], "step"), format_count(result["tokens"])
     # A result of version 0.1.0 has no `train_seconds`; there, `seconds` is the time of the training loop alone.
     seconds = format_seconds(result.get("train_seconds") or result["seconds"])
-    place = f" ({result['place']})" if result.get("place") else ""  # where the electricity is from; older versions recorded none
-    length = result.get("sequence_length")  # the scores of a language model depend on the length of the pieces of the texts
+    place = f" ({result['place']})" if result.get("place") else ""  # where the electricity is from; older versions did not record it
+    length = result.get("sequence_length")  # the scores of a language model depend on the length of the pieces into which texts are cut
     pieces = f"  in pieces of at most {length:,} tokens" if length and "target_tokens" in evaluation else ""
     earlier = best["step"] if best and best["step"] != result["steps"] else None
     before = format_metrics(result.get("before") or {})
@@ -149,7 +149,7 @@ def _lines(result: dict[str, Any]) -> str:
 
 
 def beside_baseline(result: dict[str, Any]) -> str:
-    """Return a sentence that compares the best checkpoint with the best baseline; empty without baselines."""
+    """Return a sentence that compares a score (of a training, the best checkpoint's) with the best baseline's; empty without baselines."""
     best = result.get("best_baseline")
     if not best:
         return ""

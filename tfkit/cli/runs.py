@@ -56,7 +56,7 @@ def runs(
 
 
 def _delete(unfinished: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
-    """Delete runs, and return their folders. Unless `yes` is set, ask the user first; if stdin is no terminal, raise UsageError."""
+    """Delete runs, and return the deleted folders. Unless `yes` is set, ask the user first; if stdin is no terminal, raise UsageError."""
     from tfkit.run.folder import delete_run
 
     if not unfinished:
@@ -77,7 +77,7 @@ def _delete(unfinished: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
 
 
 def _table(listed: "Sequence[ListedRun]") -> str:
-    """Return the runs as a table of at most the terminal's width (80 characters without one). A note names the omitted columns."""
+    """Return the runs as a table with notes. Columns of _LEFT_OUT are omitted until it fits the terminal (80 characters without one)."""
     names, rows, width = [*_HEAD], [_HEAD, *map(_row, listed)], shutil.get_terminal_size().columns
     table, left_out = align_columns(rows, len(names)), list[str]()
     for name in _LEFT_OUT:

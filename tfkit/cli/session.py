@@ -1,4 +1,4 @@
-"""The session of a command that does not train: its energy meter, its stop signals, and the roles of its ranks."""
+"""Code of commands that do not train: open a session (energy meter, stop signals), open a checkpoint on each rank, read stdin as bytes."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -42,8 +42,8 @@ def open_as_leader(
     """Open and return a checkpoint if this process is rank 0, which leads the command; None if the process has nothing left to do.
 
     Ranks other than rank 0 call `follow` before they return None. `refuse_ranks`: the reason why the command cannot have several ranks;
-    empty if it can. Before the model is loaded, raises UsageError or MachineError if the file `out` cannot be written,
-    or if `out` or the run folder is one of the inputs. `option`: the command's option that gives `out`.
+    empty if it can. Before the model is loaded, raises MachineError if the file `out` cannot be written, and UsageError
+    if `out` or the run folder is, or lies in, an input. `option`: the command's option that gives `out`.
     """
     size, place = execution.ranks or find_ranks().size, (execution.device, execution.threads)
     if refuse_ranks and size > 1:

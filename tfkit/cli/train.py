@@ -62,8 +62,8 @@ def _follow(ranks: Ranks, threads: int | None, request: Callable[[], TrainingReq
 def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions, words: Sequence[str], *, as_json: bool) -> None:
     """Call `attempt`, which trains, and show its result. If a signal or a budget stops it, the output ends with a command to continue it.
 
-    The command is `tfkit resume` or, if `attempt` was stopped before its first step, the original one, `words`, because the run folder does
-    not contain the recipe and the changes to it yet.
+    The command is `tfkit resume`. If `attempt` was stopped before its first step, it is the original one, `words`, because the run folder
+    does not contain the recipe and the changes to it yet.
     """
     set_crash_folder(options.run)
     with StopSignals(acknowledge=console.acknowledge) as signals:
@@ -75,7 +75,7 @@ def run_training(attempt: Callable[[StopSignals], dict[str, Any]], options: RunO
             if isinstance(stopped, BudgetReached):
                 key = stopped.larger.partition("=")[0]
                 resume_words = [*(word for word in resume_words if not word.startswith(f"{key}=")), stopped.larger]
-            elif signals.requested is not None:  # else another rank received the signal, and `stopped` has its exit code
+            elif signals.requested is not None:  # this rank received the signal; after another rank's, `stopped` has its exit code already
                 stopped.exit_code = 128 + signals.requested
             command = shlex.join(["tfkit", *resume_words, *_flags(options, as_json, runs_code=stopped.runs_code)])
             stopped.args = (f"{stopped}\n{command}",)
@@ -95,7 +95,7 @@ def start_training(
     if (ranks := join_training(training.attempt, open_request, planned=training.dry_run)) is None:
         return
     request = open_request()
-    is_named = request.source is not None or not training.dry_run  # else the run is named after data, not yet checked in a dry run
+    is_named = request.source is not None or not training.dry_run  # False: a run is named after its data, which are not checked yet
     folder = training.run or Path("runs") / (request.run_name if is_named else "")
     options = to_run_options(training, ranks, folder, request, minutes)
     if training.dry_run:
@@ -137,7 +137,7 @@ def to_run_options(
 
 
 def _flags(options: RunOptions, as_json: bool, *, runs_code: bool) -> list[str]:
-    code = runs_code or options.code.every_file  # also if this user has allowed the code: the command may be run elsewhere
+    code = runs_code or options.code.every_file  # even if the code is already allowed on this machine: the command may be run on another
     unverified = "--no-verify" in words_of_command
     given = {"exact": options.exact, "force": options.force, "allow-code": code, "no-verify": unverified, "json": as_json}
     flags = [f"--{name}" for name, is_given in given.items() if is_given]

@@ -1,4 +1,4 @@
-"""The command tfkit verify, which compares files of checkpoints with their checksums, and the energy of runs with their measurements."""
+"""The command tfkit verify, which compares files of checkpoints with their checksums, and the energy of runs with its recorded readings."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

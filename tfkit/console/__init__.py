@@ -2,9 +2,9 @@
 
 Names and labels may come from untrusted folders, so control characters are replaced by escape sequences in all text for people.
 
-On a terminal and in a notebook, progress is a live line, drawn by rich, which is imported when the first live line is drawn. Elsewhere,
+On a terminal and in a notebook, progress is a live line, drawn by rich, which is imported for the first such line. Elsewhere,
 progress is plain lines. A stream supports Unicode if its encoding is UTF-8, UTF-16 or UTF-32, and the locale is not C. On any other stream,
-messages, `result_parts` and JSON are pure ASCII; in the rest of a result, only characters that the stream cannot encode are escaped.
+messages, `result_parts` and JSON are pure ASCII; in the rest of a result, the characters that the stream cannot encode are escaped.
 """
 
 import contextlib
@@ -119,7 +119,7 @@ def _write_result(text: str) -> None:
 
 
 def raise_write_error(error: OSError) -> NoReturn:
-    """Raise the error for a failed write to stdout: ReaderGone for a broken pipe, else MachineError (a full disk)."""
+    """Raise the error for a failed write to stdout: ReaderGone for a broken pipe, MachineError for any other cause, such as a full disk."""
     discard_buffer(sys.stdout)
     if isinstance(error, BrokenPipeError):
         raise ReaderGone from error

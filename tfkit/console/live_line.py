@@ -1,6 +1,4 @@
-"""Lines of progress. On a terminal or in a notebook, rich redraws one line; rich is imported only for this. Elsewhere, plain lines are
-written.
-"""
+"""Lines of progress. On a terminal or in a notebook, rich redraws one line; elsewhere, plain lines are written, without importing rich."""
 
 import builtins
 import contextlib
@@ -14,9 +12,9 @@ from typing import Any, TextIO, cast
 from tfkit.console.characters import escaped_line, fit, is_terminal, supports_unicode
 from tfkit.units import format_count, format_fields, format_seconds
 
-_LIVE_SECONDS, _PLAIN_SECONDS = 0.1, 10.0  # least time between two live, or two plain, lines of a counter
-_QUIET_SECONDS = 60.0  # least time between two plain lines with --quiet
-_NOTEBOOK_SECONDS = 0.1  # least time between two live lines in a notebook, since each is a message to the browser
+_LIVE_SECONDS, _PLAIN_SECONDS = 0.1, 10.0  # the least seconds between two live lines of a counter, and between two plain lines
+_QUIET_SECONDS = 60.0  # the least seconds between two plain lines with --quiet
+_NOTEBOOK_SECONDS = 0.1  # the least seconds between two live lines in a notebook, where each line is a message to the browser
 
 
 class LineDisplay:

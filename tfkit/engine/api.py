@@ -81,11 +81,11 @@ def pretrain(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> TrainingResult:
-    """Train the model of a recipe from random weights, in the folder `run` (default: runs/<recipe>).
+    """Train the model of a recipe from random weights, in the folder `run` (default: runs/NAME, the name of the recipe or data).
 
-    `data`: a file, folder or glob to train on; a part is held out for validation. The fields of the recipe that depend on the amount of
-    text are computed from the data unless the overrides set them. Without a recipe, a small decoder is trained. `tokens`, `minutes`: the
-    length of the training. If the recipe has stages, all are run in order, or only those in `stages`; names in `overrides` begin with a
+    `data`: a file, folder or glob to train on; a part is held out for validation, and fields of the recipe that depend on the amount of
+    text are computed from `data`, unless the overrides set them. Without a recipe, a small decoder is trained. `tokens`, `minutes`: the
+    length of the training. If the recipe has stages, all are run in turn, or only those in `stages`; names in `overrides` begin with a
     stage's name, as in "STAGE.training.steps".
     `should_stop` is called between micro-batches; if it returns True, the unfinished step is dropped, and the result has the status
     "stopped". After Ctrl-C, the last complete step is saved, and KeyboardInterrupt is raised. Raises the errors of tfkit.errors.
@@ -125,7 +125,7 @@ def finetune(
 ) -> TrainingResult:
     """Fine-tune the checkpoint `start` on `data` (defaults: those of the recipe). Without a recipe, the task is inferred from both.
 
-    `columns`: the column of `data` for each role, such as {"text": "question", "label": "topic"}; those of other roles are
+    `columns`: the column of `data` for each role, such as {"text": "question", "label": "topic"}; columns of other roles are
     recognised. In a recipe with stages, `start`, `data` and `columns` belong to the first stage. For the other arguments see `pretrain`.
     """
     request = _request("fine-tuning", recipe, overrides, start, data, columns)
@@ -150,7 +150,7 @@ def resume(
 ) -> TrainingResult | SweepResult:
     """Continue the run in the folder `run` with its recipe, changed by `overrides`. For the other arguments see `pretrain`.
 
-    Returns a SweepResult for the folder of a sweep, else a TrainingResult. If the run is finished, its result is returned again.
+    Returns a SweepResult for a sweep's folder, else a TrainingResult. A finished run returns its result again, unless it is lengthened.
     """
     from tfkit.engine.chains import sweep_plan, sweeping
 
@@ -183,9 +183,9 @@ def sweep(
     """Train a recipe once for each combination of the values in `space`, and compare these trials by their scores on held-out rows.
 
     If `recipe` is None, it is inferred once, as by `finetune`, from `start`, `data` and the first value (of a range, the lower end) of
-    each field in `space`. `space`: such as {"optimizer.lr": [1e-3, 3e-3]}. `trials`: the number of trials, whose values Optuna chooses;
-    `space` may then have ranges, such as {"optimizer.lr": "1e-5..1e-2"}; None: all combinations. Each trial is a run in its own folder
-    inside `run` (default: runs/<recipe>-sweep). For the other arguments see `pretrain` and `finetune`.
+    each field in `space`, such as {"optimizer.lr": [1e-3, 3e-3]}. `trials`: None: all combinations; else their number: Optuna chooses the
+    values, and `space` may have ranges, such as {"optimizer.lr": "1e-5..1e-2"}. Each trial is a run in its own folder
+    inside `run` (default: runs/NAME-sweep; NAME: the recipe, or `start` and `data`). For the other arguments see `pretrain` and `finetune`.
     """
     from tfkit.engine.chains import sweeping
 
@@ -284,7 +284,7 @@ def generate(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> list[Completion]:
-    """Continue each prompt with the checkpoint `start`. `overrides`: such as {"generation.max_new_tokens": 20}.
+    """Continue each prompt with the checkpoint `start`. `overrides`: changed settings, such as {"generation.max_new_tokens": 20}.
 
     `chat`: a prompt is a user's message, a list of messages {"role", "content"}, or {"messages": such a list, "tools": ...}. A masked
     language model fills the masks in the prompt. `precision`: auto, float32, bf16 or int8. Raises Stopped if `should_stop` returns True.
@@ -314,7 +314,7 @@ def predict(
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield each of `rows`, in order, as a dict with the `prediction` of the checkpoint `start` and, for a label, its `probability`.
+    """Yield each of `rows`, in their order, as a dict with the `prediction` of the checkpoint `start` and, for a label, its `probability`.
 
     Rows need no label, and are read up to 32 batches ahead. `all_labels`: also yield the `probabilities` of all labels. `precision`: auto,
     float32, bf16 or int8. `columns`: the column of each role, such as {"text": "body"}. Raises DataError for a bad row; with the override

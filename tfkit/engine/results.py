@@ -34,7 +34,7 @@ class _Result:
 
 @dataclass(frozen=True, repr=False)
 class TrainingResult(_Result, Measurement):
-    """The result of pretrain, finetune and resume. `status`: finished or stopped; `seconds`: wall time of the start and each resumption.
+    """The result of pretrain, finetune and resume. `status`: finished or stopped; `seconds`: wall time, with that of all resumptions.
 
     For a recipe with stages, `stages` maps the name of each stage to its result; steps, tokens, time, energy and emissions are then sums,
     and fields about a single model are those of the last stage that was run.
@@ -45,14 +45,14 @@ class TrainingResult(_Result, Measurement):
     status: str
     steps: int
     tokens: int
-    loss: float | None  #: in nats per target; the mean over the steps that the last line of the log covers
+    loss: float | None  #: training loss per target (in nats if a cross-entropy): the mean over the steps of the last line of the log
     evaluation: dict[str, float | None]
     before: dict[str, float | None] | None  #: the metrics of `evaluation` before the first step of a fine-tuning; else None
     improvement: float | None  #: how much better than `before` the best checkpoint is, in the metric that chose it; negative if worse
     baselines: dict[str, dict[str, float]]  #: scores of simple methods on the validation rows, by the method's name
-    beats_baseline: int | None  #: 1: the best checkpoint is better than each baseline; 0: it is not; None: there is no baseline
+    beats_baseline: int | None  #: 1: the best checkpoint is better than each baseline; 0: it is not; None: there is no comparison
     best_baseline: dict[str, Any] | None  #: name, metric and value of the best baseline, and the best checkpoint's score
-    new_head: bool | None  #: whether the head was random before the first step, so that `before` says little
+    new_head: bool | None  #: whether a fine-tuning began with a random head, so that `before` says little
     sequence_length: int | None  #: number of tokens of a training row, and of each piece into which validation texts are cut for scoring
     rate_trial: dict[str, Any] | None  #: the learning rates that were tried before the first step, and the chosen one (`lr`)
     best: dict[str, Any] | None
@@ -61,10 +61,10 @@ class TrainingResult(_Result, Measurement):
     seconds: float
     train_seconds: float
     tokens_per_second: float | None
-    inherited_g: float | None  #: grams of CO2e of the runs from whose models this model descends; None: unknown for all of them
+    inherited_g: float | None  #: grams of CO2e of the runs from whose models this model descends; None: no emissions are known
     inherited_kwh: float | None
     inherited_is_lower_bound: bool | None
-    gates: list[dict[str, Any]]  #: for each condition of --fail-if, whether it holds; empty for a call in Python
+    gates: list[dict[str, Any]]  #: for each condition of --fail-if, whether it is true, which fails the command; empty for a call in Python
     stages: dict[str, "TrainingResult"] = field(repr=False)  #: empty for a recipe without stages
 
     @classmethod
@@ -107,7 +107,7 @@ class SweepResult(_Result):
     energy_kwh_parts: dict[str, float] | None
     emissions_g: float | None
     carbon_status: str | None
-    stopped_by: str | None  #: the budget field that ended the sweep, or "request"; None: it is finished
+    stopped_by: str | None  #: the budget field that ended the sweep, or "request" (a signal, Ctrl-C or should_stop); None: it is finished
     selection_factor: float | None  #: emissions of all trials divided by those of the best trial
     gates: list[dict[str, Any]]
 
@@ -118,13 +118,13 @@ class EvaluationResult(_Result, Footprint):
 
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]]  #: scores of simple methods on the same rows, by the method's name
-    beats_baseline: int | None  #: 1: the model is better than each baseline; 0: it is not; None: there is no baseline
+    beats_baseline: int | None  #: 1: the model is better than each baseline; 0: it is not; None: there is no comparison
     best_baseline: dict[str, Any] | None
     intervals: dict[str, tuple[float, float]]  #: 95 % confidence interval of each metric
     bootstrap: int | None  #: the number of bootstrap samples from which `intervals` are computed
     examples: int
     tokens: int
-    trained_on: int | None  #: how many scored texts were training data of the checkpoint's run; None: it is not known
+    trained_on: int | None  #: how many scored texts were training data of the checkpoint's run; None: not known, or no texts scored
     checkpoint: str
     data: list[dict[str, str]]
     batch_size: int
@@ -139,13 +139,13 @@ class EvaluationResult(_Result, Footprint):
     bleu_tokenize: str | None
     inputs: int | None  #: the number of inputs for which texts were generated
     references: int | None  #: the number of references with which the generated texts were compared
-    gates: list[dict[str, Any]]  #: for each condition of --fail-if, whether it holds; empty for a call in Python
+    gates: list[dict[str, Any]]  #: for each condition of --fail-if, whether it is true, which fails the command; empty for a call in Python
     predictions: list[dict[str, Any]] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Completion:
-    """The continuation of a prompt, as generate returns it. `finish`: stop (at an end token or a stop text) or length (max_new_tokens)."""
+    """The text that generate writes for a prompt. `finish`: stop (at an end token or a stop text) or length (max_new_tokens)."""
 
     prompt: str
     completion: str

@@ -1,5 +1,5 @@
 """Baselines without a Transformer for models that predict labels, tags, numbers, answers, preferences or texts. They are scored on the same
-rows as the model, by the same metrics.
+rows as the model, by one or more of its metrics.
 
 The scored rows are read once, and so are the training rows, up to MAX_CHARACTERS characters.
 """
@@ -81,7 +81,7 @@ class LabelNaiveBayes:
 
     def __init__(self, labels: int) -> None:
         self._rows, self._words = np.zeros(labels), np.zeros(labels)  # the number of rows with each label, and of words in them
-        self._all_rows, self._totals = 0, Counter[str]()  # the number of rows, and the counts of each word
+        self._all_rows, self._totals = 0, Counter[str]()  # the number of all rows, and each word's count in them
         self._counts: defaultdict[str, Counter[int]] = defaultdict(Counter)  # each word's counts by label
         self._gains: dict[str, tuple[Numbers | slice, Numbers]] = {}
 
@@ -118,7 +118,7 @@ class LabelNaiveBayes:
             yield np.flatnonzero(scores > 0).tolist()
 
     def _gain(self, word: str) -> tuple[Numbers | slice, Numbers]:
-        """Return the labels with which a word occurs, and how much more it adds to their scores than to those of the other labels."""
+        """Return labels, or a slice of all, and how much more a word adds to each one's score than to that of a label without this word."""
         if word not in self._gains:
             labels, counts = (np.array([*part], np.int64) for part in (self._counts[word], self._counts[word].values()))
             total = self._totals[word]
@@ -167,7 +167,7 @@ def _classes(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
 
 
 def _label_sets(section: ObjectiveSection, train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the most frequent set of labels, and a naive Bayes classifier for each label. At most MAX_LABEL_SETS training rows are read."""
+    """Score the most frequent set of labels and, given training rows (at most MAX_LABEL_SETS are read), naive Bayes for each label."""
     rows = list(_with_sets(section, scored))
     known = rows if train is None else list(_with_sets(section, islice(train, MAX_LABEL_SETS)))
     frequent = set(_most_frequent(Counter("\0".join(sorted(labels)) for _, labels in known), 1)[0].split("\0")) - {""}
@@ -187,8 +187,8 @@ def _label_sets(section: ObjectiveSection, train: Iterable[Row] | None, scored: 
 
 
 def _tags(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the most frequent tag of all words, and the most frequent tag of each word; an unknown word gets the most frequent tag of all
-    words.
+    """Score the most frequent tag of all words and, if there are training rows, the most frequent tag of each word, in which an unknown
+    word gets the former.
     """
     rows = list(_tagged(scored))
     targets = [tags for _, tags in rows]
@@ -211,7 +211,7 @@ def _tags(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
 
 
 def _number(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
-    """Score the mean label as the prediction for all rows: the constant with the smallest squared error."""
+    """Score the mean label of the training rows or, if these are unknown, of the scored rows, as the prediction for all rows."""
     targets = np.array([*_numbers(scored)])
     name, known = ("mean_of_scored_rows", targets) if train is None else ("mean", np.fromiter(_numbers(train), float))
     return {name: {"rmse": regression_metrics(targets, np.full(len(targets), known.mean()))(unit_weights(len(targets)))["rmse"]}}

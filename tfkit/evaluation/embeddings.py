@@ -18,7 +18,7 @@ from tfkit.tokenizer import Tokenizer
 
 
 def embed(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int) -> Tensor:
-    """Return the embeddings of texts (see `embed_ids`) as a tensor (N, D), float32. Texts are truncated to the context.
+    """Return the embeddings of texts (see `embed_ids`) as a tensor (N, D), float32. Texts are truncated to the model's context.
 
     Raises DataError for a text without tokens.
     """

@@ -42,7 +42,7 @@ class Judge(Protocol):
 
 @dataclass
 class Judgement:
-    """The results of a data set's rows, in order."""
+    """The results of a data set's rows, in the order of the rows."""
 
     verdicts: list[Verdict] = field(default_factory=list)
     tokens: int = 0  # the number of tokens of all questions
@@ -134,7 +134,7 @@ class FewShot:
         """
         self.section = section
         self._before, _, self._between = section.template.removesuffix("{answer}").partition("{context}")
-        self._alone = self._between.lstrip() or self._between  # spaces alone are kept, since they belong to the answer
+        self._alone = self._between.lstrip() or self._between  # spaces alone are kept: these belong to the answer
         self._examples: list[tuple[bytes, str]] = []  # the hash of each example's row, and the formatted example
         for row in examples if section.shots else ():
             right = self._right(row)
@@ -162,8 +162,8 @@ class FewShot:
         return [Question(context, choice) for context in (prompt, self._alone) for choice in choices]
 
     def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
-        """Return the row's accuracy by each normalization of the likelihoods (0 or 1), and by chance (1 / answers). The prediction is the
-        likeliest answer; of equally likely ones, the first.
+        """Return the row's accuracy by each normalization of the likelihoods (0 or 1), and by chance (1 / number of answers). The
+        prediction is the likeliest answer; of equally likely ones, the first.
         """
         choices, right = self._choices(row), self._right(row)
         assert isinstance(right, int)

@@ -1,9 +1,9 @@
 """The log-probability of a continuation given its context, for minimal pairs and multiple choice by likelihood.
 
-Text is split as in lm-evaluation-harness: spaces at the end of a context belong to the continuation. Context and continuation are encoded
-together, and the ids after the first n are the continuation, where n is the number of ids of the context alone. If one token spans the end
-of the context and the beginning of the continuation, the harness gives the model the ids of the context encoded alone; here the model
-reads the ids of the whole text.
+Text is split as in lm-evaluation-harness: spaces at the end of a context belong to the continuation. For a decoder-only model, context and
+continuation are encoded together, and the ids after the first n are the continuation, where n is the number of ids of the context alone.
+If one token spans the end of the context and the beginning of the continuation, the harness gives the model the ids of the context encoded
+alone; here the model reads the ids of the whole text.
 
     ids        0 1 2 3 4 5 6        a context of 4 ids, a continuation of 3
     read       0 1 2 3 4 5
@@ -43,7 +43,7 @@ class Likelihood:
     tokens: int  # the number of tokens of the continuation
     bytes: int  # the number of the continuation's UTF-8 bytes
     greedy: bool
-    cut: bool  # whether context and continuation do not fit the model together, so that the context was truncated on the left
+    cut: bool  # whether the ids (in an encoder-decoder: the context's) did not fit the model, so that they were truncated on the left
 
 
 class Ids(NamedTuple):

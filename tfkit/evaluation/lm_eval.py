@@ -46,7 +46,7 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         self.start_id = loaded.start_id if loaded.config.encoder_layers else None
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Return log P(continuation | context), and whether greedy decoding would generate the continuation."""
+        """Return for each request log P(continuation | context), and whether greedy decoding would generate the continuation."""
         questions = [Question(*request.args) for request in requests]
         answers = likelihoods(self.loaded.model, self.codec, questions, self.batch_size, start_id=self.start_id)
         for request, answer in zip(requests, answers, strict=True):

@@ -33,7 +33,7 @@ def scored_examples(
     """
     try:
         return example_set(source, objective, on_bad_row, progress)
-    except DataError:  # if it was raised for a lost row, the second attempt succeeds
+    except DataError:  # a second attempt, which skips lost rows and raises only for other bad rows
         return example_set(source, objective, on_bad_row, progress, keeps_lost=True)
 
 

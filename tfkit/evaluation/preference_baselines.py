@@ -17,7 +17,7 @@ from tfkit.objectives.metrics import Numbers
 from tfkit.objectives.preference_rows import Preference, rate_right, read_preference
 
 MAX_PAIRS = 20_000  # the largest number of training pairs that are read
-MAX_WORDS = 20_000  # the largest number of words that are features: the most frequent ones of the training pairs
+MAX_WORDS = 20_000  # the largest number of words that are features: those in which most training pairs differ
 _STEPS, _LR, _L2 = 200, 0.05, 1e-3  # steps and learning rate of full-batch Adam, and the factor of the loss's L2 penalty
 _WORD = re.compile(r"\w+")
 
@@ -30,7 +30,7 @@ class Pair(NamedTuple):
 
 
 def preference_baselines(train: Iterable[Row] | None, scored: Iterable[Row]) -> dict[str, dict[str, float]]:
-    """Return the accuracies of two baselines over the pairs of the `scored` rows.
+    """Return the accuracies of two baselines over the pairs of the `scored` rows; {} if there are no pairs.
 
     The length baseline chooses the longer completion, or the shorter one if most training pairs prefer that one. The other baseline is
     a Bradley-Terry model over the words that only one completion of a pair has. `train`: the training rows; None: they are unknown, and

@@ -33,8 +33,8 @@ Set = TypeVar("Set")
 def score_rows(
     model: Transformer, objective: Objective, rows: Rows, batch_size: int, *, max_tokens: int | None = None, work: BatchWork = UNWATCHED
 ) -> Mapping[str, Sum]:
-    """Return the objective's sums (Objective.measure) over all rows; with `max_tokens`, over as many as `first_rows` returns. Raises
-    Stopped if `work` is stopped.
+    """Return the objective's sums (Objective.measure) over all rows; with `max_tokens`, over the first rows, as many as `first_rows`
+    returns. Raises Stopped if `work` is stopped.
     """
     sums: dict[str, Sum] = {}
 
@@ -56,10 +56,9 @@ def judged_batches(
     max_tokens: int | None,
     work: BatchWork,
 ) -> Iterator[tuple[NDArray[np.int64], Result]]:
-    """Yield the row indices of each batch and the result of `compute`, which runs in inference mode.
+    """Yield the row indices of each batch and the result of `compute` for this batch. `compute` runs in inference mode.
 
-    `max_tokens`: use only the first rows, as many as `first_rows` returns, whatever the seed and the batch size. Raises
-    Stopped if `work` is stopped.
+    `max_tokens`: use only the first rows, as many as `first_rows` returns; None: use all rows. Raises Stopped if `work` is stopped.
     """
     device = next(model.parameters()).device
 
@@ -100,7 +99,7 @@ class TokenBudget:
         self.left = max_tokens
 
     def until_spent(self, sets: Iterable[Set]) -> Iterator[Set]:
-        """Yield sets as long as tokens are left. The caller must call `spend` after each set."""
+        """Yield the data sets in turn as long as tokens are left. The caller must call `spend` after each set."""
         for each in sets:
             if self.left is not None and self.left <= 0:
                 return
@@ -121,7 +120,7 @@ class RowPrediction:
 
     number: int  # the index of the row in its data set
     sums: dict[str, Sum]  # the objective's sums over this row
-    prediction: dict[str, Any] = field(default_factory=dict)  # the prediction and the right answer, as fields of a line of --predictions
+    prediction: dict[str, Any] = field(default_factory=dict)  # the prediction and the right answer, as fields in the file of --predictions
 
 
 def judge_rows(
@@ -133,7 +132,7 @@ def judge_rows(
     max_tokens: int | None = None,
     work: BatchWork = UNWATCHED,
 ) -> list[RowPrediction]:
-    """Return the results of the rows that `score_rows` scores, in the order of the data. Raises Stopped if `work` is stopped."""
+    """Return each row's result, in the order of the data. `max_tokens`: as in `judged_batches`. Raises Stopped if `work` is stopped."""
     judged: list[RowPrediction] = []
 
     def predict(batch: Batch) -> list[tuple[dict[str, Sum], dict[str, Any]]]:
@@ -163,7 +162,7 @@ def _unpacked(prediction: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def loss_metrics(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Scores:
-    """Return a function that maps a weight per row to the objective's metrics. `rows`: the sums of each row; a lost row may lack some."""
+    """Return a function that maps a weight per row to the objective's metrics. `rows`: each row's sums, some of which may be missing."""
     names, zero = list(dict.fromkeys(name for row in rows for name in row)), Sum(0.0, 0)
     totals, targets = (
         np.array([[getattr(row.get(name, zero), part) for name in names] for row in rows], np.float64) for part in ("total", "targets")
@@ -195,7 +194,7 @@ def write_texts(
     batch_size: int,
     work: BatchWork = UNWATCHED,
 ) -> list[str]:
-    """Return the text that the model generates as the answer to each example, in order."""
+    """Return the text that the model generates as the answer to each example, in the order of `examples`."""
     tokenizer = objective.tokenizer
     prompts = [objective.prompt_ids(example) for example in examples]
     ends, start_id, constraints = end_ids(tokenizer), objective.start_id, Constraints(forced_first=tokenizer.forced_first_id)

@@ -27,12 +27,12 @@ from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.objectives.objective import perplexity
 from tfkit.parallel.rank_map import UNWATCHED, BatchWork
 
-BATCH_TOKENS = 16_384  # maximum number of ids in a forward pass of several pieces. Larger batches take gigabytes and are no faster
+BATCH_TOKENS = 16_384  # maximum number of ids in a forward pass of several pieces. Larger batches take more memory and are no faster
 
 
 @dataclass(frozen=True)
 class TextScore:
-    """The scores of several texts: each array has one entry per text, in the order in which the texts were scored."""
+    """The scores of several texts: each array has one entry per text, in the order of the texts in their streams."""
 
     losses: Numbers  # float64, nats: the sum over a text's targets
     targets: Numbers  # int64: the number of a text's targets
@@ -96,7 +96,7 @@ def score_texts(
     """Score each text of the stream separately, in pieces of at most `piece_length` ids, at most `batch_size` pieces per forward pass.
 
     The batch size changes the result only by rounding. `work.progress` counts scored targets. Raises Stopped if `work` is stopped,
-    DataError if no text has a target, ModelError if an id is outside the model's vocabulary.
+    DataError if none of the scored texts has a target, ModelError if an id is outside the model's vocabulary.
     """
     check_ids(stream.name, stream.max_id, model.config.vocab_size)
     targets = count_targets(stream, max_tokens)
@@ -141,7 +141,7 @@ def score_streams(
 
 
 def _cut(targets: Numbers, piece_length: int) -> _Pieces:
-    """Return the pieces, longest first, so that a lack of memory shows in the first batch and batches need little padding."""
+    """Cut texts with these numbers of targets into pieces, longest first, so that a lack of memory shows at once and little is padded."""
     if piece_length < 2:
         raise ModelError(f"a piece of {piece_length} token has no room for a token and its target, so texts cannot be scored")
     stride = piece_length - 1

@@ -21,7 +21,7 @@ BASE: dict[str, Any] = transformer_2017.PRESETS["transformer-2017-base"] | {
     "init": {"std": 0.02},
 }
 LARGE = BASE | {"encoder_layers": 12, "decoder_layers": 12, "dim": 1024, "num_heads": 16}
-PRESETS = {"bart-base": BASE | {"dim": 768, "num_heads": 12}, "bart-large": LARGE}  # sizes: section 4 of the paper, and as released
+PRESETS = {"bart-base": BASE | {"dim": 768, "num_heads": 12}, "bart-large": LARGE}  # sizes: sections 4 and 5; heads as released
 
 _MODULES = {
     "model.encoder.layernorm_embedding": "embedding.norm",

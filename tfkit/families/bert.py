@@ -3,7 +3,7 @@
 New compared with GPT: an encoder, in which every token attends to both sides. The model learns to predict masked tokens from the text on
 both sides (masked language modeling), and whether the second of two texts follows the first (next-sentence prediction). Segment vectors
 distinguish the two texts, a norm follows the sum of the embeddings, and the first token, [CLS], represents the whole text.
-Sizes: table 1 (base, large) and the released vocabularies; the small sizes are those of Turc et al. 2019 (arXiv 1908.08962), table 1.
+Sizes: section 3 (base, large) and the released vocabularies; the small sizes are those of Turc et al. 2019 (arXiv 1908.08962), table 1.
 """
 
 from types import MappingProxyType

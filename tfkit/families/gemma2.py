@@ -14,7 +14,7 @@ from tfkit.families.config_fields import UnsupportedError, check_heads, first_wi
 from tfkit.families.rules import Rule, decoder_classes
 from tfkit.model.config import ModelConfig
 
-_BASE: dict[str, Any] = gemma.BASE | {  # the vocabulary as in the released files; the paper counts 256,128 rows
+_BASE: dict[str, Any] = gemma.BASE | {  # with a vocab_size of 256,000, as in the released files; the paper has 256,128
     "norm": gemma.BASE["norm"] | {"placement": "sandwich"},
     "attention": {"softcap": 50.0, "windows": [4096, None]},
     "head": {"kind": "lm", "tied": True, "softcap": 30.0},
@@ -22,7 +22,7 @@ _BASE: dict[str, Any] = gemma.BASE | {  # the vocabulary as in the released file
 _SCALE_27B = 144**-0.5  # 1 / sqrt(dim / num_heads); the smaller models use 1 / sqrt(head_dim)
 _BASE_27B = _BASE | {"head_dim": 128, "attention": _BASE["attention"] | {"scale": _SCALE_27B}}
 
-# Table 1, whose MLP widths count gate and up together.
+# Sizes: table 1 of the paper, whose MLP widths count gate and up together.
 PRESETS = {
     "gemma2-2b": llama.size(2304, 26, 8, 4, 9216, **_BASE),
     "gemma2-9b": llama.size(3584, 42, 16, 8, 14336, **_BASE),

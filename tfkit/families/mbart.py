@@ -6,7 +6,7 @@ times sqrt(dim). In the decoder, a text begins with `decoder_start_token_id`: of
 
 from tfkit.families import bart
 
-# 250,000 SentencePiece entries, the names of languages, <mask> and special tokens, as released.
+# The vocabularies are as released: 250,000 SentencePiece entries, <pad>, 25 or 52 names of languages, and <mask>.
 _BASE = bart.LARGE | {"embedding": {"norm": True, "scale": True}, "norm": {"kind": "layer", "eps": 1e-5, "placement": "pre"}}
 PRESETS = {"mbart-large-cc25": _BASE | {"vocab_size": 250027}, "mbart-large-50": _BASE | {"vocab_size": 250054}}
 

@@ -1,7 +1,7 @@
 """Mistral 7B (Jiang et al. 2023, arXiv 2310.06825).
 
 New compared with Llama 2: every token attends to a window of 4,096 tokens only, itself included, so that the cache stops growing there;
-through the 32 layers, tokens up to 32 * 4,096 positions back still have an effect. Four query heads share each key and value head,
+through the 32 layers, tokens up to almost 32 * 4,096 positions back have an effect. Four query heads share each key and value head,
 although the model is small. Versions 0.2 and 0.3 attend to all tokens again.
 """
 

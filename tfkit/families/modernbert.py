@@ -26,7 +26,7 @@ from tfkit.model.config import ModelConfig
 
 _THETA, _LOCAL_THETA, _WINDOW = 160_000.0, 10_000.0, 65  # a token and the 64 before it; local_attention, 128, counts both sides
 
-# Sizes: tables 1 and 4; the vocabulary, 50,280 entries and unused rows, as released.
+# The sizes are those of tables 1 and 4. The vocabulary is as released: 50,280 entries and 88 unused rows.
 _BASE: dict[str, Any] = {
     "vocab_size": 50368,
     "context_length": 8192,

@@ -1,6 +1,6 @@
 """mT5 (Xue et al. 2020, arXiv 2010.11934).
 
-T5 1.1 on text of a hundred languages, with 250,000 token vectors, most of a small model's parameters. As published, the output matrix is
+T5 1.1 on text of a hundred languages, with 250,112 token vectors, most of a small model's parameters. As published, the output matrix is
 not the embedding. Since version 5, transformers sets tie_word_embeddings to true in every mT5, but still reads a separate output matrix
 if the file has one that differs from the embedding, and so does tfkit. In neither case are the hidden states scaled before that matrix.
 """
@@ -12,7 +12,7 @@ from tfkit.families import t5
 from tfkit.families.config_fields import UnsupportedError
 from tfkit.model.config import ModelConfig
 
-_VOCABULARY = {"vocab_size": 250112}  # 250,000 pieces, 100 sentinels, and unused rows
+_VOCABULARY = {"vocab_size": 250112}  # 250,000 pieces, 100 sentinels, and 12 unused rows
 PRESETS = {
     f"mt5-{size}": t5.PRESETS[f"t5-v1.1-{size}"] | _VOCABULARY | {"context_length": 1024}
     for size in ("small", "base", "large", "xl", "xxl")

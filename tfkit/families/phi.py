@@ -53,7 +53,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         raise UnsupportedError(f"Phi-3 with longrope has heads of hidden_size / num_attention_heads, not of {config.head_dim}")
     return fields | {
         **({"partial_rotary_factor": part} if part != 1 else {}),
-        **({"original_max_position_embeddings": original} if original else {}),  # preferred to that in rope_scaling by transformers
+        **({"original_max_position_embeddings": original} if original else {}),  # transformers prefers this to the value in rope_scaling
         "sliding_window": first_window(config),
         "resid_pdrop": config.dropout.residual,
         "embd_pdrop": config.dropout.embedding,

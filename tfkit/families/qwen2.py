@@ -56,7 +56,7 @@ CLASS_DEFAULTS: dict[str, Any] = {
 
 
 def windows(hf: dict[str, Any], chosen: Callable[[int], bool] | None = None) -> list[Any]:
-    """Return the layers' windows. If layer_types is null, `chosen` says which have one; None: those from max_window_layers on do."""
+    """Return the layers' windows. If layer_types is null, those that `chosen` accepts have one (None: those from max_window_layers on)."""
     window = hf["sliding_window"] if hf["use_sliding_window"] else None
     return windows_from_hf(hf, window, lambda layer: window is not None and (chosen(layer) if chosen else layer >= hf["max_window_layers"]))
 

@@ -12,7 +12,7 @@ from tfkit.families.config_fields import UnsupportedError
 from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
-# Sizes: section 3.1 and table 9; the vocabulary, and the tables of positions and segments, as released.
+# The sizes are those of section 3.1 and table 9. The vocabulary, the two unused rows of positions and the one segment are as released.
 BASE: dict[str, Any] = bert.PRESETS["bert-base"] | {
     "vocab_size": 50265,
     "embedding": {"norm": True, "segments": 1},

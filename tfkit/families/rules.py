@@ -69,7 +69,7 @@ class Family:
     own_keys: frozenset[str] = frozenset()  # keys of config_fields.FOREIGN_KEYS that `from_hf` reads, so that they are not refused
     container: str | None = None  # the model_type of folders that also hold parts for images; their text_config describes the model
     other_parts: str | None = None  # a regular expression for names of tensors of parts for images; its first group is the part's name
-    prefixes: Mapping[str, str] = field(default_factory=dict)  # kind of head -> the prefix in the class with it, if not `prefix`
+    prefixes: Mapping[str, str] = field(default_factory=dict)  # kind of head -> the prefix in the class with this head, if not `prefix`
     encoder_architectures: Architectures = field(default_factory=dict)  # of encoder-decoders: the classes of the encoder alone
 
     @property

@@ -69,7 +69,7 @@ ENCODER_ARCHITECTURES: Architectures = {"T5ForTokenClassification": {"kind": "ta
 
 
 def _sublayer(stack: str, place: int, ours: str, tensors: dict[str, str]) -> tuple[Rule, ...]:
-    """Return the rules of the norm and the matrices of sublayer `place` of each block. `tensors`: Hugging Face's names -> ours."""
+    """Return the rules of the norm and matrices of each block's sublayer `place` (an index). `tensors`: Hugging Face's names -> ours."""
     their_prefix, our_prefix = f"{stack}.block.{{i}}.layer.{place}", f"{stack}.blocks.{{i}}.{ours}"
     matrices = (Rule(f"{their_prefix}.{theirs}.weight", (f"{our_prefix}.op.{name}.weight",)) for theirs, name in tensors.items())
     return Rule(f"{their_prefix}.layer_norm.weight", (f"{our_prefix}.norm.weight",)), *matrices

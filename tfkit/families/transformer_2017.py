@@ -15,7 +15,7 @@ from tfkit.families.config_fields import ACTIVATIONS, Fields, UnsupportedError, 
 from tfkit.families.rules import Architectures, Family, Rule, module_rules
 from tfkit.model.config import ModelConfig
 
-# Table 3 of the paper, which rounds the vocabulary (37,000 tokens for English and German) and states no maximum length.
+# Sizes: table 3 of the paper; vocabulary: about 37,000 tokens for English and German (section 5.1). The paper states no maximum length.
 _BASE: dict[str, Any] = {
     "vocab_size": 37000,
     "context_length": 512,
@@ -32,7 +32,7 @@ _BASE: dict[str, Any] = {
 
 PRESETS = {
     "transformer-2017-base": _BASE | {"dim": 512, "num_heads": 8, "dropout": {"embedding": 0.1, "residual": 0.1}},
-    # The paper has a dropout of 0.1 for English to French.
+    # For English to French, the paper trains this model with a dropout of 0.1.
     "transformer-2017-big": _BASE | {"dim": 1024, "num_heads": 16, "dropout": {"embedding": 0.3, "residual": 0.3}},
 }
 
@@ -59,7 +59,7 @@ RULES = (
     Rule("final_logits_bias", ("head.bias",), row=True),
 )
 
-# Marian has each of these fields once per stack; tfkit has one for both stacks.
+# Pairs of Marian's fields, one for the encoder and one for the decoder; tfkit has a single field for both.
 _EQUAL_FIELDS = (
     ("encoder_ffn_dim", "decoder_ffn_dim"),
     ("encoder_attention_heads", "decoder_attention_heads"),

@@ -5,7 +5,7 @@ New compared with RoBERTa: text of a hundred languages, and one vocabulary of 25
 
 from tfkit.families import roberta
 
-_VOCABULARY = {"vocab_size": 250002}  # as released: 250,000 pieces, <mask>, and one more, since fairseq orders special tokens differently
+_VOCABULARY = {"vocab_size": 250002}  # as released: 250,000 SentencePiece entries, <pad> and <mask>
 PRESETS = {"xlm-roberta-base": roberta.BASE | _VOCABULARY, "xlm-roberta-large": roberta.LARGE | _VOCABULARY}
 
 FAMILY = roberta.family("xlm_roberta", "xlm-roberta", "XLMRoberta", PRESETS)

@@ -43,7 +43,7 @@ class OpenedModel(NamedTuple):
     answers: int = 0  # the number of answers that were compared; 0: no comparison
 
     def described(self) -> str:
-        """Return a sentence about the precision that was chosen, and why; empty if bf16 was not compared with float32."""
+        """Return which precision was chosen, and why, for messages; empty if bf16 was not compared with float32."""
         if not self.answers:
             return ""
         compared = f"{self.changed:,} of {self.answers:,} answers to a sample of texts are not those of float32"
@@ -86,12 +86,12 @@ def open_in_precision(
 
 
 def is_large(model: Transformer) -> bool:
-    """Whether the model is so large that reading its weights from memory takes most of the time of a forward pass."""
+    """Whether the model has so many weights that reading them from memory takes most of the time of a forward pass over one short text."""
     return sum(parameter.numel() for parameter in model.parameters()) >= _FEW_PARAMETERS
 
 
 def _gains_by_bf16(loaded: Loaded) -> bool:
-    """Whether the model is large, so that bf16 saves time, and gives tokens or labels, not numbers, which bf16 would round."""
+    """Whether the model has a tokenizer, is large (so bf16 saves time), and gives tokens or labels, not numbers, which bf16 would round."""
     head = loaded.config.head
     gives_numbers = head.kind == "none" or (isinstance(head, ClassesHeadConfig) and head.count == 1)
     return loaded.codec is not None and is_large(loaded.model) and not gives_numbers

@@ -25,7 +25,7 @@ class GenerationBatch:
     def __init__(
         self, model: Transformer, input_ids: Tensor, real: Tensor, source: tuple[Tensor, Tensor] | None, room: int = 0, **sharing: int
     ):
-        """`input_ids`: the input of the next step, (B, T). `real`: whether each column so far is a real token, (B, columns). `source`: the
+        """`input_ids`: the input of the next step, (B, T). `real`, (B, columns): True for real tokens, False for padding. `source`: the
         ids and the mask of an encoder's input, (prompts, S) each. `room`: how many columns after those in `real` fit into the cache.
 
         `sharing`: `copies` and `shared` of KeyValueCache, for rows that share the keys and values of a prompt.
@@ -33,8 +33,8 @@ class GenerationBatch:
         self.model, self.input_ids, self.real, self.source = model, input_ids, real, source
         self.is_padded = not bool(real.all())
         weight = model.embedding.tokens.weight
-        # On a CPU, torch's attention kernel is several times as slow for one query in bf16 as in float32, so the cache of a model that is
-        # only used for inference is float32. The cache of a model that is also trained has the type of its weights.
+        # On a CPU, torch's attention kernel is several times as slow for one query in bf16 as in float32, so there the cache of a model
+        # that is converted for inference alone (`only_answers`) is float32. Otherwise, the cache has the type of the model's weights.
         cache_type = torch.float32 if weight.device.type == "cpu" and model.only_answers else weight.dtype
         self.cache = KeyValueCache(model.config, len(real), real.shape[1] + room, cache_type, weight.device, **sharing)
 
@@ -60,7 +60,7 @@ class GenerationBatch:
         width = max(one.real.shape[1] for one, _ in kept)
         real = torch.cat([F.pad(one.real[rows], (width - one.real.shape[1], 0)) for one, rows in kept])
         real = real[:, int(real.any(dim=0).int().argmax()) :]
-        uncached = first.real.shape[1] - first.cache.length  # 1 if the next input is set, whose keys are not cached yet
+        uncached = first.real.shape[1] - first.cache.length  # 1 if the next input is set, whose keys are not cached yet; else 0
         columns = real.shape[1] - uncached
         shared = 0 if copies == 1 else (first.cache.shared or first.cache.length) - (first.cache.length - columns)
         input_ids = torch.cat([one.input_ids[rows] for one, rows in kept])

@@ -30,7 +30,7 @@ class _Beam:
 
     ids: list[int]
     log_probability: float
-    parent: int  # the index of the beam that it extends
+    parent: int  # the index of the beam, among those of the last step, that it extends
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class BeamSearch:
 
     @property
     def best(self) -> list[int]:
-        """The ids of the best complete text so far, or of the likeliest beam if no text is complete."""
+        """The generated ids of the best complete text so far, or of the likeliest beam if no text is complete."""
         return self.completed[0].ids if self.completed else self.running[0].ids
 
     def extend(self, candidates: Iterable[tuple[float, int, int]]) -> None:
@@ -99,7 +99,7 @@ class BeamSearch:
         if self.settings.early_stopping == "full":
             return True
         grows = self.settings.early_stopping == "never" and self.settings.length_penalty > 0
-        length = self.limit if grows else len(best.ids)  # with "never", the length at which `best` scores highest; else its length so far
+        length = self.limit if grows else len(best.ids)  # `grows`: `best` scores higher the longer it is; so take its largest length
         return best.log_probability / self._divisor(length) <= self.completed[-1].score
 
     def _divisor(self, length: int) -> float:
@@ -115,8 +115,8 @@ def search(
     constraints: Constraints,
     should_stop: Callable[[], bool] | None,
 ) -> None:
-    """Run all searches until they end or `should_stop()` is true. `batch` has a row for each search, and `logits` (B, V) are those after
-    the prompts.
+    """Run all searches until they end or `should_stop()` is true. `batch` has a row for each search, and `logits` (B, V) are those of
+    the rows' first new tokens.
     """
     running = list(searches)
     while True:

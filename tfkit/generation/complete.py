@@ -56,7 +56,7 @@ def complete(
 ) -> list[TextCompletion]:
     """Continue prompts, given as the ids of `encode_prompts`; an encoder-decoder generates a new text for each.
 
-    `on_text`: see OnText; the other parameters and the errors: see `generate`.
+    `on_text` is called with the index of a prompt and each new part of its continuation; other parameters and errors: see `generate`.
     """
     check_vocabulary(prompt_ids, model.config.vocab_size)
     decode = partial(tokenizer.decode, skip_special_tokens=True)
@@ -98,7 +98,7 @@ def complete(
 
 
 def check_vocabulary(rows: Sequence[Sequence[int]], vocab_size: int) -> None:
-    """Raise ModelError if an id of the rows is not below `vocab_size`, and so has no row in the embedding."""
+    """Raise ModelError if `rows`, which are lists of ids, have an id of `vocab_size` or more, which has no embedding."""
     largest = max((max(row) for row in rows if row), default=0)
     if largest >= vocab_size:
         raise ModelError(

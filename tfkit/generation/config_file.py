@@ -21,7 +21,7 @@ _DEFAULT_TOP_K = 50  # the default of transformers
 _RENAMED = {"no_repeat_ngram_size": "no_repeat_ngram", "stop_strings": "stop"}
 _SETTINGS = "max_new_tokens", "num_beams", "repetition_penalty", "no_repeat_ngram_size", "length_penalty", "early_stopping", "stop_strings"
 _EARLY_STOPPING = {True: "full", False: "likely", "never": "never"}
-# Keys that change the generated text in transformers and are not supported here, each with the values for which it has no effect.
+# Unsupported keys that change the generated text in transformers, each with the values, besides null, for which it has no effect.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("constraints", "dola_layers", "exponential_decay_length_penalty", "force_words_ids", "forced_decoder_ids"), ()),
     **dict.fromkeys(("max_time", "sequence_bias", "watermarking_config"), ()),
@@ -86,7 +86,7 @@ def checkpoint_settings(
 
 
 def stated_settings(settings: GenerationSection, base: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the content of a trained model's generation_config.json, except its token ids.
+    """Return the content of a trained model's generation_config.json, without token ids and the recipe's stop strings.
 
     For a model trained from random weights, it has the recipe's sampling settings and the other settings that differ from their defaults.
     For a fine-tuned model, it is `base`, the content of the base model's file, changed by the recipe's settings that differ from their
@@ -123,7 +123,7 @@ def describe(settings: GenerationSection) -> str:
 
 
 def _taken(values: Mapping[str, Any], given: Collection[str], encodes: bool) -> dict[str, Any]:
-    """Return the fields that generation_config.json (`values`) sets, also by transformers' defaults, and the user (`given`) does not."""
+    """Return the fields that generation_config.json (`values`) or transformers' defaults for it set, except those of the user (`given`)."""
     taken = {_RENAMED.get(name, name): values[name] for name in _SETTINGS if name in values}
     if isinstance(taken.get("early_stopping"), bool | str):
         taken["early_stopping"] = _EARLY_STOPPING.get(taken["early_stopping"], taken["early_stopping"])

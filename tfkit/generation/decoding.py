@@ -1,7 +1,7 @@
 """Decoding with a key-value cache: forward passes over prompts, then one token per step for every unfinished row.
 
-Continuous batching: if there are more prompts than rows that may run at the same time, the longest prompts begin first, those of similar
-lengths in one forward pass, and waiting prompts later replace rows that have ended. So there is little padding, and batches stay full.
+Continuous batching, except in beam search: if not all prompts fit into a batch, the longest begin first, those of similar lengths in one
+forward pass, and waiting prompts later replace those that have ended. So there is little padding, and batches stay full.
 """
 
 import sys
@@ -26,11 +26,9 @@ from tfkit.model.head import VocabularyHead
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.output_sections import GenerationSection
 
-AT_ONCE = 32  # rows in a batch; GPT-2 124M in bf16 on two cores decodes 385 tokens/s with 8 rows, 574 with 16, 681 with 32, 774 with 64
-_MOST_TOKENS = 16_384  # the most tokens in the cache when rows begin, of all rows, with padding; a single row may have more
-_TOKENS_READ = (
-    512  # the most tokens of prompts, with padding, in one forward pass; a single prompt may have more; larger passes are no faster
-)
+AT_ONCE = 32  # most rows in a batch; GPT-2 124M in bf16 on 2 cores decodes 385 tokens/s with 8 rows, 574 with 16, 681 with 32, 774 with 64
+_MOST_TOKENS = 16_384  # with `at_once`, the most tokens in the cache, with padding, when a row begins; a single row may have more
+_TOKENS_READ = 512  # the most tokens of a group of prompts, with padding, unless it has one prompt; forward passes over more are no faster
 
 Finish = Literal["stop", "length", "interrupted"]
 OnToken = Callable[[int, int], bool | None]  # called with the index of the prompt and a new id; true ends the text
@@ -87,19 +85,19 @@ def generate(
     constraints: Constraints = Constraints(),
     at_once: int | None = None,
 ) -> list[Completion]:
-    """Return the continuation of each prompt. In float32, it does not depend on other prompts, unless tokens are almost equally likely.
+    """Return the continuation of each prompt. In float32, none depends on other prompts, unless tokens are almost equally likely.
 
     An encoder-decoder's encoder reads the prompt, and its decoder generates a text after `start_id`.
 
-    A row ends with "stop" at one of `eos_ids` (not part of the result) or when `on_token(row, id)` returns true, and with "length" after
-    `settings.max_new_tokens` or when prompt and continuation fill the model's context. Beam search calls `on_token` only at its end, when
+    A row (a prompt and its continuation) ends with "stop" at one of `eos_ids`, which is left out, or when `on_token(row, id)` returns true,
+    and with "length" after `settings.max_new_tokens`, or at the end of the context. Beam search calls `on_token` only at its end, when
     its text is known; during the search, `ended(row, ids)` says whether a candidate is complete. `should_stop` is called before every step
     and, while prompts are read, before every module of the model; once it returns true, the unfinished rows end as "interrupted". Row i is
     sampled with the seed (settings.seed, first_row + i). `constraints`: those of the checkpoint. `at_once`: the largest number of rows,
     beams included, that run at the same time; None: all rows run, and their prompts are read in one forward pass.
 
-    Stop strings are handled in complete.py, not here. Raises DataError for an empty prompt or one that leaves no room, ModelError for a
-    model that cannot generate.
+    Stop strings are handled in complete.py, not here. Raises DataError for an empty prompt or one that is too long, ModelError for a
+    model that cannot generate, or whose logits are not finite.
     """
     if not prompts:
         return []
@@ -148,7 +146,7 @@ def _context(model: Transformer, length: int = sys.maxsize) -> int:
 
 
 def check_length(length: int, number: int, model: Transformer) -> None:
-    """Raise DataError if a prompt of `length` tokens is empty or leaves no room in the context; `number`: the prompt's index, from 0."""
+    """Raise DataError if a prompt of `length` tokens is empty or too long for the context; `number`: the prompt's index, from 0."""
     longest = _context(model) - (model.encoder is None)
     if length == 0:
         raise DataError(f"prompt {number + 1} has no tokens, so there is nothing to continue: give it some text")
@@ -161,7 +159,7 @@ def check_length(length: int, number: int, model: Transformer) -> None:
 
 class _Waiting:
     """The rows whose generation has not begun. `at_once`: how many rows may run at the same time, those with the longest prompts first;
-    None: all, in order.
+    None: all rows, in the order given.
     """
 
     def __init__(self, rows: list[_Row], at_once: int | None):
@@ -169,10 +167,10 @@ class _Waiting:
         self.rows = deque(rows if at_once is None else sorted(rows, key=lambda row: -len(row.prompt)))
 
     def take(self, running: Sequence[_Row] = (), beams: int = 1) -> list[list[_Row]]:
-        """Remove and return the rows that can begin now, in groups whose prompts are read in one forward pass. `running`: the rows that
+        """Remove and return the rows that can begin now, in groups whose prompts can be read in one pass. `running`: the rows that
         have begun and not ended. `beams`: the number of beams per row.
 
-        No row begins before a quarter of the `at_once` places is free, since the whole cache is copied whenever rows begin.
+        No row begins while more than three quarters of `at_once` rows run, since the whole cache is copied whenever rows begin.
         """
         if self.at_once is None:
             groups = [[*self.rows]] if self.rows else []
@@ -194,14 +192,14 @@ class _Waiting:
 def _begin(
     model: Transformer, rows: Sequence[_Row], should_stop: Callable[[], bool] | None, room: int = 0
 ) -> tuple[GenerationBatch, Tensor]:
-    """Return a batch of `rows` whose prompts the model has read, with space for `room` new tokens, and the prompts' last logits (B, V)."""
+    """Return a batch of `rows` whose prompts the model has read, with space for `room` new tokens, and its next logits (B, V)."""
     batch = GenerationBatch.begin(model, [row.text for row in rows], None if model.encoder is None else [row.prompt for row in rows], room)
     with interruptible(model, should_stop):  # later steps compute one token a row, so a check before each step suffices
         return batch, batch.next_logits()
 
 
 def _decode(model: Transformer, waiting: _Waiting, options: _Options) -> None:
-    """Generate one token per row and step, greedily or by sampling, until all rows end.
+    """Generate one token per row and step, greedily or by sampling, until all rows end or `should_stop()` is true.
 
     Finished rows are removed when new rows join, when the context is full, or when at least half of the rows are finished, not earlier,
     since each removal copies the cache.
@@ -230,7 +228,7 @@ def _decode(model: Transformer, waiting: _Waiting, options: _Options) -> None:
 
 
 def _extend(batch: GenerationBatch, logits: Tensor, rows: Sequence[_Row], options: _Options) -> None:
-    """Choose the next token of each row from its `logits` (B, V), and append it to the row and to the batch."""
+    """Choose the next token of each row from its `logits` (B, V), append it to the batch, and extend or end the row by it."""
     logits = without_repetition(logits, (row.text + row.ids for row in rows), options.settings)
     logits = options.constraints.apply(logits, (UnfinishedText(row.text, row.ids, row.limit) for row in rows), options.eos_ids)
     if options.settings.temperature == 0:

@@ -17,7 +17,7 @@ from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.template import encode_rendered
 from tfkit.tokenizer.tokenizer import token_text
 
-_AT_ONCE = 16  # texts in a forward pass
+_AT_ONCE = 16  # the largest number of texts in a forward pass
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Filling:
 def fill(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], *, top: int = 5, first_row: int = 0) -> list[Filling]:
     """Fill each mask of each text, independently of the text's other masks; the rest of the text is unchanged.
 
-    A mask is the tokenizer's mask token, else [MASK]. `top`: the number of candidates per mask. `first_row`: the index of the first text,
-    for error messages. Raises DataError for a text without a mask or beyond the context, ModelError for a tokenizer without a mask token.
+    A mask is the mask token that the tokenizer names, or [MASK] if it names none. `top`: the number of candidates per mask. `first_row`:
+    the first text's index, for errors. Raises DataError for a text without a mask or beyond the context, ModelError without a mask token.
     """
     mask = token_text(tokenizer.settings.get("mask_token")) or "[MASK]"
     mask_id = tokenizer.backend.token_to_id(mask)
@@ -73,7 +73,7 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], mask: str, mask_id: int)
 
 
 def _mask_probabilities(model: Transformer, rows: Sequence[Sequence[int]], mask_id: int) -> Tensor:
-    """Return the probabilities of the tokens at each of the N masks of all rows, in order: (N, V) in float32, on the CPU."""
+    """Return the probabilities of the tokens at each of the N masks of all rows, row by row: (N, V) in float32, on the CPU."""
     ids, real = pad(rows, 0), real_tokens(rows)  # (B, T), padded on the right
     device = model.embedding.tokens.weight.device
     hidden = model(ids.to(device), padding_mask=None if real.all() else real.to(device)).hidden

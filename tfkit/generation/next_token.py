@@ -20,7 +20,7 @@ def penalize_repetition(scores: Tensor, texts: Sequence[Sequence[int]], penalty:
     """Multiply the score of each token that occurs in its row's text by the penalty if the score is negative, else divide it by the
     penalty. `scores`: (B, V).
 
-    Positive scores change as in CTRL (Keskar et al. 2019, arXiv 1909.05858), all as in transformers' RepetitionPenaltyLogitsProcessor.
+    This is transformers' RepetitionPenaltyLogitsProcessor; for positive scores, it is also the penalty of CTRL (arXiv 1909.05858).
     """
     scores = scores.clone()
     for row, text in zip(scores, texts, strict=True):
@@ -64,10 +64,10 @@ class UnfinishedText(NamedTuple):
 
 @dataclass(frozen=True)
 class Constraints:
-    """A checkpoint's constraints. `min_length` and `max_length` count all ids of the decoder, including the prompt or the start token."""
+    """A checkpoint's constraints on texts. `min_length` and `max_length` count all ids of the decoder, with the prompt or start token."""
 
-    bad_words: tuple[tuple[int, ...], ...] = ()  # sequences of ids that never appear; one that is only eos is ignored
-    suppressed: tuple[int, ...] = ()  # ids that never appear
+    bad_words: tuple[tuple[int, ...], ...] = ()  # sequences of ids that are not generated, unless forced; one that is only eos is ignored
+    suppressed: tuple[int, ...] = ()  # ids that are never generated
     suppressed_first: tuple[int, ...] = ()  # ids excluded as the first new token, or as the second if `forced_first` applies
     forced_first: int | None = None  # the first new token if the decoder's text has a single id, such as the start token
     forced_last: tuple[int, ...] = ()  # alternatives for the last token of a text that reaches its limit
@@ -82,7 +82,7 @@ class Constraints:
         return limit if self.max_length is None else max(1, min(limit, self.max_length - length))
 
     def apply(self, scores: Tensor, rows: Iterable[UnfinishedText], eos_ids: Collection[int]) -> Tensor:
-        """Return the scores (B, V) of the next tokens, with -inf at excluded ones. `rows` is iterated only if there are constraints."""
+        """Return `scores` (B, V), with -inf at excluded tokens. `rows`: iterated only if a constraint other than `max_length` is set."""
         if self == Constraints(max_length=self.max_length):
             return scores
         scores = scores.clone()
@@ -94,7 +94,7 @@ class Constraints:
         generated, length = len(unfinished.ids), len(unfinished.text) + len(unfinished.ids)
         for *beginning, last in self.bad_words:
             tail = [*unfinished.text, *unfinished.ids][-len(beginning) :] if beginning else []
-            if beginning == tail and (beginning or last not in ends):  # like transformers, ignore a bad word that is one eos
+            if beginning == tail and (beginning or last not in ends):  # the word would be complete; like transformers, ignore one eos alone
                 row[last] = _EXCLUDED
         if length < self.min_length or generated < self.min_new_tokens:
             row[ends] = _EXCLUDED
@@ -158,7 +158,7 @@ def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Draw a token for each row: the first at which the cumulative sum of the row's probabilities (B, V) exceeds the row's uniform number
     in [0, 1) (`uniforms`, (B,)). Return the tokens (B,), on the CPU.
 
-    As each row has its own uniform number, its token depends neither on other rows nor on the device.
+    As each row has its own uniform number, its token for given probabilities depends neither on other rows nor on the device.
     """
     cumulative = probabilities.cpu().double().cumsum(dim=-1)  # (B, V); not every device has float64 or a fixed order of sums
     limits = uniforms.to(cumulative)[:, None] * cumulative[:, -1:]  # even after rounding less than the last sum, so a token is always found

@@ -1,4 +1,4 @@
-"""Incremental decoding of ids to text during generation. It returns whole characters, and nothing from a stop string on."""
+"""Decoding of ids to text during generation, id by id: each part ends with a whole character, and the text before a stop string."""
 
 from collections.abc import Callable, Collection, Sequence
 
@@ -6,7 +6,7 @@ Decode = Callable[[list[int]], str]
 
 _REPLACEMENT = "\ufffd"  # the character that decoders return for bytes that are not (yet) a whole character
 _WINDOW = 32  # the largest number of earlier ids that are decoded again with each new id, except within a character or a run of byte tokens
-_CONTEXT = 8  # the number of earlier ids that are decoded with a text; more if these have no text, or begin inside a character
+_CONTEXT = 8  # the number of earlier ids decoded together with new ids, as context; more if they have no text, or begin inside a character
 
 
 class TextStream:
@@ -26,12 +26,12 @@ class TextStream:
         self._stop = [string for string in stop if string]
         self._byte_ids = byte_ids
         self._held = ""  # complete characters that may be the beginning of a stop string
-        self._read = 0  # the number of characters of `_window_text()` (of the context and newer ids) that were returned or held
+        self._read = 0  # how many characters of `_window_text()` are not new: those of its context, and those returned or held
         self._begin_window(context)
 
     def push(self, token: int) -> str:
         """Add an id; return the text that has become final, possibly empty."""
-        if self.stopped or not self._decode([token, token]):  # a special token, which decoding skips
+        if self.stopped or not self._decode([token, token]):  # the text has ended; or a special token, which decoding skips
             return ""
         self._window.append(token)
         text = self._window_text()
@@ -45,7 +45,7 @@ class TextStream:
         return self._give(new)
 
     def close(self) -> str:
-        """Return the text that was held back; an incomplete character becomes one or more replacement characters."""
+        """Return the text still held back, none after a stop string; an incomplete character becomes one or more replacement characters."""
         if self.stopped:
             return ""
         rest = self._give(self._window_text()[self._read :])

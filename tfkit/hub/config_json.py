@@ -33,7 +33,7 @@ _GENERATION_KEYS = (  # transformers reads these settings from config.json if th
 )
 TRAINING_ONLY_FIELDS = {"init", "dropout", "routing"}  # fields of ModelConfig that affect only training; they are saved in tfkit.json
 _MAX_PROBLEMS = 20  # the maximum number of problems in an error message
-LIMIT = 4 * MIB  # the maximum size of config.json in bytes, a thousand times the usual one
+LIMIT = 4 * MIB  # the maximum size of config.json and of generation_config.json in bytes, a thousand times the usual size of the former
 
 
 def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, ModelConfig]:
@@ -80,7 +80,7 @@ def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def family_of(config: ModelConfig, prefer: str | None = None) -> Family | None:
-    """Return a family whose Hugging Face config can express all of this config, the family `prefer` if it can; None if none can."""
+    """Return a family whose Hugging Face config expresses all that the model computes, if possible `prefer`; None if there is none."""
     families = sorted(FAMILIES.values(), key=lambda family: family.name != prefer)
     return next((family for family in families if _expresses(family, config)), None)
 
@@ -176,6 +176,6 @@ def _validated(values: Any, path: Path) -> ModelConfig:
 
 
 def _describe(error: ValidationError, prefix: str = "") -> str:
-    """Return the problems of a config as text, each after the name of its field; a problem of several fields is without a name."""
+    """Return a config's first problems as text, each after the name of its field; a problem of several fields is without a name."""
     problems = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()[:_MAX_PROBLEMS]]
     return "; ".join(f"{prefix}{field}: {text}" if field else text for field, text in problems)

@@ -149,8 +149,8 @@ def _download(name: str) -> Path:
 
 
 def content_hash(folder: Path) -> str:
-    """Return one SHA-256 over config.json, adapter_config.json (of an adapter) and the safetensors files, sorted by name. It identifies the
-    model in the tfkit.json of models trained from it. Raise ModelError if a file differs from the folder's manifest.json.
+    """Return one SHA-256 over config.json, adapter_config.json (of an adapter) and the safetensors files in order of their names. It
+    identifies the model in the tfkit.json of models trained from it. Raise ModelError if a file differs from the folder's manifest.json.
     """
     names = ["config.json", ADAPTER, *sorted(path.name for path in folder.glob("*.safetensors"))]
     paths = [path for name in names if (path := find_named(folder, name)) is not None]

@@ -1,6 +1,6 @@
 """A model in the layout of GGUF, the file format of llama.cpp: the fields that describe the model, and its tensors under GGUF's names.
 
-The `gguf` package maps Hugging Face's names to GGUF's. Three things differ from Hugging Face's layout. GGUF adds 1 to the norm
+The `gguf` package maps Hugging Face's names to GGUF's. The layouts differ, too. GGUF adds 1 to the norm
 weights of Gemma. It interleaves the rows of q_proj and k_proj for Llama and SmolLM3, since llama.cpp's rotary position embedding pairs
 neighbouring rows, but Hugging Face's pairs rows that are half a head apart. It stacks the matrices of experts: in each layer, the gate
 matrices of all experts are one tensor, the up matrices another, and the down matrices a third.

@@ -101,5 +101,5 @@ def _ids(stated: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def _are_ids(name: str, value: Any) -> bool:
-    """Return whether a value is an id or, for eos, a list of ids."""
+    """Return whether the value of the key `name` is an id or, for the eos ids, a list of ids."""
     return all(type(one) is int for one in (value if name == _EOS and isinstance(value, list) else [value]))

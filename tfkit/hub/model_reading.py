@@ -132,7 +132,7 @@ class Described(ModelFolder):
 
 
 def describe(path: str | Path) -> Described:
-    """Read a model folder except the values of its weights. Raise ModelError as `load` does."""
+    """Read a model folder except the values of its weights. Raise ModelError if it is missing, damaged or unsupported."""
     folder = find_checkpoint(path)
     with verified(folder, weights=False):
         opened, document = _open(folder, None, {}), read_tfkit_json(folder)
@@ -195,7 +195,7 @@ def open_tensors(path: str | Path) -> Iterator[Mapping[str, Tensor]]:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A model folder whose files were checked; its weights have the names of the family's class, with its prefix."""
+    """A model folder that `_open` read; its weights have the names of the family's class, with its prefix, or tfkit's names."""
 
     folder: Path
     hf: dict[str, Any]  # the content of config.json
@@ -223,7 +223,7 @@ class _Opened:
 
 
 def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> _Opened:
-    """Read and check everything in a model folder except the values of its weights. `head`, `changes`: as in `load`."""
+    """Read a model folder except the values of its weights; the caller compares their shapes. `head`, `changes`: as in `load`."""
     path = find_named(folder, "config.json")
     if path is None:
         raise ModelError(f"{folder / 'config.json'}: there is no such file; copy the folder again, or give another")

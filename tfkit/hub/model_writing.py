@@ -38,7 +38,7 @@ def save_model(
     the family in whose names and layout the weights are written; None if the names and the layout are tfkit's own.
 
     `tensors`: the parameters under tfkit's names, each read when it is written (None: the caller writes the weights); `family`: the name of
-    the family to use if several can express the model; `special_ids`: the result of `read_ids`, None to take the ids of the tokenizer;
+    the family to use if several can express the model; `special_ids`: the result of `read_ids`, empty or None to take the tokenizer's;
     `end_ids`: the ids that end a text, if they differ from the tokenizer's eos; `labels`: the names of classes or tags; `problem_type`: as
     in config.json; `facts`: the fields of tfkit.json in addition to `model` and `labels`; `generation`: the content of
     generation_config.json of the model from which this one was trained; all its keys are kept.
@@ -76,7 +76,7 @@ def save_model(
 
 
 def _generation(stated: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of generation_config.json: `ids`, and all other keys of `stated`, the file's earlier content."""
+    """Return the content of generation_config.json: `ids`, and the other keys of `stated`, from the initial model's file."""
     if not stated:
         return {"_from_model_config": True, **ids}
     # A forced eos id that only config.json has is not added: transformers ignores it there, since there is a generation_config.json.

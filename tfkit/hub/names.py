@@ -59,8 +59,8 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
 
 
 def _experts_apart(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> Iterator[tuple[str, Weight]]:
-    """Yield each weight with its name. transformers can save the matrices of all experts of a layer as one tensor, with the rows of gate
-    before those of up: of such a tensor, each matrix of each expert is yielded as a weight of its own.
+    """Yield each weight with its name. transformers can save a layer's gate and up matrices of all experts as one tensor, with the rows of
+    gate first, and the down matrices as another: of such a tensor, each matrix of each expert is yielded as a weight of its own.
     """
     rules = {rule.ours[0].rpartition(".{e}.")[2]: rule.theirs for rule in family.rules if "{e}" in rule.theirs}
     count = config.mlp.experts.count if config.mlp.experts is not None else 0
@@ -79,7 +79,7 @@ def _experts_apart(weights: Mapping[str, Weight], family: Family, config: ModelC
 
 
 def other_parts(weights: Iterable[str], family: Family | None) -> tuple[str, ...]:
-    """Return the names of the parts beside the text model, such as an image encoder, to which tensors in `weights` belong."""
+    """Return the names of the parts beside the text model, such as an image encoder, to which tensors with names in `weights` belong."""
     matches = (re.fullmatch(family.other_parts, name) for name in weights) if family and family.other_parts else ()
     return tuple(dict.fromkeys(match[1] for match in matches if match))
 
@@ -110,7 +110,7 @@ def rules_of(family: str, config: ModelConfig) -> tuple[Rule, ...]:
 
 
 def missing_of_head(weights: Mapping[str, Weight], family: Family | None, config: ModelConfig) -> frozenset[str]:
-    """Return the names, as in files, of the head's tensors that are not in `weights` (from `resolve_names`)."""
+    """Return the names, as in files, of the head's tensors that are not in `weights`, a result of `resolve_names`."""
     names = {rule.theirs: rule.ours for rule in _expand(family, config)} if family else {}
     lacking = expected_shapes(family, config).keys() - weights.keys()
     return frozenset(name for name in lacking if all(ours.startswith("head.") for ours in names.get(name, (name,))))

@@ -42,7 +42,7 @@ class LazyTensors(Mapping[str, Tensor], ABC):
 
 
 class TensorFile:
-    """A context that writes a safetensors file. Inside, `write` must be called once for each tensor of the layout, in any order."""
+    """A context that writes a safetensors file. In it, `write` must be called once for each tensor of the layout, in any order."""
 
     def __init__(self, path: Path, layout: Layout, metadata: Mapping[str, str] | None = None):
         self.path, self.layout = path, layout
@@ -93,7 +93,7 @@ def write_tensors(
 
 
 def write_model_tensors(folder: Path, shapes: Mapping[str, Sequence[int]], tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Write model.safetensors in float32, or shards and their index, in place of any such files in the folder.
+    """Write model.safetensors in float32 or, for more than SHARD_BYTES, shards and their index, in place of any such files in the folder.
 
     `shapes`: the shapes of all tensors, by name. `tensors` yields the tensors in any order; at most two of them are in memory together.
     """
@@ -117,7 +117,7 @@ def write_model_tensors(folder: Path, shapes: Mapping[str, Sequence[int]], tenso
 
 
 def _split(shapes: Mapping[str, Sequence[int]]) -> list[list[str]]:
-    """Return the names of the tensors in each shard, in order. A tensor larger than SHARD_BYTES has a shard of its own."""
+    """Return the names of the tensors in each shard, in the order of `shapes`. A tensor larger than SHARD_BYTES has a shard of its own."""
     shards: list[list[str]] = []
     current: list[str] = []
     size = 0  # bytes in the current shard

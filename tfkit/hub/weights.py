@@ -32,7 +32,7 @@ class Weight:
     """A tensor in a file, or a part of such a tensor."""
 
     path: Path
-    name: str  # its name in the file
+    name: str  # the name of the whole tensor in the file
     stored: Stored  # the dtype and the shape (that of the part, if it is one), and the byte range of the whole tensor
     part: tuple[int, slice] | None = None  # of a stack of matrices: a matrix's index and a range of its rows; None: the whole tensor
 

@@ -1,4 +1,4 @@
-"""Linear layers for inference alone on a CPU, with packed or 8-bit weights: decoding spends most of its time reading weights."""
+"""Linear layers for inference alone on a CPU: their weights are packed or have 8 bits, since decoding mostly reads weights."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

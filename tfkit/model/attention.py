@@ -27,8 +27,8 @@ _MAX_FLOAT32_KEYS = 64
 class AttentionContext:
     """The inputs that all blocks of a stack share in one forward pass, apart from the hidden states.
 
-    It must not be a dataclass: FSDP wraps tensors in dataclasses and containers that a block gets as inputs. This would change the order in
-    which the blocks' gradients of a bias or encoder output that all of them share are summed.
+    It must not be a dataclass: FSDP wraps each tensor that it finds inside a dataclass or container among a block's inputs. For the
+    bias and the encoder output, which all blocks share, this would change the order in which the blocks' gradients are summed.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class AttentionContext:
         encoder_padding: Tensor | None,
         use_blocks: Callable[[Mask], bool],
     ):
-        """`masks`: one for each distinct window of a layer. `rotations`: cosines and sines by the name `config.rotation` gives. `bias`:
+        """`masks`: one for each distinct window of the layers. `rotations`: cosines and sines by the names of `config.rotation`. `bias`:
         added to the scores, (1, H, T, S); or the output of DistanceVectors, from which each layer computes its bias. `encoder_output`
         (B, S, D); `encoder_padding` (B, S): True = real token; None: all are real. `use_blocks`: returns whether block_attention.py
         computes the attention under a mask.
@@ -80,7 +80,7 @@ class Operands(NamedTuple):
 
 
 class Attention(nn.Module):
-    """softmax(scale q k^T + bias) v, where each query head uses the key and value head of its group.
+    """softmax(cap(scale q k^T) + bias) v, with an optional soft cap; each query head uses the key and value head of its group.
 
     If `cross`, keys and values come from the encoder's output, without positions or a causal mask; with a cache, they are computed once.
     """
@@ -136,7 +136,7 @@ class Attention(nn.Module):
         if self.cross:
             queries = self._split_heads(self.q_proj(x), self.q_norm)  # (B, H, T, E)
             keys, values = self._cross_keys_values(context)  # (B, K, S, E)
-            prompt = (keys, values) if len(keys) < len(queries) else None  # several rows share the encoder's output
+            prompt = (keys, values) if len(keys) < len(queries) else None  # fewer keys: several rows share an encoder output
             if prompt is not None:
                 keys = values = keys.new_empty(len(queries), keys.shape[1], 0, self.head_dim)
             return Operands(queries, keys, values, context.encoder_mask, False, None, prompt)

@@ -11,7 +11,7 @@ from tfkit.model.mlp import Mlp
 
 
 class Experts(nn.Module):
-    """The sum of p_e MLP_e(x) over the `active` experts e with the largest p_e; p = softmax(router x). `normalized`: these p_e sum to 1."""
+    """The sum of p_e MLP_e(x) over the `active` largest p_e of p = softmax(router x); if `normalized`, divided by the sum of these p_e."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()

@@ -51,7 +51,7 @@ class KeyValueCache:
         return sum(tensor.numel() for pair in (*self._pairs, *self.prompts.values(), *self.cross.values()) for tensor in pair)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
-        """Store one layer's new keys and values (B, K, T, E). Return all keys and values that the new tokens may see, but for `prompts`."""
+        """Store one layer's new keys and values (B, K, T, E). Return all that the new tokens may see, except those in `prompts`."""
         stored, limit = self._pairs[layer], self._limits[layer]
         keys, values = keys.to(self.dtype), values.to(self.dtype)
         filled = self._filled(limit)
@@ -114,7 +114,7 @@ class KeyValueCache:
         return self.length - self.shared if limit is None else min(self.length, limit)
 
     def reorder_rows(self, rows: Tensor) -> None:
-        """Replace each row i by row `rows[i]`, which must have the same encoder output; the number of rows stays the same."""
+        """Replace each row i by row `rows[i]`, which must have the same encoder output and prompt; the number of rows stays the same."""
         for pair, limit in zip(self._pairs, self._limits, strict=True):
             filled = self._filled(limit)
             for store in pair:

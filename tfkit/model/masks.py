@@ -27,7 +27,7 @@ class Positions:
     document_ids: Tensor | None  # (B, T); None: each row is one document
 
     def first_key(self, window: int | None) -> int:
-        """Return the position of a layer's first key: with a window, the cache keeps only the last window - 1 positions."""
+        """Return the position of the first key of a layer with this window: its cache keeps the last window - 1 positions (None: all)."""
         return 0 if window is None else max(0, self.offset - (window - 1))
 
 

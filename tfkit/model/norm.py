@@ -29,7 +29,7 @@ def build_dropout(probability: float) -> nn.Module:
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps), computed in float32, rounded to the type of x, then multiplied by the weight."""
+    """x / sqrt(mean(x^2) + eps), computed in float32, times the weight; the result has the type of x."""
 
     def __init__(self, dim: int, eps: float):
         super().__init__()

@@ -50,7 +50,7 @@ class Output:
 class Transformer(nn.Module):
     """An encoder, a decoder, or both. Its parameters are uninitialized: use `build`, or load them."""
 
-    # Loads or draws the weights of one block on the meta device, given the prefix of their names; None: no block is on that device.
+    # Given the prefix of a block's parameter names and the block, loads or draws its weights; None: no block is on the meta device.
     fill_block: Callable[[str, nn.Module], None] | None = None
     # A context in which each rank holds all weights and may run forward passes alone; ranks with sharded weights enter it together.
     unsharded: Callable[[], AbstractContextManager[None]] = nullcontext

@@ -34,7 +34,7 @@ class CausalLM(Distillable):
         return PackedRows(streams_of(stored), order.length, order.seed)
 
     def collate(self, rows: PackedBatch) -> Batch:
-        """Return inputs (B, T) and, as labels, the ids of the next positions."""
+        """Return inputs (B, T) and, as labels, the ids of the next positions, or IGNORED for those that are no target."""
         input_ids, labels = rows.ids[:, :-1].astype(np.int64), rows.ids[:, 1:].astype(np.int64)
         if self.documents == "joined":
             return Batch(torch.from_numpy(input_ids), torch.from_numpy(labels))
@@ -62,7 +62,7 @@ class CausalLM(Distillable):
         return {"loss": loss, "perplexity": perplexity(loss)}
 
     def warnings(self, stored: Sequence[Stored], tokenizer: Tokenizer, length: int, *, is_finished: bool) -> list[str]:
-        """Return a warning if the model does not learn to end a text: no token marks the end, or no text ends within a row."""
+        """Return a warning if the model does not learn to end a text: no token marks the end, or no text ends within a trained row."""
         streams = [source for source in stored if isinstance(source, TokenStream)]
         if tokenizer.eos_id is None and not tokenizer.suffix:
             if not is_finished:  # the tokenizer that this run trains has no such token by design, as GPT's

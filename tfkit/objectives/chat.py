@@ -29,7 +29,7 @@ from tfkit.tokenizer.template import reads_reasoning
 
 
 def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer, *, is_finished: bool = False) -> Tokenizer:
-    """Return the tokenizer to train with and to save: it has the format's chat template, or its own, and parses special tokens.
+    """Return the tokenizer to train with and to save: it has the format's chat template or its own, and reads special tokens.
 
     A tokenizer not trained by this run (`is_finished`) also gets the format's special tokens. Raises UsageError without a usable format.
     """
@@ -112,7 +112,7 @@ class Chat(TokenTargets, WritingObjective):
         if "output" in row.values:
             return not_blank(row.values["output"])
         answers = answer_texts(row)
-        count = len(answers) if self.section.train_on == "last" else len(_answer_positions(example))  # the answers that truncation left
+        count = len(answers) if self.section.train_on == "last" else len(_answer_positions(example))  # how many answers truncation left
         return [answers[count - 1]]
 
     def wrong(self, row: Row) -> RowResult:

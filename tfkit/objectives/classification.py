@@ -72,7 +72,7 @@ class Classification(TextLabelling):
         return {"classes": Sum(float(loss), len(batch.labels)), "accuracy": Sum(float(right), len(batch.labels))}
 
     def prepare(self, train: Sequence[tuple[Stored, float]]) -> None:
-        """If `class_weights` is set, weight classes by (all rows) / (classes * rows of the class), as scikit-learn's `balanced`.
+        """If `class_weights` is set, weight a class by (all rows) / (classes with rows * rows of the class), as scikit-learn's `balanced`.
 
         A row counts as often as an epoch reads it by the weight of its source: with a weight of 2.3, for example, 2.3 times on average.
         """

@@ -24,7 +24,7 @@ class Companion:
     path: str  # the checkpoint as the recipe names it
     sha256: str  # the hash of the configuration and weights before the first step
     run_id: str | None = None  # the id of the run that trained it, if known
-    tokenizer: Tokenizer | None = None
+    tokenizer: Tokenizer | None = None  # None: its folder has no tokenizer
     problem_type: str | None = None  # Hugging Face's name for the type of its labels, if its config.json has one
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the content of its tfkit.json
     trained: bool = False  # whether this run also trains this model, without dropout
@@ -43,7 +43,7 @@ def refuse_misfit(companion: Companion, what: str, reasons: Sequence[str]) -> No
 
 
 def open_companion(section: ObjectiveSection, name: str, *, defer_blocks: bool = False) -> Companion:
-    """Load the model whose path is in the section's field `name`. Raises ModelError, for example if its SHA-256 is not the recipe's.
+    """Load the model whose path is in the section's field `name`. Raises ModelError, for example if its hash is not the one in the recipe.
 
     `defer_blocks`: leave the model's blocks on the meta device, for ranks that shard them one by one.
     """

@@ -48,11 +48,11 @@ class ModelContext:
 
     config: ModelConfig
     tokenizer: Tokenizer  # with the objective's special tokens (`objective_tokenizer`)
-    labels: Sequence[str]  # the classes or tags; empty if the objective has none
+    labels: Sequence[str]  # the classes, tags or labels; empty if the objective has none
     seed: int  # the seed of the run
     folder: Path  # the folder from which the tokenizer was loaded, for error messages
     facts: Mapping[str, Any] = field(default_factory=dict)  # the content of the checkpoint's tfkit.json; empty in a training
-    sequence_length: int | None = None  # data.sequence_length
+    sequence_length: int | None = None  # data.sequence_length; None: the model's context length
     defer_blocks: bool = False  # whether further models (a teacher) load their blocks only when ranks shard them, before the first step
 
     @property

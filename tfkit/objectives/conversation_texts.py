@@ -159,7 +159,7 @@ class ConversationTexts:
         return "\0".join([self.tokenizer.fingerprint(), str(self.chat), str(template), date, *reasoning])
 
     def encode(self, items: Sequence[PromptCompletion]) -> list[PromptedIds | BadRow]:
-        """Return the ids of each prompt, completion and end token, or the error. Raises ModelError if a needed chat template is missing."""
+        """Return the ids of each item, with the end token, or the row's error. Raises ModelError if a needed chat template is missing."""
         are_chats = [self.chat or isinstance(item.prompt, list) or isinstance(item.completion, list) for item in items]
         chats = iter(self._chats([item for item, is_chat in zip(items, are_chats, strict=True) if is_chat]) if any(are_chats) else ())
         texts = iter(self._texts([item for item, is_chat in zip(items, are_chats, strict=True) if not is_chat]))

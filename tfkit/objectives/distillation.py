@@ -138,10 +138,10 @@ def _real(batch: Batch) -> Tensor:
 def token_divergences(
     head: VocabularyHead, hidden: Tensor, teacher: VocabularyHead, teacher_hidden: Tensor, temperature: float = 1.0
 ) -> Tensor:
-    """Return KL(teacher || student) at each row, both softened by the temperature: hidden (N, D) and (N, D') -> (N,), in nats.
+    """Return KL(teacher || student) for N positions, both softened by the temperature: hidden (N, D) and (N, D') -> (N,), in nats.
 
     It is the sum over the vocabulary of p_t (log p_t - log p_s), where p = softmax(logits / temperature), in float32 (float64 for float64).
-    Only the student gets a gradient. Rows are computed in blocks, in which the logits of both models fit vocabulary_loss.LOGITS_BYTES.
+    Only the student gets a gradient. Positions are computed in blocks, in which the logits of both models fit vocabulary_loss.LOGITS_BYTES.
     """
     with torch.no_grad():
         teacher_hidden = teacher.prepare(teacher_hidden)

@@ -41,7 +41,7 @@ class Answer(NamedTuple):
 
     prediction: Any
     probability: float | list[float | None] | None = None
-    probabilities: dict[str, float] | list[dict[str, float] | None] | None = None  # the probability of each label
+    probabilities: dict[str, float] | list[dict[str, float] | None] | None = None  # of each label, or of candidate spans
 
     def fields(self) -> dict[str, Any]:
         """Return the prediction, and the other fields that are not None."""
@@ -53,14 +53,14 @@ class LabelledObjective(Objective, Encoder, Protocol):
 
     means: Sequence[str] = ()  # the names of the sums of `measure` whose means are metrics
     cuts_answers: bool = False  # whether truncating a row may truncate its right answer; `completed` counts the part cut off as wrong
-    evaluates_answers: bool = False  # whether evaluations in training report `answer_metrics`, and count unencodable rows as `wrong`
+    evaluates_answers: bool = False  # whether evaluations in training report `answer_metrics`, and count unencodable rows as wrong
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Encode rows as `encode` does, with a placeholder for the label. By default raises UsageError: there is no answer to predict."""
         raise UsageError("this objective predicts no label of a row, and no text; continue texts with tfkit generate")
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """Yield the answer to each of `rows`, given the batch of their unlabelled examples; `all_labels`: fill `probabilities`."""
+        """Yield the answer to each of `rows`, given the batch of their unlabelled examples; `all_labels`: with its `probabilities`."""
         raise AssertionError("the objective's answers are texts, or it has none")
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
@@ -76,7 +76,7 @@ class LabelledObjective(Objective, Encoder, Protocol):
         return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in self.means}}
 
     def reference_values(self, model: Transformer, batch: Batch) -> Tensor:
-        """Return a model's value, such as a log-probability, of each sequence, (C,). Those of the initial model are stored for the loss."""
+        """Return a model's value, such as a log-probability, of each sequence, (C,). The initial model's are stored for the loss."""
         raise AssertionError("the objective has no reference model")
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
@@ -181,7 +181,7 @@ def label_columns(
 
 
 def short(value: float) -> float:
-    """Return the number with the fewest digits that float32 rounds to the same value."""
+    """Return the number of fewest digits that has the same float32 value as `value`."""
     return float(str(np.float32(value)))
 
 

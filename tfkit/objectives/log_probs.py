@@ -24,8 +24,8 @@ from tfkit.objectives.vocabulary_loss import (
 def token_log_probs(head: VocabularyHead, hidden: Tensor, labels: Tensor, smoothing: float = 0.0, temperature: float = 1.0) -> Tensor:
     """Return the log-probability of each label: hidden (N, D), labels (N,) of ids -> (N,) in float32, in nats.
 
-    `temperature` divides the logits, as in sampling. With `smoothing` e return 1 - e times that log-probability plus e times the mean over
-    all V entries, as PyTorch's `label_smoothing`; tensor2tensor has 1 - e on the label, and e / (V - 1) on each other entry.
+    `temperature` divides the logits, as in sampling. With `smoothing` e return 1 - e times that log-probability plus e times the mean of
+    those of all V entries, as PyTorch's `label_smoothing`; tensor2tensor has 1 - e on the label, and e / (V - 1) on each other entry.
     """
     if torch.is_grad_enabled() and needs_blocks(head.weight, hidden):
         return -block_cross_entropy(head, head.prepare(hidden), labels, smoothing, temperature)

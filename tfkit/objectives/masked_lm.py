@@ -40,7 +40,7 @@ class MaskedLM(Distillable):
         streams, length, seed, counted = streams_of(stored), order.length, order.seed, self.section.rarity > 0
         if not self.section.next_sentence:
             return FramedRows(streams, length, seed, self.frame, count_tokens=counted)
-        static = self.section.masking == "static"  # the texts of a row are the same in every epoch, as are its masks
+        static = self.section.masking == "static"  # whether the texts of a row, like its masks, are the same in every epoch
         return SentencePairRows(streams, length, seed, self.frame, short=self.section.short_rows, static=static, count_tokens=counted)
 
     def collate(self, rows: FramedBatch) -> Batch:
@@ -62,7 +62,7 @@ class MaskedLM(Distillable):
         )
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Return the numbers of masked tokens and of rows."""
+        """Return the number of masked tokens and, with next-sentence prediction, that of rows."""
         counts = {"mlm": int((batch.labels != IGNORED).sum()), "next_sentence": len(batch.labels)}
         return {term: counts[term] for term in self.terms}
 
@@ -100,8 +100,8 @@ class Masking:
 
     They are drawn by (seed, epoch, row number), static ones by (seed, row number). As in BERT's create_pretraining_data.py, round(rate * n)
     of a row's n tokens are chosen, at least one; n includes [CLS] and [SEP], which are never chosen. By default 80 % of the chosen tokens
-    become [MASK], 10 % a random vocabulary entry, and 10 % stay unchanged. With `whole_words`, words are chosen in random order, and one
-    that would exceed round(rate * n) is skipped. Raises ModelError if the tokenizer has no [MASK] or, for whole words, is not WordPiece.
+    become [MASK], 10 % a random vocabulary entry, and 10 % stay unchanged. With `whole_words`, words are chosen in random order, except
+    those that would exceed this number of tokens. Raises ModelError if the tokenizer has no [MASK] or, for whole words, is not WordPiece.
     """
 
     def __init__(self, section: MaskedLMSection, tokenizer: Tokenizer, seed: int):
@@ -118,7 +118,7 @@ class Masking:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the positions of the tokens to predict in a row, sorted, and the ids that replace these tokens.
 
-        `token_counts` (V,): how often each id occurs in the sources; needed if `rarity` is not 0.
+        `token_counts` (largest id + 1,): how often each id occurs in the sources; needed if `rarity` is not 0.
         """
         bits = np.random.PCG64([self.seed, 0 if self.section.masking == "static" else epoch, number, _MASKS])
         raw = bits.random_raw(3 * len(ids)).reshape(3, -1)
@@ -142,7 +142,7 @@ class Masking:
     def _words(self, candidates: NDArray[np.int64], continues: NDArray[np.bool_], raw: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
         """Return the sorted positions of whole words, at most `count` positions: words are taken in random order, each if it still fits.
 
-        If every word is too long, the first one is taken nevertheless, so that each row has a target.
+        If every word is longer than `count`, the first in this order is taken nevertheless, so that each row has a target.
         """
         is_continued = continues[candidates] & (np.diff(candidates, prepend=-2) == 1)
         words = np.split(candidates, np.flatnonzero(~is_continued))[1:]

@@ -73,7 +73,7 @@ class MultiLabel(TextLabelling):
         }
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """Yield the result of each text: its loss, its right labels, those with a probability above 0.5, and all probabilities."""
+        """Yield the result of each text: its loss, its right and its predicted labels, and the probabilities of all labels."""
         logits = model(**batch.inputs()).logits.float()  # (B, labels)
         sums = _losses(logits, batch.labels).cpu().double().sum(1).tolist()
         columns = (sums, (logits > 0).tolist(), batch.labels.bool().tolist(), logits.sigmoid().cpu().numpy())
@@ -83,7 +83,7 @@ class MultiLabel(TextLabelling):
             yield RowResult({"labels": Sum(loss, len(self.labels)), "exact_match": Sum(float(right == predicted), 1)}, answer)
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """Yield, for each row, the labels with a probability above 0.5 and their probabilities; `all_labels`: also fill `probabilities`."""
+        """Yield, for each row, the labels with a probability above 0.5 and their probabilities; `all_labels`: also those of all labels."""
         logits = model(**batch.inputs()).logits.float()
         for applies, values in zip((logits > 0).tolist(), logits.sigmoid().tolist(), strict=True):
             probabilities = {label: short(value) for label, value in zip(self.labels, values, strict=True)}
@@ -105,7 +105,7 @@ class MultiLabel(TextLabelling):
         return RowResult({"exact_match": Sum(0.0, 1)}, {"labels": labels, "predicted": [NO_LABEL]})
 
     def _sets(self, predictions: Sequence[Mapping[str, Any]]) -> tuple[list[list[int]], list[list[int]], list[str]]:
-        """Return the indices of the right and of the predicted labels of each row, and all labels, including those of rows not encoded."""
+        """Return the indices of each row's right and predicted labels, and all labels, also the unknown ones of rows not encoded."""
         labels, answers, numbers = label_columns(predictions, "labels", self.labels)
         right, predicted = ([[numbers[label] for label in row] for row in rows] for rows in (labels, answers))
         return right, predicted, list(numbers)

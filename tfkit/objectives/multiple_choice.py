@@ -52,7 +52,7 @@ class MultipleChoice(LabelledObjective):
         return digest(*map(repr, about))
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return each row's concatenated sequences (input_ids), their sizes, and the index of the right answer; or the row's error."""
+        """Return each row's concatenated sequences (input_ids), their lengths, and the index of the right answer; or the row's error."""
         return self._encoded(rows, [right_choice(row.place, row.values["choices"], row.values["label"]) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
@@ -96,7 +96,7 @@ class MultipleChoice(LabelledObjective):
         )
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Return the numbers of rows and of predicted tokens."""
+        """Return the number of rows and, if `lm` is a term, the number of predicted tokens."""
         counts = {"choices": int(batch.extras["right"].sum())}
         return counts | ({"lm": int((batch.labels != IGNORED).sum())} if "lm" in self.terms else {})
 
@@ -120,7 +120,7 @@ class MultipleChoice(LabelledObjective):
         return sums | {"accuracy": Sum(float(right[table.argmax(dim=1)].sum()), counts["choices"])}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """Yield, for each row, the index of the answer with the highest score; the row's `lm` sum is over all its answers."""
+        """Yield each row's sums (`lm` over all its answers), the indices of its right and its predicted answer, and the scores of all."""
         output = model(**batch.inputs())
         rows = batch.extras["row"]
         scores = output.extra_logits[:, 0].float()  # (C,)

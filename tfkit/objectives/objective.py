@@ -34,16 +34,16 @@ class Batch:
     labels: Tensor  # (B, T); (B, T') for an encoder-decoder; (B,) or (B, n) if whole rows have labels. IGNORED where there is no loss
     document_ids: Tensor | None = None  # (B, T): a token attends only to tokens with the same id; None: every row is one document
     padding_mask: Tensor | None = None  # (B, T), True = real token; None: no padding
-    segment_ids: Tensor | None = None  # (B, T): 0 in the first text of a pair, 1 in the second
-    decoder_input_ids: Tensor | None = None  # (B, T')
-    decoder_padding_mask: Tensor | None = None  # (B, T')
-    # Tensors that only the loss reads, (B, ...) or, for example, with one value per pair of rows. A batch with extras is never cropped.
+    segment_ids: Tensor | None = None  # (B, T): 0 in the first text of a pair, 1 in the second; None: no pairs
+    decoder_input_ids: Tensor | None = None  # (B, T'); None: the model is not an encoder-decoder
+    decoder_padding_mask: Tensor | None = None  # (B, T'), True = real token; None: no padding
+    # Tensors that the objective reads and the model does not: (B, ...) or, say, one value per pair. A batch with extras is never cropped.
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     is_pretraining: bool = False  # whether the rows are from data.pretraining; a step reads them after its rows of data.train
 
     def to(self, device: torch.device) -> "Batch":
         """Return this batch on a device."""
-        ahead = device.type == "cuda"  # on other devices, an asynchronous copy may be read before it has finished
+        ahead = device.type == "cuda"  # elsewhere an asynchronous copy could be read before it has finished
         moved: dict[str, Any] = {name: tensor.to(device, non_blocking=ahead) for name, tensor in self._present()}
         return replace(self, **moved, extras={name: tensor.to(device, non_blocking=ahead) for name, tensor in self.extras.items()})
 
@@ -57,7 +57,7 @@ class Batch:
         return {name: tensor for name, tensor in self._present() if name != "labels"}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every tensor with its name, in a fixed order."""
+        """Yield every tensor with its name: those of the fields in their order, then `extras` by name."""
         yield from self._present()
         yield from sorted(self.extras.items())
 
@@ -130,10 +130,10 @@ class Objective(Protocol):
     reads_second_output: bool = False  # whether `loss` reads `extra_logits`, the second output of the model's head
     reads_sentences: bool = False  # whether a stored text must record where its sentences begin
     # The text that a step reads after its rows of data.train, in batches with `is_pretraining`; None: there is no such text.
-    # Otherwise `loss` returns 0 for each term that has no targets in a batch.
+    # If there is one, `loss` returns 0 for each term that has no targets in a batch.
     pretraining: "PretrainingMix | None" = None
-    # Whether `encode` handles special tokens that a text spells out; otherwise a text that begins with the beginning-of-text
-    # token is refused if the tokenizer would put another one before it.
+    # Whether the texts of rows may begin with the special token that the tokenizer puts before each text; False: for tokenizers that
+    # would then put a second one before it, such a text is an error.
     reads_special_tokens: bool = False
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> Rows:
@@ -152,7 +152,7 @@ class Objective(Protocol):
         """Return the sums of an evaluation: the loss of each term by its name, and other sums, such as the number of right answers."""
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """Return the metrics from the sums over all batches, such as `loss`."""
+        """Return the metrics, such as `loss`, from the sums over all batches."""
 
     def vocabulary_states(self, batch: Batch) -> int:
         """Return the number of hidden states that `loss` multiplies by the output matrix of a vocabulary head."""

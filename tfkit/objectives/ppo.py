@@ -53,7 +53,7 @@ class PPO(RolloutObjective):
 
     @property
     def companions(self) -> Sequence[Companion]:
-        """The reward, gold and value models."""
+        """The reward, gold and value models that are loaded."""
         return tuple(model.companion for model in (self.reward, self.gold, self.value) if model is not None)
 
     @property

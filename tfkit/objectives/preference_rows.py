@@ -68,7 +68,7 @@ def read_preference(row: Row) -> Preference | BadRow:
 
 
 def _ordered(row: Row, prompt: Turns, completions: Sequence[Turns], ranks: Sequence[float]) -> Preference | BadRow:
-    """Return the completions from the best (lowest rank) to the worst, without repetitions; or the row's error."""
+    """Return the preference with its completions from the best (lowest rank) to the worst, without repetitions; or the row's error."""
     if any(not completion or (isinstance(completion, str) and not completion.strip()) for completion in completions):
         return BadRow("an empty completion", f"{row.place}: a completion is empty; correct or remove the row", dropped=True)
     kept = [number for number, completion in enumerate(completions) if completion not in completions[:number]]
@@ -87,7 +87,7 @@ def _dropped(row: Row, kind: str, why: str) -> BadRow:
 
 
 def _common_beginning(prompt: Turns, chosen: Turns, rejected: Turns) -> tuple[Turns, list[Turns]]:
-    """Return prompt and completions. If `chosen` and `rejected` are whole conversations, the prompt is their common beginning."""
+    """Return prompt and completions. Of two conversations, the shared beginning is the prompt (of texts, up to its last ASSISTANT)."""
     if isinstance(chosen, list) and isinstance(rejected, list) and is_whole(chosen) and is_whole(rejected):
         most = min(len(chosen), len(rejected)) - 1
         same = next((n for n in range(most) if chosen[n] != rejected[n]), most)
@@ -186,7 +186,7 @@ def _labels(ids: NDArray[np.int32], prompt: int) -> NDArray[np.int64]:
 
 
 def _pairs(examples: Sequence[Example]) -> dict[str, Tensor]:
-    """Return the pairs of all examples: the indices of their sequences in the batch, and the weight of each pair."""
+    """Return the pairs of all examples: the indices of their sequences in the batch, and each pair's weight in its prompt's mean."""
     pairs: list[tuple[int, int]] = []
     shares: list[float] = []
     begin = 0
@@ -220,7 +220,7 @@ def calibration_metrics(margins: Sequence[Sequence[float]]) -> Scores:
     of each row (N lists).
 
     The confidence in a pair with margin m is sigmoid(|m|), which is in one of ten bins from 0.5 to 1. `calibration` is the mean over pairs
-    of the distance between the mean confidence and the accuracy of their bin; NaN if a margin is not finite.
+    of the distance between the mean confidence and the accuracy of their bin; NaN if a margin is not finite, or without pairs.
     """
     rows = np.repeat(np.arange(len(margins)), [len(row) for row in margins])
     values = np.array([value for row in margins for value in row], np.float64)

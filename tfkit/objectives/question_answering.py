@@ -3,7 +3,7 @@
 A long context is read in overlapping windows. Each is a sequence, `[CLS] question [SEP] window [SEP]`, in which the model predicts the
 first and the last token of the answer, or [CLS] for both if the window lacks the answer. The loss is the mean of the two cross-entropies
 over the sequence's tokens, as in transformers, but without padding. The predicted answer is the span, over all windows of the question,
-with the largest sum of its first token's and its last token's logits.
+with the largest sum of its first token's and its last token's logits; with `unanswerable`, none if [CLS] has a larger sum in each window.
 """
 
 import json
@@ -30,7 +30,7 @@ from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSect
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.joined_texts import QuestionWindows, Window, WindowEncoder, joins_pairs
 
-_BEST = 20  # the most candidate spans of a question; their probabilities sum up to 1, as in BERT's run_squad.py
+_BEST = 20  # the most candidate spans of a question; the probabilities of these and of no answer add up to 1, as in BERT's run_squad.py
 _FORWARD_WINDOWS = 64  # the most windows in a forward pass without gradients; the windows of a question may take several passes
 Answers = Sequence[Mapping[str, Any]]  # the right answers of a row, each with text and answer_start
 
@@ -75,7 +75,7 @@ class QuestionAnswering(LabelledObjective):
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """Return the example of each question, or the row's error.
 
-        Some arrays concatenate those of all windows: input_ids, segment_ids, and `spans`, where each token's characters begin and end.
+        input_ids, segment_ids and `spans` join the arrays of all windows; `spans`: where each token's text begins and ends in the context.
         `sizes` are the windows' numbers of tokens, `ends` the first and the last token of the answer in each window, and `text` is the
         context and the answers, as JSON in UTF-8.
         """
@@ -88,7 +88,7 @@ class QuestionAnswering(LabelledObjective):
     def collate(self, rows: ExampleBatch) -> Batch:
         """Return the windows of all questions, C in all, padded on the right; labels (C, 2): the first and the last token of the answer.
 
-        `extras`: the row of each window (C,), where each token's characters begin and end (C, T, 2), and the `text` of each row (B, bytes).
+        `extras`: each window's `row` (C,), `spans`, where each token is in the context (C, T, 2), and the `text` of each row (B, bytes).
         """
         examples = rows.single()
         bounds = [np.cumsum(example["sizes"])[:-1] for example in examples]
@@ -120,7 +120,7 @@ class QuestionAnswering(LabelledObjective):
         return {"spans": _losses(_logits(model, batch), batch.labels).sum()}
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """Yield the result of each question: its loss and scores, and the best answer over all windows, with its place in the context."""
+        """Yield the result of each question: its loss and scores, and the best answer over all windows, with its start in the context."""
         logits = _logits(model, batch, _FORWARD_WINDOWS)
         losses = _losses(logits, batch.labels).cpu().double()
         for number, (context, answers, spans) in enumerate(self._ranked(logits, batch)):
@@ -268,7 +268,7 @@ def _ends(windows: Sequence[Window], start: int, end: int) -> list[tuple[int, in
 
 
 def best_spans(logits: Tensor, spans: Tensor, longest: int) -> list[list[Span]]:
-    """Return the best spans of at most `longest` tokens in each of C windows, best first.
+    """Return the best spans of at most `longest` tokens in each of C windows, at most 20, best first.
 
     `logits` (C, T, 2): the logits of each token as the first and as the last token of the answer; `spans` (C, T, 2): where the characters
     of each token begin and end in the context, -1 for tokens outside of it.
@@ -290,7 +290,7 @@ def best_spans(logits: Tensor, spans: Tensor, longest: int) -> list[list[Span]]:
 
 
 def merge(windows: Sequence[Sequence[Span]], no_answer: float | None) -> list[Span]:
-    """Return the best spans over all windows of a question, best first; equal spans get the highest of their scores.
+    """Return the best spans over all windows of a question, at most 20, best first; equal spans get the highest of their scores.
 
     `no_answer`: the score of giving no answer, which ranks after a span with an equal score; None: every question has an answer.
     """

@@ -90,7 +90,7 @@ def open_objective(section: ObjectiveSection, context: ModelContext) -> Objectiv
 
 
 def objective_tokenizer(section: ObjectiveSection, tokenizer: Tokenizer, *, is_finished: bool) -> Tokenizer:
-    """Return the tokenizer with the objective's special tokens. Raises UsageError if unfit. `is_finished`: not trained by this run."""
+    """Add the objective's special tokens to a tokenizer. Raises UsageError if it is unfit. `is_finished`: this run did not train it."""
     return _registered(section).fit_tokenizer(section, tokenizer, is_finished=is_finished)
 
 

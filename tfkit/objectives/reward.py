@@ -2,7 +2,7 @@
 
 The loss of a prompt is the mean over its pairs of -log sigmoid(r_better - r_worse). All completions of a prompt are in one batch, and each
 is read once: in separate pairs each of K completions would be read K - 1 times, which overfits. The loss depends on differences alone, so
-a finished model's scores are shifted to average 0 over the best completions of the training rows, the demonstrations.
+a finished model's scores are shifted to average 0 over the best completions of up to 4,096 training rows, the demonstrations.
 """
 
 import math
@@ -93,7 +93,7 @@ class Reward(EncoderObjective):
         return RowResult({"accuracy": Sum(0.0, 1)}, {"scores": [], "margins": []})
 
     def initialize(self, model: Transformer, new: Sequence[str] | None) -> None:
-        """Initialize a new head with std 1 / sqrt(dim + 1) (Stiennon et al. 2020, arXiv 2009.01325, appendix B.1)."""
+        """Initialize the head, if it is new, with std 1 / sqrt(dim + 1) (Stiennon et al. 2020, arXiv 2009.01325, appendix B.1)."""
         if new is not None and _HEAD not in new:
             return
         head = dict(model.named_parameters())[_HEAD]

@@ -56,7 +56,7 @@ class Rollouts:
     section: RolloutSection
     tokenizer: Tokenizer  # the policy's tokenizer; its end tokens end a response
     baseline: GroupBaseline | ValueBaseline
-    reward: ScoreModel | None = None  # its score is added to the reward from objective.rules
+    reward: ScoreModel | None = None  # its score is added to the reward from objective.rules; None: rules alone
     gold: GoldModel | None = None  # its score is only reported; in AI feedback, it ranks the responses
 
     @cached_property
@@ -81,7 +81,7 @@ class Response:
 
     prompt: NDArray[np.int64]  # the ids of the prompt
     ids: NDArray[np.int64]  # (n,): the ids of the response, including the end token if it ended
-    token_values: Mapping[str, NDArray[np.float32]]  # (n,) each, by name: such as `advantages`
+    token_values: Mapping[str, NDArray[np.float32]]  # (n,) each, by name, such as `advantages`
 
 
 class PromptRows:
@@ -89,7 +89,7 @@ class PromptRows:
 
     def __init__(self, prompts: Rows, rollouts: Rollouts):
         self.prompts, self.readings, new_tokens = prompts, rollouts.readings, rollouts.section.max_new_tokens
-        # Every response is counted as if it had the largest length.
+        # Every response is counted as if it had the largest length, `max_new_tokens`.
         self.mean_tokens, self.longest = prompts.mean_tokens + new_tokens, prompts.longest + new_tokens
 
     def __len__(self) -> int:
@@ -105,7 +105,7 @@ class PromptRows:
 
 
 class RolloutObjective(EncoderObjective, Protocol):
-    """An objective whose rows are prompts. A subclass defines `rollouts`, `terms`, and the `loss` over batches of `response_batch`."""
+    """An objective whose rows are prompts. A subclass defines `rollouts`, `terms`, and the `loss` of batches from `response_batch`."""
 
     draws_dropout: bool = False  # ratios of probabilities before and after a step must not include the noise of dropout
     reference_use: ReferenceUse = "throughout"  # every iteration computes log-probabilities with the reference model
@@ -116,7 +116,7 @@ class RolloutObjective(EncoderObjective, Protocol):
 
     @property
     def companions(self) -> Sequence[Companion]:
-        """The reward model and the gold model."""
+        """The reward model and the gold model, as far as the section names them."""
         return tuple(model.companion for model in (self.reward, self.gold) if model is not None)
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> ExampleRows:
@@ -188,7 +188,7 @@ class PromptEncoder(Encoder):
 
 
 def _without_answer(prompt: Turns) -> Turns:
-    """Return a prompt without the assistant's message at its end, in whose place a response is sampled."""
+    """Return a prompt without the assistant's message, if one ends it, in whose place a response is sampled."""
     if isinstance(prompt, str):
         end = prompt.rfind(ASSISTANT) + len(ASSISTANT)
         return prompt[:end] if is_dialogue(prompt) and HUMAN not in prompt[end:] else prompt
@@ -199,7 +199,7 @@ def _without_answer(prompt: Turns) -> Turns:
 
 
 def stored_text(example: Example, name: str) -> str:
-    """Return a text that is stored with a prompt: `prompt`, `answers` (a list in JSON) or `place`."""
+    """Return a text that is stored with a prompt: `prompt`, `answers` (a list in JSON) or `place` (file and line)."""
     return bytes(example[name]).decode()
 
 

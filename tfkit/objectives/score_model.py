@@ -21,7 +21,7 @@ from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.tokenizer import Tokenizer
 
-_ENCODING = ("model", "normalizer", "pre_tokenizer")  # the parts of tokenizer.json that determine the ids of a text
+_ENCODING = ("model", "normalizer", "pre_tokenizer")  # the parts of tokenizer.json that determine the ids of a text, besides added_tokens
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ScoreModel:
 
 
 def open_score_model(section: ObjectiveSection, name: str, context: ModelContext) -> ScoreModel | None:
-    """Load the score model whose path is in the field `name`; None without one. Raises ModelError if it cannot score the policy's texts."""
+    """Load a section's model `name`, such as `reward`; None if it has none. Raises ModelError if it cannot score the policy's texts."""
     if name not in section.companion_paths:
         return None
     return score_model(open_companion(section, name, defer_blocks=context.defer_blocks), context)
@@ -77,21 +77,21 @@ def score_model(companion: Companion, context: ModelContext) -> ScoreModel:
 
 
 def gives_same_ids(theirs: Tokenizer, ours: Tokenizer) -> bool:
-    """Whether both tokenizers encode every text to the same ids; `theirs` may have additional tokens, such as one for padding."""
+    """Whether both encode each text, templates aside, to the same ids; `theirs` may have additional tokens, such as one for padding."""
     documents = their_document, our_document = json.loads(theirs.tokenizer_json), json.loads(ours.tokenizer_json)
     their_tokens, our_tokens = ({(token["id"], token["content"]) for token in each.get("added_tokens") or ()} for each in documents)
     return our_tokens <= their_tokens and all(their_document.get(part) == our_document.get(part) for part in _ENCODING)
 
 
 class GoldModel:
-    """A classifier, with its own tokenizer, whose score of a text is the probability of the last class or, for a regression, the output.
+    """A classifier, with its own tokenizer, whose score of a text is the probability of its last class or, of a regression, the output.
 
-    The scores of an objective's `gold` model are only logged: if they fall while the reward rises, the policy exploits the reward model.
+    The scores of an objective's `gold` model are only reported: if they fall while the reward rises, the policy exploits the reward model.
     Gao et al. 2022 (arXiv 2210.10760) call such a model the gold reward model. The judge of AI feedback is such a classifier, too.
     """
 
     def __init__(self, companion: Companion):
-        """Raises ModelError if the model is not a text classifier, or is a multi-label classifier."""
+        """Raises ModelError if the model is not a classifier with a tokenizer, or is multi-label or an encoder-decoder."""
         config, codec, is_multi_label = companion.model.config, companion.tokenizer, companion.problem_type == "multi_label_classification"
         if not isinstance(config.head, ClassesHeadConfig) or config.stacks == "both" or codec is None or is_multi_label:
             raise ModelError(

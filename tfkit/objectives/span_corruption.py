@@ -38,8 +38,8 @@ class SpanCorruption(TokenTargets, Objective):
     def collate(self, rows: SpanBatch) -> Batch:
         """Return inputs (B, lengths.inputs) and labels (B, lengths.targets); all rows have these lengths, without padding."""
         count, spans = rows.kept.shape
-        sizes = np.stack([rows.kept, rows.noise], axis=2).ravel()  # (B * 2 * spans,): sizes of kept and removed parts, by turns
-        parts = np.repeat(np.tile(np.arange(2 * spans), count), sizes).reshape(count, -1)  # (B, raw): the part that a token belongs to
+        sizes = np.stack([rows.kept, rows.noise], axis=2).ravel()  # (B * 2 * spans,): token counts of kept and removed parts, in turn
+        parts = np.repeat(np.tile(np.arange(2 * spans), count), sizes).reshape(count, -1)  # (B, lengths.raw): the part of each token
         first = np.diff(parts, axis=1, prepend=-1) != 0
         noise = parts % 2 == 1
         ids = np.where(first, self._sentinels[parts // 2], rows.ids)  # each part's first token becomes the part's sentinel
@@ -54,7 +54,7 @@ class SpanCorruption(TokenTargets, Objective):
 
 
 def open_span_corruption(section: SpanCorruptionSection, context: ModelContext) -> SpanCorruption:
-    """Construct the objective. Raises ModelError if the tokenizer lacks a special token, or the model's context is too short."""
+    """Construct the objective. Raises ModelError if the tokenizer lacks a special token, or if rows or targets have too little room."""
     config, tokenizer = context.config, context.tokenizer
     lengths = longest_row(context.row_length, section.rate, section.mean_span)
     if lengths.inputs > context.row_length:

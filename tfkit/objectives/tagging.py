@@ -98,7 +98,7 @@ class Tagging(LabelledObjective):
             yield RowResult({"tags": Sum(loss, len(words)), "accuracy": Sum(float(hits), len(words))}, {"tags": tags, "predicted": answers})
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """Yield the likeliest tag of each word; None for words beyond the context or without a token."""
+        """Yield, for each row, the likeliest tag of each word, None for a word beyond the context or without a token."""
         probabilities = model(**batch.inputs()).logits.float().softmax(-1)  # (B, T, tags)
         for row, numbers, token_probabilities in zip(rows, batch.labels, probabilities, strict=True):
             words = [Answer(None)] * len(row.values["tokens"])

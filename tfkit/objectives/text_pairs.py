@@ -33,9 +33,9 @@ class TextIds(NamedTuple):
 
 
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[tuple[str, str | None]], length: int) -> list[TextIds]:
-    """Encode texts and pairs, truncated to `length` ids each. In a pair, the longer text loses its last ids until both fit.
+    """Encode texts and pairs, truncated to `length` ids each. In a pair, the longer text loses its last id, repeatedly, until both fit.
 
-    Raises DataError for pairs if the tokenizer has no separator, ModelError if the special tokens leave no room.
+    Raises DataError for pairs if the tokenizer has no separator, ModelError if the special tokens leave no room for text.
     """
     check_room(tokenizer, length)
     singles = iter(tokenizer.encode_texts([text for text, pair in texts if pair is None]))
@@ -78,7 +78,7 @@ def _pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], length: int) 
 
 
 def _single(tokenizer: Tokenizer, ids: list[int], length: int) -> TextIds:
-    """Truncate the ids of a text before the template's suffix."""
+    """Truncate the ids of a text to `length`, keeping the template's suffix at their end."""
     if len(ids) <= length:
         return TextIds(ids, [0] * len(ids), False)
     suffix = list(tokenizer.suffix)
@@ -89,8 +89,8 @@ def _single(tokenizer: Tokenizer, ids: list[int], length: int) -> TextIds:
 class TextLabelling(LabelledObjective, Protocol):
     """An objective that predicts a class, a number or a set of labels for each row's `text`, or for `text` and `pair` together.
 
-    An encoder-decoder such as T5 reads the text in the encoder and again, shifted right, in the decoder, whose last hidden state is
-    classified (as in transformers' T5ForSequenceClassification).
+    An encoder-decoder such as T5 reads the text in the encoder and again, shifted right, in the decoder, from one of whose hidden states
+    the head predicts (that of the last token in transformers' T5ForSequenceClassification).
     """
 
     tokenizer: Tokenizer

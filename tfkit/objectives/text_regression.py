@@ -86,7 +86,7 @@ class Regression(TextLabelling):
 
 def label_value(written: str) -> float | None:
     """Return the number that a label states; None if it is no number, or too large for float32. A class that a data set stores by its index
-    counts as the number in its name or, if the name has none, as that index.
+    counts as the number that its name is or, if its name is no number, as its index.
     """
     value = read_number(written)
     if value is None and isinstance(written, ClassName):
@@ -98,7 +98,7 @@ def regression_metrics(targets: Numbers, predictions: Numbers) -> Scores:
     """Return a function from row weights (N,) to the metrics of the rows' predictions: `rmse`, `pearson`, and `spearman`, which is
     Pearson's correlation of ranks (ties: mean rank).
 
-    The correlations equal scipy's: the correlation with a constant is NaN.
+    The correlations equal scipy's: the correlation with a constant is NaN. If a prediction is not finite, all three metrics are NaN.
     """
     targets, predictions = targets.astype(np.float64), predictions.astype(np.float64)
     (_, target_ranks), (_, predicted_ranks) = (np.unique(values, return_inverse=True) for values in (targets, predictions))
@@ -128,6 +128,6 @@ def _pearson(first: Numbers, second: Numbers, weights: Numbers) -> float:
 
 
 def _ranks(numbers: Numbers, weights: Numbers) -> Numbers:
-    """Return each row's rank if rows repeat by weight (ties: mean rank). `numbers` (N,): each value's index among the sorted values."""
+    """Return each row's rank if rows repeat by weight (ties: mean rank). `numbers` (N,): each value's index in np.unique of all."""
     counts = np.bincount(numbers, weights)
     return (counts.cumsum() - (counts - 1) / 2)[numbers]

@@ -38,7 +38,7 @@ class TextToText(TokenTargets, WritingObjective):
         return digest("text_to_text", self.tokenizer.fingerprint(), self.row_length, *self.tokenizer.forced_ids)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """Return the ids of each row's source and target, or the row's error. The first of several references is the target."""
+        """Return the ids of each row's source and target, or the row's error. Of several targets of a row, the first is encoded."""
         sources = encode_texts(self.tokenizer, [(row.values["source"], None) for row in rows], self.row_length)
         targets = self.tokenizer.encode_bare([row.values["target"][0] if row.values["target"] else "" for row in rows])
         return [self._example(row, source, target.tolist()) for row, source, target in zip(rows, sources, targets, strict=True)]
@@ -54,7 +54,7 @@ class TextToText(TokenTargets, WritingObjective):
         ]
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """Return sources (B, T) and labels (B, T'), padded on the right. The masks follow from lengths, never from ids."""
+        """Return sources (B, T) and labels (B, T'), padded on the right. The padding masks follow from lengths, never from ids."""
         examples = rows.single()
         sources, targets = [example["source"] for example in examples], [example["target"] for example in examples]
         padding = self.tokenizer.pad_id or 0
@@ -84,7 +84,7 @@ class TextToText(TokenTargets, WritingObjective):
 
     def _example(self, row: Row, source: TextIds, target: list[int]) -> Encoded | BadRow:
         if not target or self._is_empty(source):
-            return _empty(row, "source" if target else "target")  # without a target there is no reference, so an evaluation skips the row
+            return _empty(row, "source" if target else "target")  # an empty target is no reference: an evaluation skips its row
         if self.eos_id in target:
             end = self.tokenizer.backend.id_to_token(self.eos_id)
             return BadRow(

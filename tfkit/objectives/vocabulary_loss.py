@@ -1,12 +1,12 @@
 """Losses of predictions over the vocabulary, one loss per hidden state (here called a row), with bounded memory for logits.
 
-With a vocabulary of 50,000 the logits take more memory than the activations, so they are computed in blocks of rows, and each block is
-overwritten in place by the gradient of the loss with respect to its logits. If all logits fit LOGITS_BYTES, this gradient is kept for the
-backward pass; otherwise the backward pass recomputes it. The softmax runs over pieces that fit the CPU's cache, and the upstream gradient
-is folded into the two matrix products of the backward pass, so that there is no second pass over the logits.
+With a vocabulary of 50,000 the logits can take more memory than the activations, so they are computed in blocks of rows. In training, each
+block is overwritten in place by the loss's gradient with respect to it; if all logits fit LOGITS_BYTES, this gradient is kept for the
+backward pass, otherwise computed again there. On a CPU, the softmax runs over pieces that fit the cache. The upstream gradient is folded
+into the two matrix products of the backward pass, so that there is no second pass over the logits.
 
-In training on a CPU, a cross-entropy whose logits exceed LOGITS_BYTES is computed in blocks of vocabulary entries instead. Each of these
-blocks is also computed twice, but it gives a finished part of the output matrix's gradient, whereas each block of rows would add to
+In training on a CPU, a cross-entropy whose logits exceed LOGITS_BYTES is computed in blocks of 2,048 vocabulary entries instead. Each
+block is also computed twice, but it gives a finished part of the output matrix's gradient, whereas each block of rows would add to
 a float32 sum as large as the whole matrix. The forward pass adds up the softmax's denominators over the blocks.
 """
 
@@ -21,7 +21,7 @@ from tfkit.model.head import VocabularyHead
 
 LOGITS_BYTES = 128 * 2**20  # the most bytes of logits in a block of two or more rows
 _BLOCK = 2048  # vocabulary entries in a block
-_PIECE = 2**20  # the most logits in one softmax on a CPU: 4 MiB in float32
+_PIECE = 2**20  # by default, the most logits in one softmax on a CPU: 4 MiB in float32
 
 
 class BlockLoss(Protocol):
@@ -65,7 +65,7 @@ class _VocabularyLoss(torch.autograd.Function):
         no_gradients = (None,) * (3 + len(targets))  # for the cap, the loss, the rows, the targets
         scale = grad[:, None].to(hidden.dtype)
         if ctx.errors is not None:
-            errors, ctx.errors = ctx.errors, None  # otherwise the context would hold them until the end of the backward pass
+            errors, ctx.errors = ctx.errors, None  # otherwise `ctx` would hold them until the end of the backward pass
             grad_weight = _weight_gradient(errors, scale * hidden) if needs_weight else None
             grad_bias = (errors.t() @ scale)[:, 0] if needs_bias else None
             return scale * (errors @ weight), grad_weight, grad_bias, *no_gradients
@@ -114,7 +114,7 @@ def make_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, cap: float 
 
 
 def _weight_gradient(errors: Tensor, hidden: Tensor) -> Tensor:
-    """Return the gradient of the output matrix: (n, V), (n, D) -> (V, D). For bf16 on a CPU, blocks take less time than one product."""
+    """Return the gradient of the output matrix: (n, V), (n, D) -> (V, D). For bf16 on a CPU, blocks of entries take less time."""
     if errors.device.type != "cpu" or errors.dtype != torch.bfloat16:
         return errors.t() @ hidden
     gradient = hidden.new_empty(errors.shape[1], hidden.shape[1])
@@ -208,5 +208,5 @@ class _BlockCrossEntropy(torch.autograd.Function):
 
 
 def _places(labels: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor]:
-    """Return the place of each label in a block, and whether the label is in the block, (N, 1) each; if not, its place has no meaning."""
+    """Return each label's index in the block of entries from `begin` to `end`, and whether it is in it (else the index is void): (N, 1)."""
     return (labels - begin).clamp(0, end - begin - 1)[:, None], ((labels >= begin) & (labels < end))[:, None]

@@ -1,9 +1,9 @@
-"""The process group of the ranks of a training: gloo sends tensors on CPUs, NCCL those on GPUs, and messages are JSON in the store, a
+"""The process group of the ranks of a command: gloo sends tensors on CPUs, NCCL those on GPUs, and messages are JSON in the store, a
 server of keys and values that rank 0 or torchrun runs. Nothing is pickled.
 
 A process that ends closes its connections. Ranks that wait for it in gloo notice that within milliseconds; those in NCCL may notice it
-only by the time-out, as if it hung. The time-out is half an hour until the first step is timed, later a multiple of the longest step. To
-find the rank that hangs, all ranks that have waited in vain report themselves in the store.
+only by the time-out, as if it hung. The time-out is half an hour until the first step is timed, later 5 to 30 minutes, by the longest
+step. To find the rank that hangs, all ranks that have waited in vain report themselves in the store.
 """
 
 import json
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 # The time-out after the first step: _TIMES_A_STEP times the longest step, but at least _LEAST_SECONDS and at most STEP_SECONDS.
 _LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0
 _set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # public only in later versions of torch
-_BUCKET = 1 << 22  # elements per all-reduce
+_BUCKET = 1 << 22  # the most elements in an all-reduce of several gradients
 _FIT, _DOES_NOT_FIT = 0, 1  # codes for `agree`: this rank has enough memory, or has run out of it
 
 
 class ProcessGroup(Peers):
-    """The ranks of a training with several processes. In addition to what `Peers` offers, rank 0 can announce messages to the others."""
+    """The ranks of a command with several processes. In addition to what `Peers` offers, rank 0 can announce messages to the others."""
 
     def __init__(self, ranks: Ranks, store: "Store"):
         self.ranks, self._store, self._announced = ranks, store, 0
@@ -44,7 +44,7 @@ class ProcessGroup(Peers):
     def join(
         cls, ranks: Ranks, *, watch: Callable[[], None] | None = None, say: Callable[[str], None] | None = None, given: str = ""
     ) -> Self:
-        """Connect to the other ranks. `watch` is called while this rank waits for them, and `say` once, with the ranks that are late.
+        """Connect to the other ranks. `watch` is called while this rank waits for them, `say` at most once, with the ranks that are late.
 
         `given`: a hash of the recipe and overrides of this rank's command; rank 0's hash is `given_by_first` on all ranks. Raises
         PeerLostError if a rank does not connect in time, and MachineError if rank 0 cannot listen at its port.
@@ -156,7 +156,7 @@ class ProcessGroup(Peers):
 
     @contextmanager
     def to_the_end(self, ordinary: tuple[type[Exception], ...], last: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """Enclose the training steps. After them, or an `ordinary` error on all ranks, wait for all ranks before and after `last()`."""
+        """Enclose the training steps. After them, or an `ordinary` error on all ranks, call `last`; wait for all ranks before and after."""
         try:
             # Converts the errors of gloo and NCCL in FSDP's own collectives, within a forward or backward pass.
             with lost(self.ranks, "lost another rank within a step", only_of_backends=True):

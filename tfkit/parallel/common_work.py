@@ -1,7 +1,7 @@
 """Work without gradients that is divided among the ranks: evaluations, predictions, generated texts.
 
 All N ranks run the same program on the same list of items, and rank i mod N computes item i. After every N items, the ranks exchange their
-results as JSON, so that all ranks continue with all results, in order. An error of one rank ends all ranks with the same exit code.
+results as JSON, so that each has all results, in the items' order. An error of one rank ends all ranks; a foreseen one keeps its exit code.
 """
 
 import contextlib
@@ -137,7 +137,7 @@ def _described(error: BaseException) -> dict[str, Any]:
 
 
 def _raised(rank: int, error: str, message: str, code: int | None) -> Exception:
-    """Return the exception for an error of another rank, to be raised on this rank with the same exit code."""
+    """Return the exception that this rank raises for another rank's error: with its exit code, or PeerLostError for an unforeseen one."""
     if error == "Stopped" and code is not None:
         return Stopped(message, code - 128)
     if code == PeerDoneError.exit_code:

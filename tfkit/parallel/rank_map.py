@@ -15,7 +15,7 @@ class PeerDoneError(Exception):
 
 
 class RankMap(Protocol):
-    """A `map` whose calls are divided among all ranks. Each rank gets all results, in order. Results must be JSON values."""
+    """A `map` whose calls are divided among all ranks. Each rank gets all results, in the items' order. Results must be JSON values."""
 
     def __call__(self, compute: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
         """Yield the result of `compute` for each item. All ranks pass the same items."""

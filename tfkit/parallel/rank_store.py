@@ -1,8 +1,8 @@
-"""The key-value store of the ranks of a training, which rank 0 or torchrun serves: connect to it, wait for all ranks, wait for a key.
+"""The key-value store of the ranks of a command, which rank 0 or torchrun serves: connect to it, wait for all ranks, wait for a key.
 
 If the process that serves the store ends, its connections close, which the ranks notice at once. If rank 0 is suspended, or its machine
-loses power or network, no connection closes: only its missing heartbeat, a counter in the store that it increments, shows that it is
-lost. While rank 0 does long work of its own, such as an evaluation, the heartbeat shows the other ranks that it is alive.
+loses power or network, no connection closes: ranks that wait for its announcements notice the end of its heartbeat, by which it increments
+a counter in the store. While rank 0 does long work of its own, such as an evaluation, the heartbeat shows that it is alive.
 """
 
 import contextlib
@@ -31,20 +31,20 @@ _LATE_SECONDS = 30.0  # the wait after which missing ranks are reported; until t
 BEAT_SECONDS = 10.0  # between two beats of rank 0's heartbeat
 SILENT_SECONDS = 600.0  # rank 0 is lost after this time without a beat: a slow disk, or a call that blocks all threads, may delay beats
 _LOOK_SECONDS = 1.0  # between two readings of the heartbeat
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.2  # pauses between queries of a key; PyTorch's own wait would warn at each time-out
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.2  # first and longest pause between queries of a key; PyTorch's own wait would warn at time-outs
 _ANSWER_SECONDS = 0.2  # between two checks whether the thread that queries the store has an answer
-_ROLL_CALL_SECONDS, _CALL_AGAIN_SECONDS = 10.0, 0.1  # time in which ranks report that they wait; time between two queries
+_ROLL_CALL_SECONDS, _CALL_AGAIN_SECONDS = 10.0, 0.1  # time in which ranks report that they wait; pause between two checks of reports
 _KEY = "heartbeat"  # the name of the counter in the store
 
 
 def meet(ranks: Ranks, given: str, watch: Callable[[], None] | None, say: Callable[[str], None] | None) -> "Store":
     """Put `given`, a hash of the recipe and overrides of this rank's command, into the store; return the store when all ranks have done so.
 
-    `watch` is called while this rank waits for the others, and `say` once, with the ranks that are late. Raises RuntimeError if a rank does
-    not connect in time, and MachineError if rank 0 cannot listen at its port.
+    `watch` is called while this rank waits for the others, and `say` at most once, with a message that names late ranks. Raises
+    RuntimeError if a rank does not connect in time, and MachineError if rank 0 cannot listen at its port.
     """
     of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # whether torchrun's own process serves the store
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # part of the prefix: after a restart, torchrun's store has the old keys
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # in the prefix of keys: torchrun's store outlives a restart
     serves = ranks.is_first and not of_launcher
     if not serves:
         _await_server(ranks)
@@ -65,7 +65,7 @@ def _connect(ranks: Ranks, serves: bool) -> "Store":
     def connect() -> None:
         try:
             store.set_result(dist.TCPStore(address, ranks.port, ranks.size, serves, timeout, wait_for_workers=False))  # type: ignore[attr-defined]
-        except BaseException as error:  # otherwise this rank would wait for ever
+        except BaseException as error:  # raised by `result`, which would otherwise wait for ever
             store.set_exception(error)
 
     threading.Thread(target=connect, name="store", daemon=True).start()
@@ -156,7 +156,7 @@ class _KeyQuery:
 
     def __init__(self, store: "Store", key: str):
         self._store, self._key = store, key
-        self.heard = time.monotonic()  # the time of the last new heartbeat
+        self.heard = time.monotonic()  # the monotonic time at which the last new beat was seen
         self.value: Future[bytes] = Future()
         threading.Thread(target=self._ask, name="announcement", daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""The ranks of a training: which of them this process is, from the environment variables of torchrun or Slurm, and the operations that all
+"""The ranks of a command: which of them this process is, from the environment variables of torchrun or Slurm, and the operations that all
 ranks do together. This module does not import torch.
 """
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _SLURM = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
-# In a Slurm step, the port of rank 0 is below the range from which Linux takes ports for outgoing connections, which may be in use.
+# In a Slurm step without MASTER_PORT, the port of rank 0 is below those that Linux takes for outgoing connections, which may be in use.
 _FIRST_PORT, _PORTS = 20_000, 12_000  # the lowest port, and the number of ports
 _MOST_RANKS = 1 << 20
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The rank of this process and the number of ranks; by default a single process."""
+    """The rank of this process, the number of ranks, and their machines; by default those of a single process."""
 
     rank: int = 0
     size: int = 1
@@ -64,11 +64,11 @@ ONE_PROCESS = Ranks()
 def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
     """Return this process's rank from torchrun's variables or, without them, from those of a Slurm step (srun); else a single process.
 
-    Raises UsageError for incomplete or contradictory variables: with a wrong rank, the processes would wait for ranks that do not exist.
+    Raises UsageError for incomplete, invalid or contradictory variables: with a wrong rank, a process would wait for absent ones.
     """
-    if any(name in environment for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")):  # MASTER_ADDR may be set without torchrun
+    if any(name in environment for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")):  # not MASTER_ADDR, which may be set without torchrun
         return _of_torchrun(environment)
-    if "SLURM_STEP_ID" in environment:  # a command in the batch script itself, without srun, is a single process
+    if "SLURM_STEP_ID" in environment:  # set by srun, so not for a command that the batch script runs without it
         return _of_slurm(environment)
     return ONE_PROCESS
 
@@ -168,7 +168,7 @@ class Peers:
         return dict(counts)
 
     def in_order(self, parts: "Sequence[Mapping[str, Tensor]]") -> "list[dict[str, Tensor]]":
-        """Return the values of the micro-batches of all ranks, in the order of the micro-batches in the step."""
+        """Return the values of all micro-batches of a step, in their order. `parts`: the named values of each micro-batch of this rank."""
         return [dict(part) for part in parts]
 
     def sum_gradients(self, parameters: "Iterable[nn.Parameter]") -> None:

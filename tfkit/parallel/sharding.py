@@ -83,12 +83,12 @@ class Sharding:
         their weights already. `dtype`: that of the gathered weights. `root`: the module whose forward reads the parameters outside the
         blocks: the model itself, or a module around it that also computes the loss. `reshard`: free the weights of a block after its
         forward, and reduce gradients after every micro-batch; otherwise, keep the weights for the backward pass, and reduce gradients once
-        per step. `agreement`: None on GPUs, which would have to wait for the agreement at each collective.
+        per step. `agreement`; None: only a rank that lacks memory raises an error, as on GPUs, which would wait at each collective.
         """
         policy = MixedPrecisionPolicy(
             param_dtype=None if dtype == torch.float32 else dtype,
             reduce_dtype=torch.float32,
-            cast_forward_inputs=False,  # True would also round the rotary tables
+            cast_forward_inputs=False,  # True would also convert the tables of rotary positions to `dtype`
         )
         for name, block in blocks.items():
             if fill is not None:

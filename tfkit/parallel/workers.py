@@ -1,7 +1,7 @@
-"""Start the ranks of a training as processes on this machine, with torchrun's variables, watch them and end them together.
+"""Start the ranks of a command as processes on this machine, with torchrun's variables, watch them and end them together.
 
 The process that starts them is the launcher, whose end the ranks notice by a pipe. Every rank but rank 0 writes its output to a temporary
-file until the run folder is known, and then to a file in that folder. Temporary files have no names, so a killed launcher leaves none.
+file until a run folder is known, and then to a file in that folder. Temporary files have no names, so a killed launcher leaves none.
 This module does not import torch.
 """
 
@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-_POLL_SECONDS = 0.05  # between two checks of the processes
+_POLL_SECONDS = 0.05  # between two checks whether processes have ended
 _SHOWN_LINES = 60  # how many lines, from the end of a failed rank's output, are reported
-# After the first failure the other ranks end by themselves, since a connection is closed. Those that do not are asked to stop (SIGTERM), so
-# that rank 0 can still write its files, and then killed. A killed rank closes its connections at once, so the waits after it are shorter.
+# After a rank has failed, its connections close, so the other ranks end by themselves. Those that do not are asked to stop (SIGTERM), so
+# that rank 0 can still write its files, and then killed. A killed rank's connections close at once, so the waits are shorter then.
 _ASK_SECONDS, _END_SECONDS = 5.0, 15.0
 _ASK_AFTER_KILL_SECONDS, _END_AFTER_KILL_SECONDS = 0.0, 4.0
 _OTHERS_SECONDS = 4.0  # the time after the end of rank 0 in which the other ranks may end by themselves
@@ -42,15 +42,15 @@ class Workers:
     pipe: int  # the descriptor of the writing end of the pipe by which the ranks notice the launcher's end
     processes: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     outputs: dict[int, IO[bytes]] = field(default_factory=dict)  # the temporary files with the ranks' output, without rank 0's
-    ended: dict[int, int] = field(default_factory=dict)  # the exit code by rank, in order of exit; -N: killed by signal N
+    ended: dict[int, int] = field(default_factory=dict)  # the exit code by rank, in the order of exits; -N: killed by signal N
     signals: list[int] = field(default_factory=list)  # the signals that were forwarded
     _since: dict[str, float] = field(default_factory=dict)  # the monotonic times of the first failure and of the end of rank 0
-    _asked: bool = False  # whether running ranks were asked to stop, by SIGTERM
-    _killed: set[int] = field(default_factory=set)  # ranks that this process killed
+    _asked: bool = False  # whether the running ranks were asked to stop (SIGTERM) after a failure
+    _killed: set[int] = field(default_factory=set)  # the ranks that `_kill_all` killed
 
     @classmethod
     def start(cls, command: Sequence[str], size: int, environment: Mapping[str, str] = os.environ, *, first: int = 0) -> "Workers":
-        """Start the ranks `first` to `size` - 1, all with `command`."""
+        """Start the ranks `first` to `size` - 1, all with `command`, in `environment` with the variables of each rank."""
         reading, writing = os.pipe()
         with socket.socket() as listener:  # finds a port at which nothing listens now
             listener.bind(("127.0.0.1", 0))
@@ -75,9 +75,9 @@ class Workers:
         self._send(number)
 
     def wait(self) -> int:
-        """Wait until all ranks have ended, and return the exit code of the training.
+        """Wait until all ranks have ended, and return the exit code of the command.
 
-        After a failure, ranks that do not end by themselves are killed.
+        After a failure or the end of rank 0, ranks that do not end by themselves are killed.
         """
         self._look()
         while len(self.ended) < len(self.processes):
@@ -131,7 +131,7 @@ class Workers:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of the training: that of `culprit`; 0 if no rank failed.
+        """The exit code of the command: that of `culprit`; 0 if no rank failed.
 
         If signal N killed the culprit, the exit code is 128 + N if this process forwarded N, else 9, that of a lost rank.
         """
@@ -198,7 +198,7 @@ def _started(command: Sequence[str], environment: Mapping[str, str], pipe: int, 
 
 
 def on_loopback(environment: MutableMapping[str, str]) -> MutableMapping[str, str]:
-    """Make gloo connect over the loopback interface, since the host name may resolve to another address, or to none."""
+    """Let gloo use the loopback interface, if GLOO_SOCKET_IFNAME names no other: the host name may resolve to another address, or none."""
     if Path("/sys/class/net/lo").exists():
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return environment
@@ -246,7 +246,7 @@ def write_into(run: Path) -> None:
 
 
 def watch_launcher() -> None:
-    """Send SIGTERM to this rank when the launcher ends, since nothing else would stop a rank without a launcher."""
+    """Start a thread that sends SIGTERM to this rank when the launcher ends, since nothing else would stop the rank."""
     if not (pipe := os.environ.get(_PIPE)):
         return
 

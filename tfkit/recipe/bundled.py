@@ -96,7 +96,7 @@ def fetch_command(path: str) -> str | None:
     texts = {recipe.name: recipe.path.read_text(encoding="utf-8") for recipe in bundled_recipes()}
     data_set = Path(path).parent.name  # the command downloads all files of the data set
     names = [name for name, text in texts.items() if f"data/{data_set}/" in text]
-    # First the recipe that is named after the data set, then recipes without stages, since one with stages may need more data sets.
+    # First recipes with the data set's name in theirs, then those without stages, since one with stages may need more data sets.
     names.sort(key=lambda name: (data_set.replace("_", "-") not in name, "\nstages:" in texts[name]))
     return f"tfkit recipes {names[0].rpartition('/')[2]} --fetch" if names else None
 

@@ -42,7 +42,7 @@ class Stage:
         return RecipeText(file.with_name(f"{file.name}:{self.name}"), dump_document(document))
 
     def folder_named_in(self, fields: Overrides) -> Path | None:
-        """Return the `folder` passed to `placed`, found in `fields`, those of the recipe it returned; None if no earlier stage is used."""
+        """Return the `folder` given to `placed`, from `fields`, the values in the recipe it returned; None if no earlier stage is used."""
         paths = (fields.get(f"{section}.{field}") for (section, field), value in model_paths(self.document) if value in self.uses)
         return next((Path(path).parent for path in paths if isinstance(path, str)), None)
 
@@ -66,7 +66,7 @@ class Chain:
 
     @property
     def resolved(self) -> str:
-        """The chain as YAML, with every field of each stage, so that later versions of tfkit with other defaults run it alike."""
+        """The chain as YAML, with all fields of each stage (of its model, those stated), so that later versions of tfkit run it alike."""
         return dump_document({"stages": {stage.name: recipe_document(stage.recipe, None) for stage in self.stages}})
 
 
@@ -103,7 +103,7 @@ def read_chain(source: RecipeText, overrides: Overrides = NO_OVERRIDES, *, with_
 def _long_rows(recipe: Recipe, stage: Mapping, name: str, models: dict[str, dict[str, Any]]) -> list[Problem]:
     """Return a problem if the rows of the stage `name` are too long for the model of the earlier stage from which it starts.
 
-    `models` has the config values of earlier stages' models; those of this stage's model are added.
+    `models` has config values of earlier stages' models. Those of this stage's are added, unless it starts from a model not in `models`.
     """
     start = models.get(recipe.model.start or "")
     if recipe.model.start is None or start is not None:

@@ -13,7 +13,7 @@ from tfkit.recipe.schema.label_sections import MultiLabelSection, MultipleChoice
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.roles import normalized
 
-FEW = 5  # least mean number of rows per distinct value in a column of classes; with fewer, the values are names or numbers
+FEW = 5  # least mean number of rows per distinct value in a column of classes; with fewer, they count as names or numbers
 _LONG, _SPACES = 60, 6  # least median numbers of characters and of spaces in a column of longer texts
 _CONTAINED = 20  # least number of characters of a main text that is searched for in another column; a shorter one may occur there by chance
 _DELIMITERS, _MAX_LABEL = ("|", ";", ","), 40  # separators of the labels of a set, and the largest number of characters of a label
@@ -62,7 +62,7 @@ def read_number(text: str) -> float | None:
 
 
 def few_values(values: Sequence[object]) -> bool:
-    """Return whether a column may hold labels: short values, at least two different ones, each at least FEW times on average."""
+    """Return whether a column may hold labels: short texts or integers, at least two different ones, each at least FEW times on average."""
     short = all(isinstance(value, bool | int) or (isinstance(value, str) and len(value) <= _MAX_LABEL) for value in values)
     return short and 2 <= len({*map(str, values)}) <= len(values) / FEW
 
@@ -79,7 +79,7 @@ def unread_texts(held: Held, read: Held, beside: Sequence[object]) -> tuple[str,
     """Return the columns of longer texts that a task would leave unread, except columns that repeat what the task reads.
 
     `held`: the columns that are not read; `read`: those that are read; `beside`: the main text, a column of `read`. A column repeats what
-    is read if at least a third of its texts are contained in a text of `read` in the same row, or contain the main text of this row.
+    is read if at least a third of its texts are contained in a text of `read` in the same row, or contain its main text (unless short).
     """
     return tuple(name for name, values in held.items() if long_texts(values) and not _repeats(values, beside, [*read.values()]))
 
@@ -96,7 +96,7 @@ def _repeats(values: Sequence[object], texts_beside: Sequence[object], read: Seq
 
 @dataclass(frozen=True)
 class LabelSets:
-    """The form of label sets in rows: the number of distinct labels, and the delimiter if the labels of a row are one text."""
+    """The form of label sets in rows: the number of distinct labels, and the delimiter of a row's labels (None: they are not one text)."""
 
     count: int
     delimiter: str | None = None
@@ -105,7 +105,7 @@ class LabelSets:
 def find_label_sets(values: Sequence[Any]) -> LabelSets | None:
     """Return the form of the label sets in `values`, which holds the labels of each row; None for texts of one label each, or no labels.
 
-    Lists and texts hold labels only if each label occurs at least `FEW` times on average; mappings from labels to flags always do.
+    Lists and texts hold labels only if these are short and occur at least `FEW` times on average; mappings from labels to flags always do.
     """
     if values and all(isinstance(value, Mapping) for value in values):
         return LabelSets(len({name for value in values for name in value}))

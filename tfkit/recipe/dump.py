@@ -14,7 +14,7 @@ from tfkit.recipe.reading.problems import on_one_line
 from tfkit.recipe.schema.sections import Recipe
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # texts to quote; YAML 1.1 reads those from yes on as booleans, too
+_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # texts to quote: YAML 1.1 reads the last six as booleans, too
 
 
 class _Representer(SafeRepresenter):
@@ -29,7 +29,7 @@ _Representer.add_representer(str, _Representer.represent_str)
 
 
 def dump_recipe(recipe: Recipe, config: ModelConfig | None) -> str:
-    """Return YAML from which read_recipe reads an equal recipe; its model has all fields of `config` or, for None, the recipe's own."""
+    """Return the recipe as YAML, for read_recipe; its section model has all fields of `config` or, for None, those the recipe states."""
     return dump_document(recipe_document(recipe, config))
 
 

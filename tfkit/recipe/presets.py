@@ -152,7 +152,7 @@ def new_head(
 
 
 def task_head(recipe: Recipe, labels: int) -> dict[str, Any] | None:
-    """Return the config of the head for a recipe's objective; None if the preset's head fits, or if the recipe describes a head.
+    """Return the config of the head for a recipe's objective; None for objectives with the head `lm`, or if the recipe describes a head.
 
     `labels`: the number of classes or tags; 1 for regression.
     """
@@ -161,7 +161,7 @@ def task_head(recipe: Recipe, labels: int) -> dict[str, Any] | None:
     if "head" in recipe.model.changes or kind not in (*OWN_HEADS, "choices", "masked_lm"):
         return None
     family, values = PRESETS.get(preset or "", (None, {}))
-    if isinstance(objective, MaskedLMSection):  # the preset's head, with a next-sentence classifier if the objective needs it
+    if isinstance(objective, MaskedLMSection):  # the preset's head or a new one, with a next-sentence classifier if the objective needs it
         return {**values.get("head", {"kind": "masked_lm", "tied": True}), "next_sentence": objective.next_sentence}
     if kind == "choices":  # the language model's head, and a score of the whole sequence beside it
         return {**values.get("head", {"kind": "lm", "tied": True}), "choices": True}

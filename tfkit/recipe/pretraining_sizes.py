@@ -50,7 +50,7 @@ _MIN_STEPS = 10  # least number of steps, even for a text of a few words, so tha
 # Held-out tokens of an evaluation: 20,000, or 3 % of the tokens that the training reads, if that is more. Ten evaluations of 3 % take a
 # tenth of the run's time. A short run, in which 20,000 tokens are more than 3 %, has fewer evaluations.
 _SCORED, _SCORED_SHARE = 20_000, 0.03
-# In a run of more epochs than _ONCE, an earlier checkpoint may be the best one, so the run is evaluated and saved up to _EVALUATIONS times.
+# The small decoder, or a run of more epochs than _ONCE, is evaluated and saved up to _EVALUATIONS times: an earlier state may be the best.
 _ONCE, _EVALUATIONS = 2, 10
 _IN_STEPS = ("checkpoint.every", "evaluation.every", "schedule.warmup_steps")
 

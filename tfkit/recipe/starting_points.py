@@ -1,9 +1,9 @@
 """The default hyperparameters of fine-tuning: for each kind of task those of a paper, or measured ones.
 
-Smaller models need larger learning rates: each kind of task has rates by model size, each with the model on which it was measured, or a
-note that it is extrapolated. Other defaults are tfkit's own choice: a tenth of the rows is held out; a checkpoint is evaluated after each
-epoch, and the best one is kept; few rows give smaller batches and more epochs. The batch and the epochs of T5 are tfkit's choice, too: its
-paper trains 2^18 steps of 128 sequences. docs/decisions.md compares the defaults with a grid search (benchmarks/decisions.py).
+Smaller models need larger learning rates: each kind of task has rates by model size, each with its source, a paper or a measurement, or a
+note that it is extrapolated. Other defaults are tfkit's own choice: a tenth of the rows is held out, or up to 0.3 of few rows; checkpoints
+are evaluated after each epoch, and the best is kept; few rows give smaller batches and more epochs. T5's batch and epochs are tfkit's, too:
+its paper trains 2^18 steps of 128 sequences. docs/decisions.md compares the defaults with a grid search (benchmarks/decisions.py).
 """
 
 import math
@@ -28,7 +28,7 @@ MANY_ROWS = 4000  # number of rows assumed for a streamed data set, because coun
 
 
 def step_tokens(parameters: int) -> int:
-    """Return the number of tokens of a step that takes a CPU about ten seconds: 8,192 for small models, and at least 1,024."""
+    """Return the number of tokens of a step that takes a CPU about ten seconds, but at least 1,024 and at most 8,192."""
     return int(min(_MAX_TOKENS, max(_MIN_TOKENS, _STEP_FLOPS / (6 * parameters))))
 
 
@@ -55,7 +55,7 @@ class StartingPoint:
     schedule: dict[str, Any]
     epochs: int
     batch_size: int  # rows per step, if the data have enough rows
-    steps: int = 50  # least number of steps: fewer hardly change a model
+    steps: int = 50  # least number of steps, within `most_epochs`: fewer hardly change a model
     most_epochs: int = 10  # the most epochs to which `epochs_for` raises `epochs`
     scaled: bool = False  # whether the rate is lowered for a smaller batch, by the square root of the ratio (arXiv 2205.10287)
 
@@ -190,7 +190,7 @@ DPO = StartingPoint(
 
 
 def starting_point(kind: str, stacks: str, parameters: int, tuned: bool = False, adapter: bool = False) -> StartingPoint:
-    """Return the defaults for an objective and a model of this kind and size; `tuned`: it has a chat template; `adapter`: with LoRA."""
+    """Return the defaults. `tuned`: the model has a chat template; `adapter`: LoRA trains it; both matter to chat and causal_lm only."""
     if kind in ("dpo", "reward"):
         return DPO
     if kind in ("chat", "causal_lm"):

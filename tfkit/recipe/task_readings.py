@@ -36,7 +36,7 @@ _READINGS = (
     _Reading("dpo", _VOTES, "for the better of two responses", joins=False),
     *(_Reading(kind, {"text": "text"}, f"for {kind}, on text alone") for kind in PRETRAINING.values()),
 )
-# The options and the purpose to show for each kind of model if no reading fits the columns.
+# The columns and the purpose of a usual task with labels, by the stacks of the model.
 _LABELLED: Mapping[str, tuple[Mapping[str, str], str]] = {
     "encoder": ({"text": "NAME", "label": "NAME"}, "for the classes of texts, or numbers for them"),
     "decoder": ({"instruction": "NAME", "output": "NAME"}, "for answers in a conversation"),
@@ -45,7 +45,7 @@ _LABELLED: Mapping[str, tuple[Mapping[str, str], str]] = {
 
 
 def remedies(held: Held, stacks: Stacks) -> list[str]:
-    """Return a line with options for each task that a model with the stacks `stacks` can learn and whose columns may be those in `held`."""
+    """Return a line with options for each task that a model of the kind `stacks` may learn from `held`, with NAME for columns not found."""
     kind = PRETRAINING[stacks]
     kinds = [name for name, section in SECTIONS.items() if stacks in section.stacks and name not in PRETRAINING.values()]
     on_text = readings(held, [kind]) or [f"{columns_option({'text': 'NAME'})} for {kind}, on text alone"]

@@ -20,7 +20,7 @@ UNEQUAL = 0.6  # if the most frequent class has more than this fraction of the r
 
 @dataclass
 class RowCounts:
-    """Counts of rows, characters, labels and tags of the data. Counting ends where a larger count would change no decision."""
+    """Counts of rows, characters, labels and tags, up to where larger ones change no decision; partly assumed for long streamed sources."""
 
     rows: int = 0
     characters: int = 0
@@ -33,14 +33,14 @@ class RowCounts:
 class DataSummary:
     """Facts about the first rows of the data, from which the task is decided."""
 
-    name: str  # the source, as the user wrote it
+    name: str  # the source: a path, the name of a data set on the Hub, or stdlib
     held: Held  # the values in the first rows, by column or by a path into a column
     rows: int  # number of rows in `held`
     counts: RowCounts
     reads: Mapping[str, Mapping[str, str]]  # for each objective that can read the rows: the column of each role
     conversations: bool = False  # whether rows of chat are messages, not an instruction and its answer
     like_texts: tuple[str, ...] = ()  # columns that may each be the text of a classification, if none is the second text of a pair
-    unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # for each objective in `reads`: the texts that it leaves unread
+    unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # for each objective in `reads`: the text columns it leaves unread
     label_sets: LabelSets | None = None  # the form of the labels if rows have several; None: each row has at most one
     # For objectives in `reads`: the columns, by role, that a recipe must name.
     named: Mapping[str, Mapping[str, str | list[str]]] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class ModelSummary:
     has_spans: bool  # the tokenizer has T5's tokens for missing spans
     tuned: bool = False  # the tokenizer has a chat template
     context_length: int = 0
-    token_bytes: int = 0  # approximate bytes of activations per token
+    token_bytes: int = 0  # estimated bytes of activations per token, in fp32
     reads_further: bool = False  # the model can read rows beyond its context length, because its positions are relative (T5)
 
     def __str__(self) -> str:
@@ -158,7 +158,7 @@ def _labelled_objective(seen: DataSummary, model: ModelSummary) -> str | None:
     of_classes = "multi_label" if sets and ("multi_label" not in seen.named or label in flags) else "classification"
     by_folder = model.stacks == "decoder" and label == "folder"  # a language model may be meant to learn the texts, not their folders
     fitting = certain[:1] or [kind for kind in ("chat", "text_to_text", of_classes) if kind in seen.reads and not by_folder]
-    if not fitting and sets and model.stacks == "encoder":  # for a decoder, the user may mean to learn the text alone
+    if not fitting and sets and model.stacks == "encoder":  # not a decoder, which may be meant to learn the text alone
         fitting = ["multi_label"]
     labels = seen.reads.get("multi_label", {}).get("labels")
     is_text = "causal_lm" in seen.reads and labels not in ("labels", "label")  # labels with another name may only describe the text
@@ -212,7 +212,7 @@ def _pretraining_objective(seen: DataSummary, model: ModelSummary) -> str:
 
 
 def _classification(seen: DataSummary, model: ModelSummary, given: Mapping[str, Any]) -> Task:
-    """Choose classes or, for labels with fractions, regression. Raises UsageError for integers that rarely repeat, or an unclear text."""
+    """Choose regression if `given` says so or, without `given`, labels have fractions; else classes. Raises UsageError if it is unclear."""
     if len(seen.like_texts) > 1:
         first, second = seen.like_texts[:2]
         what = f"{first!r} and {second!r} may each be the text of a classification, or both together"
@@ -245,7 +245,7 @@ def rare_share(counts: Mapping[str, int]) -> float:
 
 
 def is_unequal(counts: Mapping[str, int]) -> bool:
-    """Return whether one of several classes has so many rows (a fraction above UNEQUAL) that always predicting it gives a high accuracy."""
+    """Return whether one of several classes or tags is so frequent (a fraction above UNEQUAL) that always predicting it is often right."""
     return 0 < rare_share(counts) < 1 - UNEQUAL
 
 

@@ -19,7 +19,7 @@ def format_field(name: str, value: float) -> str:
 
 
 def format_amount(amounts: RunTotals, name: str, is_lower_bound: bool) -> str:
-    """Return energy_kwh or emissions_g (`name`) as text: `12 g (9.1 g to 15 g)`, without a range `12 g`; `>= ` precedes a lower bound."""
+    """Return energy_kwh or emissions_g (`name`) as text: `12 g (9.1 g to 15 g)`, `12 g` without a range, `>= 12 g` for a lower bound."""
     value, low, high = (getattr(amounts, f"{name}{end}") for end in ("", "_low", "_high"))
     if value is None:
         return ""

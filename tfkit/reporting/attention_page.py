@@ -49,7 +49,7 @@ class ShownMap:
     visible: NDArray[np.bool_]  # whether a query may attend to a key, (L, T, S)
     kinds: Sequence[KindRow]
     letters: Sequence[tuple[str, str]]  # for each head, layer by layer: its kind, and the letter of this kind; (L * H)
-    chosen: tuple[int, int] | None = None  # the layer and head that is enlarged first; None: see `enlarged`
+    chosen: tuple[int, int] | None = None  # the layer and head that is enlarged first; None: the property `enlarged` chooses one
 
     @property
     def enlarged(self) -> tuple[int, int]:

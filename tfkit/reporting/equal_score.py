@@ -1,7 +1,7 @@
-"""Compare runs at an equal validation score: what each run had cost when it reached the best score of another run.
+"""Compare runs at equal validation scores: what each run had cost when it reached the best score of any of them.
 
 Runs are compared if they were evaluated on the same held-out rows for the same objective. Bits per byte replace the loss if the runs'
-vocabularies differ and all runs have them. A run's curve has the score of each evaluation, and the cost until that evaluation.
+vocabularies differ and all runs have bits per byte. A run's curve has the score of each evaluation, and the cost until that evaluation.
 """
 
 import math
@@ -76,7 +76,7 @@ class Comparison:
 
     @property
     def has_inherited(self) -> bool:
-        """Whether the costs of ancestors (the models from which runs were made) are added: if there are any and no time is compared."""
+        """Whether costs of ancestors (models from which runs were made) are added to those of the runs: if any, and no time is compared."""
         return self.field != "seconds" and any(entry.inherited.ancestors for entry in self.entries)
 
     def with_inherited(self, label: str, cost: Cost, name: str) -> float | None:
@@ -193,7 +193,7 @@ def cost_until(curve: Sequence[CurvePoint], level: float, *, higher_is_better: b
 
 
 def _costs(run: RunFacts) -> list[Cost]:
-    """Return the cost of a run at each training step that metrics.jsonl has, in order."""
+    """Return the cost of a run at each training step that metrics.jsonl has, by increasing step."""
     costs: list[Cost] = []
     seconds: float | None = 0.0
     tokens = 0.0

@@ -14,7 +14,7 @@ from tfkit.run.model_files import MIB, find_file, read_text
 def finished_card(run: RunFacts, *, full: bool) -> str:
     """Return README.md of the best or else the newest checkpoint, with the energy and emissions of the whole run until now.
 
-    The card never contains paths or host names, whether `full` is set or not. Raises UsageError if the run has no checkpoint, or the
+    `full` has no effect, since a card contains no paths or host names. Raises UsageError if the run has no checkpoint, or the
     checkpoint no readable README.md.
     """
     if run.checkpoint is None:

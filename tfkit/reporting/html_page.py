@@ -94,7 +94,7 @@ def _name(runs: RunSet) -> str:
 
 
 def _sums(runs: RunSet) -> str:
-    """Return a sentence on the energy and CO2e of all runs, by status and relative to the best run; empty for one run, or if unknown."""
+    """Return a sentence on the energy and CO2e of all runs, by status and relative to the best run; empty for one run, or if unmeasured."""
     if len(runs.entries) < 2 or runs.amounts.energy_kwh is None or runs.amounts.emissions_g is None:
         return ""
     factor = "" if runs.selection_factor is None else f", {runs.selection_factor:.3g} times as much as the best run"

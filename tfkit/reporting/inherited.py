@@ -37,8 +37,8 @@ def ancestry_of(run: RunFacts, others: Iterable[RunFacts] = ()) -> Ancestry:
 
 
 def _collect(run: RunFacts, by_id: Mapping[str, RunFacts], ancestors: list[Ancestor], descendants: Collection[str]) -> list[int]:
-    """Append a run's ancestors to `ancestors`, some twice, and return the indices of its parents. `descendants`: ids of runs made from this
-    run. If one of them is also a parent, which is possible in an edited file, it is not followed, because the cycle would never end.
+    """Append a run's ancestors to `ancestors`, some twice, and return the indices of its parents. `descendants`: ids of this run and those
+    made from it. If one of them is also a parent, which is possible in an edited file, it is not followed: the cycle would never end.
     """
     recorded = None
     with suppress(ValueError):  # an invalid lineage raises ValueError

@@ -39,7 +39,7 @@ class ThinnedSeries(Generic[_T]):
 
     @property
     def items(self) -> list[_T]:
-        """The kept items, in order."""
+        """The kept items and the last item, in the order in which they were added."""
         return [*self._kept, *(self._last if (self.added - 1) % self.every else [])]
 
 
@@ -64,7 +64,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class MetricLines:
-    """The records of a run, in order: the values of training steps (`loss`, `lr`, ...), the metrics of evaluations, and some samples."""
+    """The records of a run, in file order: the values of training steps (`loss`, ...), the metrics of evaluations, and some samples."""
 
     steps: tuple[dict[str, float], ...] = ()  # each has "step"; values may be NaN or infinite
     evaluations: tuple[tuple[int, dict[str, float]], ...] = ()  # each a step, and the metrics of the evaluation at this step
@@ -74,7 +74,7 @@ class MetricLines:
 
 
 def read_metric_lines(path: Path, best_step: int | None = None) -> MetricLines:
-    """Return the records of the metrics.jsonl at `path`; none if it is missing. `best_step`: the step of the best checkpoint."""
+    """Return the records of the metrics.jsonl at `path`; no records if it is missing. `best_step`: the step of the best checkpoint."""
     steps, evaluations = ThinnedSeries[dict[str, float]](MOST_RECORDS), ThinnedSeries[tuple[int, dict[str, float]]](MOST_RECORDS)
     samples = ThinnedSeries[list[Sample]](MOST_SAMPLED)
     confusions: dict[bool, Confusion] = {}  # the latest confusion matrix of the best step (True), and of all other steps (False)

@@ -19,9 +19,9 @@ COLOURS = 8  # the number of colours of lines in style.css.jinja
 MOST_ANCESTORS = 40  # maximum number of ancestors of a run whose lineage is drawn
 _WIDTH, _HEIGHT, _RIGHT, _TOP, _BOTTOM = 380, 230, 366, 12, 190  # size of a chart and edges of its plot, in SVG units
 _CHARACTER = 8  # width of a character in a label of an axis, in SVG units
-_BUCKETS = 150  # intervals of x into which a long series is divided
+_BUCKETS = 150  # the number of intervals of x into which a long series is divided
 _BOX_WIDTH, _BOX_HEIGHT, _GAP, _DOWN = 164, 62, 16, 44  # sizes and distances of a lineage's boxes, in SVG units
-_MOST_SCORES = 5  # maximum number of charts of metrics other than the losses and those that choose checkpoints
+_MOST_SCORES = 5  # for each objective, the maximum number of charts of metrics that are not losses and do not choose checkpoints
 _MOST_DOTS = 60  # a line with more points is drawn without dots
 _MOST_TICKS = 5  # maximum number of intervals between ticks
 # Distances between ticks of an axis of time, in seconds.

@@ -12,7 +12,7 @@ from tfkit.run.card_facts import last_name
 from tfkit.units import format_count, format_epochs, format_number_of, shown_metrics
 
 _MOST_BARS = 20  # maximum number of runs in a table of scores
-_BEST, _OTHER, _BASELINE, _BEFORE = 0, 6, 1, 7  # indices of colours
+_BEST, _OTHER, _BASELINE, _BEFORE = 0, 6, 1, 7  # indices of the colours of bars
 _TRAINED = [  # columns of the table of trainings
     *("model", "layers", "started from", "trained on", "held out", "objective"),
     *("optimizer", "learning rate", "schedule", "batch", "length", "computed on"),
@@ -23,9 +23,9 @@ class _Score(NamedTuple):
     """A row in a table of scores: the score of a run, of a baseline or of a model before training."""
 
     value: float  # the score
-    name: str  # the name of the run or baseline that has this score
+    name: str  # the name of the run or baseline that has this score, or "before training"
     kind: str  # "best run", "this run", "run", "baseline" or "untouched" (the model before training)
-    colour: int  # the index of a colour
+    colour: int  # the index of the colour of the score's bar
 
 
 def answer(runs: RunSet) -> tuple[str, list[str]]:
@@ -73,7 +73,7 @@ def score_tables(entries: Sequence[Entry], full: bool) -> list[tuple[str, Table]
 
 
 def metrics_table(run: RunFacts) -> Table:
-    """Return the table of all validation metrics of a run's best checkpoint, of the model before training, and of the baselines."""
+    """Return the table of the validation metrics of a run's best checkpoint, of the model before training, and of the baselines."""
     best = run.best_metrics
     columns = {"best checkpoint": best, "before training": run.recorded.before} | {_plain(name): one for name, one in run.baselines.items()}
     known = {name: [number_of(values, name) for values in columns.values()] for name in shown_metrics(best)}

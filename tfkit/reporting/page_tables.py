@@ -1,4 +1,4 @@
-"""The tables of the HTML report, as rows of texts: runs, confusions, comparisons, phases, forecasts, energy sources, recipes."""
+"""The tables of the HTML report, as rows of texts: runs, confusions, comparisons, phases, forecasts, energy sources, differing settings."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ class Table:
 
     @property
     def columns(self) -> list[tuple[str, dict[str, str]]]:
-        """The name of each column, and the HTML attributes of its cells: the CSS class `number` if all its texts are numbers."""
+        """The name of each column, and the HTML attributes of its cells: class `number` for amounts, except in the first column."""
         cells = [[row[column] for row in self.rows if row[column]] for column in range(len(self.head))]
         has_numbers = [column > 0 and all(map(_NUMERIC.fullmatch, texts)) for column, texts in enumerate(cells)]
         return [(name, {"class": "number"} if numeric else {}) for name, numeric in zip(self.head, has_numbers, strict=True)]
@@ -53,7 +53,7 @@ class Table:
         return replace(self, head=self.head[1:], rows=[row[1:] for row in self.rows])
 
     def split(self) -> tuple[list[tuple[str, str]], "Table"]:
-        """Return pairs of name and value for the columns that have one value in all rows, and a table of all other columns.
+        """Return pairs of name and value for the columns (but the first) with one value in all rows, and a table of all other columns.
 
         Columns whose cells are all empty are in neither.
         """
@@ -139,7 +139,7 @@ def _forecasts(run: RunFacts) -> Iterator[tuple[str, str, float | None, float | 
 
 
 def provenance_table(entries: Sequence[Entry]) -> Table:
-    """Return the table of how each run's energy was measured, for what fraction of its time, and of its carbon intensity."""
+    """Return the table of the source of each run's energy, the measured fraction of its time, its PUE, place and carbon intensity."""
     rows = []
     for entry in entries:
         run, facts = entry.run, entry.run.measurement

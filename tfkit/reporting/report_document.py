@@ -44,14 +44,14 @@ def report_document(runs: RunSet, *, full: bool) -> dict[str, Any]:
 def report_csv(runs: RunSet, *, full: bool) -> str:
     """Return the runs as CSV with a header; cells are empty where a value is unknown."""
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, _COLUMNS, extrasaction="ignore")  # with its line end \r\n, it quotes cells that have \r or \n
+    writer = csv.DictWriter(table, _COLUMNS, extrasaction="ignore")  # its default line end, \r\n, makes it quote cells that have \r or \n
     writer.writeheader()
     for entry in runs.entries:
         row = _run(entry, full)
         best = row["best"] or dict(zip(("metric", "value"), next(iter(row["metrics"].items()), (None, None)), strict=True))
         cells = row | {"metric": best["metric"], "score": best["value"]}
         formulas = {name: f"'{text}" for name, text in cells.items() if isinstance(text, str) and _FORMULA.match(text)}
-        writer.writerow(cells | formulas)  # an apostrophe makes a formula a text (OWASP, "CSV Injection")
+        writer.writerow(cells | formulas)  # an apostrophe before a formula makes it a text (OWASP, "CSV Injection")
     return table.getvalue().replace("\r\n", "\n")
 
 

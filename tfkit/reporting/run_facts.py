@@ -1,7 +1,7 @@
 """RunFacts: all facts about a run that a report may need. They are read once from the run's folder, and each report is made from them.
 
 Reading never raises an error: a damaged folder is read as far as possible, and its problems are listed, with paths relative to the folder.
-The time, energy and emissions of a run that is in progress or was killed come from its ledgers, the files with the meter's readings.
+The time, energy and emissions of a run in progress or killed come from its ledgers (files with the meter's readings), if any.
 """
 
 import math
@@ -32,7 +32,7 @@ from tfkit.run.safetensors_header import read_header
 from tfkit.run.tfkit_json import ModelDocument, read_tfkit_json
 from tfkit.units import baseline_metric
 
-_MOST_BYTES = 256 << 20  # if all ledgers together are larger, none is read
+_MOST_BYTES = 256 << 20  # bytes; if all ledgers together are larger, none is read
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class RunFacts:
     path: Path
     listed: ListedRun
     recorded: RunDocument = field(default_factory=RunDocument)  # run.json; without values if it cannot be read
-    recipe_text: str = ""  # recipe.yaml, the resolved recipe
+    recipe_text: str = ""  # the text of recipe.yaml, which has all fields of the recipe
     recipe: Mapping[str, Any] = field(default_factory=dict)  # the values of recipe.yaml by dotted name, such as optimizer.lr
     metrics: MetricLines = field(default_factory=MetricLines)
     attempts: tuple[Attempt, ...] = ()  # the ledgers: one for each attempt (start or resumption) on each node
@@ -91,7 +91,7 @@ class RunFacts:
 
     @property
     def kind(self) -> str | None:
-        """The command: pretrain, finetune, evaluate, generate, stages, ...; None: not recorded."""
+        """The command, such as pretrain or evaluate; stages or sweep for a folder of several runs; None: not recorded."""
         return self.listed.kind
 
     @property
@@ -135,7 +135,7 @@ class RunFacts:
 
     @cached_property
     def measurement(self) -> RunTotals:
-        """How the energy was measured (coverage, pue, ...): from run.json, else the ledgers; of a running or killed run, only these."""
+        """How the energy was measured (coverage, pue, ...): from run.json, else the ledgers; of a running or killed run, the ledgers."""
         return self._of_ledgers if self.status in ("running", "killed") else self.recorded.totals.filled_from(self._of_ledgers)
 
     @cached_property
@@ -170,7 +170,7 @@ class RunFacts:
 
     @property
     def confusion(self) -> Confusion:
-        """The confusion matrix of an evaluation's result, or of a training's best checkpoint or else latest evaluation."""
+        """The confusion matrix of an evaluation's result, or of a training's best checkpoint or else latest evaluation; {} without one."""
         return confusion_of(self.recorded.result or {}) or self.metrics.confusion
 
     @property
@@ -194,7 +194,7 @@ class RunFacts:
 
     @cached_property
     def phases(self) -> dict[str, dict[str, float]]:
-        """The sums of `seconds`, `energy_wh` and `emissions_g` over all attempts and nodes, by phase (`train`, `evaluate`, ...)."""
+        """The sums of `seconds`, `energy_wh` and `emissions_g` by phase: `train`, or `small: train` of the stage or trial `small`."""
         phases: dict[str, dict[str, float]] = {}
         for attempt in self.attempts:
             for name, phase in attempt.phases.items():

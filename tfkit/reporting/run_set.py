@@ -22,12 +22,12 @@ _TRAINING = ("pretrain", "finetune")
 
 @dataclass(frozen=True)
 class Entry:
-    """A run of a report. Its label is the name of its folder, preceded by the names of parent folders as far as needed to be unique."""
+    """A run of a report. Its label is a unique end of the path of its folder, such as `small` or `sweep/small`."""
 
     label: str
     run: RunFacts
     inherited: Ancestry
-    served: str | None = None  # for a run that evaluated or used a checkpoint: the label of the run that made it
+    served: str | None = None  # for a run that evaluated or used a checkpoint: the label of the run that made the checkpoint
 
     @property
     def evaluation_key(self) -> str:
@@ -50,7 +50,7 @@ class RunSet:
 
     @property
     def single(self) -> list[Entry]:
-        """All runs; a chain or a sweep is replaced by its stages or trials."""
+        """All runs; a chain or a sweep is replaced by its stages or trials if any of them has been started."""
         return [entry for entry in self.entries if not (entry.run.is_group and entry.run.members)]
 
     @cached_property
@@ -67,7 +67,7 @@ class RunSet:
 
     @property
     def is_lower_bound(self) -> bool:
-        """Whether the sum is a lower bound: the energy of some run was not measured, or not completely."""
+        """Whether the energy in `amounts` is a lower bound, because that of some run was not measured, or not completely."""
         return any(entry.run.is_lower_bound or entry.run.amounts.energy_kwh is None for entry in self.single)
 
     @cached_property
@@ -127,7 +127,7 @@ def _model_run(run: RunFacts) -> RunFacts | None:
 
 
 def open_runs(paths: Sequence[Path]) -> RunSet:
-    """Read the runs at `paths`, each a run folder or a folder that contains runs. Raises UsageError if one is missing or has no run."""
+    """Read the runs at `paths`, each one run or a folder of runs. Raises UsageError if one is missing or has no run, or all are damaged."""
     found: dict[Path, Path] = {}  # paths of runs, by resolved path, so that a run that is found twice counts once
     problems: list[str] = []
     for path in paths:

@@ -86,7 +86,7 @@ def _curve(run: RunFacts, columns: int | None) -> list[str]:
 def text_curve(series: Mapping[str, Points], columns: int | None) -> list[str]:
     """Return the lines of a plot of `series`, given by the character that draws each one; no lines unless two points differ in x.
 
-    Later series are drawn over earlier ones. Points not finite, or of 1e30 or more, are omitted. `columns`: the terminal's width, if any.
+    Later series hide earlier ones. Points not finite, or with 1e30 or more, are omitted. `columns`: the terminal's width, None without one.
     """
     drawn = {mark: drawable(points) for mark, points in series.items()}
     every = [point for points in drawn.values() for point in points]

@@ -6,7 +6,7 @@ import unicodedata
 from tfkit.run.card_facts import last_name
 
 # Paths at the beginning of a word, or after a quote, an equals sign or a bracket. URLs, and fractions such as 3/4, do not match. A
-# relative path must end with a file extension that begins with a letter, since `org/name` may be a repository of the Hub.
+# path such as `org/name` may be a repository of the Hub, so it matches only with a file extension that begins with a letter.
 _PATH = re.compile(
     r"(?<![\w/:.~\\-])(?:~[\w-]*[/\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|/(?=[^\s/]))[^\s\"'`,;:)\]}<>|]*|(?<![\w/:.~\\-])(?:[\w.-]+/)+[\w-]+\.[A-Za-z]\w{0,7}\b"
 )

@@ -1,4 +1,4 @@
-"""The ancestors of a model that is about to be trained: its parents, from which it starts, learns or takes its tokenizer, their parents,
+"""The ancestors of a model that is about to be trained: its parents (from which it starts, learns or takes its tokenizer), their parents,
 and so on. They are read from the tfkit.json (its field `lineage`, see lineage.py) and the model card in the folder of each parent.
 
 Copies of a folder count as one ancestor, whatever their names: they have the same run id, or the same weights and configuration. If an

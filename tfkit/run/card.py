@@ -123,7 +123,7 @@ def with_impact(card: str, impact: CardImpact, training_type: str) -> str:
 
 
 def _impact_front(impact: CardImpact, training_type: str) -> list[str]:
-    """Return `co2_eq_emissions`, the Hub's field for emissions, as lines of YAML; no lines if no emissions were measured."""
+    """Return `co2_eq_emissions`, the Hub's field for emissions, as lines of YAML; no lines if none, or less than 1e-4 g, were measured."""
     block = impact.front(training_type)
     return ["co2_eq_emissions:", *(f"  {key}: {_yaml(value)}" for key, value in block.items())] if block else []
 
@@ -178,7 +178,7 @@ def _opening(architecture: str, config: ModelConfig, base: str | None) -> str:
 
 
 def mean_card(card: str, checkpoints: Sequence[str]) -> str:
-    """Return the card of the mean of the weights of `checkpoints`: `card`, that of the newest one, without its loss and scores."""
+    """Return `card`, that of the newest of `checkpoints`, for the mean of their weights: with their names, without loss and scores."""
     kept: list[str] = []
     card = re.sub(r"^model-index:\n(?:[ -][^\n]*\n)*?(?=\w|---$)", "", card, count=1, flags=re.MULTILINE)
     for line in card.splitlines():

@@ -37,7 +37,7 @@ class CardData:
 
 
 def source_name(source: SourceSection) -> str:
-    """Return the name of a data source as the card states it: `org/name` for a data set of the Hub, or the last part of a path."""
+    """Return the name of a data source as the card states it, such as `org/name` for a data set of the Hub, or the last part of a path."""
     if source.stdlib:
         return "Python's standard library" + ("" if source.stdlib is True else f", {source.stdlib.replace('_', ' ')}")
     if source.hub:

@@ -35,7 +35,7 @@ class CardImpact:
         }
 
     def sentence(self) -> str:
-        """Return a sentence with the energy and emissions in suitable units, or with the reason why they are unknown."""
+        """Return a sentence with the energy and emissions in suitable units, or one that says that they are unknown."""
         reading = self.reading
         if reading.status == "off":
             return "Energy and emissions were not measured."
@@ -47,7 +47,7 @@ class CardImpact:
         return f"Training took {least}{amounts}" + (f" ({basis})." if basis else ".")
 
     def rows(self) -> dict[str, str]:
-        """Return the rows of the table whose value is known, by label; {} if nothing was measured."""
+        """Return the values of the table's rows by label, without unknown values; {} if nothing was measured."""
         reading, totals = self.reading, self.totals
         if reading.outcome not in ("ok", "degraded"):
             return {}

@@ -81,7 +81,7 @@ def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], make_r
     Only the owner of the run's lock may call this function. After a transient disk error, the save is tried again. `make_room` deletes
     checkpoints that are not needed (None: none can be deleted). It is called if the disk has less free space than the newest checkpoint
     takes, and if the disk is full during the save, which is then tried once more. Raises MachineError for a disk error, and any other error
-    that `write` raises; after every error the unfinished checkpoint is removed, and the older ones are unchanged.
+    that `write` raises; after every error the unfinished checkpoint is removed; others are kept, unless deleted by `make_room`.
     """
     final = checkpoint_folder(root, step)
 
@@ -183,7 +183,7 @@ def require_free_space(root: Path, needed_bytes: int) -> None:
 
 
 def _rename_over(temporary: Path, final: Path) -> None:
-    """Rename `temporary` to `final`. After a kill between the two renames, clear_leftovers restores the checkpoint that was at `final`."""
+    """Rename any checkpoint at `final`, then `temporary` to `final`. After a kill between the two, clear_leftovers restores the old one."""
     old = temporary_sibling(final, "old") if os.path.lexists(final) else None
     if old:
         final.rename(old)

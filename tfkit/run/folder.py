@@ -76,7 +76,7 @@ class RunFolder:
         to record in run.json; None keeps the recorded one. `group`: CHAIN or SWEEP (run_json.py) if the folder is to hold several runs.
 
         Raises MachineError if the folder cannot be written or another process has locked it. Raises UsageError if the folder holds one of
-        these: checkpoints although `resume` is not true; several runs of another `group`; files that tfkit did not write; a link where a
+        these: checkpoints although `resume` is not true; several runs of another `group`; a link, or another program's file, where a
         run writes a file. UsageError is also raised if a run cannot have the folder's name, or if the path has a `..` after a folder.
         """
         if resume and not os.access(path, os.W_OK) and known_of(path).status == "finished":
@@ -215,7 +215,7 @@ class RunFolder:
 
 
 def _locked_folder(path: Path) -> tuple[Path, FolderLock, bool]:
-    """Make the folder if it does not exist, and lock it; return its path without links, the lock, and whether it is new."""
+    """Make the folder if it does not exist, check and lock it; return its path without links, the lock, and whether it is new."""
     try:
         refuse_path(path)
         path = path.resolve()

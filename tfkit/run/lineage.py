@@ -1,4 +1,4 @@
-"""The lineage of a checkpoint, in its tfkit.json: the energy and emissions of its own run so far, its parents, and all ancestors.
+"""The lineage of a checkpoint, in its tfkit.json: the energy, emissions and time of its own run so far, its parents, and all ancestors.
 
     "lineage": {"training": "fine-tuning",
                 "parents": [{"role": "start", "path": "runs/base", "run_id": ..., "sha256": ...}],
@@ -59,7 +59,7 @@ class Ancestor:
     energy_kwh: Amount | None = None
     emissions_g: Amount | None = None
     source: Source = "unknown"
-    status: Text = "unknown"  # of energy and emissions. ok; degraded: a lower bound; any other value: not measured
+    status: Text = "unknown"  # of energy and emissions. ok; degraded: a lower bound; any other value: not known
     parents: Annotated[tuple[Annotated[int, Field(strict=True, ge=0)], ...], _ENTRIES] = ()
 
     @property

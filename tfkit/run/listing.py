@@ -24,7 +24,7 @@ UNFINISHED = ("new", "stopped", "failed", "killed")
 
 @dataclass(frozen=True)
 class ListedRun:
-    """A run (with the status `damaged` if it cannot be read), or a folder that is no run (status `foreign`). None: not known."""
+    """A run (with the status `damaged` if it cannot be read), or a folder that is no run (status `foreign`). None: unknown or absent."""
 
     run: str
     status: str
@@ -41,14 +41,14 @@ class ListedRun:
     problem: str | None = None  # the reason for `damaged` and `foreign`, or the error that ended a failed run
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values; a number that is not finite becomes None."""
+        """Return the fields as JSON values; a number that is not finite becomes None, and is listed in `nonfinite`."""
         return strict_json.finite(asdict(self))
 
 
 def list_runs(folder: Path) -> list[ListedRun]:
-    """Return the runs and the other folders in `folder`, sorted by name. If `folder` is a run, return that run and its stages or trials.
-
-    `folder` may be a link. Links inside it are not followed, since they could lead to runs that are listed already. Raises OSError.
+    """Return the runs in `folder`, or in folders of it that are no runs, and its other folders, sorted by name. If `folder` is a run,
+    return that run and its stages or trials. `folder` may be a link. Links inside it are not followed, since they could lead to runs
+    that are listed already. Raises OSError.
     """
     if (folder / "run.json").exists() or lost_receipt(folder):
         return [*map(read_run, _with_members(folder.resolve() if folder.is_symlink() else folder))]
@@ -69,7 +69,7 @@ def unfinished_runs(runs: Sequence[ListedRun], with_checkpoints: bool) -> list[L
 
 
 def _runs_at(path: Path) -> list[ListedRun]:
-    """Return the run at `path` with its stages or trials; if `path` is no run, the runs in it. An unreadable folder counts as damaged."""
+    """Return the runs in `path` if it is no run but holds some; else `path`, with its members. An unreadable folder counts as damaged."""
     try:
         nested = [] if (path / "run.json").exists() else sorted(inner.parent for inner in path.glob("*/run.json"))
         return [*map(read_run, nested or _with_members(path))]
@@ -143,7 +143,7 @@ def _describe(path: Path, run: RunDocument) -> ListedRun:
 
 
 def _kind(run: RunDocument) -> str | None:
-    """Return the name of the command that started the run; None if it was not recorded (a run that an older version resumed)."""
+    """Return the command that started the run (`stages` or `sweep` for a folder of runs); None if an older version did not record it."""
     if run.kind is not None:
         return _KINDS.get(run.kind, run.kind)
     name = (run.command or [])[1:2]

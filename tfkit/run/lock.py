@@ -18,8 +18,8 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})
 
 
 class FolderLock:
-    """The file `lock` of a run folder, locked with flock. Its content is the owner as JSON (pid, host, started_utc), or nothing if it is
-    free. The kernel releases the lock of a killed process, so no stale lock remains. On a file system without flock (some NFS), the JSON
+    """The file `lock` of a run folder, locked with flock. Its content is the owner as JSON (pid, host, started_utc), or nothing after
+    `release`. The kernel releases the lock of a killed process, so no lock gets stale. On a file system without flock (some NFS), the JSON
     decides: a lock whose process ran on this machine and no longer exists is taken over; the lock of a process on another machine is not.
     """
 
@@ -30,7 +30,7 @@ class FolderLock:
         self._folder: tuple[int, int] | None = None
 
     def acquire(self) -> None:
-        """Take the lock. Raises MachineError with the owner if another process has it, OSError if the file cannot be written."""
+        """Take the lock. Raises MachineError, which names the owner, if another process has it, OSError if the file cannot be written."""
         assert self._descriptor is None
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
@@ -80,7 +80,7 @@ class FolderLock:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process has the lock; False if `path` cannot be read. For a moment, the check itself takes the lock."""
+    """Return whether a process has the lock; False if `path` cannot be read. If the lock is free, this function takes it for a moment."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:

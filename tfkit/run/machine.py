@@ -18,7 +18,7 @@ _TIMEOUT_SECONDS = 2  # the time-out of a program that is run, such as git
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return the fields `versions`, `platform`, `processor`, `threads` and `commit` of run.json; None for an unknown value."""
+    """Return the fields `versions`, `platform`, `processor`, `threads` and `commit` of run.json; an unknown value is None."""
     machine = {"versions": versions(), "platform": platform.platform(), "processor": processor(), "threads": threads()}
     return machine | {"commit": checked_out_commit()}
 

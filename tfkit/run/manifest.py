@@ -3,8 +3,8 @@ complete.
 
     {"schema_version": 1, "files": {"model.safetensors": {"size": 497772344, "sha256": "9b1c..."}, "training_state/state.json": {...}}}
 
-Readers check every field, so that they detect any flipped bit. Not listed are files that are added later, and README.md, which users may
-edit.
+Readers check every field, so that they also detect a flipped bit in the manifest. Not listed are files that are added later, and
+README.md, which users may edit.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _SETTLED_NS = 2_000_000_000  # nanoseconds; no file system's timestamps have a c
 Identity = tuple[int, ...]
 """The device, inode, size, mtime and ctime of a file, by which a change of its content is noticed without reading it."""
 
-_cache: dict[Identity, str] = {}  # the SHA-256 of the files that this process has hashed, by their identity
+_cache: dict[Identity, str] = {}  # the SHA-256 of files that were settled (`is_settled`) when this process hashed them
 
 
 class Entry(TypedDict):
@@ -119,12 +119,12 @@ def verify(folder: Path, hashes: bool = True, advance: Callable[[int], object] =
 
 def extra_files(folder: Path) -> list[str]:
     """Return a checkpoint's files that its manifest omits, except manifest.json and README.md. Raises ModelError for a bad manifest."""
-    paths = (Path(parent, name) for parent, _, files in os.walk(folder) for name in files)  # is_file() would need search permission
+    paths = (Path(parent, name) for parent, _, files in os.walk(folder) for name in files)  # not is_file(), which needs search permission
     return sorted({path.relative_to(folder).as_posix() for path in paths} - read_manifest(folder).keys() - _NOT_COVERED)
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether every file in the manifest exists and has the size that the manifest states."""
+    """Return whether `folder` has a valid manifest, and every file in it exists with the size that the manifest states."""
     return not verify(folder, hashes=False)
 
 

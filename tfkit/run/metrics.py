@@ -1,4 +1,4 @@
-"""metrics.jsonl: a line of strict JSON per record. A resume removes records after its checkpoint. A failed append does not end a run."""
+"""metrics.jsonl: a line of strict JSON per record. A resume removes records of steps after its checkpoint. A failed write ends no run."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -120,7 +120,7 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
     for name, text in nonfinite.items():
         section, _, metric = name.partition(".")
         values, key = (evaluation, metric) if section == "evaluation" else (record, name)
-        if values.get(key, "") is None:  # a finite value or a missing field, as in a damaged line, is not replaced
+        if values.get(key, "") is None:  # null, and not a finite value or a missing field, as in a damaged line
             values[key] = float(text)
     return record
 
@@ -156,7 +156,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a metrics.jsonl, without the lines that are not records; none if the file does not exist."""
+    """Yield the records of a metrics.jsonl, without the lines that are not records; yield nothing if the file does not exist."""
     with suppress(FileNotFoundError):
         yield from (record for _, record in read_lines(path) if record is not None)
 

@@ -14,9 +14,8 @@ MIB = 1 << 20
 
 
 def find_file(folder: Path, name: str) -> Path | None:
-    """Return the path of the file `name`; None if it does not exist. Raises ModelError for a link out of the folder or a non-regular file.
-
-    Links in the Hub's cache, from the folder snapshots/... to blobs/ of the same repository, are allowed.
+    """Return the path of the file `name`; None if it does not exist. Raises ModelError for a link to nothing or out of the folder, and
+    for a file that is not regular. Links in the Hub's cache, from snapshots/... to blobs/ of the same repository, are allowed.
     """
     path = folder / name
     try:
@@ -54,7 +53,7 @@ def read_text(path: Path, limit: int) -> str:
 
 
 def read_object(path: Path, limit: int) -> dict[str, Any]:
-    """Return the object in a strict JSON file. Raises ModelError, also if it has over `limit` bytes or a lone surrogate."""
+    """Return the object in a strict JSON file. Raises ModelError, also if the file has over `limit` bytes or a lone surrogate."""
     document = parse_json(read_text(path, limit), path)
     if not isinstance(document, dict):
         raise ModelError(f"{path}: expected a JSON object, found {type(document).__name__}; copy the file again")

@@ -1,4 +1,4 @@
-"""Checks of a folder before it becomes a run folder. It is refused if it has files of the user, links or another run, or is read-only."""
+"""Checks that a folder can become a run folder: it is writable, and holds no other run, and no links or user files where a run writes."""
 
 import errno
 import os
@@ -56,7 +56,7 @@ def refuse_content(path: Path) -> None:
 
 
 def lost_receipt(path: Path) -> str | None:
-    """Return the problem of a run whose run.json was lost, and which has checkpoints/step-* or carbon/*.jsonl; None for other folders."""
+    """Return the problem, as text, of a run that lost its run.json but has checkpoints/step-* or carbon/*.jsonl; None for other folders."""
     if any((path / name).exists() for name in ("run.json", "run.json.damaged")):
         return None
     if not any((*(path / "checkpoints").glob("step-*"), *(path / "carbon").glob("*.jsonl"))):

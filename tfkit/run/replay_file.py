@@ -28,7 +28,7 @@ def write_replay(run_folder: Path, document: dict[str, Any]) -> None:
 
 
 def read_replay(run_folder: Path, step: int | None = None) -> dict[str, Any]:
-    """Return the replay file of `step`, by default the latest one. Raises ModelError if the file is missing or invalid."""
+    """Return the content of the replay file of `step`, by default the highest step. Raises ModelError if it is missing or invalid."""
     names = "step-*.json" if step is None else f"step-{step:06d}.json"
     paths = sorted((run_folder / FOLDER).glob(names), key=lambda path: (len(path.name), path.name))  # 999999 before 1000000
     if not paths:

@@ -2,19 +2,19 @@
 
     schema_version  run_id  name  command  status
     attempts: [{number, status, started_utc, ended_utc, seconds, host, pid, resumed_from, from_step, to_step, error}]
-    versions  platform  processor  threads  commit          of the latest attempt that took steps; if none did, of the latest attempt
+    versions  platform  processor  threads  commit          of the latest attempt that resumed from a checkpoint or found none
     kind  planned_steps  before {...}  data  given {recipe, text, overrides}  result {...}  and the other fields of RunDocument
     totals {seconds, train_seconds, tokens, energy_kwh, energy_kwh_parts {cpu, gpu, ram}, emissions_g, carbon_status, place, rework_...}
 
 `status`, of the run and of an attempt, is one of: running, stopped (by a signal or budget; can be resumed), finished, failed, killed (it
 was still "running" at the next start, so its ended_utc is null). A run without attempts is "new". Times are UTC. The `seconds` of an
-attempt are monotonic time, from its start to the last write of the file.
+attempt are monotonic time, from its start to its end or, if it was killed, to its last write of the file.
 
 The stages of a recipe and the trials of a sweep are runs, each with its run.json, in runs/<name>/<stage or trial>/. The folder runs/<name>/
 that holds them has a run.json, too.
 
-`Receipt` writes the file, `read_run_json` reads it. A damaged file, or one of an older version, is read if the fields that identify the
-run are valid; any other field that is invalid or missing gets its default.
+`Receipt` writes the file, `read_run_json` reads it. A file of an older version, or a damaged one that is still JSON, is read if its main
+fields are valid (`_identifies_a_run`); any other field that is invalid or missing gets its default.
 """
 
 import math
@@ -64,7 +64,7 @@ class AttemptEntry:
 
 @dataclass(frozen=True)
 class RunDocument:
-    """The content of a run.json. A field that is missing in the file, or has another type than tfkit writes, is None or empty."""
+    """The content of a run.json. A field that is missing in the file, or has another type than tfkit writes, has its default."""
 
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the whole document, as it is in the file
     run_id: str = ""
@@ -82,7 +82,7 @@ class RunDocument:
     result: dict[str, Any] | None = None  # None: no attempt reached the last step, or a later attempt has continued the run
     rate_trial: dict[str, Any] | None = None  # the losses of the learning rates that were tried, and the chosen rate (`lr`)
     before: dict[str, Any] = field(default_factory=dict)  # the scores before the first step
-    predicted: dict[str, Any] = field(default_factory=dict)  # seconds, energy_kwh, emissions_g (low, likely, high); memory_bytes, ...
+    predicted: dict[str, Any] = field(default_factory=dict)  # forecasts: seconds, energy_kwh, emissions_g (low, likely, high); and others
     actual: dict[str, Any] = field(default_factory=dict)  # the measured values of the quantities in `predicted`
     versions: dict[str, Any] = field(default_factory=dict)
     processor: dict[str, Any] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class RunDocument:
         return self.attempts[-1] if self.attempts else AttemptEntry()
 
     def seconds(self, metered: Mapping[int, float]) -> float:
-        """Return the wall seconds of all attempts. `metered`: seconds by attempt (from 1), which replace those in `attempts`."""
+        """Return the sum of the wall seconds of all attempts. `metered`: seconds by attempt (from 1), which replace those in `attempts`."""
         return sum(metered.get(number, attempt.seconds or 0.0) for number, attempt in enumerate(self.attempts, 1))
 
 
@@ -118,13 +118,13 @@ def known_of(folder: Path) -> RunDocument:
 
 
 def stage_folders(path: Path) -> dict[str, Path]:
-    """Return the run folders of a recipe's stages in `path` by name, in order, even if they do not exist yet; {} if it has no stages."""
+    """Return the folders of a recipe's stages in `path` by name, in the recipe's order, even those not made yet; {} without stages."""
     run = known_of(path)
     return {name: path / name for name in (run.kind == CHAIN and run.stages) or ()}
 
 
 def trial_folders(path: Path) -> dict[str, Path]:
-    """Return the run folders of the started trials of the sweep `path` by name, in order; {} if `path` is no sweep."""
+    """Return the run folders of the started trials of the sweep `path` by name, in the order of run.json; {} if `path` is no sweep."""
     run = known_of(path)
     return {name: path / name for name in (run.kind == SWEEP and run.trials) or ()}
 
@@ -172,7 +172,7 @@ def _parse(document: Mapping[str, Any]) -> RunDocument:
 
 
 class Receipt:
-    """The writer of run.json. Methods that change the document, except `forget`, write the file or raise OSError."""
+    """The writer of run.json. Methods that change the document, except `open` and `forget`, write the file or raise OSError."""
 
     def __init__(self, path: Path, document: dict[str, Any]):
         self.path = path

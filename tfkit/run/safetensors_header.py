@@ -4,7 +4,7 @@
     N bytes   JSON: {"name": {"dtype": "F32", "shape": [3, 2], "data_offsets": [0, 24]}, ..., "__metadata__": {"format": "pt"}}
     the rest  the tensors, contiguous; offsets count from here
 
-The library safetensors checks the fields, and that the header assigns every byte of the file to exactly one tensor. It allows duplicate
+The library safetensors checks the fields, and that the header assigns every byte after it to exactly one tensor. It allows duplicate
 names, names that move a terminal's cursor, and headers that take hundreds of megabytes of memory; this module refuses all three.
 """
 
@@ -35,7 +35,7 @@ class Stored(NamedTuple):
 
 
 def read_header(path: Path) -> dict[str, Stored]:
-    """Return the tensors of a safetensors file by name, in file order. Raises ModelError, which names the file."""
+    """Return the tensors of a safetensors file by name, in the order of their bytes. Raises ModelError, which names the file."""
     try:
         with path.open("rb") as file:
             start = file.read(8)
@@ -58,7 +58,7 @@ def read_header(path: Path) -> dict[str, Stored]:
 
 
 def _tensors(text: bytes) -> dict[str, Stored]:
-    """Return the tensors of a header that safetensors accepted, in file order. Raises ValueError for unusual names and entries."""
+    """Return the tensors of a header that safetensors accepted, in the order of their bytes. Raises ValueError for unusual entries."""
     header = strict_json.loads(text)
     header.pop("__metadata__", None)
     for name, entry in header.items():

@@ -2,8 +2,8 @@
 saved.
 
 Python runs signal handlers between two bytecode instructions, and a backward pass, which is a single instruction, can take minutes. So a
-thread reads from the pipe to which the interpreter writes signal numbers immediately (signal.set_wakeup_fd). The thread acknowledges each
-signal, and after a third one ends the process.
+thread reads from the pipe to which the interpreter writes signal numbers immediately (signal.set_wakeup_fd). The thread acknowledges
+signals, and after a third one ends the process.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ class StopSignals:
 
     A signal that is ignored on entry stays ignored (nohup, a shell's background job). Outside the main thread, where Python allows no
     handlers, the context does nothing. An inner StopSignals replaces the handlers of the outer one, and raises Stopped on entry if the
-    outer one has received a signal. `acknowledge` is called at once, in a separate thread, with a sentence for each signal.
+    outer one has received a signal. `acknowledge` is called in a thread with a sentence for each signal that raises no Stopped.
     """
 
     def __init__(self, names: Sequence[str] = _NAMES, acknowledge: Callable[[str], None] | None = None) -> None:
@@ -237,7 +237,7 @@ class Interrupts(StopSignals):
 @contextmanager
 def interrupts(should_stop: Callable[[], bool] | None) -> Iterator[Interrupts]:
     """A context that defers Ctrl-C. On exit after Ctrl-C, it raises KeyboardInterrupt, with the message of the Stopped that Ctrl-C caused,
-    if any. `should_stop`: returns True to stop for another reason, which raises Stopped; None: there is none.
+    if any. `should_stop`: returns True to stop for another reason, which raises Stopped; None: there is no other reason.
     """
     messages = []
     with Interrupts(should_stop or (lambda: False)) as stop:

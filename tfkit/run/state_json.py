@@ -21,8 +21,8 @@ _LIMIT = 64 * MIB
 class SavedLog:
     """The part of the training log that a checkpoint contains, so that a run resumes exactly even if its metrics.jsonl was lost."""
 
-    lines: int  # the number of records in the log, one per training step that was logged
-    loss: float | None  # the loss of the last record of a step; None: not finite, or no record yet
+    lines: int  # the number of records of training steps in the log
+    loss: float | None  # the loss in the latest record of a training step; None: not finite, or no such record yet
     evaluations: list[tuple[int, dict[str, float | None]]]  # each: the step, and the scores (None: not finite)
     before: dict[str, float | str] | None = None  # the scores before the first step, as text if not finite; None: not recorded
 

@@ -1,4 +1,4 @@
-"""Strict JSON: NaN and Infinity are refused, as the standard requires, and so are duplicate keys, which it only discourages.
+"""Strict JSON. `loads` refuses NaN and Infinity, as the standard requires, and duplicate keys, which the standard only discourages.
 
 A number that is not finite is written as null and, to differ from a missing value, listed in the top-level object `nonfinite` by its dotted
 path, as nan, inf or -inf: `{"step": 7, "loss": null, "evaluation": {"f1": null}, "nonfinite": {"loss": "nan", "evaluation.f1": "inf"}}`.
@@ -17,7 +17,7 @@ def dumps(document: Mapping[str, Any], indent: int | None = None) -> str:
 
 
 def finite(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `document` with None in place of each number that is not finite, and with the object `nonfinite` that lists these numbers."""
+    """Return `document` with None in place of each number that is not finite, and with the object `nonfinite` that lists them, if any."""
     nonfinite: dict[str, str] = {}
     plain = {name: _finite(value, name, nonfinite) for name, value in document.items()}
     return plain | ({"nonfinite": nonfinite} if nonfinite else {})

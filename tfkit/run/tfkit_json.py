@@ -18,7 +18,7 @@ from tfkit.run.verified import find_named
 
 NAME = "tfkit.json"
 SCHEMA_VERSION = 1
-_LIMIT = 4 * MIB  # a thousand times the usual size
+_LIMIT = 4 * MIB  # bytes, a thousand times the usual size of a tfkit.json
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ModelDocument:
     training: str = ""  # pre-training or fine-tuning
     run_id: str | None = None
     objective: str | None = None
-    objective_settings: dict[str, Any] = field(default_factory=dict)  # the settings on which predictions depend
+    objective_settings: dict[str, Any] = field(default_factory=dict)  # the settings of the objective on which predictions depend
     data: dict[str, list[str]] = field(default_factory=dict)  # fingerprints of the data, by part (train, validation, ...)
     adapter: dict[str, Any] = field(default_factory=dict)  # of an adapter: `base`, the path and SHA-256 of its base model
 

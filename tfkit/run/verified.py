@@ -1,7 +1,7 @@
 """Verification of a model folder against its manifest.json while the files of the folder are read. A folder without a manifest is loaded
 unverified.
 
-A file that the manifest does not list is ignored, since it was not saved with the checkpoint.
+`find_named` does not find files that the manifest omits, such as those that were added to the folder later.
 
 Weights are hashed in a thread while they are loaded. The thread and the loader use the same pages of the page cache, so the disk is read
 only once, and there is no second copy in memory.
@@ -19,7 +19,7 @@ from tfkit.errors import ModelError, argument, path_argument
 from tfkit.run.manifest import NAME, Entry, Identity, cached_sha256, identity_of, read_manifest, sha256_of
 from tfkit.run.model_files import find_file
 
-# Training state is not compared here: a resume, its only reader, compares all hashes first, and a published folder may lack it.
+# Training state is not compared here: a resume compares all hashes before it reads the state, and a published folder may lack it.
 _TRAINING_STATE = "training_state/"
 _WEIGHTS = ".safetensors"
 _verifying: ContextVar[bool] = ContextVar("verifying", default=True)
@@ -70,8 +70,8 @@ def verified(folder: Path, *, weights: bool) -> Iterator[None]:
 
 
 def find_named(folder: Path, name: str) -> Path | None:
-    """Return the path of the file `name`; None if it does not exist or, unless verification is disabled, if manifest.json omits it.
-    Raises ModelError as `find_file` does, and for an invalid manifest.
+    """Return the path of the file `name`; None if it does not exist or, unless verification is disabled, if a manifest.json omits it.
+    Raises ModelError for a link to nothing or out of the folder, for a file that is not regular, and for an invalid manifest.
     """
     path = find_file(folder, name)
     if path is None or not _verifying.get() or find_file(folder, NAME) is None:
@@ -80,7 +80,7 @@ def find_named(folder: Path, name: str) -> Path | None:
 
 
 def check_files(folder: Path, names: Iterable[str]) -> None:
-    """Hash the files in `names` that exist and are in manifest.json, and raise ModelError if a hash is not that in the manifest."""
+    """Unless verification is disabled, hash the files in `names` that exist and are in manifest.json; raise ModelError for another hash."""
     entries = _entries(folder)
     paths = {name: path for name in names if name in entries and (path := find_file(folder, name)) is not None}
     _compare(paths, entries, paths, threading.Event())

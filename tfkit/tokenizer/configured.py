@@ -22,7 +22,7 @@ GENERIC = "PreTrainedTokenizerFast"
 class _Class(NamedTuple):
     """A tokenizer class of transformers that builds its own pipeline."""
 
-    build: Callable[[Mapping[str, Any]], Backend]  # returns the class's pipeline without entries, given the normalizer of tokenizer.json
+    build: Callable[[Mapping[str, Any]], Backend]  # returns the pipeline, without trained entries, given the normalizer of tokenizer.json
     roles: Mapping[str, str]  # the class's special tokens, such as {"bos_token": "<s>"}
 
 
@@ -40,7 +40,7 @@ _CLASSES = {
 
 
 def class_settings(tokenizer_json: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what tokenizer_config.json needs for this tokenizer.json: `tokenizer_class`, and the arguments of that class's constructor."""
+    """Return the tokenizer's class in transformers and its arguments, for tokenizer_config.json. `settings`: special tokens, by role."""
     document = json.loads(tokenizer_json)
     roles = {role: token for role, token in settings.items() if role.endswith("_token")}
     normalizer = document.get("normalizer") or {}
@@ -51,7 +51,7 @@ def class_settings(tokenizer_json: str, settings: Mapping[str, Any]) -> dict[str
 
 
 def _pipeline(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of a tokenizer.json that a class of `_CLASSES` builds itself: all but the entries and the post-processor."""
+    """Return the parts that a class of `_CLASSES` builds itself: normalizer, pre-tokenizer, decoder, and the model without its entries."""
     model = {name: value for name, value in document["model"].items() if name not in ("vocab", "merges")}
     return {"model": model, **{name: document.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")}}
 
@@ -65,7 +65,7 @@ def _arguments(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")  # in transformers' order
+_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")  # as transformers orders them
 _LISTS = ("extra_special_tokens", "additional_special_tokens")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _BERT = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
@@ -109,7 +109,7 @@ def add_configured_tokens(backend: Backend, settings: Mapping[str, Any], special
     """Add to `backend` the tokens that the three files name and its vocabulary lacks; return whether any was added.
 
     The contents of the files: `settings` of tokenizer_config.json, `special` of special_tokens_map.json, `named` of added_tokens.json.
-    Raises TokenError if one states another id or other flags than `backend` has, or if GemmaTokenizer would give an added token another id.
+    Raises TokenError if a file has another id or other flags than `backend`, or if GemmaTokenizer would give an added token another id.
     """
     present = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     changed = False

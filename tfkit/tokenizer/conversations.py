@@ -26,7 +26,7 @@ from tfkit.tokenizer.tool_calls import message_calls
 
 Spans = list[tuple[int, int]]  # the offsets in the text at which each answer, with its end token, begins and ends
 Json = Mapping[str, Any]
-ANSWER = ({"role": "assistant", "content": "Hello"},)  # an example of an answer
+ANSWER = ({"role": "assistant", "content": "Hello"},)  # an example of messages: one answer
 TRAINING_DATE = "2024-07-26"  # replaces today's date in templates that write it (Llama 3's), so that rows do not depend on the day
 _SAMPLE = ({"role": "user", "content": "Hello"}, *ANSWER)  # a conversation that every format can express
 
@@ -49,8 +49,8 @@ class Conversations:
     """Renders and encodes conversations in one chat format, or by the tokenizer's own template (`chat_format` None)."""
 
     def __init__(self, tokenizer: Tokenizer, chat_format: ChatFormat | None, system: str | None, folder: Path):
-        """`system`: the system message of conversations without one. `folder`: the tokenizer's folder, for error messages. Raises
-        UsageError if the tokenizer lacks tokens that the format writes, and ModelError if no model can be trained on the template.
+        """`system`: the system message of conversations without one. `folder`: the tokenizer's folder, for errors. Raises UsageError if
+        the format cannot write `system` or needs tokens that the tokenizer lacks, ModelError if no model can be trained on the template.
         """
         self.tokenizer, self.format, self.system, self.folder = tokenizer, chat_format, system, folder
         self._backend = _with_plain_offsets(tokenizer)
@@ -170,8 +170,8 @@ def _any_of(tokens: Mapping[str, tokenizers.AddedToken | None]) -> re.Pattern[st
 
 
 def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatFormat | None:
-    """Return the chat format that objective.format (`name`) means; None: the tokenizer's own template, which no format has. `auto` means
-    this template if there is one, else the first format whose special tokens `tokenizer` has. Raises UsageError if neither can be used.
+    """Return the chat format that objective.format (`name`) means; None: the tokenizer's template, which is no format's. `auto` means
+    the tokenizer's template if it has one, else the first format whose special tokens it has. Raises UsageError if neither can be used.
     """
     if name == "template" and tokenizer.chat_template is None:
         raise UsageError(f"objective.format: the tokenizer has no chat template; {_remedy()}")

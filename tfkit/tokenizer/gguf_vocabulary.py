@@ -22,7 +22,7 @@ _WHOLE_WORDS = "llama-bpe"  # llama.cpp's pre-tokenizer that splits as dbrx does
 
 @dataclass(frozen=True)
 class GgufVocabulary:
-    """A vocabulary as GGUF stores it. `pieces`, `types` and `scores` are lists by id."""
+    """A vocabulary as GGUF stores it. `pieces`, `types` and, unless it is empty, `scores` are lists by id."""
 
     kind: str  # gpt2: BPE over bytes, with `merges`; llama: BPE over characters, with `scores`
     splitter: str  # llama.cpp's name of the pre-tokenizer
@@ -90,7 +90,7 @@ def gguf_vocabulary(tokenizer: Tokenizer, rows: int) -> GgufVocabulary:
 
 
 def _splitter(document: dict[str, Any]) -> str | None:
-    """Return llama.cpp's name of a byte-level BPE's pre-tokenizer; None for a BPE over characters. Raises ModelError for any other."""
+    """Return llama.cpp's name of a byte-level BPE's pre-tokenizer; None for a BPE over characters. Raises ModelError for other BPEs."""
     pipeline = {name: document.get(name) for name in ("normalizer", "pre_tokenizer")}
     for name, splitter in pipelines.BYTE_SPLITTERS.items():
         if _is_equal(pipeline, json.loads(pipelines.byte_bpe({}, [], splitter).to_str())):

@@ -38,8 +38,8 @@ def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], lengt
 
     The ids are those of transformers' `is_split_into_words=True`, except that a word without tokens (such as a symbol of a private font,
     with BERT's tokenizer) becomes the unknown token, if there is one, so that each word gets a tag. If tokens include the space before a
-    word (GPT-2's `Ġ`), every word, also the first, gets a space, as with transformers' `add_prefix_space=True`; otherwise the ids
-    would be those of words without spaces between them.
+    word (GPT-2's `Ġ`), every word, also the first, gets a space, as with transformers' `add_prefix_space=True`; without these spaces,
+    the ids would be those of words that are not separated.
     """
     with tokenizer_errors():
         words_of_list = tokenizer.backend.encode(["x", "x"], is_pretokenized=True, add_special_tokens=False)
@@ -63,7 +63,7 @@ class Window(NamedTuple):
 
     ids: list[int]
     segments: list[int]  # 0 or 1 for each id
-    spans: list[tuple[int, int]]  # the characters of the context that an id covers, without white space before; (-1, -1) if none
+    spans: list[tuple[int, int]]  # begin and end of each id in the context's text, without leading white space; (-1, -1): not in it
     question_tokens: int  # the number of ids of the question
 
 
@@ -80,11 +80,11 @@ class WindowEncoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, length: int, overlap: int):
-        """`length`: the largest number of ids of a window. `overlap`: the number of context ids that two successive windows share, at most
-        half of those that fit into a window beside the question. Raises ValueError if `length` has no room for a question and a context.
+        """`length`: the largest number of ids of a window. `overlap`: how many context ids two successive windows share, but at most half
+        of those that fit into a window beside the question. Raises ValueError if `length` has no room for a question and a context.
         """
         special = len(encode_pairs(tokenizer, [("", "")])[0][0])
-        self.length, self.overlap, self.room = length, overlap, length - special  # room: the most ids of question and context in a window
+        self.length, self.overlap, self.room = length, overlap, length - special  # room: the most ids of question and context together
         if self.room < 4:
             raise ValueError(f"a length of {length} has no room for a question and its context")
         self._backend = tokenizer.copy_backend()  # a copy, since truncation is a setting of the whole backend
@@ -101,7 +101,7 @@ class WindowEncoder:
             ends = [min(each.offsets[most - 1][1], each.offsets[most][0]) if len(each) > most else None for each in questions]
             truncated = [(question[:end], context) for end, (question, context) in zip(ends, pairs, strict=True)]
             windows: dict[int, list[Window]] = {}
-            for stride in {*strides}:  # the stride is a setting of the whole backend
+            for stride in {*strides}:  # the stride is a setting of the whole backend, so pairs of one stride are encoded together
                 indices = [i for i, own_stride in enumerate(strides) if own_stride == stride]
                 self._backend.enable_truncation(self.length, stride=stride, strategy="only_second")
                 encodings = self._backend.encode_batch([truncated[i] for i in indices])

@@ -19,7 +19,7 @@ from tfkit.tokenizer.pipelines import PREFIX, SPACE, SUFFIX
 from tfkit.tokenizer.tokenizer import Tokenizer
 from tfkit.tokenizer.tokenizer_guard import interruptible
 
-_COVERAGE = 0.9999  # fraction of texts' characters that get entries; SentencePiece's `character_coverage` (default 0.9995, Llama 0.99995)
+_COVERAGE = 0.9999  # fraction of the characters in the texts that get entries; SentencePiece's `character_coverage` (0.9995; Llama 0.99995)
 _GAP = "\0"  # replaces a character without an entry
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
@@ -27,7 +27,7 @@ _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 class Corpus:
     """The training texts, which can be read several times. They are split so that training takes bounded memory and time.
 
-    `train` calls `progress` with each text's number of UTF-8 bytes, possibly in another thread; an exception of it ends the training.
+    `train` calls `progress` with each text's number of UTF-8 bytes, possibly in another thread; an exception that it raises ends training.
     """
 
     def __init__(self, texts: Iterable[str], progress: Callable[[int], None] | None = None):
@@ -38,7 +38,7 @@ class Corpus:
     ) -> list[str]:
         """Return the most frequent characters, which make up 99.99% of the normalized texts; at most `most`, sorted by code point.
 
-        Rarer characters get no entries, so that more are left for parts of words. `excluded`: returns whether a character is left out.
+        Rarer characters get no entries, so that more entries are left for parts of words. `excluded`: returns whether to omit a character.
         """
         counts: Counter[str] = Counter()
         for text in self._texts:
@@ -89,7 +89,7 @@ _LONG_WORD, _HALF_WORD = (re.compile("|".join(f"(?:{kind}){{{length}}}" for kind
 
 def _cut_long_words(piece: str) -> Iterator[str]:
     start = 0
-    if any(_HALF_WORD.match(piece, half) for half in range(0, len(piece), _MAX_WORD // 2)):  # a fast test, which most pieces fail
+    if any(_HALF_WORD.match(piece, half) for half in range(0, len(piece), _MAX_WORD // 2)):  # a fast test: false for most pieces
         for match in _LONG_WORD.finditer(piece):
             yield piece[start : match.end()]
             start = match.end()
@@ -114,7 +114,7 @@ class _Task(NamedTuple):
 def train_tokenizer(section: TokenizerSection, texts: Iterable[str], progress: Callable[[int], None] | None = None) -> Tokenizer:
     """Train a tokenizer. The same section and texts always give the same tokenizer. For all kinds but byte_bpe, the texts are read twice.
 
-    Texts with few distinct words may give fewer entries than the section's `vocab_size`. `progress`: see Corpus.
+    Texts with few distinct words may give fewer entries than the section's `vocab_size`. `progress` gets each text's number of UTF-8 bytes.
     """
     variant = variant_of(section.kind, section.variant)
     fixed = vocabulary_of(section.kind, section.variant)
@@ -211,7 +211,7 @@ def _learn_bpe(
     divides normalized texts. Return `vocab` and `merges` for a `tokenizers` model.
 
     `first`: the entries from id 0 on. The characters of the alphabet follow, each also with `prefix` (its form inside a word) or `suffix`
-    (its form at a word's end). These forms are passed to the trainer, since it would number others in the random order of a hash table.
+    (its form at a word's end). The trainer gets these forms as special tokens; else it would number them in a hash table's random order.
     """
     forms = [form for character in alphabet or () for form in dict.fromkeys((character, prefix + character + suffix))]
     affixes: dict[str, Any] = {"continuing_subword_prefix": prefix, "end_of_word_suffix": suffix}

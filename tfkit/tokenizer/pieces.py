@@ -14,7 +14,7 @@ PIECE = 1 << 18  # the smallest number of characters of a piece, except the last
 BATCH = 1 << 22  # characters of a batch of pieces, whose encoding takes about 150 MB; a larger batch is no faster
 
 # GPT-2's, Llama 3's and SmolLM2's patterns end a token wherever a run of letters or of digits ends; LETTER_BORDER finds such places in
-# ASCII. For the pre-tokenizers of BERT and T5, SPACE_BORDER finds words that end at white space.
+# ASCII. For the pre-tokenizers of BERT and T5, SPACE_BORDER finds the ends of words before a space or a new line.
 LETTER_BORDER = re.compile(r"[A-Za-z](?=[\0-@\[-`{-\x7f])|[0-9](?=[\0-/:-\x7f])")
 SPACE_BORDER = re.compile(r"[A-Za-z0-9](?=[ \n])")
 
@@ -43,7 +43,7 @@ def safe_border(tokenizer_json: Mapping[str, Any], split_special_tokens: bool) -
 
 
 def _splits_as_gpt2(steps: list[dict[str, Any]]) -> bool:
-    """Whether a pre-tokenizer whose last step is ByteLevel ends a token wherever a run of letters or of digits ends."""
+    """Whether a pre-tokenizer whose last step is ByteLevel is one known to end a token wherever a run of letters or of digits ends."""
     *before, byte_level = steps
     if byte_level.get("add_prefix_space", True):
         return False

@@ -3,7 +3,7 @@
 byte_bpe           BPE over bytes (as 256 characters), within words; lossless       GPT-2 (Radford et al. 2019, 2.2), RoBERTa, Llama 3
 wordpiece          longest entries of a word, from the left; ## inside a word       BERT (Devlin et al. 2018, arXiv 1810.04805)
 bpe_eow            BPE within lower-cased words, </w> at the end of a word          GPT (Radford et al. 2018)
-unigram            most likely pieces of a word; sentinels have the last ids        T5, XLM-R (Kudo 2018, arXiv 1804.10959)
+unigram            most likely pieces of a word; T5's sentinels have the last ids   T5, XLM-R (Kudo 2018, arXiv 1804.10959)
 bpe_byte_fallback  BPE over characters, ▁ for a space; rare characters as bytes     Llama, Mistral, Gemma 2 (Kudo and Richardson 2018)
 """
 
@@ -33,7 +33,7 @@ BYTE_SPLITTERS: dict[str, pre_tokenizers.PreTokenizer] = {
 
 
 def byte_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], splitter: pre_tokenizers.PreTokenizer) -> Backend:
-    """Build a byte-level BPE pipeline. It has no normalizer and no unknown token, so decoding restores the bytes of any text."""
+    """Build a byte-level BPE pipeline. It has no normalizer and no unknown token: decoding restores a text, if `splitter` adds no space."""
     backend = Backend(models.BPE(vocab=vocab, merges=merges))
     backend.pre_tokenizer = splitter
     backend.decoder = decoders.ByteLevel()
@@ -41,7 +41,7 @@ def byte_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], splitter: pre
 
 
 def bert_normalizer(lowercase: bool = True, strip_accents: bool | None = None, chinese: bool = True) -> normalizers.Normalizer:
-    """Build BERT's normalizer: it removes control characters, turns white space into spaces, and isolates Chinese characters."""
+    """Build BERT's normalizer: control characters are removed, white space becomes spaces; `chinese`: isolate Chinese characters."""
     return normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=chinese, strip_accents=strip_accents, lowercase=lowercase)
 
 
@@ -91,8 +91,8 @@ def llama_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], unk_token: s
 
 
 def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
-    """Build GemmaTokenizer's pipeline, which is lossless, since no ▁ is added. The pre-tokenizer has no effect, since the normalizer has
-    replaced all spaces by ▁.
+    """Build GemmaTokenizer's pipeline. It adds no ▁, so decoding restores every text that has none. The pre-tokenizer has no effect, since
+    the normalizer has replaced all spaces by ▁.
     """
     backend = Backend(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     backend.normalizer = normalizers.Replace(" ", SPACE)

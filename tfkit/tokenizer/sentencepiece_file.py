@@ -89,7 +89,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """Return the integer (7 bits per byte) that begins at this place, and the place after the integer."""
+    """Return the integer (7 bits per byte) that begins at the index `place` of `data`, and the index after its last byte."""
     value = 0
     for shift in range(0, 70, 7):
         byte = data[place]

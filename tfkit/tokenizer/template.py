@@ -25,9 +25,9 @@ from tfkit.tokenizer.tokenizer_files import CONFIG, ROLES, TEMPLATE
 SECONDS = 2.0  # the time limit for rendering one conversation
 _START_SECONDS = 30.0  # the time limit for starting Python and jinja2, which usually takes 0.1 s, but more on a slow disk
 _MAX_LENGTH = 1 << 20  # the most characters of a template; real ones have up to about 20,000
-_MAX_REPLY = 8 << 20  # the most bytes of the worker's reply: 1 MiB of text as JSON with every character escaped
+_MAX_REPLY = 8 << 20  # the most bytes of the worker's reply: enough for 1 MiB of text as JSON with every character escaped
 _WORKER = Path(__file__).with_name("template_worker.py")
-# The worker can import only the standard library and the folders of jinja2 and markupsafe; -I and -S exclude all other folders.
+# The worker can import only from the standard library and from the folders that contain jinja2 and markupsafe: -I and -S exclude others.
 _START = "import runpy, sys; worker = sys.argv.pop(1); sys.path += sys.argv[1:]; runpy.run_path(worker, run_name='__main__')"
 # The environment variables that the worker gets: none with secrets, only the time zone, and those that some systems need to start Python.
 _ENVIRONMENT = ("TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -39,7 +39,7 @@ class ChatTemplate:
     """A template and the process that renders it. As a context manager, it ends the process.
 
     `file`: the template's file, for error messages. `special_tokens`: the texts of bos_token, eos_token and so on, which the template may
-    use. `date`: the current date (ISO 8601) for the template; None: today. Raises ModelError for a template of over 2^20 characters.
+    use. `date`: the date that the template takes for today (ISO 8601); None: today. Raises ModelError for a `text` of over 2^20 characters.
     """
 
     def __init__(self, text: str, file: Path, special_tokens: Mapping[str, str], date: str | None = None):
@@ -166,7 +166,7 @@ def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def reads_reasoning(template: str | None) -> bool:
-    """Whether a chat template reads the reasoning of a message, under any of its names."""
+    """Whether a chat template mentions a name under which messages store the reasoning before an answer."""
     return template is not None and any(name in template for name in _REASONING)
 
 

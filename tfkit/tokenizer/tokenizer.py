@@ -3,8 +3,8 @@ Functions give the readable form of its entries, and how many UTF-8 bytes a toke
 
 A text may contain special tokens literally (`<|endoftext|>` in a file about GPT-2). transformers parses them as special tokens unless
 tokenizer_config.json has `split_special_tokens: true`, which is not part of tokenizer.json. tfkit follows the same rule, so its ids equal
-AutoTokenizer's. Tokenizers that tfkit trains have this setting, so that no text can end a document. Only those for models whose prompts
-may contain special tokens, such as [MASK] or a sentinel, lack it (wordpiece, unigram, RoBERTa's byte_bpe).
+AutoTokenizer's. Tokenizers that tfkit trains have this setting, so that no text can end a document, except those for models whose prompts
+may contain special tokens, such as [MASK] or a sentinel: wordpiece, unigram, and RoBERTa's byte_bpe.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from tfkit.tokenizer.tokenizer_guard import interruptible, tokenizer_errors
 
 _MARKS = {ord(" "): "Ġ", ord("\n"): "Ċ", ord("\t"): "ĉ", ord("\r"): "č"}  # the signs that a byte-level vocabulary uses for white space
 _BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-_HEAD = 256  # characters of a text that are encoded first; the second token begins within them, unless the first word is very long
+_HEAD = 256  # characters of a text in which `opening_bytes` first looks for the second token; if there is none, it looks in twice as many
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +39,11 @@ class Tokenizer:
     pad_id: int | None
     size: int  # the largest id + 1
     tokenizer_json: str = field(repr=False)  # the content of tokenizer.json
-    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)  # tokenizer_config.json, without the chat template
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)  # kept values of tokenizer_config.json, such as special tokens
     chat_template: str | None = field(default=None, repr=False)
-    decoder_start_id: int | None = None  # decoder_start_token_id of the model's config.json; None: see `start_id`
+    decoder_start_id: int | None = None  # decoder_start_token_id of the model's config.json; None: `start_id` is bos, else pad
     forced_first_id: int | None = None  # forced_bos_token_id, which an encoder-decoder such as BART generates right after `start_id`
-    stated_end_ids: tuple[int, ...] = ()  # the eos ids in the model's config.json and generation_config.json; see conversations.end_ids
+    stated_end_ids: tuple[int, ...] = ()  # the eos ids in the model's config.json and generation_config.json; each ends a generated text
     unk_id: int | None = None  # for text that the vocabulary cannot express. This id and the next three are None without such a token
     cls_id: int | None = None  # before an encoder's text; the hidden state at this token is the input of classification heads
     sep_id: int | None = None  # after each text of an encoder
@@ -196,7 +196,7 @@ class Tokenizer:
 
 
 def readable_entry(tokenizer: Tokenizer, token_id: int) -> str:
-    """Return the readable form of an entry: if its bytes are whole characters, these characters, with Ġ for a space; else the entry."""
+    """Return the readable form of an entry: the text of its bytes, with Ġ for a space, if they are whole characters; else the entry."""
     entry = tokenizer.backend.id_to_token(token_id) or f"<{token_id}>"
     if entry.isascii() or not tokenizer.byte_level or any(character not in BYTE_OF for character in entry):
         return entry

@@ -21,7 +21,7 @@ ADDED = "added_tokens.json"
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _TOKENIZER_LIMIT, _SETTINGS_LIMIT, _TEMPLATE_LIMIT = 64 * MIB, 16 * MIB, MIB  # the largest known tokenizer.json has 33 MiB
 _MAX_EXPANSION = 1000  # the largest number of characters that may replace one; real tokenizers have 1 to 3
-UNLIMITED = 10**30  # transformers' value of model_max_length for "no limit"
+UNLIMITED = 10**30  # a model_max_length that transformers takes for no limit; its own such value is int(1e30)
 
 # Settings dropped when loading: auto_map names remote code; the others are saved anew, are in other files, or describe the old folder.
 _NOT_KEPT = (
@@ -31,7 +31,7 @@ _NOT_KEPT = (
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer | None:
-    """Load the tokenizer of a folder; return None if the folder has neither a tokenizer.json nor another known vocabulary file.
+    """Load the tokenizer of a folder; return None if it has neither a tokenizer.json nor the vocabulary files of a class known to tfkit.
 
     The post-processor in tokenizer.json decides whether a text begins with bos, not `add_bos_token` in tokenizer_config.json. Raises
     ModelError if a file is damaged, or if transformers would build another tokenizer than tokenizer.json describes (`find_conflict`).
@@ -70,7 +70,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path | str) -> None:
-    """Write the files that `transformers.AutoTokenizer` reads into an existing folder.
+    """Write into an existing folder the files that `transformers.AutoTokenizer` reads.
 
     If a class of `transformers` with its own pipeline builds exactly this tokenizer, tokenizer_config.json names it (configured.py).
     """

@@ -1,4 +1,4 @@
-"""Tools and tool calls, normalized to the form of OpenAI's API and of Hugging Face's chat templates.
+"""Tools and tool calls, normalized to the form of Hugging Face's chat templates: that of OpenAI's API, but with arguments as an object.
 
 A tool is {"type": "function", "function": {"name", "description", "parameters": a JSON Schema}}. A call, an item of `tool_calls` of an
 assistant's message, is {"type": "function", "function": {"name", "arguments": an object}}. Data sets may have tools and calls as JSON text.

@@ -1,7 +1,7 @@
 """Conversion of the vocabulary files of older folders, which have no tokenizer.json, to the tokenizer.json that transformers would save.
 
-vocab.txt               a line for each entry of WordPiece; its index is the id          BERT, DistilBERT, ELECTRA, MPNet
-vocab.json, merges.txt  the ids of a byte-level BPE; its merges, in order          GPT-2, RoBERTa, BART
+vocab.txt               a line for each entry of WordPiece; the line's index is the id   BERT, DistilBERT, ELECTRA, MPNet
+vocab.json, merges.txt  the ids of a byte-level BPE; its merges in the order learned     GPT-2, RoBERTa, BART
 *.model                 pieces with scores (sentencepiece_file.py)                       T5, mT5, XLM-R, CamemBERT, mBART, DeBERTa v3
 none                    the bytes themselves                                             ByT5
 """
@@ -25,7 +25,7 @@ from tfkit.tokenizer.tokenizer_guard import tokenizer_errors
 _LINES, _ENTRIES, _MERGES = VOCABULARY_FILES[:3]
 _LIMIT = 64 * MIB
 _SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
-# The codes of mBART's 25 languages, in the order of their ids after the pieces (mBART-50 has a class of its own).
+# The codes of mBART's 25 languages, in the order of their ids, which follow those of the pieces (mBART-50 has a class of its own).
 _LANGUAGES = (
     *("ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN", "it_IT", "ja_XX", "kk_KZ", "ko_KR"),
     *("lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN", "zh_CN"),

@@ -43,7 +43,7 @@ class Adafactor:
             shapes = {"row": grad.shape[:-1], "column": grad.shape[:-2] + grad.shape[-1:]} if grad.dim() > 1 else {"second": grad.shape}
             state |= {name: grad.new_zeros(shape) for name, shape in shapes.items()}
         state["step"] += 1
-        fraction = state["step"] ** -section.decay_rate  # the weight of the new gradient in the moving averages: 1 in the first step
+        fraction = state["step"] ** -section.decay_rate  # the weight of the new squared gradient in moving averages: 1 in the first step
         squared = grad.square().add_(section.eps)
         if grad.dim() > 1:
             row, column = state["row"], state["column"]

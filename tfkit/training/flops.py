@@ -90,7 +90,7 @@ def backward_flops(model: Transformer, shape: ForwardShape) -> Flops:
 
 
 def products(model: Transformer, shape: ForwardShape) -> list[Product]:
-    """Return the matrix products of a forward pass of this shape, in the order of the computation."""
+    """Return the matrix products of a forward pass of this shape."""
     collector = _Collector()
     stream = collector.is_trained(model.embedding)
     if model.embedding.projection is not None:
@@ -220,7 +220,7 @@ class _Collector:
 
 
 def visible_pairs(queries: int, keys: int, *, causal: bool, window: int | None) -> float:
-    """Return the number of pairs of a query and a key visible to it, in one row; a causal query sees its own and earlier positions."""
+    """Return the number of pairs of a query and a key that it sees, in one row; if `causal`, its own and earlier keys, at most `window`."""
     if causal:
         reach = min(queries, window or queries)
         return reach * (reach + 1) / 2 + (queries - reach) * reach

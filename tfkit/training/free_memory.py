@@ -34,7 +34,7 @@ def _machine(swap: bool) -> int | None:
 
 
 def _control_group() -> int | None:
-    """Return the bytes left in this process's control groups (cgroups version 2, else 1), such as a container's; None without a limit."""
+    """Return the bytes left in this process's control groups (cgroups version 2 or 1), such as a container's; None without a limit."""
     left = []
     for limit, usage, stat in _control_group_files():
         with contextlib.suppress(OSError, ValueError):
@@ -63,7 +63,7 @@ def _control_group_files() -> list[tuple[Path, Path, Path]]:
 
 
 def _reclaimable(stat: Path) -> int:
-    """Return the bytes of inactive page cache, which count as used, but which the kernel frees on demand."""
+    """Return the bytes of a control group's inactive page cache, from its file `stat`: they count as used, but are freed on demand."""
     for line in stat.read_text(encoding="ascii").splitlines():
         name, _, value = line.partition(" ")
         if name in ("inactive_file", "total_inactive_file"):

@@ -11,7 +11,7 @@ _AUTOCAST_DEVICES = ("cpu", "cuda", "mps")
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Restore, after the block, all that a call of tfkit changes: settings of torch, warning filters, os.environ and sys.excepthook.
+    """Restore, after the block, all that a call of tfkit changes: torch's settings and seeds, warning filters, os.environ, sys.excepthook.
 
     Within the block, whatever the caller has set, gradients are enabled, autocast is off, and new tensors are float32 on the CPU.
     """

@@ -23,10 +23,10 @@ class Progress:
 
     step: int = 0  # steps taken or skipped
     tokens: int = 0  # tokens of these steps, without padding
-    loss_sum: float = 0.0  # of the losses; this and the next four fields cover the steps taken since the last line of the log
+    loss_sum: float = 0.0  # sum of the losses; this and the next four fields cover the steps taken since the last line of the log
     loss_steps: int = 0
     term_sums: dict[str, float] = field(default_factory=dict)  # by term of the loss: the sum of its means in these steps
-    observed: dict[str, list[float]] = field(default_factory=dict)  # by observation: its sum, and the number of steps with a value
+    observed: dict[str, list[float]] = field(default_factory=dict)  # by observation: its sum, and the number of steps with a finite value
     largest: dict[str, float] = field(default_factory=dict)  # by observation that is logged as a maximum: its largest value
     skipped: int = 0  # the number of skipped steps since the run began: loss or gradient was not finite, or the loss jumped
     history: LossHistory = field(default_factory=LossHistory)
@@ -108,7 +108,7 @@ class Hooks(Protocol):
         """Record the unhealthy step with which the run ends. Return a sentence about this record for the error message."""
 
     def out_of_memory(self, error: str) -> None:
-        """Make the loader's micro-batches smaller. Raises MachineError if that is impossible."""
+        """Make the loader's micro-batches smaller. `error`: the reason, for a message. Raises MachineError if that is impossible."""
 
     def nondeterministic(self, reason: str) -> None:
         """Called if an operation has no deterministic algorithm on this device, so that a resumed run may differ in the last bits."""
@@ -134,10 +134,10 @@ class Hooks(Protocol):
 
 def train(stepper: Stepper, loader: StepLoader[Batch], schedule: Schedule, plan: Plan, hooks: Hooks, progress: Progress) -> None:
     """Take the remaining steps, or fewer if the evaluations end the run early. Raises Stopped when the run is asked to stop, after saving
-    the last whole step, if there is one; UnhealthyError if a step is unhealthy and no more steps may be skipped; and MachineError if
-    memory runs out and the micro-batches cannot be made smaller.
+    the last whole step, if there is one; UnhealthyError if no more unhealthy steps may be skipped, or a loss term has no target; and
+    MachineError if memory runs out and the micro-batches cannot be made smaller.
 
-    A checkpoint is saved before the evaluation that is due after the same step, so that a failed evaluation does not lose the step. A run
+    A checkpoint that is due after the same step as an evaluation is saved first, so that a failed evaluation does not lose the step. A run
     that is resumed from a checkpoint whose evaluation is missing evaluates first.
     """
     saved_step = progress.step
@@ -200,7 +200,7 @@ def try_out(stepper: Stepper, loader: StepLoader[Batch], hooks: Hooks, progress:
 
 
 def _take(stepper: Stepper, loader: StepLoader[Batch], factor: float, plan: Plan, hooks: Hooks, progress: Progress) -> StepReport:
-    """Take the next step, or skip it if it is unhealthy. Raises UnhealthyError if it is unhealthy and no more steps may be skipped."""
+    """Take the next step, or skip it if it is unhealthy. Raises UnhealthyError if no more may be skipped, or a loss term has no target."""
 
     def attempt() -> StepReport:
         highest = progress.history.highest(plan.loss_jump_sigmas)

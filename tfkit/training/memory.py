@@ -1,7 +1,7 @@
 """An estimate of the memory of a step, for `tfkit plan`, and to choose the size of micro-batches on a CPU. On a GPU, sizes are tried out.
 
-For each model, a rank (a process of the training) holds master weights, working weights, gradients, optimizer state and a moving average
-of the weights (`ModelBytes`). A micro-batch adds activations and logits. The activations of a row are estimated from the config alone or,
+A rank (a process of the training) holds the weights of each model and, if it trains the model, gradients, optimizer state and perhaps a
+moving average (`ModelBytes`). A micro-batch adds activations and logits. The activations of a row are estimated from the config alone or,
 once the model is built, measured.
 """
 
@@ -53,7 +53,7 @@ class ModelBytes:
 
     @property
     def in_step(self) -> int:
-        """The bytes that a step takes in addition to `held`, without activations."""
+        """The bytes that a step takes in addition to `held`, without activations and logits."""
         return self.gradients + self.gathered + self.root_gradients
 
     def __add__(self, other: "ModelBytes") -> "ModelBytes":
@@ -175,7 +175,7 @@ def planned_row_bytes(
 
 
 def companion_bytes_per_row(objective: Objective, length: int, itemsize: int) -> int:
-    """Return the peak bytes of a row in the forward passes without gradients of the objective's companions (its other models): for each the
+    """Estimate the peak bytes of a row in forward passes without gradients of the objective's companions (its other models): for each the
     mask, the residual stream, and the larger of one block's MLP and its soft-capped attention scores.
 
     The activations that autograd keeps for a trained companion are not included: they are counted with those of the model.
@@ -205,7 +205,7 @@ def activation_bytes_per_row(
 ) -> int:
     """Estimate the bytes of a row's activations, in a precision of `itemsize` bytes, from the model's config alone, margin included.
 
-    On a CPU no fused attention kernel supports dropout: attention weights before and after dropout, and the dropout mask, are kept in fp32.
+    Without `has_fused_dropout`, as on a CPU, attention weights before and after its dropout, and the dropout mask, are kept in fp32.
     """
     squares = 0 if has_fused_dropout or not config.dropout.attention else _DROPOUT_BYTES * length**2
     blocks = _AGAIN if checkpointing else config.encoder_layers + config.decoder_layers
@@ -214,7 +214,7 @@ def activation_bytes_per_row(
 
 
 def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
-    """Estimate the peak bytes of a row's activations, from the tensors that autograd keeps for a real row or for its first tokens."""
+    """Estimate the peak bytes of a row's activations, from the tensors that autograd keeps for `batch`, a real row, or its first tokens."""
     model = loss_module.model
     length, config = batch.input_ids.shape[1], model.config
     # If each position has a label of its own, the first tokens of a row are enough; other rows are measured whole.

@@ -98,8 +98,8 @@ class Muon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # without the closure that nobody passes
-        """Update the parameters. PyTorch orthogonalizes the updates in bf16. On a processor without bf16 products, which are emulated
-        slowly there, the same is computed in float32.
+        """Update the parameters. PyTorch orthogonalizes the updates in bf16. A CPU without bf16 instructions would emulate them
+        slowly, so there the same is computed in float32.
         """
         device = self.param_groups[0]["params"][0].device
         if device.type != "cpu" or has_bf16(device):

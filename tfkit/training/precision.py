@@ -74,8 +74,8 @@ class Weights:
             parameter.data = self.master[name].data
 
     def shard(self, sharding: "Sharding") -> None:
-        """Keep only this rank's shards of the master weights, in the memory of the model's parameters. Called after `unround`, before the
-        first step.
+        """Replace the master weights by this rank's shards, which share memory with the model's parameters. Called after `unround`, before
+        the first step.
         """
         self.sharding, self.working = sharding, sharding.parameters
         self.master = {name: nn.Parameter(sharding.local(name), one.requires_grad) for name, one in self.working.items()}

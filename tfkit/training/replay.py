@@ -78,7 +78,7 @@ class Watch:
 
 
 def describe_step(stepper: Stepper, loader: StepLoader[Batch], error: UnhealthyStepError, whole: Whole) -> dict[str, Any]:
-    """Return the document from which `tfkit replay` repeats a step that was not taken. The weights are still those before the step."""
+    """Return the document from which `tfkit replay` repeats the step of `error`, which was not taken: the weights are those before it."""
     index, size = error.step - 1, loader.micro_batch_size
     numbers = loader.numbers(index)
     micro_batches = [
@@ -111,7 +111,7 @@ def batch_sha256(batch: Batch) -> str:
 
 
 def weights_sha256(stepper: Stepper, whole: Whole | None = None) -> str:
-    """Return the SHA-256 of the names and bytes of all weights of the run's model and of its trained companions.
+    """Return the SHA-256 of the names and bytes of all weights of the run's model and of the trained companions.
 
     `whole`: returns a weight, a sharded one as a whole; None: sharded weights are gathered, which all ranks do together.
     """

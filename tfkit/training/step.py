@@ -66,8 +66,8 @@ class Stepper:
         self.loss_module, self.weights, self.optimizer = loss_module, weights, optimizer
         self.model, self.objective = loss_module.model, loss_module.objective
         self.device, self.seed, self.unfreezing, self.companions, self.peers = device, seed, unfreezing, companions, peers
-        self.shardings: list[Sharding] = []  # one for each model, including frozen ones; set by model_sharder.py
-        self.fitting = peers.fitting  # encloses the micro-batches of a step: if one rank runs out of memory, all ranks raise an error
+        self.shardings: list[Sharding] = []  # one for each model, including frozen ones; empty: no model is sharded
+        self.fitting = peers.fitting  # encloses a step's micro-batches; by default all ranks raise an error if one lacks memory
 
     @property
     def all_weights(self) -> dict[str, Weights]:
@@ -142,7 +142,7 @@ class Stepper:
         return sum(weight * float(sums[term]) / counts[term] for term, weight in self.loss_module.terms.items())
 
     def unfrozen(self, step: int) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which only the parameters that gradual unfreezing trains in a step need gradients."""
+        """Return a context in which the parameters that gradual unfreezing still freezes in a step need no gradients."""
         return self.unfreezing.at(step) if self.unfreezing else contextlib.nullcontext()
 
     def drop_gradients(self) -> None:

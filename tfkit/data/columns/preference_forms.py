@@ -72,7 +72,7 @@ def _sides_of(vote: object) -> list[int]:
 
 
 def vote_columns(held: Mapping[str, Sequence[object]]) -> list[str]:
-    """Return the columns of zeros and ones that are named like votes (`winner_a`, `winner_tie`); empty unless each completion has one.
+    """Return the columns of zeros and ones that are named like votes (`winner_a`, `winner_tie`); empty unless both completions have one.
 
     `held`: the values of each column, row by row.
     """

@@ -20,7 +20,7 @@ from tfkit.recipe.schema.roles import LABELS, TEXT, Role
 
 
 class Record(NamedTuple):
-    """The values of a record by column, before roles are read from them, and the record's place (file and line)."""
+    """The values of a record by column, before roles are read from them, and the record's place (such as file and line)."""
 
     values: Mapping[str, Any]
     place: str
@@ -43,7 +43,7 @@ class Columns:
     named: Mapping[str, str | list[str]] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
-    beyond_roles: ClassVar[tuple[str, ...]] = ()  # not empty: columns without a role are kept, too; part of a streamed cache's key
+    beyond_roles: ClassVar[tuple[str, ...]] = ()  # if not empty, columns without a role are kept, too
 
     def take(self, record: Record) -> Row | BadRow:
         """Return the row of a record, or a BadRow if a required column is missing, or a value is unfit for its role or invalid Unicode."""
@@ -180,7 +180,7 @@ class Columns:
         return self._matching_roles(lambda role: self._find(role, values)[0] is not MISSING)
 
     def _shapes(self) -> list[tuple[Role, ...]]:
-        """Return the roles of each shape, a group of roles that occur together, such as a prompt and its completion. If the recipe names
+        """Return the roles of each shape (a group of roles that occur together, such as a prompt and its completion). If the recipe names
         columns of some shapes, only these shapes are returned. Empty if no role has a shape.
         """
         by_shape: dict[str, list[Role]] = {}
@@ -205,7 +205,7 @@ class Columns:
         return () if named is None else (named,) if isinstance(named, str) else tuple(named)
 
     def _names(self, role: Role) -> list[str]:
-        """Return the columns, or paths into columns, from which a role may be read, without its aliases and its `within`."""
+        """Return the columns, or paths into columns, from which a role may be read, except its aliases and nested columns (`within`)."""
         return [inner for name in (self._given_names(role) or role.columns) for inner in columns_of(name)]
 
     def _find(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
@@ -275,7 +275,7 @@ def _row_text(roles: Sequence[Role], values: Mapping[str, Any], bare: bool = Fal
 
 
 def _input_key(roles: Sequence[Role], values: Mapping[str, Any]) -> str | None:
-    """Return the stripped texts of a row's input (of a conversation, until the first user turn ends); None if it is the whole row."""
+    """Return the stripped texts of a row's input, in a conversation up to the first user turn; None if the input is the whole row."""
     inputs = {role.name: values[role.name] for role in roles if role.is_input and role.name in values}
     if "messages" in inputs:
         inputs["messages"] = first_turn(inputs["messages"])

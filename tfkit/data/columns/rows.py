@@ -14,30 +14,30 @@ PartName = Literal["train", "held_out", "all"]
 SplitBy = Literal["input", "row"]
 OnBadRow = Literal["error", "skip"]
 BAD_ROWS_VERSION = 3  # part of the fingerprint if bad rows are skipped: raise it when the criteria for bad rows change
-FIRST_ROWS = 1000  # the largest number of rows that are checked before anything is built from a source
+FIRST_ROWS = 1000  # the most rows that are checked, or read to recognise a task, before anything is built from a source
 _MAX_CHECKED = 4_000_000  # the most characters of text that are checked, which takes a tenth of a second
 _MIN_LABELLED, _MAX_DISTINCT = 20, 0.9  # over 0.9 distinct labels per row in 20 or more labelled rows are names or numbers, not classes
 _NUMBER = re.compile(r"-?[0-9]{1,1000}")  # int() refuses more than 4300 digits
 
 
 class Row(NamedTuple):
-    """One row: its whole text, its place (`corpus.jsonl:17`, or the path of a whole file), and its value for each role.
+    """One row: all its texts but labels, its place (as `corpus.jsonl:17`, or the path of a whole file), and its value for each role.
 
     `named`: the roles whose columns are named in the recipe; the columns of the other roles were recognised.
     """
 
     text: str
     place: str
-    values: Mapping[str, Any] = MappingProxyType({})  # by role (recipe/schema/roles.py); empty if the row is only a text
+    values: Mapping[str, Any] = MappingProxyType({})  # by role (recipe/schema/roles.py)
     named: frozenset[str] = frozenset()
-    key: str = ""  # the text, with each value stripped of white space at its ends; of a whole file, with a line end
+    key: str = ""  # the text, each value without white space at its ends; of a whole file, followed by a line end
     input_key: str | None = None  # the key of the model's input alone; None: the input is the whole row
 
 
 class BadRow(NamedTuple):
     """A row that cannot be used: the kind of error, such as `not UTF-8`, by which rows are counted; and the message, with place and remedy.
 
-    `lost`: the row is valid, but too long for the model, or the model cannot give its answer, so an evaluation counts the row as wrong.
+    `lost`: the row is valid, but the model cannot read it (a long row, for example) or answer it, so an evaluation counts it as wrong.
     `dropped`: the row has no information, such as a tie of completions or an empty text, so it is skipped and counted, never an error.
     """
 
@@ -139,7 +139,7 @@ class Source(Protocol):
         """The approximate bytes of the rows, for progress bars; None if unknown, as for compressed files and for a sample of rows."""
 
     def describe(self) -> str:
-        """Return a description of the data found, for messages: the number of files or rows, their megabytes, and the part that is read."""
+        """Return a description of the data found, for messages: the number of files or rows, their size, and the part that is read."""
 
     def fingerprint(self) -> str:
         """Return a hash of all content and of the settings that select rows. Equal hashes mean equal rows. This may read all data."""
@@ -160,7 +160,7 @@ class Part:
 
     name: PartName
     fraction: float | None
-    by: SplitBy = field(default="input", repr=False)  # not in the repr: its hash finds caches, also those of tfkit 0.1, without `by`
+    by: SplitBy = field(default="input", repr=False)  # not in the repr, whose hash finds caches, also those of tfkit 0.1, which had no `by`
 
     def select(self, rows: Iterable[Row]) -> Iterator[Row]:
         """Yield the rows that are in the part."""

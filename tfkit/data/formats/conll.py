@@ -22,7 +22,7 @@ _WORDS, _SENTENCES = (
     ("word", "token", "tokens", "words"),
     ("sentence_#", "sentence_id", "sent_id", "sentence_idx", "sentence_number", "sentence"),
 )
-_WORD, _NO_WORD = re.compile(r"[0-9]+"), re.compile(r"[0-9]+(-|\.)[0-9]+")  # no word: 1-2, a multiword token, or 8.1, an empty node
+_WORD, _NO_WORD = re.compile(r"[0-9]+"), re.compile(r"[0-9]+(-|\.)[0-9]+")  # no word: a multiword token (1-2), or an empty node (8.1)
 
 
 class _Line(NamedTuple):

@@ -57,7 +57,7 @@ def detect_json_lines(content: Content) -> bool:
 
 
 def detect_conll(content: Content) -> str | None:
-    """Return "conll" or "conllu" if each line of a text is a word with its tags, and blank lines separate sentences; else None."""
+    """Return "conll" or "conllu" if the first lines are words with their tags, one a line, and blank lines between sentences; else None."""
     lines = [text.rstrip("\r\n") for text in _first_lines(content)]
     words = [line for line in lines if line.strip() and not line.startswith("-DOCSTART-")]
     rows = [split_fields(line) for line in words if not line.startswith("# ")]
@@ -90,7 +90,7 @@ def detect_tabbed(content: Content) -> bool:
 
 
 def detect_table(content: Content, columns: Columns, default: str, *, numbered: bool = False) -> Table:
-    """Return the layout of a table. `default`: the usual delimiter of the suffix; `numbered`: see `detect_header`."""
+    """Return the layout of a table. `default`: the usual delimiter of the suffix; `numbered`: call columns without names 0, 1 ..."""
     allow_long_fields()
     lines = [*_first_lines(content)]
     delimiter = _detect_delimiter(lines, default)
@@ -160,7 +160,7 @@ def _has_header(rows: Sequence[Sequence[str]], columns: Columns) -> bool:
 
 
 def _is_label(cell: str, below: Sequence[str]) -> bool:
-    """Whether a cell is a label, as the cells below it are: it is among them, and they have few distinct values."""
+    """Whether a cell looks like a label: it equals one of the cells below it, and these cells have few distinct values."""
     return cell in below and (len({cell, *below}) * _ROWS_PER_LABEL <= 1 + len(below) or len({*below}) == 1)
 
 

@@ -32,7 +32,7 @@ _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, tarfile.TarEr
 
 
 class Content(NamedTuple):
-    """A file or a member of an archive: its name for messages, the suffix that names its format, and the function that opens it."""
+    """A file, a member of an archive or a pipe: its name for messages, the suffix that names its format, and the function that opens it."""
 
     name: str
     suffix: str
@@ -85,7 +85,7 @@ def opened(content: Content) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def seekable(content: Content) -> Iterator[IO[bytes]]:
-    """Open as `opened` does, but return a seekable file: a compressed file is first decompressed into an unnamed temporary file."""
+    """Open as `opened` does, but return a seekable file: compressed content is first decompressed into an unnamed temporary file."""
     with opened(content) as file:
         if not content.packed:
             yield file

@@ -52,7 +52,7 @@ def _parse_line(text: str, place: str) -> Record | BadRow:
 def read_json(
     content: Content, columns: Columns, header: tuple[str, ...] = (), keys: Sequence[str] = (), *, numbered: bool = False
 ) -> Records:
-    """Read an array of objects or of arrays, or an object with one array of objects among its values. Places count items from 1.
+    """Read an array of objects or of arrays, or an object with one array of objects. A record's place has its item's number, from 1.
 
     `keys`: if the file is an object, the keys of the arrays that are read, one after the other. `header`: the column names of an array of
     arrays; if empty, they are detected. `numbered`: the detected names are 0, 1 ... Raises DataError for a file with other content.

@@ -19,13 +19,13 @@ from tfkit.data.formats.compression import Budget
 from tfkit.data.formats.file_content import Content, seekable
 from tfkit.errors import DataError, first_line
 
-_ROWS = 256  # rows in a decoded batch
+_ROWS = 256  # the most rows in a decoded batch
 _COUNTED_ROWS = 8192  # rows in a batch whose decoded size is only counted; many, since the whole dictionary is measured for each batch
 _MAX_DECODED = 1 << 29  # the most decoded bytes in a batch; if `_ROWS` rows could have more, a batch has fewer rows
 
 
 def read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read the needed columns (`Columns.select_kept`) of a Parquet file, a batch of records at a time. Places count rows from 1."""
+    """Read the needed columns (`Columns.select_kept`) of a Parquet file, in batches of records. A record's place has its number, from 1."""
     name = content.name
     with seekable(content) as file:
         try:

@@ -33,7 +33,7 @@ class Layout:
     of the source, and a line for each row.
     """
 
-    format: str | None = None  # the format of all files; None: that of each file, by its suffix or its first lines
+    format: str | None = None  # the format of all files; None: each file's format is found by its suffix or its first lines
     header: tuple[str, ...] = ()  # the column names of files without a header line
     beside: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     keys: tuple[str, ...] = ()  # the keys of a JSON object under which the rows are; empty: under its only array of objects
@@ -54,7 +54,7 @@ def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: i
 
 
 def read_content(content: Content, columns: Columns, layout: Layout, delimiter: str | None = None) -> Rows:
-    """Return the rows of a stream that can be read only once, such as standard input. `delimiter`: None unless the stream is a table."""
+    """Return the rows of a stream that is read once, such as standard input. `delimiter`: a table's; None: of the format in `layout`."""
     if delimiter is not None:
         return _rows(read_separated(content, columns, layout.header, delimiter=delimiter), columns)
     return _rows(_records(content, columns, replace(layout, recognises=False)), columns)
@@ -132,7 +132,7 @@ def are_texts(paths: Sequence[Path], columns: Columns, layout: Layout) -> bool:
 
 
 def describe_layout(path: Path, columns: Columns, layout: Layout) -> str:
-    """Return a description of the layout that is detected from a file's content; empty if it is the usual one of the suffix."""
+    """Return a description of a file's layout, as detected from its content or by `keys`; empty if it is the usual one of the suffix."""
     if is_archive(path) or not layout.recognises:
         return ", ".join(layout.keys)
     content = content_of(path)

@@ -1,5 +1,5 @@
 """Nested JSON as rows. In SQuAD's files, an article has paragraphs, each a context with questions (arXiv 1606.05250; SQuAD 2.0:
-1806.03822). In the files of CMRC and MRQA, the contexts are the outermost objects (1810.07366, 1910.09753). In the files of chatbots,
+1806.03822). In the files of CMRC and MRQA, the contexts are the outermost objects (arXiv 1810.07366, 1910.09753). In the files of chatbots,
 an intent has example texts, and responses.
 """
 

@@ -34,7 +34,7 @@ class _PlainReader:
     MAX_LOOKAHEAD = 200  # the most following lines that are searched for a quote that a csv writer would have doubled (`_is_plain_quote`)
 
     def __init__(self, lines: Iterator[_Line], delimiter: str, width: int, bad_lines: list[BadRow]):
-        """`width`: the number of fields in a record; 0: that of the first record. `bad_lines` gets the errors in the lines of a record."""
+        """`width`: the number of fields in a record; 0: as many as in the first. `bad_lines` gets the errors in the lines of a record."""
         self.line_num = 0
         self.width = width
         self._delimiter = delimiter
@@ -99,7 +99,7 @@ class _PlainReader:
         return bare.split(self._delimiter) if bare else []
 
     def _is_plain_quote(self, line: str) -> bool:
-        """Whether a quote inside a field is not doubled. A csv writer would double it, so the file's quotes are ordinary characters."""
+        """Whether a quote inside a field is not doubled. A csv writer doubles such quotes, so the file's quotes are ordinary characters."""
         return self._quote_within.search(line.replace('""', "")) is not None
 
 

@@ -1,5 +1,5 @@
 """Random numbers from the raw bits of PCG64, the same in every version of numpy; a numpy Generator's numbers may change (NEP 19).
-Also the random order in which an epoch reads the rows of weighted sources, a function of (sources, seed, epoch) alone.
+WeightedOrder is the random order in which an epoch reads the rows of weighted sources, a function of (sources, seed, epoch) alone.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from tfkit.errors import DataError
 
 MAX_ROWS = 100_000_000  # the most rows that an epoch reads from a source with a weight above 1; the order takes 24 bytes of memory a row
 _RANGE = 1 << 64
-# A decorator that caches what a function draws for the last two epochs: a step may span two epochs, and a resumed run may go back by one.
+# A decorator that caches what a function draws for two epochs, since a step may read the end of one epoch and the beginning of the next.
 by_epoch = lru_cache(maxsize=2)
 
 

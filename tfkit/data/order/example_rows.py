@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tfkit.data.order.draws import WeightedOrder, by_epoch, permutation
 from tfkit.data.store.example_sets import Example, ExampleSet
 
-_POOL = 50  # batches whose rows are sorted together by length (more: more similar lengths; fewer: more random); rows that `_pack` tries
+_POOL = 50  # the number of batches whose rows are sorted together by length; also the number of rows that `_pack` tries for an example
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ExampleRows:
         return ExampleBatch([[owner[i] for owner, i in map(self._owner, pack)] for pack in packs], epochs, numbers)
 
     def place(self, number: int) -> str:
-        """Return the place (file and line) of a row's first example."""
+        """Return the place (such as file and line) of a row's first example."""
         owner, i = self._owner(number if self._packs is None else self._packs[number][0])
         return owner.place(i)
 
@@ -116,7 +116,7 @@ class ExampleRows:
         return np.concatenate([_longest_first(head, self.lengths), batches.ravel(), _longest_first(tail, self.lengths)])
 
     def _pack(self, length: int) -> list[list[int]]:
-        """Return the example numbers in each row. An example goes into the first of the last `_POOL` rows with room, or into a new row."""
+        """Return the example numbers in each row. An example goes into the first of the last `_POOL` rows that has room, or a new row."""
         packs: list[list[int]] = []
         room: list[int] = []
         for number in self._shuffled.draw(np.random.PCG64([self.seed])).tolist():

@@ -1,6 +1,6 @@
 """Rows for an encoder: texts cut from token streams, with the special ids that BERT puts around them.
 
-    stream   [CLS] a b c d [SEP] [CLS] e f [SEP] [CLS] g h i j k ...          cut every 7 ids, for a context of 9
+    stream   [CLS] a b c d [SEP] [CLS] e f [SEP] [CLS] g h i j k ...          cut every 7 ids, for rows of up to 9
     row 0    [CLS] a b c d [SEP]                                              (the [CLS] at the cut is dropped)
     row 1    [CLS] e f [SEP] [CLS] g h i [SEP]                                two documents; the second continues in row 2
     row 2    [CLS] j k ...
@@ -21,7 +21,7 @@ from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError, ModelError
 from tfkit.tokenizer import Tokenizer
 
-_BLOCK = 1 << 24  # ids counted in one call of np.bincount
+_BLOCK = 1 << 24  # the most ids that are counted in one call of np.bincount
 
 
 class Frame(NamedTuple):
@@ -57,7 +57,7 @@ class FramedBatch:
 class FramedRows:
     """The rows of weighted streams, in a random order. Rows and order depend on (streams, length, seed, epoch) alone.
 
-    A row that an epoch reads several times, because of its source's weight, has a different row number each time, so that its masks differ.
+    A row that an epoch reads several times, because of its stream's weight, has a different row number each time, so that its masks differ.
     """
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, frame: Frame, *, count_tokens: bool = False):
@@ -98,7 +98,7 @@ class FramedRows:
         return pad_rows(framed, texts, self.frame, epochs, numbers, token_counts=self.token_counts)
 
     def _texts(self, number: int, row: int) -> list[NDArray[Any]]:
-        """Return the parts of documents in a row of stream `number`, without [CLS] and [SEP]; one empty text if the row has no others."""
+        """Return the parts of documents in a row of stream `number`, without [CLS] and [SEP]; one empty text if no ids are left."""
         stream, width = self.streams[number], self.length - 2
         begin, end = row * width, min((row + 1) * width, len(stream.tokens))
         documents = range(int(np.searchsorted(stream.starts, begin, side="right")) - 1, int(np.searchsorted(stream.starts, end)))

@@ -1,4 +1,4 @@
-"""The batches of a run. The batch of step n depends on the rows and n alone, so a resumed run does not read earlier steps again."""
+"""The batches of a run. Step n's batch depends on rows, batch sizes and n alone, so a resumed run does not read earlier steps again."""
 
 import math
 from bisect import bisect_left, bisect_right

@@ -24,13 +24,13 @@ class PackedBatch:
     """The B rows of a micro-batch; the inputs of a causal model are `ids[:, :-1]`, its targets `ids[:, 1:]`."""
 
     ids: NDArray[np.int64]  # (B, length + shared)
-    document_ids: NDArray[np.int64]  # (B, length + shared) from 0 in each row, incremented where a document begins
+    document_ids: NDArray[np.int64]  # (B, length + shared) the document of each id, numbered from 0 in each row
     epochs: NDArray[np.int64] | None = None  # (B,) the epoch of each row; (epoch, row number) seeds the row's draws, such as masks
     numbers: NDArray[np.int64] | None = None  # (B,) row numbers
 
 
 class PackedRows:
-    """The rows of weighted streams, in a random order. Rows and order depend on (streams, length, seed, epoch) alone."""
+    """The rows of weighted streams, in a random order. Rows and order depend on (streams, length, shared, seed, epoch) alone."""
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, shared: int = 1):
         """A row has `length` + `shared` ids. `shared`: the number of ids that successive rows have in common.

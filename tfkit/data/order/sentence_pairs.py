@@ -1,4 +1,4 @@
-"""Pairs of texts for next sentence prediction (Devlin et al. 2018, 3.1), made as BERT's create_pretraining_data.py makes them.
+"""Pairs of texts for next sentence prediction (Devlin et al. 2018, 3.1), made almost as BERT's create_pretraining_data.py makes them.
 
     document  s0 s1 s2 s3 s4 s5 s6 ...        sentences until the row is full: s0 s1 s2 s3, split at random after s1
     is next   [CLS] s0 s1 [SEP] s2 s3 [SEP]   the next row begins with s4
@@ -29,7 +29,7 @@ class Pairs(NamedTuple):
 
     starts: NDArray[np.int64]  # (n, 2) where the first and the second text begin
     lengths: NDArray[np.int32]  # (n, 2) the number of ids in each text
-    unrelated: NDArray[np.int8]  # (n,) 1: the second text is from another document
+    unrelated: NDArray[np.int8]  # (n,) 0: the second text follows the first; 1: it is from another document
 
 
 class SentencePairRows:

@@ -49,7 +49,7 @@ def span_lengths(raw: int, rate: float, mean_span: float) -> SpanLengths:
 
 
 def longest_row(length: int, rate: float, mean_span: float) -> SpanLengths:
-    """Return the lengths of the longest row with up to `length` (3 or more) input tokens: `length`, or perhaps one less if rate >= 0.5."""
+    """Return the lengths of the longest row with at most `length` (3 or more) input tokens. If rate < 0.5, it has exactly `length`."""
     rows = range(2, math.ceil(length / (1 - rate)) + 1)  # the inputs of a row of length / (1 - rate) tokens are too long
     fitting = bisect_right(rows, length, key=lambda raw: span_lengths(raw, rate, mean_span).inputs)
     return span_lengths(max(2, fitting + 1), rate, mean_span)

@@ -31,7 +31,7 @@ _MIN_LAST_LINES = 8  # the last chunk of a file is left out if it has fewer line
 
 def docstrings(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the line number and the columns of each function or method with a usable summary in its docstring: `source`, the code without
-    docstrings; `target`, the first sentence of the function's own docstring; `name`.
+    docstrings; `target`, the first sentence of the function's own docstring; `name`, such as `Class.method`.
 
     The docstrings of nested definitions are removed too, so that no row contains another row's target. Functions whose body is only a
     docstring are excluded, as are functions whose code contains the target literally (in a comment or a message).

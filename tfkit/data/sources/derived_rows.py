@@ -12,7 +12,7 @@ from tfkit.data.columns.preference_forms import is_whole, read_flag
 from tfkit.data.columns.rows import Part, Row, Skipped, Source, hash_fraction
 
 UNPAIRED = "unpaired"  # the name of the group of roles (`Role.shape`) that a row with one labelled completion has
-COMPLETIONS = 8  # the approximate number of completions in a joined row
+COMPLETIONS = 8  # the approximate number of completions in a joined row, if the prompt has more
 _VERSION = 2  # part of the fingerprint of joined rows: raise it when the same rows are joined in another way
 # Where a text may be cut, in order of preference: before a paragraph, a line, a sentence, a word.
 _BREAKS = (re.compile(r"\n[ \t\r]*\n\s*"), re.compile(r"\n+"), re.compile(r"[.!?]\s+"), re.compile(r"\s+"))
@@ -131,7 +131,7 @@ def select(rows: Iterable[One], drawn: frozenset[int]) -> Iterator[One]:
 
 def cut_text(row: Row, part: Part) -> Row | None:
     """Return a row with only the training or held-out part of its text; None if that part is empty. The held-out part is the end of the
-    text, from the beginning of a paragraph, or else of a line, a sentence or a word, and its place includes the number of its first line.
+    text, from the beginning of a paragraph, or else of a line, a sentence or a word; the number of its first line is added to the place.
     """
     assert part.fraction is not None, "only a fraction is cut off"
     position = _find_cut(row.text, part.fraction)

@@ -29,7 +29,7 @@ from tfkit.errors import DataError, first_line
 from tfkit.network import fetch, is_offline
 from tfkit.units import format_bytes, format_number_of
 
-_BATCH = 256  # rows decoded from Arrow in one call
+_BATCH = 256  # the most rows that are decoded from Arrow in one call
 RECORDS_VERSION = 3  # part of the name of a cache folder: raise it when the same data set gives other records
 
 
@@ -50,7 +50,7 @@ class HubSource:
         return int((self.dataset.data.nbytes or 0) * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Return a description of the split, for messages: its number of rows, their megabytes, and the part of them that is read."""
+        """Return a description of the split, for messages: its number of rows, their size, and the part of them that is read."""
         about = f"{self._where}: {format_number_of(len(self.dataset), 'row')}, {format_bytes(self.dataset.data.nbytes)}"
         return f"{about}; {self.part.describe()}" if self.part.describe() else about
 
@@ -67,7 +67,7 @@ class HubSource:
         return hashed.hexdigest()
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Yield every row of the part. Places count rows from 0, as the hub's data set viewer does."""
+        """Yield every row of the part. The place of a row has its index, from 0, as in the hub's data set viewer."""
         return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
@@ -135,7 +135,7 @@ class StreamedSource:
         return digest(self._records()["content"], self.columns.fingerprint(), f"{part}{fingerprint_of(self.on_bad_row)}")
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Yield every row of the part. Places count rows from 0, as the hub's data set viewer does."""
+        """Yield every row of the part. The place of a row has its index, from 0, as in the hub's data set viewer."""
         return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:

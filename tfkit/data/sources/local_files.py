@@ -59,7 +59,7 @@ class FileSource:
         return None if is_packed else int(self._bytes_on_disk() * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Return a description, for messages: the files, their megabytes, layout and use, the part that is read, and skipped files."""
+        """Return a description, for messages: the files, their size, layout and use, the part that is read, and skipped files."""
         count = len(self.paths)
         about = [f"{self.name}: {format_number_of(count, 'file')}, {format_bytes(self._bytes_on_disk())}"]
         about += [self.uses] if self.uses else []
@@ -159,7 +159,7 @@ def find_files(pattern: str, *, recognises: bool = True) -> list[Path]:
     Of the .json files in a folder, only those that hold an array or JSON lines are data. Below a folder and by **, hidden files are skipped
     and links to folders are not followed, since they may be circular. `recognises`: a README or a licence beside other files in a folder is
     not data, and if no file has a suffix of data, text files with any suffix are read. If `recognises` is False, files are found as in
-    tfkit 0.1, which read no compression but gzip, and no tar archives. Raises DataError if nothing matches.
+    tfkit 0.1, which read no compression but gzip, and no tar archives. Raises DataError if nothing matches, or a file cannot be opened.
     """
     if "\0" in pattern:
         raise DataError(f"{pattern!r}: a path cannot hold a NUL character; correct the path")
@@ -230,7 +230,7 @@ def walk(folder: Path) -> Iterator[Path]:
 
     def refuse(error: OSError) -> None:
         below = Path(error.filename).relative_to(folder)
-        if not is_hidden(below) and below.name != "lost+found":  # only the system may read lost+found, at the root of a disk
+        if not is_hidden(below) and below.name != "lost+found":  # lost+found, at the root of a disk, can only be read by the system
             with reading(error.filename):
                 raise error
 

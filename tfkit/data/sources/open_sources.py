@@ -32,7 +32,7 @@ from tfkit.recipe.schema.roles import TEXT, Role
 if TYPE_CHECKING:
     from tfkit.data.sources.parallel_files import ParallelFiles
 
-_FILES_PER_CLASS = 5  # folders are classes only if they have at least this mean number of texts
+_FILES_PER_CLASS = 5  # folders are classes only if they have at least this many texts on average
 
 
 def open_source(
@@ -44,12 +44,12 @@ def open_source(
     columns: Columns | None = None,
     split_by: SplitBy = "input",
 ) -> Source:
-    """Return the source of a section of the recipe. Raises DataError if nothing is found, or one of the first rows is bad and not skipped.
+    """Open the source of a recipe's section. Raises DataError if nothing is found, a first row is bad and not skipped, or no row is good.
 
-    A `fraction` of the rows is held out, by the hash of their input, or of few texts the end of each (local_files.py). With None, each part
+    A `fraction` of the rows is held out, by the hash of their input; if rows are few whole files, the end of each. With None, each part
     is the whole source. Of the standard library, whole files are held out, by the hash of their path (about 5 % if `fraction` is None). If
     files of a folder or archive are called train, valid or test, the part `train` has the training files, and `held_out` the validation
-    files, if there are any. `roles`: the roles to read. `columns`: used instead of `roles` and the section's columns. `split_by`: see Part.
+    files, if there are any. `columns`: used instead of `roles` and the section's columns. `split_by`: what is hashed, input or row.
     """
     columns = columns or Columns(roles, section.columns | ({} if section.text is None else {"text": section.text}))
     if section.class_names is not None:
@@ -118,7 +118,7 @@ def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Pa
 def _class_folders(root: Path, paths: Sequence[Path], all_paths: Sequence[Path], only: Sequence[str], columns: Columns) -> list[str]:
     """Return the names of the folders if they are the classes of their texts, else an empty list. They are classes if a role reads the
     column `folder`, all files are texts, there are several folders, none is named after a split, and a folder has 5 or more texts on
-    average, in the split that is read or in all splits together. `paths`: the files that are read; `only`: those in an archive; empty: all.
+    average, in the split that is read or in all splits together. `paths`: the files that are read; `only`: those in an archive, if not all.
     """
     if "folder" not in columns.select_read(["text", "folder"]) or not (root.is_dir() or (root.is_file() and is_archive(root))):
         return []

@@ -26,7 +26,7 @@ class ParallelFiles:
     """The files of each column, in the same order: line n of the i-th file of each column belongs to the same row."""
 
     columns: Mapping[str, tuple[Path, ...]]
-    others: tuple[Path, ...] = ()  # the files of the folder or glob that are not read
+    others: tuple[Path, ...] = ()  # the files of the folder or glob that might be data and are not read; none beside a single file
 
     @property
     def first(self) -> str:
@@ -35,7 +35,7 @@ class ParallelFiles:
 
     @property
     def class_names(self) -> Path | None:
-        """The file with the names of the classes; None if there is none."""
+        """The file with the names of the classes; None if there is none, or no column `label`."""
         folder = self.columns[self.first][0].parent
         found = [path for path in (folder / MAPPING, folder.parent / MAPPING) if path.is_file()]
         return found[0] if found and "label" in self.columns else None
@@ -50,8 +50,8 @@ class ParallelFiles:
 def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) -> ParallelFiles | None:
     """Return the parallel files of a folder or a glob, or a single file with those parallel to it; None if the files are not parallel.
 
-    `paths`: the files that the pattern matches; for a folder, its files with any suffix are considered instead. `of_languages`: files in
-    several languages are parallel, too, if they have equal numbers of lines.
+    `paths`: the files that the pattern matches; for a folder or file, all files of the folder are considered instead. `of_languages`: files
+    in several languages are parallel, too, if they have equal numbers of lines.
     """
     named = paths[0] if len(paths) == 1 and Path(pattern).expanduser().is_file() else None
     folder = named.parent if named is not None else Path(pattern).expanduser()
@@ -66,7 +66,7 @@ def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) ->
         elif named is None and (suffix_of(path) in FORMAT_OF or is_archive(path)):
             return None  # this file has columns of its own
     sets = [columns for group in groups.values() if (columns := _set_of(group, of_languages=of_languages))]
-    if named is not None:  # only the files parallel to this one; none if this one has the labels
+    if named is not None:  # only the set of the named file; none if that file has the labels
         sets = [columns for columns in sets if named in columns.values() and named != columns.get("label")]
     if not sets:
         return None
@@ -74,7 +74,7 @@ def find_parallel(pattern: str, paths: Sequence[Path], *, of_languages: bool) ->
     others = [path for path in paths if all(path not in columns.values() for columns in sets)]
     others = [path for path in others if is_searched(PurePath(path.name)) or column_in(path)]
     others = [path for path in others if not is_readme(path) and path.name != MAPPING]
-    if len(common) < 2 or (named is None and others and common[0] in LANGUAGES):  # with other texts beside them, no parallel corpus
+    if len(common) < 2 or (named is None and others and common[0] in LANGUAGES):  # translations beside other texts are no parallel corpus
         return None
     first = next((column for column in common if named is not None and sets[0][column] == named and column in LANGUAGES), common[0])
     in_order = sorted(common, key=lambda column: column != first)

@@ -1,4 +1,4 @@
-"""Rows that keep all fields of their records: for predictions, with the row that the objective reads; to recognise a task, alone."""
+"""Rows that keep all fields of records: for predictions, beside the row that the objective reads; to recognise a task, without it."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -43,7 +43,7 @@ class PredictionColumns(Columns):
     def input_of(self, record: Record) -> PredictionInput:
         """Return a record's fields with its row, or with the error in it.
 
-        If a role reads words and the record is only a text, the text is split into words and punctuation, as in data sets of tagged words.
+        If the only required role is a list of words, and the record has only a `text`, the text is split into words and punctuation marks.
         """
         if {*record.values} == {"text"} and [role.form for role in self.roles if role.required] == ["texts"]:
             record = record._replace(values={**record.values, "tokens": _WORD.findall(str(record.values["text"]))})
@@ -73,7 +73,7 @@ class PredictionColumns(Columns):
 
 
 def prediction_rows(source: Source) -> Iterator[PredictionInput]:
-    """Yield the rows of a source that has PredictionColumns, including the rows that could not be read."""
+    """Yield the rows of a source that has PredictionColumns, including the rows of a file that could not be read."""
     if not isinstance(source, FileSource):
         yield from map(_carried, source.rows())
         return

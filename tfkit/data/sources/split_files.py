@@ -62,7 +62,7 @@ class SplitFiles(Generic[Named]):
 
 def split_of(name: PurePath, *, may_be_code: bool = True) -> Split | None:
     """Return the split that is named by a word in the file's name, or else in the name of the nearest folder with such a word. None if no
-    name has such a word, if the name has words for several splits, or if `may_be_code` and the suffix is that of source code.
+    name has such a word, if that name has words for several splits, or if `may_be_code` and the suffix is that of source code.
     """
     if may_be_code and suffix_of(name) in CODE_SUFFIXES:
         return None
@@ -100,7 +100,7 @@ def files_by_split(pattern: str, paths: Sequence[Path], *, may_be_code: bool = T
 
 
 def members_by_split(paths: Sequence[Path]) -> dict[Split | None, list[str]]:
-    """Return the names of the files in a single archive by split; empty for other paths, and if all files in the archive have one split."""
+    """Return the names of the files in a single archive by split; empty for other paths, and if all files have one split or none."""
     names = member_names(paths[0])[0] if len(paths) == 1 and is_archive(paths[0]) else []
     groups = _grouped(names, lambda name: split_of(PurePath(name)))
     return groups if len(groups) > 1 else {}
@@ -149,7 +149,7 @@ def _column(path: PurePath) -> str | None:
 
 
 def _root(pattern: str) -> Path:
-    """Return the folder, or the part of a glob before its wildcards."""
+    """Return `pattern` itself if it is a folder, else the folders of the glob before its wildcards."""
     path = Path(pattern).expanduser()
     if path.is_dir():
         return path

@@ -1,4 +1,4 @@
-"""The standard library of the running Python as a corpus: real code under a free licence, on every machine, without a network. Each file
+"""The standard library of the running Python as a corpus: real code under a free licence, on almost every machine, offline. Each file
 is a row, or, for one of the tasks of code_tasks.py, several labelled rows.
 """
 
@@ -56,7 +56,7 @@ class StdlibSource:
         return cls(root, kept, len(paths), sum((root / path).stat().st_size for path in kept), part, on_bad_row)
 
     def describe(self) -> str:
-        """Return a description, for messages: the number of files, their megabytes, and which part of the library they are."""
+        """Return a description, for messages: the number of files, their size, and whether they are the training or held-out part."""
         about = f"standard library of Python {platform.python_version()}: {len(self.paths)} files, {format_bytes(self.size_bytes)}"
         if self.part.name == "all":
             return about
@@ -74,7 +74,7 @@ class StdlibSource:
         return hashed.hexdigest()
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Yield each file's whole text."""
+        """Yield a row for each file, its whole text."""
         return good_rows((row for path in self.paths for row in read_rows(self.root / path, Columns())), self.on_bad_row, skipped)
 
 
@@ -141,7 +141,7 @@ class StdlibTask:
         return good_rows(self._all_rows(), self.on_bad_row, skipped)
 
     def check(self) -> None:
-        """Raise DataError if the first row lacks a column that a role needs."""
+        """Raise DataError if the first row is bad (lacks a column, for example), or, if bad rows are skipped, if no row is good."""
         check_rows(self._all_rows(), self.on_bad_row, self.name)
 
     def _all_rows(self) -> Rows:

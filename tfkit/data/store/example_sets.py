@@ -1,8 +1,8 @@
 """The examples of a source: an objective encodes each row once, as one example, which is cached.
 
 An example is a few arrays (ids, labels, segments ...), with the same names for every row. A folder of the cache has for each array
-`<name>.bin` (int32, or the encoder's type) and `<name>.starts.bin` (int64, examples + 1); lengths.bin, texts.bin (a hash of each row's
-text), places.bin and places.starts.bin; index.json, written after these files; and hashes.json (hashes.py). All arrays are little-endian.
+`<name>.bin` (int32, or the encoder's type) and `<name>.starts.bin` (int64, examples + 1); lengths.bin; texts.bin (a hash of each row's
+text); places.bin, places.starts.bin (rows' places: `a.jsonl:17`); index.json, written after these; hashes.json. Arrays are little-endian.
 """
 
 import os
@@ -24,8 +24,8 @@ from tfkit.units import format_number_of
 
 Example = dict[str, NDArray[Any]]  # arrays by name
 EXAMPLES_VERSION = 2  # part of the fingerprint: raise it when the same rows and encoder give other examples
-_BATCH = 512  # rows encoded in one call of the encoder
-_RESERVED = frozenset({"lengths", "texts", "places"})  # names of files that no array of the examples may have
+_BATCH = 512  # the most rows that are encoded in one call of the encoder
+_RESERVED = frozenset({"lengths", "texts", "places"})  # names of files, which no array of the examples may have
 
 
 class Encoded(NamedTuple):
@@ -64,10 +64,10 @@ class ExampleSet:
     """All examples of a source, memory-mapped."""
 
     name: str  # the name of the source
-    arrays: Mapping[str, tuple[NDArray[Any] | HashedArray, NDArray[np.int64]]]  # all values, and (examples + 1,) where each example begins
-    lengths: NDArray[np.int32]  # (examples,) the number of tokens that the model reads
+    arrays: Mapping[str, tuple[NDArray[Any] | HashedArray, NDArray[np.int64]]]  # by name: all values, and (examples + 1,) where each begins
+    lengths: NDArray[np.int32]  # (examples,) the number of tokens that the model reads of each
     texts: NDArray[np.uint64]  # (examples,) a hash of each row's text
-    places: tuple[NDArray[np.uint8], NDArray[np.int64]]  # all places, as UTF-8, and (examples + 1,) where each begins
+    places: tuple[NDArray[np.uint8], NDArray[np.int64]]  # the places of all rows, joined, as UTF-8, and (examples + 1,) where each begins
     max_id: int  # the largest token id
     fingerprint: str
     cached: bool  # whether the set was already in the cache
@@ -103,7 +103,7 @@ def example_set(
     source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None = None, *, keeps_lost: bool = False
 ) -> ExampleSet:
     """Return the examples of a source from the cache, or build them there. Raises DataError for a bad row that is not skipped, and if there
-    are no rows.
+    are no good rows.
 
     `progress` is called with the number of bytes of text encoded since its last call; an exception that it raises stops the encoding.
     `keeps_lost`: skip lost rows (`BadRow.lost`) even if `on_bad_row` is "error", for an evaluation that counts them as wrong.
@@ -246,7 +246,7 @@ def _folder_of(source: Source) -> str | None:
 
 
 def _load(name: str, folder: str | None, index: dict[str, Any], files: HashedFiles, fingerprint: str, cached: bool) -> ExampleSet:
-    before: str | None = index.get("folder")  # None: cached by tfkit 0.1, which did not write it
+    before: str | None = index.get("folder")  # None: the rows are not from files, or tfkit 0.1 cached them
 
     def moved(place: str) -> str:
         if folder is None or before is None or folder == before or not PurePath(place).is_relative_to(before):

@@ -31,7 +31,7 @@ _Opened = TypeVar("_Opened")
 def cache_folder() -> Path:
     """Return TFKIT_CACHE, else XDG_CACHE_HOME/tfkit, else `tfkit` in the platform's cache folder; create it if it does not exist.
 
-    Raises MachineError if TFKIT_CACHE is not writable. If TFKIT_CACHE is not set and the other folders are not writable, warn with a
+    Raises MachineError if TFKIT_CACHE is not writable. If TFKIT_CACHE is not set and the folder used instead is not writable, warn with a
     RuntimeWarning, and return a folder that the user owns in the system's temporary folder.
     """
     chosen = os.environ.get("TFKIT_CACHE")
@@ -105,7 +105,7 @@ def _deleted(folder: Path) -> MachineError:
 
 
 def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[Path], None]) -> bool:
-    """Ensure that `folder` exists, complete and undamaged (hashes.py); return whether this call built the folder.
+    """Ensure that `folder` exists, complete (`is_whole`) and undamaged (hashes.py); return whether this call built the folder.
 
     `build` fills an empty temporary folder, which is then synced and renamed; if `build` raises, the temporary folder is removed. If two
     processes build at the same time, both use the folder of the faster one. An incomplete folder is replaced silently, a damaged one with a
@@ -115,7 +115,7 @@ def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[
         damaged = find_damage(folder)
         if damaged is None:
             return False
-        if damaged != HASHES:  # no warning for caches of version 0.1.0, which have no hashes
+        if damaged != HASHES:  # a file itself, not the hashes, which caches of version 0.1.0 do not have
             warnings.warn(f"{folder / damaged}: damaged, so this part of the cache is built again", RuntimeWarning, stacklevel=2)
     began = time.perf_counter()
     try:
@@ -217,7 +217,7 @@ def _writable(folder: Path) -> bool:
         if os.access(folder, os.W_OK | os.X_OK):
             return True
         if folder.exists():
-            break  # the folder is read-only; a folder that was just deleted is made again instead
+            break  # the folder is read-only; otherwise, it was just deleted, and is made again
     return False
 
 
@@ -245,7 +245,7 @@ def write_index(folder: Path, version: int, facts: Mapping[str, Any], names: Ite
 
 
 def read_index(folder: Path, version: int) -> dict[str, Any] | None:
-    """Return the index of a folder; None if there is none, if it has another version, or if it states a wrong size for a file."""
+    """Return the index of a folder; None if it is missing or unreadable, has another version, or states a wrong size for a file."""
     try:
         index: dict[str, Any] = json.loads((folder / INDEX).read_bytes())
         whole = all((folder / name).stat().st_size == size for name, size in index["files"].items())

@@ -47,7 +47,7 @@ def find_damage(folder: Path) -> str | None:
 
 
 def read_hashes(folder: Path) -> dict[str, FileHashes]:
-    """Return the hashes of each file. Raises OSError, ValueError, KeyError, TypeError or AttributeError if hashes.json is damaged."""
+    """Return the hashes in hashes.json, by file. Raises OSError, ValueError, KeyError, TypeError or AttributeError if it is damaged."""
     document = json.loads((folder / HASHES).read_bytes())
     if document["block_bytes"] != BLOCK:
         raise ValueError("blocks of another size")
@@ -101,7 +101,7 @@ class HashedArray:
 
 
 class HashedFiles:
-    """The files of a cache folder that build_once has verified, as arrays. All files are mapped when the object is created, so their arrays
+    """The files of a cache folder that `build_once` provides, as arrays. All files are mapped when the object is created, so their arrays
     stay readable even if the files are deleted.
     """
 
@@ -118,7 +118,7 @@ class HashedFiles:
         return HashedArray(self._folder / name, numbers, blocks) if size > WHOLE else numbers
 
     def verified_array(self, name: str, dtype: DTypeLike) -> NDArray[Any]:
-        """Return a file as a memory-mapped array, verified as a whole. Raises DataError if the file is damaged."""
+        """Return a file as a memory-mapped array; one over `WHOLE` bytes is verified here. Raises DataError if it is damaged."""
         return np.asarray(self.array(name, dtype))
 
 

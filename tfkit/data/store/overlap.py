@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tfkit.data.store.folder_cache import cache_folder
 from tfkit.data.store.hashes import HashedFiles, find_damage
 
-Hashes = NDArray[Any]  # (rows,) uint64, the `texts` of a cached source (ExampleSet, TokenStream)
+Hashes = NDArray[Any]  # (rows,) uint64, a hash of each row's text: `texts` of an ExampleSet or a TokenStream
 
 
 def cached_hashes(fingerprint: str) -> Hashes | None:

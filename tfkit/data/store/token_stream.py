@@ -2,7 +2,7 @@
 
     document 0          document 1          last document
     bos a b c           bos d e        ...  bos z eos       bos = eos: one id ends a document and begins the next
-    a b c eos           d e eos        ...  z eos           no bos, or bos is not eos: eos is appended to each document
+    a b c eos           d e eos        ...  z eos           else: each document ends with eos, if there is one
 
 A folder of the cache has tokens.bin (uint16 or uint32), starts.bin and text_bytes.bin (int64), texts.bin (a hash of each text, uint64),
 optionally sentences.bin (int64), all little-endian; index.json; and hashes.json, with hashes of the blocks of these files.
@@ -41,14 +41,14 @@ class TokenStream:
 
     name: str  # the name of the source
     tokens: NDArray[Any] | HashedArray  # (tokens,) uint16 or uint32, memory-mapped
-    starts: NDArray[np.int64]  # (documents + 1,) where each document begins; the last item: where one more would begin
+    starts: NDArray[np.int64]  # (documents + 1,) where each document begins in `tokens`; last, where one more would begin
     text_bytes: NDArray[np.int64]  # (documents,) UTF-8 bytes of each text, without those of its first id if no id precedes it
     separator: int  # number of ids appended to each document: 1 (eos); 0 if the template or the next bos ends it, or there is no eos
     max_id: int  # the largest id
     fingerprint: str
     cached: bool  # whether the stream was already in the cache
     skipped: Mapping[str, Skipped] = field(default_factory=dict)  # skipped rows, by kind
-    sentences: NDArray[np.int64] | None = None  # (sentences,) where each sentence that has ids begins; None: not stored
+    sentences: NDArray[np.int64] | None = None  # (sentences,) where in `tokens` each sentence that has ids begins; None: not stored
     texts: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))  # (documents,) a hash of each document's text
 
     def __len__(self) -> int:
@@ -109,10 +109,10 @@ def token_stream(
 def write_stream(
     folder: Path, source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None = None, sentences: bool = False
 ) -> None:
-    """Write the stream into an empty folder; the index is written last. Raises DataError if no row has text. Memory holds one batch of
-    texts at a time, which is tokenized on all threads, or one text that is longer than a batch.
+    """Write the stream into an empty folder; the index is written last. Raises DataError if no text has a token. Memory holds one batch
+    of texts at a time, which is tokenized on all threads, or one text that is longer than a batch.
 
-    `sentences`: tokenize each sentence separately, as BERT's script does, and write sentences.bin.
+    `sentences`: tokenize each sentence separately, as BERT's pretraining script does, and write sentences.bin.
     """
     names = (*_FILES, _SENTENCES) if sentences else _FILES
     with ExitStack() as files:
@@ -155,7 +155,7 @@ class _Writer:
         self.files = tokens, starts, text_bytes
         self.sentences = sentences
         self.dtype = "<u2" if tokenizer.size <= 1 << 16 else "<u4"
-        # If the template ends with eos, no eos is appended. Nor is it if bos = eos, since the next document's bos ends a document.
+        # If the template ends with eos, no eos is appended. If bos = eos, only the last document gets one, since a bos ends the others.
         eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
         self.closing = [] if tokenizer.suffix[-1:] == tuple(eos) else eos
         self.separator = [] if tokenizer.prefix[:1] == tuple(eos) else self.closing
@@ -213,7 +213,7 @@ def split_sentences(text: str) -> list[str]:
     """Return the sentences of a text for next sentence prediction, each with the white space before it. Joined, they are the text.
 
     A sentence ends at the end of its line (of code, too), after Chinese or Japanese final punctuation, or after other final punctuation if
-    white space and no lower-case letter follow (`e.g. this` is not split). Texts are cut before white space or after Chinese or Japanese
+    white space and then no letter from a to z follow (not in `e.g. this`). Texts are cut before white space or after Chinese or Japanese
     punctuation, where BERT's tokenizer begins a new word anyway.
     """
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]

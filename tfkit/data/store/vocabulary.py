@@ -16,9 +16,9 @@ from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import LIBRARY_VERSION, Tokenizer, train_tokenizer
 from tfkit.tokenizer.tokenizer_files import CONFIG, TOKENIZER
 
-# Versions by kind of tokenizer, 1 for kinds not listed; part of the fingerprint: raise one when the same text gives another tokenizer.
+# Versions by kind of tokenizer, 1 for others; part of a folder's name, a hash: raise one when the same text gives another tokenizer.
 _TRAINER_VERSIONS = {"bpe_byte_fallback": 2}
-_PIECE = 1 << 16  # the most characters of a piece; longer rows are sampled in pieces, over their whole length
+_PIECE = 1 << 16  # the most characters of a piece: rows are sampled in pieces, so a long row over its whole length
 
 
 def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, progress: Callable[[int], None] | None = None) -> Tokenizer:

@@ -63,7 +63,7 @@ def run_memory(
 ) -> RunMemory:
     """Return the memory of a run on rank 0, which holds the largest shards if the models are sharded over `shards` ranks.
 
-    `model`: may be on the meta device; frozen parameters have requires_grad=False. `sums_gradients`: a step adds up several micro-batches.
+    `model`: may be on the meta device; frozen parameters have requires_grad=False. `sums_gradients`: a step adds up several gradients.
     """
     parameters = dict(model.named_parameters())
     layout = {"shards": shards, "reshard": recipe.parallel.reshard is not False, "sums_gradients": sums_gradients}

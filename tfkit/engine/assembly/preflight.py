@@ -1,4 +1,4 @@
-"""Checks of the data before the first step, for faults that cause no error but a worse model."""
+"""Checks of the data before the first step, for faults that would cause no error, only a worse model."""
 
 import re
 import unicodedata
@@ -31,7 +31,7 @@ _MULTILINGUAL = {"encoder": "hub:distilbert/distilbert-base-multilingual-cased",
 def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: Tokenizer) -> None:
     """Raise DataError if a text in the first rows of a source begins with the special token that the tokenizer puts before every text.
 
-    Called for tokenizers whose ids of such a text begin with two of these tokens: a model would be trained with two, and used with one.
+    Called for tokenizers whose ids of such a text begin with two of these tokens: a model would be trained with two, and later get one.
     """
     opening = tokenizer.prefix[-1]
     for source in sources:

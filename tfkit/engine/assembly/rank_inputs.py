@@ -23,7 +23,7 @@ _SHOWN = 3  # number of files that a message names
 class RankInput:
     """An input of a command, such as a data set or a model, as this rank reads it. Its fingerprint must be the same on all ranks."""
 
-    place: str  # for messages: a field of the recipe with its value, or an argument of the command
+    place: str  # for messages: a field of the recipe with its value, or the path or source that is read
     fingerprint: str  # a hash of all parts of the input on which results depend
     error: type[TfkitError]  # raised if the fingerprints differ
     files: Callable[[], dict[str, Path]]  # returns the files, each by a name that is the same on all ranks

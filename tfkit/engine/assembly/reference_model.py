@@ -1,4 +1,4 @@
-"""Compute the log-probability of each row by the reference: the initial model, with which DPO, for example, compares the trained one.
+"""Compute the log-probabilities of rows by the reference: the initial model, with which DPO, for example, compares the trained one.
 
 The log-probabilities are computed before the first step, and cached by a hash of weights, configuration and data, so that no step
 needs a second model.
@@ -32,7 +32,7 @@ _VERSION = 1  # the version of the format of the cache's folders
 
 
 def data_with_reference(data: TrainingData, stepper: Stepper, batch_size: int, listener: Listener) -> TrainingData:
-    """Return the data with the reference's log-probabilities of each row. `stepper` has taken no step, so its model is the reference."""
+    """Return the data with the reference's log-probabilities of the rows. `stepper` has taken no step, so its model is the reference."""
     weights, objective = stepper.weights, data.objective.labelled
     assert objective is not None, "an objective with a reference reads labelled rows"
     key = f"{weights_sha256(stepper)}\0{weights.dtype}\0{stepper.device.type}"

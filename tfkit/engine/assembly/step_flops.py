@@ -1,4 +1,4 @@
-"""Count the FLOPs of training steps by the shapes of real batches. Padding counts; a vocabulary head counts only at labelled positions."""
+"""Count the FLOPs of training steps by the shapes of real batches. Padding counts; a vocabulary head counts only where a loss reads it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -56,7 +56,7 @@ class StepFlops:
 
     @property
     def training(self) -> float:
-        """The FLOPs of all parts of the steps, without recomputation."""
+        """The FLOPs of the steps and of the rollouts before them, without recomputation."""
         further = self.companions_in_steps + self.companions_in_rollouts + self.rollouts
         return self.forward.total + self.backward.total + further
 

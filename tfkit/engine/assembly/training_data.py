@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Held-out rows of one source. `name`: the prefix of the names of their metrics if there are several sets."""
+    """Held-out rows of one source. `name`: the prefix of the names of the set's metrics if there are several sets."""
 
     name: str
     stored: Stored

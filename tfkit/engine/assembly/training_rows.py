@@ -35,8 +35,8 @@ def training_baselines(recipe: Recipe) -> Baselines:
 def evaluation_baselines(section: ObjectiveSection, text_metrics: Sequence[str], checkpoint: Path, scored: Iterable[Row]) -> Baselines:
     """Return the baselines for the rows of an evaluation.
 
-    The baselines are computed from the training rows of the run that made the checkpoint. If these rows cannot be read, the baselines are
-    computed from the scored rows, and their names say so.
+    The baselines are computed from the training rows of the run that made the checkpoint. If these rows cannot be read, or are of another
+    task, the baselines are computed from the scored rows, and their names say so.
     """
     if not has_baselines(section, text_metrics):
         return {}
@@ -93,7 +93,7 @@ def _hashes(checkpoint: Path) -> list[Hashes] | None:
     try:
         fingerprints = read_tfkit_json(checkpoint).data["train"]
         cached = [cached_hashes(fingerprint) for fingerprint in fingerprints]
-    except (OSError, ValueError, KeyError):  # the checkpoint was written by another program
+    except (OSError, ValueError, KeyError):  # another program wrote the checkpoint, or tfkit.json is damaged
         return None
     known = [hashes for hashes in cached if hashes is not None]
     if cached and len(known) == len(cached):

@@ -35,7 +35,7 @@ class SetScores:
 
 @dataclass(frozen=True)
 class SetScorer:
-    """Scores rows of validation sets, at most `evaluation.max_tokens` tokens of all together, so the last sets may not be scored at all."""
+    """Scores rows of validation sets: `evaluation.max_tokens` limits the tokens of all sets together, so the last may not be scored."""
 
     settings: EvaluationSection
     order: RowOrder
@@ -91,8 +91,8 @@ def score_validation(
 ) -> SetScores | None:
     """Return `loss` and other metrics of the objective; with several sets also those of each set, as `<set>.<metric>`. None if stopped.
 
-    A causal language model is scored text by text, as by `tfkit evaluate`; any other model on the rows of its objective (the
-    student of a distillation is scored without its teacher). `evaluation.max_tokens` limits all sets together: the last may lack scores.
+    Causal language modeling is scored text by text, as by `tfkit evaluate`; an objective that samples responses, on new responses;
+    others on their rows (distillation without the teacher). `evaluation.max_tokens` limits all sets together: the last may lack scores.
     """
     work = BatchWork(should_stop=should_stop)
     with suppress(Stopped):

@@ -21,7 +21,7 @@ class Comparison:
     score: float
     baseline: str  # its name
     value: float  # the score of the baseline
-    is_constant: bool = False  # the model predicts one class for all rows
+    is_constant: bool = False  # whether the model predicts one class for all rows
 
     @property
     def beats(self) -> bool:

@@ -1,4 +1,4 @@
-"""Shard the weights of a run at its start: each block is sharded once its weights are set, so that no rank ever holds all."""
+"""Shard the weights of a run at its start: each block is sharded once its weights are set, so that no rank ever holds all blocks whole."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -41,7 +41,7 @@ def shard_weights(recipe: Recipe, stepper: Stepper, reference: FrozenReference |
 
 
 class WeightsHash:
-    """A hash of all weights in the order in which they are initialized or read, before the sharding. It must be the same on all ranks."""
+    """A hash of all unsharded weights, in the order in which they are initialized or read. It must be the same on all ranks."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()

@@ -49,7 +49,7 @@ class PlannedStage:
 
     def require_intact_stages(self) -> None:
         """Raise ModelError if this stage uses an earlier one whose result is missing, or names a checkpoint that is missing, damaged or no
-        longer recorded as the best: this stage would start from another one. If it is finished, it does not start, so nothing is checked.
+        longer recorded as the best: this stage would start from another one. If this stage is finished, nothing is checked.
         """
         if read_run(self.options.run).status == "finished":
             return
@@ -75,7 +75,7 @@ class ChainPlan:
     given: RequestRecord  # the request, as recorded in run.json
     folder: str  # the path of the chain's folder, as it is written into the recipes of stages that have not begun
     stages: tuple[PlannedStage, ...]
-    todo: tuple[PlannedStage, ...]  # the stages that this command runs, in order
+    todo: tuple[PlannedStage, ...]  # the stages that this command runs, in the order of the chain
     gates: tuple[Gate, ...]  # the conditions of --fail-if on totals over all stages
     continues: bool  # whether an earlier command has started the chain, and recorded its request in the folder's run.json
 
@@ -97,7 +97,7 @@ def plan_chain(now: RequestRecord, kind: TrainingKind | None, options: RunOption
     recorded = known_of(options.run) if stage_folders(options.run) else None  # a damaged run.json is treated as a missing one
     begun = recorded is not None and any(map(is_begun, stage_folders(options.run).values()))
     before = RequestRecord.from_document(recorded.given) if recorded is not None and (begun or now.recipe is None) else None
-    given = merged(before, now) if before is not None else now  # recorded overrides apply until changed, here or in the recipe file
+    given = merged(before, now) if before is not None else now  # recorded overrides apply until `now` or the recipe file changes them
     if given.recipe is None:  # run.json was damaged, so the request is lost
         given = replace(given, recipe=open_recipe(str(options.run / "recipe.yaml")))
     assert given.recipe is not None
@@ -190,7 +190,7 @@ def _split_gates(texts: Sequence[str], chain: Chain, selected: Sequence[str]) ->
 
 
 def _check(plan: ChainPlan, options: RunOptions) -> None:
-    """Check each selected stage as a command that trains only this stage does, so that mistakes are found before any stage starts."""
+    """Check each selected stage that has not begun, as a command that trains only this stage does, before any stage starts."""
     inputs_of([plan.chain.source.path], [], []).refuse_folder(options.run, argument("run"))
     for name, run in stage_folders(options.run).items():
         if name not in plan.chain.names and is_begun(run):
@@ -219,7 +219,7 @@ def _check(plan: ChainPlan, options: RunOptions) -> None:
 def _require_files(plan: ChainPlan) -> None:
     """Raise RecipeError for missing files that a later stage reads, since that stage would report them only after hours of earlier stages.
 
-    Missing files of the first stage are reported when that stage starts.
+    Missing files of the first stage to run are reported when that stage starts.
     """
     waiting = {planned.name for planned in plan.todo[1:] if not is_begun(planned.options.run)}
     try:

@@ -31,7 +31,7 @@ _DECIDED = Path("the inferred recipe")  # in messages, in place of the path of a
 _MAY_CHANGE = "carbon"  # the section (place and budget) of a recipe or stage whose fields may change when a sweep continues
 _RETRIES = 50  # maximum number of draws of the sampler to find a combination that was not tried
 
-Done = Sequence[tuple[Trial, float | None]]  # the trials so far, each with its score: None if the trial failed or has none
+Done = Sequence[tuple[Trial, float | None]]  # the trials so far, each with its score; None: the trial failed or has no score
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Grid:
         return len(self.combinations())
 
     def combinations(self) -> list[dict[str, Any]]:
-        """Return all combinations, in order."""
+        """Return all combinations, in the order in which they are tried."""
         keys = [axis.key for axis in self.axes]
         return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(axis.values for axis in self.axes))]
 
@@ -105,7 +105,7 @@ class SweepPlan:
     trials: tuple[Trial, ...]
     asked: int | None  # the number of trials that the user requested; None: all combinations
     continues: bool  # whether an earlier command has started the sweep
-    runs_code: bool  # whether the recipe has reward functions, which are the user's code
+    runs_code: bool  # whether the recipe, or a chain's last stage, has reward functions, which are the user's code
     changes: tuple[str, ...]  # what has changed in the request since the sweep was started, for messages
 
     def request(self, trial: Trial) -> TrainingRequest:
@@ -237,7 +237,7 @@ def _of_trial(trial: Trial) -> Iterator[None]:
 
 
 def check_trial(plan: SweepPlan, trial: Trial, options: RunOptions) -> None:
-    """Check the recipe of a trial as a command that trains it would; of a recipe with stages, only the fields. Raises UsageError."""
+    """Check the recipe of a trial as a command that trains it would; of a recipe with stages, only fields and ranks. Raises UsageError."""
     overrides = followed_by(plan.space.fixed, trial.values)
     recipe = read_trial(plan.source, overrides)
     for stage_recipe in [recipe] if isinstance(recipe, Recipe) else [stage.recipe for stage in recipe.stages]:
@@ -267,7 +267,7 @@ def _distribution(optuna: Any, axis: Axis) -> Any:
 
 
 def _rounded(axis: Axis, value: Any) -> Any:
-    """Return a trial's value for the index or number that Optuna drew. A value from a range of reals has three significant digits."""
+    """Return a trial's value for the index or number that Optuna drew. Reals are rounded to three significant digits, within the range."""
     if axis.ends is None:
         return axis.values[value]
     return axis.number(value if axis.whole else min(max(float(f"{value:.3g}"), axis.ends[0]), axis.ends[1]))

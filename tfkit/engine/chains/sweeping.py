@@ -1,4 +1,4 @@
-"""Run a sweep: trials of one recipe with different values. Each is an ordinary run in its own folder; the sweep's run.json sums up all."""
+"""Run a sweep: trials of one recipe with different values, each in a folder of its own; the sweep's run.json sums up all of them."""
 
 import gc
 from dataclasses import replace
@@ -26,7 +26,7 @@ def run_sweep(
     """Run a trial for each combination of the values in `space`; return the result (docs/cli.md).
 
     `source`: the recipe; None: that of the sweep in the folder or, for a new sweep, one that is inferred from the data and the checkpoint
-    in `space`. `trials`: how many combinations Optuna chooses and tries; None: all or, if the sweep continues, as many as before.
+    in `space`. `trials`: how many combinations to try, chosen by Optuna if there are more; None: all, or as many as when the sweep began.
     """
     with stop.at_once():
         plan = plan_sweep(source, space, trials, options, listener)
@@ -109,7 +109,7 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
         return _failed(trial, str(error), listener)
     except Exception as error:
         no_memory = isinstance(error, InsufficientMemoryError)
-        if not (no_memory or is_out_of_memory(error)) or not options.ranks.is_alone:  # a lack of memory ends the other ranks, too
+        if not (no_memory or is_out_of_memory(error)) or not options.ranks.is_alone:  # if one of several ranks lacks memory, all end
             error.add_note(f"in {trial.name}")
             raise
         return _failed(trial, str(error) if no_memory else "out of memory", listener)

@@ -63,7 +63,7 @@ def require_json_lines(path: Path) -> None:
 
 
 def write_predictions(path: Path, predictions: Iterable[Mapping[str, Any]], stop: StopRequest) -> None:
-    """Write a JSON line for each prediction, in order. If `path` is a pipe whose reader has closed it, stop writing without an error."""
+    """Write `predictions`, in their order, as JSON lines. If `path` is a pipe whose reader has closed it, stop writing without an error."""
     with suppress(BrokenPipeError), lines_file(path, stop, argument("predictions")) as write:
         for prediction in predictions:
             write(prediction)
@@ -167,7 +167,7 @@ def _write_conll(file: IO[str], line: Mapping[str, Any]) -> None:
 
 
 class _Table:
-    """Writes rows under a header: the fields of the first row with a prediction, and `further_columns`. Earlier rows are held back."""
+    """Writes rows under a header: the fields of the first row with a prediction, and `further_columns`. Earlier rows wait for it."""
 
     def __init__(self, file: IO[str], delimiter: str, further_columns: tuple[str, ...]):
         rows = SimpleNamespace(write=lambda row: file.write(row.removesuffix("\r\n") + "\n"))

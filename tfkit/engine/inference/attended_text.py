@@ -70,7 +70,7 @@ class AttendedText:
             )
 
     def to_dict(self, layer: int | None = None, head: int | None = None) -> dict[str, Any]:
-        """Return the document of --json. `layer`, `head`: include only the maps of this layer, or of this head; None: of all. Raises
+        """Return the document of --json. `layer`, `head`: include only the weights of this layer, or head; None: of all. Raises
         UsageError if the model has no such layer or head.
         """
         self.require_head(layer, head)
@@ -188,7 +188,7 @@ def _entries(loaded: Loaded, ids: Sequence[int]) -> list[str]:
 
 
 def _next_tokens(loaded: Loaded, probabilities: Tensor, ids: Sequence[int], count: int) -> list[NextTokens]:
-    """Return the `count` likeliest tokens after each id, and the actual one. `probabilities`: of the next token, (ids, vocabulary)."""
+    """Return the `count` likeliest tokens after each id, and the actual one. `probabilities`: of tokens after an id, (ids, vocabulary)."""
     best = probabilities.topk(min(count, probabilities.shape[1]))
     tokens = _entries(loaded, ids)
     following = [*ids[1:], None]

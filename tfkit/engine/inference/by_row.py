@@ -66,11 +66,11 @@ class Scored:
     examples: int
     tokens: int
     stored: Sequence[Stored | ReadSet]
-    scores: Scores | None = None  # computes the metrics from a weight for each unit, for bootstrap intervals
+    scores: Scores | None = None  # computes the metrics from a weight for each unit, for bootstrap intervals; None: no intervals
     units: int = 0  # how many units a bootstrap sample draws: rows, prompts or texts; or inputs, if generated texts are scored
     predictions: list[dict[str, Any]] = field(default_factory=list)  # a line of --predictions for each labelled row, prompt or text
     facts: dict[str, Any] = field(default_factory=dict)  # further fields of the result, such as how texts were generated
-    texts: Sequence[Hashes] = ()  # for each set, the hashes of its scored texts
+    texts: Sequence[Hashes] = ()  # the hashes of the scored texts, by validation set
     baselines: Baselines = field(default_factory=dict)
 
 
@@ -125,7 +125,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _SharedInput:
-    """An input of one or more rows: the indices of these rows in their set, in order, and their distinct answers."""
+    """An input of one or more rows: the indices of these rows in their set, in increasing order, and their distinct answers."""
 
     rows: list[int]
     references: list[str]
@@ -168,7 +168,7 @@ def _score_unlabelled(evaluation: Evaluation, scorer: SetScorer, sets: list[Vali
 def _score_labelled(
     evaluation: Evaluation, scorer: SetScorer, objective: LabelledObjective, sets: Sequence[ValidationSet], counts: Sequence[int]
 ) -> Scored:
-    """Score labelled rows. Lost rows (which the model cannot read or answer) count as wrong answers, except in regression."""
+    """Score labelled rows. Lost rows (which the model cannot read or answer) count as wrong answers, except, for example, in regression."""
     settings, loaded, session = evaluation.settings, evaluation.loaded, evaluation.session
     section = settings.objective.trained_for
     writer = objective.writer if settings.evaluation.text_metrics else None
@@ -236,7 +236,7 @@ def _shared_inputs(objective: WritingObjective, held_out: ValidationSet, count: 
 def _number_inputs(sets: Sequence[Sequence[_SharedInput]]) -> Numbers:
     """Return for each row the index of its input, (rows,); rows and inputs are counted across all sets."""
     inputs = [one for part in sets for one in part]
-    firsts = np.cumsum([0, *(sum(len(one.rows) for one in part) for part in sets)])  # the index of the first row of each set
+    firsts = np.cumsum([0, *(sum(len(one.rows) for one in part) for part in sets)])  # index of each set's first row, and the row count
     numbers = np.empty(firsts[-1], np.int64)
     for number, (first, one) in enumerate(zip(np.repeat(firsts[:-1], [len(part) for part in sets]), inputs, strict=True)):
         numbers[first + np.array(one.rows)] = number

@@ -1,4 +1,4 @@
-"""Vectors for the texts of rows, for tfkit embed; loaded.embed gives the same vectors."""
+"""Vectors for the texts of rows, for tfkit embed; loaded.embed computes vectors of texts in the same way."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -84,7 +84,7 @@ class LoadedModel(Loaded):
             return [row for window in predictor.windows(given) for row in window]
 
     def generate(self, prompts: Prompts, overrides: Overrides | None = None, *, chat: bool = False) -> list[Completion]:
-        """Return the continuation of each prompt, in order, as `tfkit.generate` does; no energy is measured."""
+        """Return the continuation of each prompt, in the order of the prompts, as `tfkit.generate` does; no energy is measured."""
         from tfkit.engine.inference.session import open_session
         from tfkit.engine.inference.text_generator import TextGenerator
 

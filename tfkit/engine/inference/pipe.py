@@ -17,7 +17,7 @@ class Pipe(io.BufferedIOBase):
     def __init__(self, raw: BinaryIO, name: str):
         self._raw, self.name = raw, name
         self._lines: deque[bytes] = deque()  # complete lines that were not returned yet
-        self._rest = b""  # the beginning of the next line
+        self._rest = b""  # the beginning of a line whose end was not read yet
         self._ended = False
         self._number = 0  # the number of complete lines that were read from the stream, returned or not
 

@@ -1,6 +1,6 @@
-"""Prompts, read from a file or a pipe as JSON lines or a text per line, and answered with a JSON line each, in order.
+"""Prompts, read from a file or a pipe as JSON lines or a text per line, and answered with a JSON line each, in their order.
 
-A batch has the prompts that can be read without waiting for more. The ranks divide the batches among themselves.
+A batch has the prompts that can be read without waiting for more, up to 128. The ranks divide the batches among themselves.
 """
 
 import json
@@ -28,9 +28,9 @@ _FEWEST_PROMPTS, MOST_PROMPTS = 16, 128  # the largest number of prompts in the 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text to continue; with --chat a user's message, or all messages of a conversation.
+    """A text to continue or fill; with --chat a user's message, or all messages of a conversation.
 
-    `place`: file and line, for error messages. `given`: the fields of the prompt's JSON line, which the JSON line of the answer repeats.
+    `place`: its place, such as file and line. `given`: the fields of the prompt's JSON line, which the JSON line of the answer repeats.
     """
 
     place: str
@@ -173,7 +173,7 @@ def _value(line: bytes) -> Any:
         return None
 
 
-# A function from a batch and the index of its first prompt to the fields that each answer adds; None: a signal interrupted the answer.
+# Takes a batch and the index of its first prompt. Returns, for each prompt, the fields of its answer, or None if a signal interrupted it.
 _Answer = Callable[[Sequence[Prompt], int], Sequence[dict[str, Any] | None]]
 
 
@@ -190,7 +190,7 @@ class _Answered(TypedDict):
 def answer_prompts(
     generator: "TextGenerator", template: "ChatTemplate | None", batches: Iterator[list[Prompt]]
 ) -> Generator[tuple[Prompt, dict[str, Any]]]:
-    """Yield each prompt with the fields that its answer adds to its JSON line, in order, as soon as its batch is answered.
+    """Yield each prompt with the fields that its answer adds to its JSON line, in prompt order, as soon as its batch is answered.
 
     `template`: the chat template, if prompts are conversations. Raises a prompt's error after the earlier answers; Stopped for a signal.
     """

@@ -1,4 +1,4 @@
-"""The common part of predict and embed: rows are read in windows (up to 32 batches), and a checkpoint answers them in order."""
+"""The common part of predict and embed: rows are read in windows (up to 32 batches), and a checkpoint answers them in their order."""
 
 import csv
 import re
@@ -36,7 +36,7 @@ _MOST_CHARACTERS = 1 << 24  # a window ends once its texts have this many charac
 
 @dataclass
 class Counts:
-    """Counts of the rows so far, including those without an answer."""
+    """Counts over the rows so far; only `rows` and `skipped` count those without an answer."""
 
     rows: int = 0
     tokens: int = 0
@@ -65,7 +65,7 @@ class RowAnswers(ABC):
 
     @abstractmethod
     def columns(self, named: Mapping[str, str | list[str]]) -> PredictionColumns:
-        """Return the columns to read from a source. `named`: those that the source's entry in data.validation names, by role."""
+        """Return the columns to read from a source. `named`: the columns that the source's entry in data.validation names, by role."""
 
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
@@ -73,7 +73,7 @@ class RowAnswers(ABC):
 
     @abstractmethod
     def answer(self, rows: Sequence[Any], encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
-        """Return for each row the fields that its answer adds. `self.deal` distributes the batches over the ranks."""
+        """Return the fields of each row's answer. `self.deal` distributes the batches over the ranks."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class RowAnswers(ABC):
         self.loaded, self.deal = loaded, deal
 
     def windows(self, rows: Iterable[PredictionInput], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
-        """Yield windows (lists) of rows with their answers, in order. A window ends early if `is_ready()` is False: no row is waiting.
+        """Yield windows (lists) of rows with their answers, in row order. A window ends early if `is_ready()` is False: no row is waiting.
 
         Raises DataError for a bad row, once the rows before it are yielded; with data.on_bad_row: skip, the bad row gets a field `error`.
         """

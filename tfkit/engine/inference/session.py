@@ -1,4 +1,4 @@
-"""The session of a command that does not train, such as evaluate or generate: energy meter, stop request, ranks, run folder and model."""
+"""The session of a command that does not train, such as evaluate: energy meter, run folder, ranks and so on; and loading its model."""
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -44,13 +44,13 @@ class Session:
     ranks: Ranks = ONE_PROCESS
     deal: RankMap = serial_map  # computes the results of batches, together with the other ranks
     exchange: Callable[[Any], list[Any]] = lambda value: [value]  # sends a value to all ranks; returns the values of all ranks, by rank
-    first_alone: Callable[[], AbstractContextManager[None]] = nullcontext  # for filling a cache: other ranks enter after rank 0 has left
+    first_alone: Callable[[], AbstractContextManager[None]] = nullcontext  # context to fill a cache: other ranks enter it after rank 0 left
     # Waits until the meters of other machines have stopped, and returns their readings; with a run folder it returns none, since rank 0
     # reads the energy ledgers that these machines have written into the folder.
     end_of_other_meters: Callable[[], list[Reading]] = list
 
     def batches(self, bar: ProgressBar) -> BatchWork:
-        """Return a BatchWork that spreads batches over the ranks and advances `bar`. A signal ends them only within `stop.at_once`."""
+        """Return a BatchWork that spreads batches over the ranks and advances `bar`. A signal ends the work only within `stop.at_once`."""
         return BatchWork(bar.advance, deal=self.deal)
 
     def own(self, reading: Reading) -> Reading:
@@ -114,7 +114,7 @@ def open_session(
             is_complete = True
         finally:
             reading = meter.stop()
-            if is_complete and (warning := meter.warning()):  # none after a failure, perhaps before the first measurement
+            if is_complete and (warning := meter.warning()):  # no warning after a failure, which may precede the first measurement
                 listener.warn(warning)
             if folder is not None:
                 record_totals(folder, reading, {})

@@ -51,7 +51,7 @@ class TextGenerator:
         self.inputs = inputs_of(files, [], [self.folder, checkpoint])
 
     def load(self, session: Session) -> None:
-        """Load the model. Raises ModelError for a model that generates no text, UsageError for settings that the model would ignore."""
+        """Load the model. Raises ModelError if it generates no text, UsageError for a chat or generation settings if it fills masks."""
         self.use(open_model(self.folder, session, self.inputs, self.precision).loaded, session)
 
     def use(self, loaded: Loaded, session: Session) -> None:

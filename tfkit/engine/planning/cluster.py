@@ -42,7 +42,7 @@ Layout = Literal["replicated", "sharded"]
 _UTILIZATION = Range(0.5, 0.35, 0.15)  # the fractions of the peak FLOP/s that give the low, the likely and the high time
 _BOARD_LOAD = Range(0.6, 0.85, 1.0)  # power during the steps, as a fraction of the maximum power of the board
 _USABLE = 0.9  # fraction of a GPU's memory that tensors may use; the driver, the collectives and fragmentation take the rest
-_NETWORK_BYTES_PER_SECOND = 1.25e9  # between machines without a GPU: 10 Gbit/s Ethernet
+_NETWORK_BYTES_PER_SECOND = 1.25e9  # assumed between machines if no GPU is planned: Ethernet of 10 Gbit/s
 _UPDATE_BYTES = 32  # per weight: a step reads the weight, its gradient and 2 moments, and writes the weight, the moments and a working copy
 
 
@@ -52,14 +52,14 @@ class Cluster:
 
     ranks: int
     gpu: str | None  # the GPU of each rank; None: each rank has a machine like this one
-    layout: Layout  # the layout assumed for time and energy: replicated if the recipe does not shard and the memory suffices
+    layout: Layout  # assumed for time and energy: replicated if the recipe does not shard, and the memory suffices or `ranks` is 1
     fits: bool  # whether the tensors fit into the GPU's memory; True if no GPU is planned
     rows_per_rank: int  # rows of each rank in a step
     memory_bytes: dict[str, int]  # peak memory of a rank, by layout
     traffic_bytes_per_step: dict[str, int]  # bytes that a rank sends in a step, by layout
     tensor_bytes: dict[str, dict[str, int]]  # bytes of a rank's tensors, by layout and kind; `peak`: the most at one time
     sent_bytes: dict[str, dict[str, int]]  # bytes that a rank sends per step, by layout and kind of collective
-    gathered_units: dict[str, int]  # sharded weights are gathered in turn: number of blocks, bytes of the largest, bytes outside blocks
+    gathered_units: dict[str, int]  # of gathered weights: number of blocks, bytes of the largest block, bytes of the weights outside blocks
 
 
 def require_known_gpu(gpu: str | None, probe: int, ranks: int) -> None:
@@ -91,7 +91,7 @@ def require_ranks(recipe: Recipe, ranks: int) -> None:
 
 
 def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int, gpu_name: str | None) -> Estimate:
-    """Return the plan for `ranks` ranks with a GPU `gpu_name` each (None: each on a machine like this one). `plan`: that for one rank.
+    """Return the plan for `ranks` ranks with a GPU `gpu_name` each (None: each on a machine like this one). `plan`: the plan for one rank.
 
     Raises UsageError if the ranks cannot be divided as the recipe's `parallel` section asks.
     """

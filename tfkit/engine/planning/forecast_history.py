@@ -21,7 +21,7 @@ from tfkit.errors import TfkitError
 
 NAME = "forecasts.jsonl"
 TABLE_VERSION = 2  # version of the table of speeds (machine_speed.py); only runs forecast with this version correct new times
-_LATEST = 9  # at most this number of the latest comparable runs is used for a correction
+_LATEST = 9  # a correction uses at most this number of the latest runs
 _MAX_BYTES = 2**20  # size of the file beyond which its older half is dropped
 _MAX_DISTANCE = 2  # largest difference of `PastRun.size` at which two runs are comparable
 _SPREAD = 1.3  # the bounds of a range from one or two runs are at least this factor away from the median
@@ -40,9 +40,9 @@ class PastRun:
     predicted_seconds: Amount
     seconds: Amount
     predicted_kwh: Amount | None = None
-    kwh: Amount | None = None  # None: not metered
+    kwh: Amount | None = None  # None: energy was not metered
     pue: Amount = 1.0
-    start_seconds: Annotated[float, Field(ge=0)] = 0.0  # until the data were prepared; included in the three other times
+    start_seconds: Annotated[float, Field(ge=0)] = 0.0  # the time until the data were prepared, which the three other times include
     table: int = 1  # TABLE_VERSION when the run was forecast; lines of version 1 lack this field
 
     @property
@@ -111,7 +111,7 @@ def correction_for(machine: str, threads: int, kind: str, size: int) -> Correcti
 
 
 def median_errors(machines: Collection[str]) -> dict[str, Any]:
-    """Return the number of runs on `machines`, and their median errors of time and energy, |predicted / actual - 1|; None if unknown."""
+    """Return the number of runs on `machines`, and their median errors of time and energy, |predicted / actual - 1|, or None if unknown."""
     local = [run for run in past_runs() if run.machine in machines]
     time = [abs(run.predicted_seconds / run.seconds - 1) for run in local]
     energy = [abs(run.predicted_kwh / run.kwh - 1) for run in local if run.predicted_kwh and run.kwh]

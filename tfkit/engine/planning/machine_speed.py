@@ -28,10 +28,10 @@ from tfkit.run import strict_json
 from tfkit.run.machine import machine_name, usable_cores, version
 from tfkit.training.device import keep_freed_memory
 
-FOLDER = "machine-speed"  # in the cache folder
-WIDTHS = (32, 128, 512, 1024)  # of the measured matrix products: the smallest of their three sizes
+FOLDER = "machine-speed"  # the folder of the cached speeds, in the cache folder
+WIDTHS = (32, 128, 512, 1024)  # the smallest of the three sizes of each measured matrix product
 LENGTHS = (32, 128, 512)  # tokens per row in the measurements of attention
-HEAD_DIM = 64  # in the measurements of attention
+HEAD_DIM = 64  # head_dim in the measurements of attention
 # An operation is a matrix product, with its smallest size; fused attention, with the tokens per row, head_dim, and whether it is causal; or
 # any other, named by its field of MachineSpeed. Products are counted in FLOPs, attention in FLOPs of visible pairs of positions.
 Operation = tuple[Literal["products"], int] | tuple[Literal["attention"], int, int, bool] | str
@@ -65,7 +65,7 @@ class MachineSpeed:
         match operation:
             case "products", width:
                 return _interpolate(WIDTHS, self.products, width)
-            case "attention", length, head_dim, causal:  # a pair of positions takes hardly longer with a larger head_dim
+            case "attention", length, head_dim, causal:  # FLOP/s rise with head_dim, as a pair of positions takes hardly longer
                 power = math.log2(max(1.0, self.attention[len(LENGTHS) // 2] / self.narrow_attention))
                 speeds = self.causal_attention if causal else self.attention
                 return _interpolate(LENGTHS, speeds, length) * math.pow(head_dim / HEAD_DIM, min(1.0, power))

@@ -22,7 +22,7 @@ class PlanOptions:
     device: str | None = None
     threads: int | None = None
     stages: tuple[str, ...] = ()  # names of the stages to plan, in a recipe with stages; empty: all
-    probe: int = 0  # number of real steps to take
+    probe: int = 0  # number of real steps to take and measure
     ranks: int = 1
     gpu: str | None = None  # the GPU of each rank, a key of GPUS; None: each rank has a machine like this one
     code: CodePermission = NO_CODE  # code files, such as reward functions, that a probe may run besides those that the recipe names

@@ -102,8 +102,8 @@ def probe_run(run: Run, count: int) -> Probe:
     watts = energy * 3600 / seconds / recipe.carbon.pue if energy > 0 and seconds >= _MIN_SECONDS else None
     loader = components.loader
     if isinstance(loader, Loader):
-        # Train on the longest rows, those of step 0, once more. If rows differ in length, the steps fragment the memory: the tensors of
-        # the longest rows no longer fit into the gaps, and the process allocates more memory, as will happen sooner or later in the run.
+        # Train once more on the rows of step 0, the longest if rows are grouped by length. The steps fragment the memory, so the tensors of
+        # long rows no longer fit into the gaps, and the process allocates more memory, as will happen sooner or later in the run.
         components.stepper.try_out(1, loader.step(0)[0])
     evaluation = _evaluate(recipe, data, components, sum(step.tokens for step in steps), stop)
     rows, sizes = loader.rows, loader.sizes  # the loader itself must not be kept, because a RolloutLoader would keep the model in memory

@@ -26,8 +26,8 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.flops import ForwardShape, forward_flops, products
 from tfkit.training.memory import has_logits
 
-_ASSEMBLY_SECONDS = 0.1  # of the work before the first step, except for reading or initializing weights; measured on two cores
-_BYTES_PER_SECOND = 2e8  # of writing, hashing and syncing checkpoints; and of initializing weights, or reading, hashing and rounding them
+_ASSEMBLY_SECONDS = 0.1  # time for assembling a run, without reading or initializing its weights; measured on two cores
+_BYTES_PER_SECOND = 2e8  # speed of writing, hashing and syncing checkpoints; and of initializing, or reading, hashing and rounding, weights
 Workload = Mapping[Operation, float]  # the amount of each operation in forward and backward passes, in the unit of its speed
 
 

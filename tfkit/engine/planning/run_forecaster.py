@@ -1,6 +1,6 @@
 """The forecaster of trainings and plans: it estimates a run from the speeds of this machine, corrected by earlier runs here.
 
-This module does not import torch: its methods do, and are called after the training has been checked and its run folder locked.
+This module does not import torch. Its methods do; they are called after the request was checked and a training's folder was locked.
 """
 
 from collections.abc import Callable

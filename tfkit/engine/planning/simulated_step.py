@@ -38,7 +38,7 @@ from tfkit.training.model_sharder import shard_models
 from tfkit.training.step import Stepper
 
 _CPU = torch.device("cpu")
-MIN_BLOCKS = 3  # an encoder or decoder is measured with at least this many blocks, and extrapolated to more
+MIN_BLOCKS = 3  # a deeper encoder or decoder is extrapolated from ones with at least this many blocks
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class SimulatedStep:
 
 
 def _is_substituted(objective: Objective) -> bool:
-    """Whether `_SubstituteLoss` replaces an objective, because it has trained companions, rollouts or a reference model."""
+    """Whether `_SubstituteLoss` replaces an objective, because the objective has trained companions, rollouts or a reference model."""
     has_trained = any(companion.trained for companion in objective.companions)
     return has_trained or objective.rollouts is not None or objective.reference_use != "none"
 
@@ -185,7 +185,7 @@ def _with_simulated_companions(objective: Objective, dtype: torch.dtype) -> Obje
     copied = copy.copy(objective)
     for name, companion in vars(objective).items():
         if isinstance(companion, Companion):
-            torch.set_default_dtype(dtype)  # PyTorch cannot convert a module whose parameters are fake
+            torch.set_default_dtype(dtype)  # later, PyTorch could not convert the module, since its parameters are fake
             try:
                 model = Transformer(companion.model.config).requires_grad_(False)
             finally:

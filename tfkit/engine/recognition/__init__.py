@@ -1,1 +1,1 @@
-"""Decide the recipe for a user's data and checkpoint, with reasons, if the user gives no recipe."""
+"""Decide the fields of a recipe that the user leaves open, from the user's data and checkpoint; and give the reasons."""

@@ -82,7 +82,7 @@ def _check_given(given: dict[str, Any]) -> None:
 
 
 def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
-    """Return a summary of the first rows of the source. Raises DataError if they cannot be read or lack a column that the user names."""
+    """Summarize the first rows of the source. Raises DataError if they cannot be read, or if none has a column that the user names."""
     records = first_records(section, on_bad_row)
     held = _values(_column_names(records), records)
     named = section.columns | ({} if section.text is None else {"text": section.text})
@@ -116,7 +116,7 @@ def _inspect_data(section: SourceSection, on_bad_row: Any) -> DataSummary:
         held,
         len(records),
         _count(section, on_bad_row, records, {kind: readers[kind] for kind in ("classification", "tagging") if kind in reads}),
-        reads | ({"reward": reads["dpo"]} if "dpo" in reads else {}),  # a reward model learns from the same rows
+        reads | ({"reward": reads["dpo"]} if "dpo" in reads else {}),  # a reward model learns from the same kind of rows as DPO
         conversations="chat" in reads and any("messages" in row.values for row in fitting["chat"]),
         like_texts=tuple(name for name in held if name in _TEXT.columns) if unclear and of_classes else (),
         unread={} if named else {kind: _unread_texts(kind, reads[kind], records, held) for kind in reads},
@@ -154,7 +154,7 @@ def _recognised_columns(name: str, held: Mapping[str, Sequence[Any]]) -> dict[st
 
 
 def _unread_texts(kind: str, reads: Mapping[str, str], records: Sequence[Record], held: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
-    """Return the columns of longer texts that the objective `kind` would not read; none for objectives that FURTHER_TEXT does not list."""
+    """Return the columns of long texts that the objective `kind` would not read; none for an objective that FURTHER_TEXT does not list."""
     part, beside = FURTHER_TEXT.get(kind, ("", ""))
     if beside not in reads or part in reads:
         return ()
@@ -225,7 +225,7 @@ def _rows(kind: str, named: dict[str, Any], records: Sequence[Record], class_nam
 
 
 def _row_tokens(section: SourceSection, columns: Iterable[str], codec: Tokenizer | None) -> RowTokens | None:
-    """Count the tokens of `columns` in the first rows; None for a streamed source, because its rows would be downloaded again."""
+    """Count the tokens of `columns` in the first rows; None without a tokenizer or text, or for a streamed source, to save a download."""
     if section.streamed:
         return None
     records = first_records(section, "skip", _SAMPLE)

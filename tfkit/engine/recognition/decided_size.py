@@ -30,7 +30,7 @@ class RowTokens:
     """The tokens per row, counted in some rows or estimated from their characters."""
 
     mean: float
-    most: int  # 95 % of the rows do not have more tokens
+    most: int  # 95 % of the counted rows do not have more tokens; if estimated, the mean
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Size:
     """The decided size of a fine-tuning."""
 
     point: StartingPoint
-    context_length: int | None  # None: that of the model; else it is longer
-    sequence_length: int | None  # None: rows are as long as the context; else they are shorter
+    context_length: int | None  # None: that of the model, or the user's; else it is longer than the model's
+    sequence_length: int | None  # None: rows are as long as the context, or as the user sets; else they are shorter
     batch_size: int
     epochs: int
     lr: float
     trial_rates: list[float]  # learning rates to try besides `lr`
-    log_every: int | None  # None: the default
-    adapter: dict[str, Any] | None  # None: all weights are trained
+    log_every: int | None  # None: the default of training.log_every
+    adapter: dict[str, Any] | None  # the settings of LoRA; None: all weights are trained
     held_out: Any  # the value of data.validation
     because: str  # the reasons for the decided values, as text for the user
 
@@ -64,12 +64,12 @@ def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | Non
 
 
 def decide_size(counts: RowCounts, model: ModelSummary, kind: str, given: dict[str, Any], tokens: RowTokens | None) -> Size:
-    """Decide the size. `given`: the fields that the user sets; they are kept. `tokens`: None: estimated from the characters."""
+    """Decide the size. `given`: the fields that the user sets. `tokens`: the tokens per row; None: estimated from the characters."""
     training, reads_text = given.get("training", {}), SECTIONS[kind].reads_text
     adapter, adapter_reason = _adapter(model, kind, training)
     low_rank = training.get("adapter", adapter) is not None
     point, rare = starting_point(kind, model.stacks, model.parameters, model.tuned, low_rank), rare_share(_labels(counts, kind))
-    judges = counts.rows  # the number of rows on which a good model differs from one that always gives the most frequent answer
+    judges = counts.rows  # rows that can judge a model: all, or if classes are rare, those not of the most frequent class
     if 0 < rare < RARE:
         point = point.for_rare_classes()
         judges = math.ceil(judges * rare) if kind == "classification" else judges

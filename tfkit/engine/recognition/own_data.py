@@ -133,8 +133,8 @@ def tuning_overrides(
     """Return the overrides together with those for the checkpoint `start`, the `data`, their `columns` and the number of `rows` to draw. In
     a recipe with stages, the added overrides apply to the first stage.
 
-    A part of `data` replaces the recipe's validation sources or, for a training from random weights, the held-out part of the recipe's own
-    data; but overrides of data.validation are kept.
+    If the recipe has validation sources or starts from random weights, a part of `data` is held out for validation, and replaces the
+    recipe's data.validation; but overrides of data.validation are kept.
     """
     fields = source.fields() if source is not None and (start or data or columns or rows) else {}
     stage = f"{next(iter(fields), '').partition('.')[0]}." if source is not None and source.has_stages else ""

@@ -1,1 +1,1 @@
-"""The request for a run, checked and resolved, and its record in run.json."""
+"""The request for a run: its arguments, settings, inputs, checks and gates; how a run is resumed; and the totals in run.json."""

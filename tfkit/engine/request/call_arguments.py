@@ -62,7 +62,7 @@ def stage_names(stages: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def plain_overrides(overrides: object) -> dict[str, Any]:
-    """Return the overrides of a call with values of YAML's types. Raises UsageError for anything but a dict of such values."""
+    """Return the overrides of a call with values of YAML's types. Raises UsageError for anything but None or a dict of such values."""
     if not isinstance(overrides, Mapping | None):
         raise UsageError(f"overrides={overrides!r}: give a dict of dotted names, such as {{'training.steps': 200}}")
     found = {}
@@ -75,7 +75,7 @@ def plain_overrides(overrides: object) -> dict[str, Any]:
 
 
 def plain_columns(columns: object) -> dict[str, Any]:
-    """Return the columns of a call, by role (such as "text"), with values of YAML's types. Raises UsageError for anything but a dict."""
+    """Return a call's columns, by role (such as "text"), with values of YAML's types. Raises UsageError for anything but a dict or None."""
     if not isinstance(columns, Mapping | None):
         raise UsageError(f"columns={columns!r}: give a dict with the column of each role, such as {{'text': 'question'}}")
     return plain_overrides(columns)

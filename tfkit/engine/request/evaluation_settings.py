@@ -34,7 +34,7 @@ _PURPOSES = {"none": "has no head", "lm": "continues texts, and has no chat temp
 class EvaluationSettings:
     """The sections of a recipe that evaluation and generation use, and two fields of `training`."""
 
-    data: DataSection | None  # None: neither a recipe nor the command names rows to score
+    data: DataSection | None  # None: neither a recipe nor the command names rows that can be scored
     objective: ObjectiveSection
     evaluation: EvaluationSection
     generation: GenerationSection
@@ -78,7 +78,7 @@ def read_settings(
             raise UsageError(f"{OVERRIDES}: {name}: this command reads only the sections {', '.join(sections)}")
         if name.startswith("carbon.budget_"):
             raise UsageError(f"{OVERRIDES}: {name}: only a training has a budget; leave it out")
-    if scored is not None:  # before other overrides: data.validation.0.text=... may name a column of this data
+    if scored is not None:  # before other overrides: data.validation.0.text=... may name a column of `scored`
         sets = {"data.validation": [{"path": scored, "files": evaluated_files(scored)}]}
         overrides = {**sets, **overrides} if "data.validation" in given else within_sections(sets, overrides)
     source = recipe or saved_recipe(checkpoint)
@@ -93,7 +93,7 @@ def read_settings(
         if scored is not None:  # the run's limits are for its own rows; all rows of the data that this command names are scored
             overrides = {"evaluation.max_tokens": None, "data.rows": None, **overrides}
     else:
-        with suppress(ModelError):  # if the run's own recipe is damaged, the given one is used alone
+        with suppress(ModelError):  # if the run's own recipe is damaged, the given recipe is used alone
             if saved := saved_recipe(checkpoint):
                 overrides = {**split_overrides(saved.read(), recipe.fields()), **overrides}
     read = source.read(overrides)
@@ -112,7 +112,7 @@ def read_settings(
 def read_task_settings(
     recipe: RecipeText | None, folder: Path, overrides: Overrides, data: str | None, *, scores_texts: bool = False
 ) -> EvaluationSettings:
-    """Return the settings as `read_settings` does; without a recipe, the objective is the one for which the model was trained.
+    """Return the settings as `read_settings` does; without a recipe, `infer_objective` infers the objective.
 
     `scores_texts`: score a decoder with a language-model head on plain texts, even if it has a chat template. Raises UsageError
     and ModelError as `read_settings` does, and ModelError if the files of the model do not show its task.

@@ -12,7 +12,7 @@ from tfkit.recipe.schema.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.sections import Recipe
 
-# Files that a run writes into its folder. `refuse_folder` tests whether a source of rows (a file, folder or glob) would read them.
+# Some files that a run writes into its folder. `refuse_folder` tests whether a source of rows (a file, folder or glob) would read them.
 _RUN_FILES = (
     *("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv", "carbon/1.jsonl", "crash.log"),
     *("checkpoints/step-000001/README.md", "checkpoints/step-000001/config.json"),

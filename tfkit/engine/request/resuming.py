@@ -45,7 +45,7 @@ class Resumption:
 
     @property
     def same_end(self) -> bool:
-        """Whether the run ends at the step at which it would have ended without the changes."""
+        """Whether the changes leave the length and the patience of the run, and so its planned end, as they were."""
         return not self.changes.keys() & {*LENGTH, _PATIENCE}
 
 
@@ -178,7 +178,7 @@ def require_same_code(folder: RunFolder, recipe: Recipe) -> None:
 
 
 def report_changes(folder: RunFolder, resumption: Resumption, listener: Listener) -> None:
-    """Report the changes, and warn of learning rates and scores that cannot be compared with those of an uninterrupted run."""
+    """Report the changes; warn if they affect the curve of the learning rate, the choice of the best checkpoint, or how rows are scored."""
     changes, recipe = resumption.changes, resumption.recipe
     if changes:
         lines = "\n  ".join(changes.values())
@@ -281,7 +281,7 @@ def _as_tried(wanted: Recipe, begun: Recipe) -> Recipe:
 def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Recipe:
     """Return the run's recipe, with the fields in `changes` as in the wanted recipe.
 
-    Hashes of the checkpoint and companions (such as a teacher) are not the run's: `pin_models` compares those of the files with the run's.
+    Hashes of the checkpoint and companions (such as a teacher) are also as in the wanted recipe: `pin_models` compares them with the run's.
     """
     sections: dict[str, Any] = {"model": begun.model.model_copy(update={"sha256": wanted.model.sha256})}
     if begun.objective.companions:
@@ -296,7 +296,7 @@ def _with_changes(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Reci
 
 
 def _taken_back(given: Recipe, wanted: Recipe) -> dict[str, None]:
-    """Return the fields of the model section that `given`, the recipe of earlier commands, states and `wanted` leaves out, all as None.
+    """Return the fields of the model section that `given`, the recipe of earlier commands, states and `wanted` leaves out, mapped to None.
 
     Only fields that `_fields` fills in from the run's recipe are returned, since filling in hides that `wanted` leaves them out. If left
     out, a field has the checkpoint's value, or one that follows from the vocabulary and the objective.

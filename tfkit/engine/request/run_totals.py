@@ -34,13 +34,13 @@ _OF_A_TRIAL = ("status", "score", "steps", "seconds", "energy_kwh", "emissions_g
 
 
 def stage_facts(folders: Mapping[str, Path]) -> dict[str, Any]:
-    """Return the fields `stages` (the status, steps and totals of each run folder) and `totals` (their sums) of a chain's run.json."""
+    """Return two fields of a chain's run.json: `stages` (status, steps and totals of each) and `totals` (sums, and inherited energy)."""
     stages = {name: run_facts(folder) for name, folder in folders.items()}
     return {"stages": stages, "totals": summed_totals(stages.values()) | _inherited(folders.values())}
 
 
 def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result of a chain (docs/cli.md). `results`: those of the stages that this command ran; `facts`: from `stage_facts`.
+    """Return the result of a chain (docs/cli.md). `results`: the results of stages that this command ran; `facts`: of `stage_facts`.
 
     Fields that describe one model are those of the last stage in `results`; steps, tokens, time and energy are sums over all stages.
     """
@@ -77,7 +77,7 @@ def run_facts(folder: Path) -> dict[str, Any]:
 
 
 def _inherited(folders: Iterable[Path]) -> dict[str, Any]:
-    """Return the energy and emissions of the runs from which the stages' models descend, each counted once, except the stages."""
+    """Return the energy and emissions of the runs from which the stages' models descend, except the stages. Each run counts once."""
     ancestors: list[Ancestor] = []
     runs = set()
     for folder in folders:
@@ -108,7 +108,7 @@ class Trial:
 
 
 def recorded_trials(folder: Path) -> list[Trial]:
-    """Return the trials in the run.json of a sweep, in order. Raises OSError or ValueError if the file cannot be read."""
+    """Return the trials in the run.json of a sweep, in the order of the file. Raises OSError or ValueError if the file cannot be read."""
     trials = read_run_json(folder).trials or {}
     return [Trial(name, one["values"], one.get("error")) for name, one in trials.items()]
 
@@ -167,9 +167,9 @@ def _trial_facts(folder: Path, trial: Trial) -> dict[str, Any]:
 
 def record_totals(folder: RunFolder, reading: Reading, counts: dict[str, Any]) -> None:
     """Record the totals of all attempts of a run in run.json, however the last attempt ended: time, energy, rework (the part of both
-    that was spent on steps which were lost and repeated), and `counts`.
+    that was spent on steps which were lost and repeated), and `counts`, such as tokens.
 
-    Time and energy are those in the ledgers (carbon/*.jsonl); if these lack some energy, that of `reading`, the meter's last one, is used.
+    Time and energy are those in the ledgers (carbon/*.jsonl); if these lack some energy, that of the meter's last `reading` is used.
     """
     seconds = round(folder.recorded.seconds(read_seconds(folder.path, folder.run_id)), 3)
     stored = ledger_totals(folder.path, folder.run_id, seconds)

@@ -47,7 +47,7 @@ def kind_of(recipe: Recipe) -> TrainingKind:
 class RequestRecord:
     """The recipe (None: there is none) and the overrides of a run, as the user gave them.
 
-    run.json has this record, because only a comparison with it shows what a later command changes: an edit of the file or a different
+    run.json has this record, because only a comparison with it shows what a later command changes: an edited recipe or a different
     override is a change, but an override that is merely not repeated is none.
     """
 
@@ -85,7 +85,7 @@ class RequestRecord:
 class TrainingRequest:
     """The training that a command or a call requests."""
 
-    kind: TrainingKind | None  # None: either; the recipe shows which
+    kind: TrainingKind | None  # None: either kind, as the recipe says
     source: RecipeText | None  # the recipe; None: `unwritten` makes one
     overrides: Overrides = field(default_factory=dict)  # including the named checkpoint and data; a stage's fields begin with its name
     is_named: bool = False  # whether the user named the recipe in this command, so that its code files may be run
@@ -144,7 +144,7 @@ class TrainingRequest:
         return recipe
 
     def decide(self, listener: Listener) -> ResolvedRecipe:
-        """Return the recipe; `unwritten`, if there is one, makes or completes it from the data. Called once the run folder is locked.
+        """Return the recipe; `unwritten`, if there is one, makes or completes it from the data. A training locks its run folder first.
 
         Raises UsageError if no recipe fits the data, and DataError if the data cannot be read.
         """

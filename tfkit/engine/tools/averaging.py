@@ -126,7 +126,7 @@ def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, A
 
 
 def _write(folder: Path, chosen: Sequence[Path], tensors: "Tensors", facts: dict[str, Any]) -> None:
-    """Write the mean weights and the list of averaged checkpoints; copy the newest checkpoint's other files, except its training state."""
+    """Write the mean weights, a model card and the list of checkpoints; copy the newest one's other files, except its training state."""
     from tfkit.hub import content_hash
     from tfkit.hub.tensor_files import write_model_tensors
 

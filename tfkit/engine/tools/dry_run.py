@@ -1,4 +1,4 @@
-"""Plan a training without starting it: its recipe, its first rows and its size. Text is tokenized, but no run folder is created."""
+"""Plan a training without starting it: its recipe, its first rows and its cost. Text is tokenized, but no run folder is created."""
 
 from dataclasses import dataclass, replace
 from typing import Any

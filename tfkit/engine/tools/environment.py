@@ -1,4 +1,4 @@
-"""Describe the environment: versions, processor, threads, devices and the cache. This also works if torch is not installed."""
+"""Describe the environment: versions, processor, threads, devices, cache and forecasts. This also works if torch is not installed."""
 
 import platform
 from typing import Any

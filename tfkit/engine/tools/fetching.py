@@ -1,6 +1,6 @@
 """Fetch the public data of bundled recipes to the paths from which the recipes read them.
 
-A file gets its name only when it is complete, flushed to the disk, and has the content with which the recipe was tested. A broken
+A download gets its name only when it is complete, flushed to the disk, and has the content with which the recipe was tested. A broken
 connection leaves a hidden partial file. The next attempt, or the next command, continues the download from the end of this file.
 """
 
@@ -30,12 +30,12 @@ _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes after whic
 _ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)  # errors of a connection
 _CHUNK = 1 << 16  # bytes read at a time
 _UNWRITABLE = "make room there, or run the command in another folder"  # the remedy if a file cannot be written
-# Repairs text in Windows-1252 that was decoded as Latin-1: maps each resulting control character to the intended punctuation mark.
+# Repairs text in Windows-1252 that was decoded as Latin-1: maps each resulting control character to the right character.
 _WINDOWS = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(0x80, 0xA0)}
 
 
 def sets_of(recipe: BundledRecipe) -> list[DataSet]:
-    """Return the data sets that a recipe reads, each after the set from which it is made, if any. Raises DataError for a file of no set."""
+    """Return the data sets that a recipe reads, each after the set from which it is made, if any. Raises DataError for a file in no set."""
     sections = [section for one in read_recipes(open_recipe(str(recipe.path))) for section in sections_of(one.data)]
     paths = [path for section in sections if section.path is not None for path in (section.path, *section.beside.values())]
     known, used = data_sets(), dict[str, DataSet]()
@@ -154,7 +154,7 @@ def _download(url: str, part: Path, bar: ProgressBar) -> None:
 def _sentence_polarity(archive: Path) -> dict[str, str]:
     """Return the csv files of Sentence Polarity v1.0 (Pang and Lee 2005), by name, from nltk's archive.
 
-    The lines of the two classes alternate. Of every ten pairs, the first goes to test.csv, the second to valid.csv, eight to train.csv.
+    A negative and a positive line make a pair. Of every ten pairs, the first goes to test.csv, the second to valid.csv, eight to train.csv.
     """
     with zipfile.ZipFile(archive) as source:
         texts = [source.read(f"sentence_polarity/rt-polarity.{side}").decode().translate(_WINDOWS) for side in ("neg", "pos")]
@@ -169,7 +169,7 @@ def _sentence_polarity(archive: Path) -> dict[str, str]:
 
 
 def _reviews(sentences: Path) -> dict[str, str]:
-    """Return the JSON lines of instructgpt-reviews, such as `{"prompt": "the film is"}`, by file name, from the files of Sentence Polarity.
+    """Return JSON lines such as `{"prompt": "the film is"}`, by file name, for the recipe instructgpt-reviews, from Sentence Polarity.
 
     The prompts are the distinct first three words of the sentences of train.csv; the held-out prompts are the first 128 from valid.csv
     that train.csv does not have.

@@ -128,7 +128,7 @@ class Reader:
 class ShownMask:
     """The attention mask of a row, in the `layers` that share it."""
 
-    place: str  # the place of the row, as in `Inspection.rows`
+    place: str  # the place of the row, such as its file and line
     attention: Literal["encoder", "decoder", "cross"]
     layers: list[int]
     window: int | None  # the attention window in tokens; None: no window
@@ -138,7 +138,7 @@ class ShownMask:
 
 
 def _masks_of_row(batch: Batch, config: ModelConfig, index: int, place: str, row: ShownRow) -> Iterator[ShownMask]:
-    """Yield the masks for a row of the batch: one for each stack and distinct window, and one for cross-attention."""
+    """Yield the masks for a row of the batch: one for each stack and distinct window and, with two stacks, one for cross-attention."""
     source_length, padding = batch.input_ids.shape[1], _row(batch.padding_mask, index)
     own = Positions(source_length, 0, batch.input_ids.device, padding, _row(batch.document_ids, index))
     names = [token.token for token in row.tokens][:source_length]  # a language model does not read its last label
@@ -147,7 +147,7 @@ def _masks_of_row(batch: Batch, config: ModelConfig, index: int, place: str, row
         yield from _self_attention(config, "decoder", own, place, names)  # yields nothing for a model without a decoder
         return
     length = batch.decoder_input_ids.shape[1]
-    target = ["start", *(token.token for token in row.target or row.tokens)][:length]  # a classifier's decoder reads the encoder's text
+    target = ["start", *(token.token for token in row.target or row.tokens)][:length]  # both stacks of a classifier read the text
     positions = Positions(length, 0, batch.input_ids.device, _row(batch.decoder_padding_mask, index), None)
     yield from _self_attention(config, "decoder", positions, place, target)
     visible = encoder_output_mask(padding)
@@ -186,13 +186,13 @@ def _cells(mask: Mask) -> list[str]:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The first rows of the first step, and the totals of that step. If responses are sampled, the rows are the prompts that come first."""
+    """The first rows of the first step, and the totals of that step. If responses are sampled, each row is a prompt."""
 
     objective: str
     labels: list[str]
     legend: list[str]  # notes on how to read the rows
     rows: list[tuple[str, ShownRow]]  # each with its place, such as the file and line that it is from
-    totals: dict[str, Any]  # rows, tokens and targets (positions with a loss, by term) of the whole step; and rows_an_epoch
+    totals: dict[str, Any]  # rows, tokens and targets (their number for each term of the loss) of the whole step; and rows_an_epoch
     readings: int = 1  # how often an epoch trains on each row or, if responses are sampled, on responses to each prompt
     masks: list[ShownMask] | None = None  # the masks of the rows; None if they were not requested
 
@@ -220,7 +220,7 @@ def inspect_first_step(recipe: Recipe, count: int, session: Session, *, masks: b
     """Return up to `count` rows of the first step, padded to the same length; if `masks` is set, also their attention masks.
 
     Text is tokenized as for the training, which will find it in the cache. If there are too few rows to hold a part of them out, a training
-    raises an error; here all rows are shown, with a warning.
+    raises an error; here none are held out, and the listener is warned.
     """
     try:
         data = _prepared(recipe, session)
@@ -242,7 +242,7 @@ def first_rows(recipe: Recipe, data: TrainingData, count: int, *, masks: bool = 
     """Return up to `count` rows of the first step of a training on the prepared `data`; see `inspect_first_step`."""
     objective, rollouts = data.objective, data.objective.rollouts
     rows = objective.open_rows(data.train, row_order(recipe, data.config))
-    size = batch_sizes(recipe, rows).size(0) if rollouts is None else rollouts.section.prompts  # number of prompts in an iteration
+    size = batch_sizes(recipe, rows).size(0) if rollouts is None else rollouts.section.prompts  # rows, or prompts of an iteration
     loader = Loader(rows, data.objective.collate, size, 1)
     count = min(count, size)
     places = [rows.place(index) if isinstance(rows, ExampleRows) else f"row {index}" for index in loader.numbers(0).tolist()[:count]]

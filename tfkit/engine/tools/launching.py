@@ -1,7 +1,7 @@
 """Files that start a training on a cluster: shell scripts for torchrun and Slurm, YAML for SkyPilot and Kubeflow Trainer.
 
-All of them contain the same command, which starts a run or resumes it, so that an interrupted job can be submitted again unchanged. This
-module does not import torch.
+The command in each file starts a run or resumes it, so that an interrupted job can be submitted again unchanged. This module does not
+import torch.
 """
 
 import json
@@ -17,7 +17,7 @@ from tfkit.recipe import open_recipe, read_recipes
 from tfkit.recipe.reading.overrides import Overrides
 
 _PORT = 29500  # the default port of torchrun
-_STOP_SECONDS = 300  # between the signal to stop and the end of a Slurm job, for finishing the step and saving a checkpoint
+_STOP_SECONDS = 300  # from the signal to stop to the end of a Slurm job, for finishing the step and saving a checkpoint
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def skypilot_file(training: LaunchedTraining) -> str:
 
 
 def kubeflow_file(training: LaunchedTraining) -> str:
-    """Return a TrainJob for Kubeflow Trainer, whose runtime gives torchrun the nodes, processes and address in variables PET_*."""
+    """Return a TrainJob for Kubeflow Trainer, which sets environment variables PET_*, such as the number of nodes, for torchrun."""
     command = ", ".join(json.dumps(word, ensure_ascii=False) for word in ("torchrun", "-m", "--", "tfkit", *training.words))
     gpus = f"    resourcesPerNode:\n      limits:\n        nvidia.com/gpu: {training.ranks_per_node}\n" if training.has_gpus else ""
     return (
@@ -141,7 +141,7 @@ def launch_file(
     ranks_per_node: int | None,
     gpus_per_node: int | None,
 ) -> str:
-    """Return the content of a file of this `kind`, one of FILES, that starts the training. `words`: the overrides, as key=value arguments.
+    """Return the content of a file of this `kind`, a key of FILES, that starts the training. `words`: the overrides as words KEY=VALUE.
 
     Raises UsageError for an unknown kind, and for a recipe that is invalid or cannot be divided among the processes.
     """

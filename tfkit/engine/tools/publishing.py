@@ -32,7 +32,7 @@ class Publication:
 
     folder: Path
     repository: str  # OWNER/NAME
-    files: dict[str, Path | bytes]  # for each name in the repository, the path of a local file, or content that was changed
+    files: dict[str, Path | bytes]  # by name in the repository: the path of a local file, or its content if that was changed
 
     def sizes(self) -> dict[str, int]:
         """Return the size of each file in bytes."""
@@ -84,7 +84,7 @@ def _own_files(folder: Path) -> dict[str, Path | bytes]:
 
 
 def _published(path: Path) -> Path | bytes:
-    """Return the path of a file or, if the file contains local paths, its content with their last parts only."""
+    """Return the path of a file or, if it is JSON with local paths, its content with each path cut to its last part."""
     try:
         document = strict_json.loads(path.read_bytes()) if path.suffix == ".json" else None
     except ValueError:  # invalid JSON, which another program wrote

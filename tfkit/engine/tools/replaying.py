@@ -1,4 +1,4 @@
-"""Repeat the step that ended a run, from the checkpoint before it, to find the first module whose numbers are not finite."""
+"""Repeat the step that ended a run, after training from an earlier checkpoint, to find the first module whose numbers are not finite."""
 
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def replay_step(
 def _state_before(
     run: Path, recipe: Recipe, data: TrainingData, document: dict[str, Any], device: torch.device, listener: Listener
 ) -> Components:
-    """Return the components in their state before the step, by training again from the newest undamaged checkpoint or the start."""
+    """Return the components in their state before the step, after training again from the newest intact earlier checkpoint or the start."""
     prepare_steps(device)
     model = first_model(recipe, data, listener)
     usable = [path for path in checkpoints(run / "checkpoints") if step_of(path) < document["step"] and not verify(path)]

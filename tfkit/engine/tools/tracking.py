@@ -33,8 +33,8 @@ class Tracked:
 def track_run(run: Path, to: str, project: str | None, listener: Listener) -> list[Tracked]:
     """Send the metrics of a run, or of each of its stages or trials, to a tracker, except values that the tracker already has.
 
-    `project`: None: `tfkit`. Raises UsageError for an unknown tracker, for a project of TensorBoard, which has none, and for a folder
-    without metrics; MachineError if the tracker is not installed or fails.
+    `project`: its name in the tracker; None: `tfkit`. Raises UsageError for an unknown tracker, an empty name, any project of TensorBoard,
+    which has none, and a folder without a run or metrics; MachineError if the tracker is not installed or fails.
     """
     section = _section(to, project)
     run = run.resolve() if run.is_symlink() else run
@@ -59,7 +59,7 @@ def _section(to: str, project: str | None) -> TrackerSection:
 
 
 def _points(folder: Path) -> Iterator[tuple[int, Mapping[str, float]]]:
-    """Yield the step and the values of each record of a run, with the names that training_log.py uses for trackers."""
+    """Yield the step and the values of each training and evaluation record of a run, under the names that trackers get in a training."""
     before: Mapping[str, Any] = known_of(folder).before
     if before:
         yield 0, _numbers(before, "evaluation/")

@@ -28,8 +28,8 @@ from tfkit.run.run_json import RunDocument, member_folders, read_run_json, runs_
 from tfkit.run.safetensors_header import read_header
 from tfkit.run.strict_json import is_number
 
-_SAME = 1e-9  # relative tolerance, because sums may have been computed in another order
-_NOT_COMPARED = ("timestamp",)  # columns of emissions.csv; a timestamp has the time zone of the machine that wrote the file
+_SAME = 1e-9  # relative tolerance of comparisons, since sums may have been added up in different orders
+_NOT_COMPARED = ("timestamp",)  # columns of emissions.csv: a timestamp is in the time zone of the machine that wrote the file
 _SUMMED = ("seconds", "energy_kwh", "emissions_g")
 
 
@@ -40,7 +40,7 @@ class Verdict:
     path: str
     verdict: str  # "good", "damaged" (a file differs from the manifest) or "incomplete" (there is no valid manifest)
     files: int = 0  # number of files in the manifest
-    bytes: int = 0  # size of the files in the manifest
+    bytes: int = 0  # total size of the files in the manifest
     problems: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)  # names of files that are not in the manifest, and that tfkit ignores
 
@@ -51,8 +51,8 @@ class Audit:
 
     run: str
     ledgers: dict[str, str] = field(default_factory=dict)  # the state of the hash chain of each ledger, by the ledger's name
-    lines: int = 0  # number of lines of all ledgers
-    problems: list[str] = field(default_factory=list)  # differences from the ledgers, and damage to the ledgers
+    lines: int = 0  # number of lines in all ledgers together
+    problems: list[str] = field(default_factory=list)  # differences from the ledgers or the sums over stages or trials, and damaged ledgers
     notes: list[str] = field(default_factory=list)  # notes on parts that were not compared, and on missing readings
 
 
@@ -91,7 +91,7 @@ class Verification:
 
 
 def verify_path(path: Path, listener: Listener) -> Verification:
-    """Verify the checkpoint, run or runs at a path, and audit the runs' energy. Raises ModelError if there is nothing to verify."""
+    """Verify the checkpoint, run or runs at a path, and audit the energy of each run. Raises ModelError if there is nothing to verify."""
     folders, notes = _find(path)
     with listener.progress("verifying", sum(map(recorded_bytes, folders)), "bytes") as bar:
         verdicts = [_judge(folder, bar.advance) for folder in folders]
@@ -110,9 +110,9 @@ def _runs(path: Path) -> list[Path]:
 
 
 def _find(path: Path) -> tuple[list[Path], list[str]]:
-    """Return the checkpoint folders of all runs at a path, and notes on other files there.
+    """Return the checkpoint folders of all runs at a path, or the path itself if it is a model folder; and notes on other files there.
 
-    Raises ModelError if there are no checkpoints. For the run folder of an evaluation, both lists are empty.
+    Raises ModelError if the path is no folder, or its runs have no checkpoint. For the run folder of an evaluation, both lists are empty.
     """
     if str(path).startswith("hub:"):
         raise ModelError(f"{path}: not on this machine; verify takes a checkpoint or a run folder")
@@ -161,7 +161,7 @@ def _unreadable(folder: Path) -> list[str]:
 
 
 def audit_runs(folder: Path) -> list[Audit]:
-    """Audit a run; if it has stages or trials (of a sweep), audit each, and the sums over all. Return [] if the folder has no run."""
+    """Audit a run; if it has stages or trials (of a sweep), audit each, and the sums of their totals. Return [] if there is no run."""
     members = {name: member for name, member in member_folders(folder).items() if member.exists()}
     if not members:
         return [_audit(folder)] if (folder / "run.json").is_file() else []
@@ -205,7 +205,7 @@ def _document(folder: Path, notes: list[str]) -> RunDocument | None:
 
 
 def _chains(folder: Path, attempts: list[Attempt]) -> Iterator[str]:
-    """Yield a problem for each ledger without a header, with a broken hash chain, or whose first hash is that of no other ledger's line."""
+    """Yield a problem for each ledger without a header, with a broken hash chain, or whose first line has a hash of no other ledger."""
     texts = {attempt.name: (folder / "carbon" / f"{attempt.name}.jsonl").read_bytes().split(b"\n") for attempt in attempts}
     hashes = {name: {line_hash(text) for text in lines} for name, lines in texts.items()}
     for attempt in attempts:
@@ -276,11 +276,11 @@ def _recorded(document: RunDocument, name: str) -> Any:
 
 
 def _cards(folder: Path, document: RunDocument, attempts: list[Attempt], behind: bool) -> Iterator[str]:
-    """Yield a problem for each model card that states more emissions than the whole run has or, if it is the last checkpoint's, fewer."""
+    """Yield a problem for each model card with more emissions than the whole run or, for a finished run's last checkpoint, with fewer."""
     of_run = [attempt for attempt in attempts if attempt.header["run_id"] == document.run_id]
     grams, result = reading_of(of_run).emissions_g, document.result or {}
     last = Path(str(result.get("checkpoint", ""))).name if document.status == "finished" else ""
-    rounding = 5.1e-5 if grams >= 1 else grams * 5.1e-4  # the error of a card's numbers: four decimals or four digits (card_impact.py)
+    rounding = 5.1e-5 if grams >= 1 else grams * 5.1e-4  # a card has 4 decimals or, below 1 g, 4 significant digits (card_impact.py)
     exact = not behind and document.totals.carbon_status == "ok"
     for checkpoint in step_folders(folder / "checkpoints") if of_run else []:
         stated = BaseCard.read(checkpoint).emissions_g

@@ -97,13 +97,13 @@ class AssembledRun:
             planned |= {"predicted": predicted, "actual": None}
         data: dict[str, Any] = {"data": run.data.fingerprints(), "held_out": run.data.held_out(), "data_sizes": run.data.sizes()}
         run.folder.record(**arithmetic, **planned, **data, parents=[parent.document() for parent in run.parents])
-        run.folder.write_recipe(dump_recipe(self.pinned, run.data.config))  # not earlier: run.json must not keep another recipe's result
+        run.folder.write_recipe(dump_recipe(self.pinned, run.data.config))  # only now that run.json has no earlier recipe's result
         run.folder.record(given=given.document())
 
     def train(self) -> None:
         """Take the remaining steps, with their evaluations and saves.
 
-        Raises Stopped (after a save, if steps were taken), PeerLostError, and UnhealthyError (a non-finite loss or gradient, a loss jump).
+        Raises Stopped (after a save, if steps were taken), PeerLostError, and UnhealthyError (a non-finite number, a loss jump).
         """
         run, components, listener, begun_at = self.run, self.components, self.run.listener, self.progress.step
         if self.resumed_from:
@@ -266,7 +266,7 @@ def assemble_run(run: Run, *, exact: bool, force: bool) -> AssembledRun:
 def _micro_batches(run: Run, components: Components, resumed_from: Path | None, size: int) -> MicroBatches:
     """Return the `MicroBatches` of a run, after setting the micro-batch size with which it begins.
 
-    The free memory decides the size, unless the recipe gives it, or the checkpoint has one that divides a step evenly among the ranks.
+    The size is chosen, on a CPU by the free memory, unless the recipe gives it, or the checkpoint has one that suits the ranks.
     """
     micro_batches = MicroBatches(run.recipe, run.device, run.listener, components, restored=resumed_from is not None)
     if run.recipe.training.micro_batch_size is None and not (resumed_from and micro_batches.is_even):

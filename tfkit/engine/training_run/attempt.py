@@ -75,7 +75,7 @@ def start_run(request: TrainingRequest, options: RunOptions, listener: Listener,
 
     Problems of a new run's recipe are reported before its folder is created.
     """
-    if not (options.resume and is_begun(options.run)):  # a run that was begun continues with its folder's recipe, not the request's
+    if not (options.resume and is_begun(options.run)):  # otherwise the run continues with the recipe in its folder
         recipe = request.check()
         if recipe is not None:
             _gates(options, recipe)
@@ -252,7 +252,7 @@ class _Attempt:
         return run
 
     def _decide_by_data(self, run: "Run") -> RequestRecord:
-        """Check that the metrics of `gates` exist; choose steps and learning rate if left open. Return the request with the steps."""
+        """Check that the metrics of `gates` exist; choose steps and learning rate if left open. Return `given` with any chosen steps."""
         options, given = self.options, self.given
         run.budget = self.budget
         for gate in self.gates:

@@ -21,10 +21,10 @@ from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.units import format_energy, format_mass, format_seconds
 
 NEAR = 0.8  # fraction of the limit at which the user is warned
-SURE_STEPS = 5  # after this many steps, what the remaining steps will use is forecast
+SURE_STEPS = 5  # number of steps after which the use of the remaining steps is forecast
 LONGER, LATER_SECONDS = 1.2, 30.0  # a run planned for n minutes is stopped after LONGER * n minutes + LATER_SECONDS
-SILENT_TICKS = 2  # after this many intervals without a good reading, the meter counts as failed
-LONGEST_TICK_SECONDS = 5.0  # for SILENT_TICKS, a longer interval counts as this long
+SILENT_TICKS = 2  # after this many reading intervals without a good reading, the meter counts as failed
+LONGEST_TICK_SECONDS = 5.0  # for SILENT_TICKS, a longer reading interval counts as this long
 
 
 def format_amount(name: str, value: float) -> str:
@@ -134,7 +134,7 @@ class Budget:
             time.sleep(0.02)
 
     def begin_steps(self, left: int, planned: dict[str, float]) -> None:
-        """Begin the `left` remaining steps, and warn if their estimated use, `planned`, would exceed a limit."""
+        """Begin the `left` remaining steps, and warn if their estimated use, `planned`, and the use before them would exceed a limit."""
         self.wait_for_meter()
         began = asdict(self._usage.begin_steps())
         if not self.check() and left:

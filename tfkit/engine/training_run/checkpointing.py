@@ -1,4 +1,4 @@
-"""Write and delete the checkpoints of a run. Each checkpoint is a model folder with a whole model, or with an adapter of the base model.
+"""Write and delete the checkpoints of a run. Each has a whole model, or an adapter of the base model, and the training state.
 
 The best checkpoint, by the metric of the recipe, is recorded in the file best.json, so that it is not deleted as an old one.
 """
@@ -57,7 +57,7 @@ class Checkpointer:
         self.best = BestCheckpoint(run, log)
 
     def save(self, progress: Progress) -> None:
-        """Write a complete checkpoint, then delete old ones.
+        """Write a complete checkpoint, then delete old ones; delete some before it if the disk lacks space.
 
         Raises UnhealthyError if a weight is not finite, and MachineError if the run folder was deleted or moved.
         """
@@ -91,7 +91,7 @@ class Checkpointer:
         return sum_inherited(self.run.ancestry.ancestors)
 
     def lineage(self) -> Lineage:
-        """Return the run's energy by the meter's latest reading (a save does not wait for a new one), its parents and its ancestors."""
+        """Return the run's parents and ancestors, and its energy by the meter's latest reading (a save does not wait for a new one)."""
         own = OwnTotals.of(self.run.meter.reading(), intensity_of(self.run.recipe.carbon))
         return Lineage(self.kind, tuple(ParentEntry(**parent.document()) for parent in self.run.parents), own, self.run.ancestry.ancestors)
 

@@ -61,7 +61,7 @@ class Contention:
             self._step_seconds, self._used = 0.0, 0.0
 
     def _judge(self, used: float) -> None:
-        """Warn if more threads are ready to run than there are cores, and those of this run get only `used` cores, on average."""
+        """Warn if more threads are ready than there are cores, and the run's threads get `used` cores on average, fewer than they could."""
         load = os.getloadavg()[0]
         if load <= self.machine + _MARGIN or used >= min(self.threads, self.cores) - _LOST:
             return

@@ -179,7 +179,7 @@ def steps_of_ranks(
         with stop.at_once("no step was taken"):
             start = work.serve()  # takes part in work before the first step, such as an evaluation of the initial model
         components.loader.micro_batch_size = start["micro_batch_size"]
-    if components.stepper.weights.sharding is None:  # sharded weights were compared when they were sharded
+    if components.stepper.weights.sharding is None:  # otherwise they were compared when they were sharded
         require_same(group, weights_sha256(components.stepper))
     of_rank = RankHooks(hooks, work, stop, start)
     with group.to_the_end((Stopped, UnhealthyError), last):
@@ -192,7 +192,7 @@ def steps_of_ranks(
 
 
 def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, given: RequestRecord | None = None) -> None:
-    """Take part, on any rank but rank 0, in all trainings of rank 0's command. This rank's output goes to a file in each run folder.
+    """Take part, on any rank but rank 0, in all trainings of rank 0's command. A rank that tfkit started logs into the run folders.
 
     `given`: the request of this rank's command, if it has one; it is only compared with rank 0's. Raises Stopped when rank 0 does,
     PeerLostError if rank 0 fails or is lost, and UnhealthyError if rank 0 ends after an unhealthy step.

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _MAX_FRACTION = 0.15  # the largest fraction of the run's FLOPs that a trial may take
 _CHEAP_FLOPS = 2e13  # 1 to 2 minutes on a CPU: a trial may take this many FLOPs even above _MAX_FRACTION, but at most half of the run's
-_MIN_STEPS, _MAX_STEPS, _SHORTENING = 4, 100, 6  # steps per rate: a sixth of the run's steps, at least 4 and at most 100
-_MIN_HELD_OUT, _MAX_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows to score on: as many as 4 steps read, at least 4 and at most 64
+_MIN_STEPS, _MAX_STEPS, _SHORTENING = 4, 100, 6  # steps per rate: up to a sixth of the run's steps, at least 4 and at most 100
+_MIN_HELD_OUT, _MAX_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows to score on: at most as many as 4 steps read, from 4 to 64
 _MANY_HELD_OUT = 256  # rows to score on if an F1 score decides, since 64 would have too few of the rare classes
 _EXPONENT = 0.32  # the best rate falls with this power of the number of tokens (Bjorck et al., see above)
 RARE_METRICS = ("f1", "f1_macro")  # an evaluation.metric among these decides a trial instead of the loss, which neglects rare classes
@@ -139,7 +139,7 @@ class Estimate:
     table_seconds: dict[str, float] = field(default_factory=dict)  #: seconds of each part of the run, from the machine's speeds alone
     probe: dict[str, Any] | None = None  #: the steps that `tfkit plan --probe` measured, and their cost
     rate_trial: RateTrialPlan | None = None  #: the trial of learning rates before the first step; None: there is none
-    no_rate_trial: str | None = None  #: why the recipe's rates are not tried; None: they are, or it has none
+    no_rate_trial: str | None = None  #: why no learning rates are tried; None: some are, or the recipe names none to try
     cluster: dict[str, Any] | None = None  #: ranks, their memory and traffic (planning/cluster.py); None: one rank on this machine
     stages: dict[str, "Estimate"] = field(default_factory=dict)  #: the estimates of a recipe's stages, by name; empty without stages
 

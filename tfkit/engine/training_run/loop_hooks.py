@@ -91,7 +91,7 @@ class LoopHooks:
         self.run.listener.warn(f"{error.summary}; it is skipped, {done} of at most {most}")
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
-        """Write the file from which tfkit replay repeats the step, and return a sentence that says so, or why it cannot be written."""
+        """Write the file from which tfkit replay repeats the step; return a sentence that names the command, or why there is no file."""
         path = self.run.folder.path
         try:
             latest = self.checkpointer.work.tensors("latest")

@@ -28,7 +28,7 @@ from tfkit.training.memory import (
 )
 from tfkit.units import format_energy, format_epochs, format_number_of, format_seconds
 
-_SHORT_SECONDS = 60.0  # a run that takes at most this long is not forecast
+_SHORT_SECONDS = 60.0  # a run that takes at most this long is short: its user needs no forecast
 _SLOW_THREAD, _SLOW_GPU = 5e9, 1e12  # FLOPs per second that every processor thread and every GPU of today reaches
 _SLOW_STEP_SECONDS = 0.05  # the time of a step or an evaluation, in addition to the time for its FLOPs
 
@@ -89,7 +89,7 @@ class MicroBatches:
         self.restored = restored
 
     def choose(self) -> None:
-        """Choose the micro-batch size, on a CPU by the free memory. A GPU's memory is not checked: `halve` is called if it is full."""
+        """Choose the micro-batch size by fixed limits and, on a CPU, by the free memory. If a GPU's memory is full, `halve` is called."""
         on_cpu = self.device.type == "cpu"
         left = available_bytes() if on_cpu else None
         left = None if left is None else left // self.ranks.local_size - self.bytes_to_come(sums=True)
@@ -124,7 +124,7 @@ class MicroBatches:
 
     @cached_property
     def row_bytes(self) -> int:
-        """The bytes of activations for the longest row on a CPU: the first row's, scaled by length, plus an estimate for other models.
+        """The bytes of activations for the longest row: the first row's, scaled by length, plus an estimate for other models (a teacher).
 
         With sharded weights, one rank cannot run the model alone, so the bytes are estimated from the model's configuration.
         """

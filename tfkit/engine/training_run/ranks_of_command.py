@@ -89,7 +89,7 @@ def find_or_start(
     the processes of all ranks, wait for their end, and return the exit code.
 
     `words`: the arguments of tfkit in each process. `forwarding`: passes stop signals on to the processes. `report` is called with the
-    output of a rank that failed, unless that rank has shown its error. `again`: the command that continues a run that lost a rank. Raises
+    end and output of a failed rank, unless it has shown its error. `again`: the command that continues a run that lost a rank. Raises
     UsageError if this process is a rank already, and the number of ranks is not the requested one.
     """
     ranks = find_ranks()

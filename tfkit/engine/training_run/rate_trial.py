@@ -43,7 +43,7 @@ _STOPPED = "stopped while learning rates were tried; no step was taken yet"
 
 @dataclass(frozen=True)
 class _Outcome:
-    """The scores of a short training on the held-out rows. A NaN loss counts as infinite."""
+    """The scores on the held-out rows after a short training. A NaN loss counts as infinite."""
 
     loss: float
     f1: float | None = None  # None: the loss decides

@@ -1,4 +1,4 @@
-"""A run before its weights exist: its recipe, prepared data and forecast. A plan needs no more; a training goes on to build the model."""
+"""A run before its weights exist: its recipe, prepared data and forecast. A plan without a probe needs no more; a training does."""
 
 import time
 from collections.abc import Callable
@@ -83,7 +83,7 @@ class Run:
 
     @property
     def needs_forecast(self) -> bool:
-        """Whether a budget, a rate trial or a file of carbon intensities needs a forecast, or the run takes more than about a minute."""
+        """Whether a budget, a rate trial or a file of carbon intensities needs a forecast, or the run may take more than a minute."""
         training, carbon = self.recipe.training, self.recipe.carbon
         is_read = training.trial_rates is not None or carbon.intensity_file is not None or bool(carbon.limits)
         return is_read or not is_short(self.recipe, self.data, self.shapes, self.device)
@@ -96,7 +96,7 @@ class Run:
         if start is not None:
             return [parent_of(start.parent(), start.described.folder), *parents]
         if tokenizer is None or (run_id := run_id_of(folder := tokenizer_folder(tokenizer))) is None:
-            return parents  # the tokenizer belongs to no run: a tokenizer alone, or that of a published model
+            return parents  # no tokenizer.path, or one that names no run: a tokenizer alone, or a published model
         entry = {"role": "tokenizer", "path": tokenizer, "run_id": run_id, "sha256": content_hash(folder)}
         return [*parents, parent_of(entry, folder)]
 

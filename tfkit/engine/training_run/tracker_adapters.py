@@ -1,7 +1,7 @@
 """Adapters for the programs that metrics are sent to: TensorBoard, wandb, mlflow, trackio and aim. Imported only if one is used.
 
-For a run of tfkit, each program has one run, found again by the id in run.json, so that the program gets each point once, even if the
-run is resumed or sent again. A program's library is imported when its run is opened; the library's settings say where it stores that run.
+For a run of tfkit, each program has one run. It is found again if tfkit's run is resumed or sent again, so that the program keeps each
+point once. TensorBoard's files are in the run folder; for any other program, the settings of its library say where the run is stored.
 """
 
 import contextvars
@@ -26,7 +26,7 @@ class TrackedRun:
     """The facts about a run that its trackers need.
 
     `recipe`: complete, as nested dicts. `totals`: returns the run's energy and emissions. `first_step`: TensorBoard's points of an earlier
-    attempt from this step on are replaced; None: no points are. `close_seconds`: how long wandb may upload points at the end; 0: no limit.
+    attempt from this step on are replaced; None: none are. `close_seconds`: how long wandb may upload points at the end; 0: no limit.
     """
 
     folder: Path
@@ -59,7 +59,7 @@ class Program(Protocol):
 
 
 class NewPoints:
-    """A tracker that passes on the points (each one value of one step) that the program does not have yet, and counts them."""
+    """A tracker that passes on, and counts, the points (each one value of one step) of steps that `Program.steps` does not name."""
 
     def __init__(self, program: Program, totals: Callable[[], Footprint]):
         self.place, self.sent = program.place, 0
@@ -67,7 +67,7 @@ class NewPoints:
         self._known: dict[str, Collection[int]] = {}
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Send the values that the program does not have."""
+        """Send the values of a step, without those that the program would keep twice or refuse."""
         for name in values.keys() - self._known:
             self._known[name] = self._program.steps(name)
         if new := {name: value for name, value in values.items() if step not in self._known[name]}:
@@ -82,14 +82,14 @@ class NewPoints:
 
 
 def tracker_of(section: TrackerSection, run: TrackedRun) -> Callable[[], NewPoints]:
-    """Return a function that opens `run` in a tracker: a new run, or the existing one. Raises MachineError if its library is missing."""
+    """Return a function that opens `run` in a tracker: a new run, or the existing one. Raises MachineError if a library is missing."""
     if isinstance(section, TensorBoardSection):
         try:
             import torch.utils.tensorboard  # noqa: F401
         except ImportError:
             raise MachineError(f"TensorBoard {how_to_install('tensorboard')}") from None
         return lambda: NewPoints(_EventFiles(run), run.totals)
-    if find_spec(section.kind) is None:  # not imported yet, since that may take seconds, or fail
+    if find_spec(section.kind) is None:  # looked for, but not imported: that may take seconds, or fail
         raise MachineError(f"{section.kind} {how_to_install(section.kind)}")
     programs: dict[str, Callable[[TrackedRun, str], Program]] = {"wandb": _Wandb, "mlflow": _Mlflow, "trackio": _Trackio, "aim": _Aim}
     return lambda: NewPoints(programs[section.kind](run, section.project), run.totals)

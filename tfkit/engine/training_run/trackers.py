@@ -18,8 +18,8 @@ from tfkit.recipe.schema.output_sections import TensorBoardSection
 if TYPE_CHECKING:
     from tfkit.engine.training_run.run import Run
 
-WAITING = 1000  # number of log lines that may wait in a queue; when it is full, new lines are dropped
-CLOSE_SECONDS = 3.0  # the time that a tracker has for the waiting lines, at the end of the run
+WAITING = 1000  # number of log lines and evaluations that may wait in a queue; when it is full, new ones are dropped
+CLOSE_SECONDS = 3.0  # the time that a tracker has at the end of the run for what still waits in its queue
 
 
 class Tracker(Protocol):

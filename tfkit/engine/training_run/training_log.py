@@ -20,7 +20,7 @@ from tfkit.units import format_metrics
 
 
 class TrainingLog:
-    """The log of one attempt (start or resumption). It first deletes earlier attempts' lines after the step from which this one resumes.
+    """The log of one attempt (start or resumption). It first deletes the lines of metrics.jsonl after the step from which this one resumes.
     As a context manager, the log shows the live line, and starts the trackers.
 
     `saved`: the part of the log in the checkpoint; if None (no checkpoint, or one of an older version), metrics.jsonl is used alone.
@@ -71,7 +71,7 @@ class TrainingLog:
         self._lines, self.before = saved.lines, saved.scores_before
         for step, values in saved.evaluations:
             logged = self.evaluations.get(step, {})
-            # Equal scores stay as they were logged: those of the checkpoint have None for infinity.
+            # Equal scores stay as they were logged: those of the checkpoint have None for NaN and infinity.
             if {name: finite_or_none(value) for name, value in logged.items()} != values:
                 self.evaluations[step] = dict(values)
 

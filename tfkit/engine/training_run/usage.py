@@ -12,7 +12,7 @@ from pathlib import Path
 from tfkit.carbon import Meter, Reading, read_seconds, read_totals
 from tfkit.run.run_json import member_folders, read_run_json
 
-Clock = Callable[[], float]  # returns seconds, as time.monotonic
+Clock = Callable[[], float]  # returns seconds, as time.monotonic does
 REFRESH_SECONDS = 0.25  # the least time between two fresh readings of the meter near a limit
 REFRESH_TIMEOUT_SECONDS = 1.0  # the longest wait for such a reading
 
@@ -35,7 +35,7 @@ class Amounts:
 
 
 class Usage:
-    """The amounts that the run in `folder` and its siblings, other stages or trials, have used, extrapolated from the last reading.
+    """The amounts that the run in `folder` and its sibling stages or trials have used, extrapolated from the meter's last reading.
 
     `every_seconds`: the time between two readings of the meter.
     """
@@ -59,7 +59,7 @@ class Usage:
         return Amounts.of(self.meter.extrapolated_reading(), self.earlier.seconds + self._clock() - self._started) + self.siblings
 
     def spent_near(self, limits: Mapping[str, float]) -> Amounts:
-        """Return `spent()`. If it is within about a step of a limit of energy or grams, take a fresh reading of the meter first."""
+        """Return `spent()`. Within about a step of a limit of energy or grams, read the meter first, at most every REFRESH_SECONDS."""
         assert self.meter is not None
         spent = self.spent()
         near = any(asdict(spent)[name] + self.per_step(name) >= 0.98 * limit for name, limit in limits.items() if name != "seconds")
@@ -80,7 +80,7 @@ class Usage:
         return self._after_step
 
     def per_step(self, name: str) -> float:
-        """Return how much of the amount `name` a step of this attempt has used on average; 0 before the first one."""
+        """Return how much of the amount `name` a step of this attempt has used on average; 0 before the first step."""
         if self.began is None or not self.steps:
             return 0.0
         used: float = asdict(self._after_step)[name] - asdict(self.began)[name]

@@ -64,7 +64,7 @@ class Validator:
         return scores
 
     def _record_scores(self, step: int, scores: SetScores) -> None:
-        """Record the scores, in metrics.jsonl last: after an earlier kill, the resumed run evaluates again and completes all records."""
+        """Record the scores, in metrics.jsonl last: if a kill prevents that, the resumed run evaluates again and completes all records."""
         metrics = self.log.evaluations[step] = scores.metrics
         self.checkpointer.record_scores(step, metrics)
         self.log.scores(step, metrics, scores.confusion)

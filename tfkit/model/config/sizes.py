@@ -10,7 +10,7 @@ Layers = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
 Width = Annotated[int, Field(gt=0, le=1 << 20)]  # width of the residual stream, or of a head; PaLM has 18,432
 HiddenWidth = Annotated[int, Field(gt=0, le=1 << 23)]  # width inside the MLP, by default 4 dim, or 8/3 dim if gated; T5 has 65,536
 Heads = Annotated[int, Field(gt=0, le=1 << 14)]
-Rows = Annotated[int, Field(gt=0, le=1 << 24)]  # entries of the vocabulary, or classes
+Rows = Annotated[int, Field(gt=0, le=1 << 24)]  # entries of the vocabulary, classes or tags
 Distance = Annotated[int, Field(gt=0, le=1 << 31)]  # in tokens
 Context = Annotated[int, Field(gt=0, le=1 << 28)]  # in tokens; the longest published context is 10 million
 Factor = Annotated[float, Field(gt=0, le=1e6)]  # bounded so that its square and cube fit float32

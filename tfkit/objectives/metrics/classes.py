@@ -1,4 +1,4 @@
-"""Metrics of classes, and of sets of labels. Values equal scikit-learn's (for sets, of indicator matrices); 0 / 0 counts as 0, as there."""
+"""Metrics of classes, and of sets of labels. Values equal scikit-learn's (for sets, on indicator matrices); in both, 0 / 0 counts as 0."""
 
 import math
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from tfkit.objectives.metrics import Numbers, Scores
 
 
 def classification_metrics(targets: Numbers, predictions: Numbers) -> Scores:
-    """Return a function from row weights to the metrics of classes, given the class indices, (N,) each.
+    """Return a function from row weights to the metrics of classes, given targets and predictions as class indices, (N,).
 
     `accuracy`; `f1_macro`, the unweighted mean F1 of classes that are a target or a prediction; `f1_micro`, which equals the accuracy, as
     each row has one class; `matthews` (Gorodkin 2004, for any number of classes; 0 if all targets or all predictions are one class); and
-    `majority`: the accuracy of always predicting the most frequent class of the whole set.
+    `majority`: the accuracy of always predicting the most frequent target of all N rows.
     """
     count = int(max(targets.max(), predictions.max())) + 1
     most = int(np.bincount(targets).argmax())
@@ -38,7 +38,7 @@ def classification_metrics(targets: Numbers, predictions: Numbers) -> Scores:
 
 
 def tag_metrics(targets: Numbers, predictions: Numbers, rows: Numbers) -> Scores:
-    """Return a function from row weights to the `classification_metrics` of words (W,). `rows` (W,): the row of each word."""
+    """Return a function from row weights to the `classification_metrics` of W words. `rows`: each word's row index; (W,) each."""
     words = classification_metrics(targets, predictions)
     return lambda weights: words(weights[rows])
 
@@ -71,7 +71,7 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def _matthews(hits: float, targets: Numbers, predictions: Numbers, total: float) -> float:
-    """Return Matthews' correlation coefficient, from the number of hits and the counts of targets and predictions of each class."""
+    """Return Matthews' correlation coefficient from the numbers of hits, of each class's targets and predictions, and of rows (`total`)."""
     spreads = total**2 - float(targets @ targets), total**2 - float(predictions @ predictions)
     return (hits * total - float(targets @ predictions)) / math.sqrt(spreads[0] * spreads[1]) if min(spreads) > 0 else 0.0
 

@@ -28,7 +28,7 @@ def mark_spans(tags: Sequence[str]) -> bool:
 
 
 def spans(tags: Sequence[str]) -> set[Span]:
-    """Return the spans of a sentence, as CoNLL's conlleval does: an I- tag that has no span of its kind to continue begins one."""
+    """Return the spans of a sentence, as CoNLL's conlleval does: an I- or E- tag without a span of its kind to continue begins one."""
     marked: set[Span] = set()
     start, last, last_kind = 0, "O", ""
     for place, tag in enumerate([*tags, "O"]):

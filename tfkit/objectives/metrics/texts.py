@@ -1,4 +1,4 @@
-"""Metrics of texts: BLEU and chrF by sacreBLEU (arXiv 1804.08771), ROUGE by rouge-score; for short answers, exact match and F1.
+"""Metrics of texts: BLEU and chrF by sacreBLEU (arXiv 1804.08771), ROUGE by rouge-score; exact match; F1 of short answers.
 
 BLEU and chrF, from 0 to 100, have sacreBLEU's defaults: corpus BLEU with tokenizer 13a (or a named one) and exponential smoothing,
 and chrF2. ROUGE is the mean over rows of the F-measure, from 0 to 1, without stemming; of several references, the best-matching one counts.
@@ -17,7 +17,7 @@ import numpy as np
 from tfkit.errors import MachineError, how_to_install
 from tfkit.objectives.metrics import Numbers, Scores, together
 
-_Measure = Callable[[list[str], Sequence[Sequence[str]]], Scores]  # texts, and the references of each text -> their metrics
+_Measure = Callable[[list[str], Sequence[Sequence[str]]], Scores]  # texts, references of each text -> their metrics, given row weights
 _LIBRARIES = {"bleu": "sacrebleu.metrics", "chrf": "sacrebleu.metrics", "rouge": "rouge_score.rouge_scorer"}
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -44,7 +44,7 @@ def require_libraries(metrics: Sequence[str]) -> None:
 
 
 def _exact_match(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
-    """Compute the fraction of texts that equal one of their references, apart from white space at the ends."""
+    """Return a function from row weights to the fraction of texts that, stripped of outer white space, equal one of their references."""
     pairs = zip(texts, references, strict=True)
     right = np.array([text.strip() in {reference.strip() for reference in accepted} for text, accepted in pairs], np.float64)
     return lambda weights: {"exact_match": float(weights @ right / weights.sum())}
@@ -88,14 +88,14 @@ def _library(metric: str) -> Any:
 
 
 def normalized(text: str) -> str:
-    """Return a text in lower case, without punctuation, articles and repeated white space."""
+    """Return a text in lower case, without punctuation, articles and superfluous white space."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def answer_scores(predicted: str, references: Sequence[str]) -> tuple[float, float]:
-    """Return the exact match and the F1 of an answer, the best over its references; without references an empty text is right.
+    """Return the exact match and the F1 of an answer, from 0 to 1, the best over its references, as in SQuAD 2.0's official script.
 
-    Both are as the official script of SQuAD 2.0 computes them, from 0 to 1 (arXiv 1806.03822).
+    References that are empty once `normalized` are left out; if none is left, an empty answer is right (arXiv 1806.03822).
     """
     right = [reference for reference in references if normalized(reference)] or [""]
     exact = any(normalized(predicted) == normalized(reference) for reference in right)

@@ -24,7 +24,7 @@ def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
     checks = (_lengths, _warmup, _vocabulary, _unread, source_problems, _row_length, _start, _adapter, _judging, _carbon)
     problems = [problem for check in checks for problem in check(recipe)]
     problems += recipe.objective.problems(recipe, model_values(recipe.model))
-    if recipe.model.start is None:  # a checkpoint has its config in files of its own, which are not read here
+    if recipe.model.start is None:  # the config of a checkpoint is in its own files, which are not read
         problems += _objective(recipe.objective.trained_for, recipe.model, recipe.tokenizer)
     return [problem_at(tree, path, message) for path, message in problems]
 
@@ -60,7 +60,7 @@ def _adapter(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _judging(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Check that evaluations compute evaluation.metric, and that, with training.patience, a checkpoint is saved at each evaluation."""
+    """Check that evaluations compute evaluation.metric, and that training.patience has evaluations, with a checkpoint at each."""
     metric, patience = recipe.evaluation.metric, recipe.training.patience
     every, saved = recipe.evaluation.every, recipe.checkpoint.every
     if metric is not None and not recipe.data.validation:
@@ -127,9 +127,9 @@ def unread_length(objective: ObjectiveSection) -> str:
 
 def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     stated = recipe.model.changes.get("vocab_size")
-    # A full description of a model may be from the recipe of a run, whose tokenizer got fewer entries than requested: its vocab_size is
-    # compared later, with the trained tokenizer. A description is full if it has all fields without a default, since one that an earlier
-    # version wrote lacks newer fields, which have defaults.
+    # A full description of a model may be from the recipe of a run, whose tokenizer got fewer entries than requested: the model's
+    # vocab_size is compared later, with the trained tokenizer's. A description is full if it has all fields without a default, since one
+    # that an earlier version wrote lacks newer fields, which have defaults.
     needed = {name for name, field in ModelConfig.model_fields.items() if field.is_required()}
     trained = recipe.model.start is None and recipe.tokenizer.path is None and not recipe.model.changes.keys() >= needed
     if isinstance(stated, int) and trained and recipe.tokenizer.vocab_size > stated:

@@ -25,8 +25,8 @@ from tfkit.recipe.reading.tree import MAX_INTEGER, Mapping, Node, Path, Place, S
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
-MAX_VALUES = 20_000  # the values of an alias count each time that it is used
-MAX_WORD = 100_000  # characters without a space: ruamel.yaml's time to read a tag grows with the square of the tag's length
+MAX_VALUES = 20_000  # limit for a text; the values of an alias count each time that it is used
+MAX_WORD = 100_000  # limit of characters without a space: ruamel.yaml's time to read a tag grows with the square of the tag's length
 
 # The core schema, https://yaml.org/spec/1.2.2/#103-core-schema
 _NULL = {"", "~", "null", "Null", "NULL"}

@@ -10,7 +10,7 @@ from tfkit.recipe.schema.sections import Recipe
 
 
 def dealing_problems(recipe: Recipe, tree: Node, ranks: int) -> list[Problem]:
-    """Return a problem for each field whose value cannot be divided among `ranks` processes, with the nearest values that can."""
+    """Return a problem for each field by which the steps cannot be divided among `ranks` processes, with values that are possible."""
     return [problem_at(tree, path, message) for path, message in _uneven_fields(recipe, ranks)]
 
 

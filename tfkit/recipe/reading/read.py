@@ -31,7 +31,7 @@ from tfkit.recipe.schema.sections import Recipe
 
 PIPE_SECONDS = 10.0  # a pipe that sends nothing for this long is an error
 
-_RECIPES = ("", ".yaml", ".yml")  # suffixes of recipe files; the empty one is that of a pipe
+_RECIPES = ("", ".yaml", ".yml")  # suffixes of recipe files and, the empty one, of pipes
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def _read_file(path: Path) -> bytes:
 
 def _read_pipe(path: Path) -> bytes:
     """Read from a pipe, as in `tfkit check <(make-recipe)`. Raises UsageError if it sends nothing for PIPE_SECONDS."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # without O_NONBLOCK, opening waits for a writer
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # O_NONBLOCK, because opening would wait for a writer
     content = b""
     try:
         while len(content) <= MAX_BYTES:

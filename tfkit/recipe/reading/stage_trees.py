@@ -11,7 +11,7 @@ from tfkit.recipe.schema.sections import Recipe
 
 START = "from"  # a key of a stage, short for model: {from: ...}
 STAGE_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,63}"  # a stage's name is also the name of a folder, and the beginning of dotted names
-# Names that no stage may have: those of sections, and those of the files and folders in a run folder.
+# Names that no stage may have: those of a recipe's keys, and those of files and folders in a run folder.
 _RESERVED = {*Recipe.model_fields, STAGES, START, "checkpoints", "tensorboard", "replay", "lock"}
 
 
@@ -46,7 +46,7 @@ def stage_overrides(overrides: Overrides, names: Iterable[str]) -> tuple[dict[st
         name, dot, field = (part.strip() for part in key.partition("."))
         if name in found and dot and field:
             field = "model.from" if field == START else field
-            found[name].pop(field, None)  # of two overrides of this field, only the later one counts, in its place in the order
+            found[name].pop(field, None)  # of two overrides of a field, only the later one counts, in its place in the order
             found[name][field] = value
         else:
             message = f"this recipe has stages: start with one of {', '.join(found)}, and name a field of it"

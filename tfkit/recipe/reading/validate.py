@@ -28,7 +28,7 @@ _EXPECTED = {
 
 
 def problems_in(error: ValidationError, schema: type[BaseModel], data: Any, tree: Node, base: Path = ()) -> list[Problem]:
-    """Return a problem for each error in the validation of `data` as `schema`. `base`: the path of `data` in the tree."""
+    """Return the problems in `error`, raised by the validation of `data` as `schema`. `base`: the path of `data` in the tree."""
     problems = []
     for path, detail in _without_other_branches(error.errors(include_url=False), data):
         path, message, at_key = _explain(detail, path, schema, data)
@@ -80,7 +80,7 @@ def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tupl
 
 
 def _locate(detail: ErrorDetails, data: Any) -> tuple[Path, Path | None, str]:
-    """Return the path of an error in the data, the path of the innermost union that contains it (or None), and the union's member."""
+    """Return an error's path in the data, the path of the innermost union around it (None: no union), and the union's member that fails."""
     path: Path = ()
     union, branch = None, ""
     for step in detail["loc"]:

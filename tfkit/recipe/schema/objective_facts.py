@@ -26,7 +26,7 @@ class ObjectiveSection(Data):
 
     roles: ClassVar[tuple[Role, ...]] = TEXT  # the parts of a row that the objective reads
     stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)  # the kinds of models that the objective trains or evaluates
-    head: ClassVar[str] = "lm"  # the kind of head that the objective trains
+    head: ClassVar[str] = "lm"  # the kind of head that the objective needs
     reads_text: ClassVar[bool] = True  # whether rows are cut from a stream of text; if not, each row of data is an example
     has_baselines: ClassVar[bool] = False  # whether scores are compared with baselines that need no model (evaluation/baselines.py)
     needs_start: ClassVar[bool] = False  # whether a training must start from a checkpoint, not from random weights

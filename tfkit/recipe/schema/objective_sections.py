@@ -49,12 +49,12 @@ def best_value(metric: str) -> float:
 
 
 def metrics_of_texts(section: ObjectiveSection) -> Mapping[str, str]:
-    """Return the metrics of the texts that an objective generates, in the form of TEXT_METRICS; empty if it generates none."""
+    """Return the metrics that compare an objective's texts with those of the rows, in the form of TEXT_METRICS; empty if none do."""
     return TEXT_METRICS if section.answers_in_text else {}
 
 
 def metrics_of(objective: ObjectiveSection) -> list[str]:
-    """Return metrics that can choose the best checkpoint: those in LOWER or HIGHER, except of texts, which only `tfkit evaluate` has."""
+    """Return the metrics that can choose the best checkpoint: training metrics in LOWER or HIGHER, except those of generated texts."""
     section = objective.trained_for
     return [name for name in section.training_metrics if name in LOWER | HIGHER and name not in metrics_of_texts(section)]
 
@@ -259,7 +259,7 @@ class DistillationSection(ObjectiveSection):
         return self.of
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
-        """Check that something is learned from the teacher, that its tokenizer is used, and that each setting has an effect."""
+        """Check that the student learns from the teacher, with its tokenizer, that settings have an effect, and copy_layers is complete."""
         default = DistillationSection.model_fields
         if recipe.tokenizer.path is None and recipe.model.start is None:
             yield ("tokenizer",), "a student needs its teacher's tokenizer: set tokenizer.path to the value of objective.teacher"

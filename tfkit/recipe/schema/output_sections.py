@@ -7,7 +7,7 @@ from pydantic import Field
 from tfkit.model.config import Data
 from tfkit.recipe.schema.bounds import BatchSize, Beams, Count, NewTokens, Resamples, Tokens, Weight
 
-Every = Count | Literal["epoch"] | None  # an interval in steps; epoch: the steps of one pass over the training rows
+Every = Count | Literal["epoch"] | None  # an interval in steps; epoch: one pass over the training rows; None: the whole run
 
 
 class CheckpointSection(Data):

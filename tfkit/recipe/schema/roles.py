@@ -24,7 +24,7 @@ class Role(NamedTuple):
     completions (a list of turns); votes (for one of two completions); tools (of a conversation).
 
     `columns` are the recognised column names; the first that a row has is used, unless a recipe names another column. The `shape` groups
-    roles: a row needs the roles without a shape, and those of one shape: of the shape whose columns a recipe names, or of the first that
+    roles: a row needs the roles without a shape, and those of one shape, that whose columns a recipe names or else the first that
     the row matches. `by_number`: a class that a data set stores as a number is read as the number, not as the name of the class.
     """
 
@@ -38,11 +38,11 @@ class Role(NamedTuple):
     later: tuple[str, ...] = ()  # column names that are recognised in rows without any of `columns`; compared by `normalized`
     # True: tfkit 0.1 lacks the role. So that its runs can be resumed, the data's hash includes the role only if a recipe names its column.
     is_later: bool = False
-    within: tuple[str, ...] = ()  # paths into nested columns, which are tried before `columns`: the `stem` of ARC's `question`
+    within: tuple[str, ...] = ()  # paths into nested columns, tried before `columns`, such as that to the `stem` of ARC's `question`
 
     @property
     def is_input(self) -> bool:
-        """Whether the part belongs to the input by which rows are split: it is neither a label nor a reference, and `in_input` is true."""
+        """Whether the part is in the input by which rows are held out: it is neither a label nor a reference, and `in_input` is true."""
         return self.in_input and self.form not in (*LABELS, *REFERENCES)
 
     def knows(self, name: str) -> bool:

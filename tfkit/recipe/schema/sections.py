@@ -54,7 +54,7 @@ class ModelSection(Data):
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The recipe's changes to the preset or the checkpoint, as values of a ModelConfig."""
+        """The values of a ModelConfig that the recipe states: changes to the preset or the checkpoint, or a full description."""
         return {name: value for name, value in (self.model_extra or {}).items() if name not in START_FIELDS}
 
     def pinned(self, sha256: str) -> "ModelSection":

@@ -1,4 +1,4 @@
-"""The entries that each kind of tokenizer has before training: its special tokens, in the order of their ids, and its bytes.
+"""The entries that a tokenizer of each kind has before training: special tokens, by ascending id, and the number of bytes or text pieces.
 
 Sources: the tokenizer files of the systems in `transformers`. In the released vocabularies of GPT-2 and Llama 3, the special tokens have
 the highest ids; here they have the lowest. Models work with either order, because a model's config states the ids of its special tokens.

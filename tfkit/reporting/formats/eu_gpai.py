@@ -5,7 +5,7 @@ Transparency (10 July 2025); for the methods, Commission Guidelines C(2025) 5045
 on the measurement has been adopted.
 
 The names of the fields are from unofficial copies of the form, in which three fields are just called "Measurement methodology"; users have
-to compare them with the official form before submission. A field with a recipient in brackets occurs once for each recipient, since the AI
+to compare them with the official form before submission. A field with a recipient in brackets is for this recipient only, since the AI
 Office requires more precise values than national authorities do.
 """
 

@@ -22,7 +22,7 @@ BOUNDARY = (
 
 @dataclass(frozen=True)
 class DataSource:
-    """A source of data."""
+    """A source of the data on which a model was trained."""
 
     name: str  # without the folders of a path
     is_public: bool  # whether it is a data set of the Hub or Python's standard library
@@ -31,7 +31,7 @@ class DataSource:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A trained model and its footprint. A field that is None or empty is not known."""
+    """A trained model and its footprint. A field that is None or empty is not known or not requested."""
 
     run: RunFacts
     training: str  # pre-training or fine-tuning
@@ -163,7 +163,7 @@ def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
 
 
 def _flops(run: RunFacts, parameters: int | None) -> tuple[float | None, str]:
-    """Return the FLOPs of the training and how they were counted: by the run, or else as 6 x parameters x tokens."""
+    """Return the FLOPs of the training (None: not known) and how they were counted: by the run, or else as 6 x parameters x tokens."""
     if run.recorded.totals.train_flops:
         return run.recorded.totals.train_flops, "the matrix products of each step, forward and backward, by the architecture"
     if parameters is None or run.recorded.totals.tokens is None:
@@ -172,7 +172,7 @@ def _flops(run: RunFacts, parameters: int | None) -> tuple[float | None, str]:
 
 
 def data_sources(sources: object, *, full: bool) -> Iterator[DataSource]:
-    """Yield the sources in the value of a recipe's field, such as data.train; none for a value that is no list of sources."""
+    """Yield the sources in the value of a recipe's field, such as data.train; nothing for a value that is no list of sources."""
     for source in sources if isinstance(sources, list) else ():
         if isinstance(source, dict):
             path, hub = text_of(source, "path"), text_of(source, "hub")
@@ -183,7 +183,7 @@ def data_sources(sources: object, *, full: bool) -> Iterator[DataSource]:
 
 
 def decimal(value: float, digits: int = 4) -> str:
-    """Format a number with `digits` significant digits and without an exponent: 0.000081."""
+    """Format a number with `digits` significant digits and without an exponent: `decimal(8.1e-5, 2)` is 0.000081."""
     if value == 0:
         return "0"
     text = f"{value:.{digits - 1}e}"
