@@ -303,7 +303,7 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
         "keeps the best weights. There is one run of each, with seed 1: a difference of one point of accuracy on so few rows is",
         "noise. The best of the eight runs of the grid is chosen on the rows on which it is scored, which favours the grid.",
         "",
-        "`bert-stdlib`, `t5-stdlib` and `smollm2-stdlib` are checkpoints of a few hundred steps, pretrained for this page. With this",
+        "`bert-stdlib`, `t5-stdlib` and `smollm2-stdlib` are checkpoints of 250, 400 and 60 steps, pretrained for this page. With this",
         "BERT no setting of the grid learns packages: 0.156 is the most frequent class, which the default equals.",
         "",
     ]

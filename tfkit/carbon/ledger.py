@@ -214,7 +214,7 @@ class Attempt:
 
 
 def _finite(value: Any) -> float:
-    """Convert a finite number to a float. Raises ValueError, TypeError or OverflowError for anything else."""
+    """Convert a value to a finite float. Raises ValueError, TypeError or OverflowError if that is impossible."""
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{number} is not finite")

@@ -119,7 +119,7 @@ class RowPrediction:
     """The result of scoring one row."""
 
     number: int  # the index of the row in its data set
-    sums: dict[str, Sum]  # the objective's sums over this row
+    sums: dict[str, Sum]  # of each score of the objective, such as its loss, the sum over this row's targets
     prediction: dict[str, Any] = field(default_factory=dict)  # the prediction and the right answer, as fields in the file of --predictions
 
 

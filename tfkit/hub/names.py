@@ -246,7 +246,7 @@ class LazyBlocks:
 
 
 class NamedTensors(Mapping[str, Tensor]):
-    """The weights in files that fit the model, under our names. Each access reads one tensor from a file."""
+    """All weights of a model by our names, in files that are known to fit it. Each access reads one tensor from a file."""
 
     def __init__(self, weights: Mapping[str, Weight], family: Family | None, config: ModelConfig):
         self._weights, self._family, self._config = weights, family, config

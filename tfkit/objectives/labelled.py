@@ -26,7 +26,7 @@ NO_LABEL = "(no answer)"  # the prediction for a row or a word that the model di
 
 
 class RowResult(NamedTuple):
-    """The objective's sums for one row, and the row's fields in a file of predictions, such as the prediction and the right answer."""
+    """The sums of the objective's scores over one row's targets, and the row's fields in a file of predictions, such as the prediction."""
 
     sums: dict[str, Sum]
     prediction: dict[str, Any]

@@ -217,7 +217,7 @@ def lost(ranks: Ranks, what: str, *, only_of_backends: bool = False) -> Iterator
     """
     try:
         yield
-    except RuntimeError as error:  # from gloo or the store, which have no error class of their own
+    except RuntimeError as error:  # errors of gloo, NCCL and the store are RuntimeErrors
         if only_of_backends and not any(sign in str(error) for sign in ("/gloo/", "NCCL")):
             raise
         reason = first_sentence(str(error)) or type(error).__name__

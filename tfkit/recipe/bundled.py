@@ -28,7 +28,7 @@ class BundledRecipe:
 class DataFile:
     """A public file that a recipe reads, or an archive of such files."""
 
-    path: str  # the path in recipes, relative to the current folder
+    path: str  # relative to the current folder, as recipes name it
     url: str
     hash: str  # hash of the content: SHA-256 if it has 64 digits; if it has 40, the SHA-1 of the file's blob in git
     bytes: int | None  # the size of the file; None: unknown

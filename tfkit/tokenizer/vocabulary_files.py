@@ -103,7 +103,7 @@ def _byte_bpe(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str
 def _of_pieces(
     first: Sequence[str], skipped: int, last: Callable[[Settings], Sequence[str]]
 ) -> Callable[[Sequence[Path], Settings, Mapping[str, str]], Made]:
-    """Return the `build` of a class whose entries are `first`, the pieces of a SentencePiece model from index `skipped` on, and `last`."""
+    """Return a function that builds a tokenizer: its entries are `first`, the pieces of a SentencePiece model from `skipped` on, `last`."""
 
     def build(paths: Sequence[Path], settings: Settings, roles: Mapping[str, str]) -> Made:
         model = sentencepiece_file.read_model(paths[0])

@@ -132,7 +132,7 @@ def are_texts(paths: Sequence[Path], columns: Columns, layout: Layout) -> bool:
 
 
 def describe_layout(path: Path, columns: Columns, layout: Layout) -> str:
-    """Return a description of a file's layout, as detected from its content or by `keys`; empty if it is the usual one of the suffix."""
+    """Return a text on what was detected of a file's layout, or the JSON keys above its rows; empty for the suffix's usual layout."""
     if is_archive(path) or not layout.recognises:
         return ", ".join(layout.keys)
     content = content_of(path)

@@ -23,7 +23,7 @@ def replay_step(
 ) -> dict[str, Any]:
     """Repeat the step that a replay file (`document`) describes, and return the document of --json.
 
-    The field `first_bad` of the returned document names the first module with numbers that are not finite, or is None. No file of the run
+    The field `first_bad` of the returned document says where the first number that is not finite is, or is None. No file of the run
     is changed. `code`: which reward functions may be run; `device` and `threads`: None for those of the run. Raises MachineError if this
     machine does not compute the same numbers as the run.
     """

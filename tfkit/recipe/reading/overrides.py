@@ -85,7 +85,7 @@ def apply_overrides(root: Mapping, overrides: Overrides) -> list[Problem]:
     problems: list[Problem] = []
     section = overrides.get("optimizer")
     if "optimizer.lr" in overrides or (isinstance(section, dict) and "lr" in section):
-        # the user chooses this rate, so the recipe's trial rates are dropped, unless the overrides set trial rates
+        # the user chooses this rate, so the recipe's trial rates are dropped; the overrides below may set others
         _drop(root, {"trial_rates"})
     for name, value in overrides.items():
         try:
