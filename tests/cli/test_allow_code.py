@@ -21,7 +21,14 @@ from tiny_runs import Done, run_tfkit, strike, write_corpus, write_recipe
 import tfkit
 from tfkit.alignment.user_code import CodePermission, open_code
 from tfkit.cli import COMMANDS, LazyGroup
+from tfkit.engine.chains.sweep_plan import plan_sweep
+from tfkit.engine.listener import Silent
+from tfkit.engine.planning.run_forecaster import RunForecaster
+from tfkit.engine.training_run.attempt import RunOptions
 from tfkit.errors import UsageError
+from tfkit.recipe.reading.overrides import NO_OVERRIDES
+from tfkit.recipe.reading.read import open_recipe
+from tfkit.recipe.search_space import SearchSpace
 
 CODE = 'with open(__file__ + ".ran", "a") as canary:\n    canary.write("ran ")\n\n\ndef reward(row, text):\n    return text.count("a")\n'
 COMMON = """
@@ -39,6 +46,12 @@ stages:
   first:
     {model: {from: base}, data: {train: [{path: corpus}], validation: 0.3}, training: {steps: 2, batch_size: 2}, carbon: {enabled: false}}
   second: {model: {from: first}, COMMON}
+"""
+CODE_FIRST = """
+stages:
+  first: {model: {from: base}, COMMON}
+  second:
+    {model: {from: first}, data: {train: [{path: corpus}], validation: 0.3}, training: {steps: 2, batch_size: 2}, carbon: {enabled: false}}
 """
 REFUSED = "objective.rules.0: mine.py is code, and you have not allowed its content"
 # What each command does with runs that another user made: those that run their code if they may, and those that run none.
@@ -91,6 +104,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Path("grown.yaml").write_text(tiny + COMMON, encoding="utf-8")
     stage = ", ".join(COMMON.replace(",\n  ", ", ").strip().splitlines())
     Path("chain.yaml").write_text(CHAIN.replace("COMMON", stage), encoding="utf-8")
+    Path("code_first.yaml").write_text(CODE_FIRST.replace("COMMON", stage), encoding="utf-8")
     write_recipe(folder, write_corpus(folder / "corpus"))
     run("pretrain", "tiny.yaml", "--run", "base", "training.steps=2", "model.context_length=24").exits(0)
     run("pretrain", "grown.yaml", "--run", "grown").exits(0)
@@ -257,6 +271,15 @@ def test_a_stopped_chain_or_sweep_prints_the_option(place: Path) -> None:
     for line in ("finetune chain.yaml --run chained", "sweep grpo.yaml optimizer.lr=1e-2,1e-3 --run own"):
         done = run(*line.split(), before=strike(signal.SIGTERM, 2))
         assert done.next_command()[-1] == "--allow-code"
+
+
+def test_a_sweep_of_stages_runs_the_code_of_each_stage(place: Path) -> None:
+    """Also of one that is not the last, so that a sweep that is stopped between two trials prints the option, too."""
+    options = RunOptions(Path("ends"), RunForecaster(), code=CodePermission(every_file=True))
+    plan = plan_sweep(
+        open_recipe("code_first.yaml"), SearchSpace.of(NO_OVERRIDES, {"second.optimizer.lr": [1e-4, 1e-2]}), None, options, Silent()
+    )
+    assert plan.runs_code
 
 
 @pytest.mark.parametrize("kind", ["torchrun", "slurm", "skypilot", "kubeflow"])

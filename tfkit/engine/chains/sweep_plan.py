@@ -105,7 +105,7 @@ class SweepPlan:
     trials: tuple[Trial, ...]
     asked: int | None  # the number of trials that the user requested; None: all combinations
     continues: bool  # whether an earlier command has started the sweep
-    runs_code: bool  # whether the recipe, or a chain's last stage, has reward functions, which are the user's code
+    runs_code: bool  # whether the recipe, or any stage of it, has reward functions, which are the user's code
     changes: tuple[str, ...]  # what has changed in the request since the sweep was started, for messages
 
     def request(self, trial: Trial) -> TrainingRequest:
@@ -164,7 +164,8 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
     first = Trial("", space.first)
     with _of_trial(first):
         read = read_trial(source, followed_by(space.fixed, first.values))
-        recipe = read if isinstance(read, Recipe) else read.stages[-1].recipe  # the last stage, whose model is scored
+        recipes = [read] if isinstance(read, Recipe) else [stage.recipe for stage in read.stages]
+    recipe = recipes[-1]  # of a chain its last stage, whose model is scored
     if not recipe.data.validation:
         raise UsageError(f"{source.path}: data.validation: trials are compared by held-out rows, of which there are none; set it")
     metric = recipe.evaluation.metric or recipe.objective.trained_for.best_by
@@ -172,7 +173,8 @@ def plan_sweep(source: RecipeText | None, space: SearchSpace, asked: int | None,
         listener.warn(f"{', '.join(varied)}: the trials are not scored alike, so their {metric} may not be comparable")
     search = choose_search(space, asked, recipe.training.seed, higher_is_better=metric in HIGHER)
     trials = tuple(recorded_trials(options.run)) if before else ()
-    plan = SweepPlan(source, given, space, search, trials, asked, before is not None, bool(recipe.objective.code_files), changes)
+    runs_code = any(one.objective.code_files for one in recipes)
+    plan = SweepPlan(source, given, space, search, trials, asked, before is not None, runs_code, changes)
     if before:
         _require_unspent(read, options.run)
     _check(plan, options)
