@@ -77,7 +77,7 @@ def _interruptible(answers: "RowAnswers", windows: Iterator[list[dict[str, Any]]
 
 def _print_rows(lines: Sequence[Mapping[str, Any]]) -> None:
     """Print rows as JSON lines. Raises ReaderGone if the process that reads stdout has exited."""
-    from tfkit.engine.inference.answer_files import json_line
+    from tfkit.engine.inference.predictions_file import json_line
 
     for line in lines:
         console.json(json_line(line))

@@ -42,7 +42,7 @@ def embed(
     line. Without --out each row is a JSON line with its fields and `embedding`. Vectors are float32 and not normalised. The
     states are those after the last norm, in an encoder-decoder those of the encoder. With --precision auto the model computes in float32.
     """
-    from tfkit.engine.inference.answer_files import require_vectors_file, vectors_file
+    from tfkit.engine.inference.vectors_file import require_vectors_file, vectors_file
     from tfkit.recipe.reading.overrides import parse_overrides, scored_overrides
 
     words, changes = options.split_arguments(overrides or ())

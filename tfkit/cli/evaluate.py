@@ -52,7 +52,7 @@ def evaluate(
     model (docs/evaluation.md). --run keeps the result in a run folder, with the energy in emissions.csv.
     """
     from tfkit.cli.session import command_session, open_as_leader
-    from tfkit.engine.inference.answer_files import require_json_lines, write_predictions
+    from tfkit.engine.inference.predictions_file import require_json_lines, write_predictions
     from tfkit.engine.request.evaluation_settings import CodePermission
     from tfkit.recipe import open_recipe
     from tfkit.recipe.reading.overrides import parse_overrides, scored_overrides

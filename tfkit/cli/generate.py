@@ -18,7 +18,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.engine.inference.answer_files import json_line
+from tfkit.engine.inference.predictions_file import json_line
 from tfkit.engine.inference.prompt_lines import Prompt, answer_prompts, line_of, prompt_batches, prompt_of, prompt_texts
 from tfkit.errors import DataError, UsageError
 from tfkit.run.signals import forwarded

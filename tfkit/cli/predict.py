@@ -58,7 +58,7 @@ def predict(
         given = scored_overrides(options.named_columns(columns), parse_overrides(changes), rows)
         predictor = open_predictor(checkpoint, given, data, all_labels=all_, precision=precision)
         if out is not None:
-            from tfkit.engine.inference.answer_files import CONLL, require_suffix
+            from tfkit.engine.inference.predictions_file import CONLL, require_suffix
 
             of_tags = predictor.settings.objective.trained_for.head == "tags"
             require_suffix(out, of_tags=of_tags)
@@ -70,7 +70,7 @@ def predict(
 
 @contextmanager
 def _lines_file(out: Path, answers: "RowAnswers", session: "Session") -> Iterator[WriteRows]:
-    from tfkit.engine.inference.answer_files import DELIMITERS, lines_file
+    from tfkit.engine.inference.predictions_file import DELIMITERS, lines_file
 
     extra_fields = ("error",) if answers.on_bad_row == "skip" else ()
     with lines_file(out, session.stop, "--out", DELIMITERS.get(out.suffix.lower()), extra_fields) as write:

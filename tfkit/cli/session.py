@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tfkit import console
 from tfkit.cli.options import Execution
 from tfkit.cli.program import set_crash_folder, start_ranks
-from tfkit.engine.inference.answer_files import require_writable
+from tfkit.engine.inference.predictions_file import require_writable
 from tfkit.engine.inference.session import Session, follow_command, open_session
 from tfkit.engine.training_run.ranks_of_command import ONE_PROCESS, find_ranks
 from tfkit.errors import DataError, UsageError
