@@ -14,7 +14,7 @@ from tiny_files import flip, read_json, receipt, write_rows
 from tiny_runs import After, Done, assert_same_bits, run_here, run_tfkit, strike, write_corpus
 
 from tfkit.engine.request.run_totals import stage_facts
-from tfkit.engine.tools.verification import audit_runs
+from tfkit.engine.tools.audit import audit_runs
 from tfkit.engine.training_run import attempt
 from tfkit.errors import ModelError
 from tfkit.hub import find_checkpoint

@@ -10,7 +10,8 @@ from tfkit.cli import options
 from tfkit.cli.results import show
 
 if TYPE_CHECKING:
-    from tfkit.engine.tools.verification import Audit, Verdict
+    from tfkit.engine.tools.audit import Audit
+    from tfkit.engine.tools.verification import Verdict
 
 EXAMPLES = ("tfkit verify runs/demo",)
 
